@@ -1,0 +1,192 @@
+"""The engine: change what trains in a compiled model and lose nothing.
+
+One function makes a transition: set the flags, rebuild the optimizer's slots, rebuild the
+step functions. It is called between two batches, inside `fit` or outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_freeze import optimizer_state, structure, update_rules
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Flags:
+    """The trainable flags to set: what a plan comes down to.
+
+    Attributes:
+        variables: Pairs of `keras.Variable` and bool. What the optimizer updates.
+        layers: Pairs of `keras.Layer` and bool. What a layer's own `trainable` says, which
+            decides whether a `BatchNormalization` updates its statistics.
+    """
+
+    variables: tuple[tuple[keras.Variable, bool], ...] = ()
+    layers: tuple[tuple[keras.Layer, bool], ...] = ()
+
+
+_traced: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
+
+
+def recompile(model: keras.Model, *, force: bool = False) -> bool:
+    """Make a compiled model train what its flags say now, keeping all training state.
+
+    Use it after changing `trainable` by hand, between two batches or two fits. The optimizer
+    stays the same object with its settings, iterations, learning rate, loss scale and the
+    slots of all variables that go on training; the loss, the metrics with their running
+    values and the other `compile` settings are not touched. Variables that join are updated
+    as by a new optimizer at its first step, with averages (EMA) starting at their values. The
+    slots of variables that freeze are dropped.
+
+    Args:
+        model: `keras.Model`, compiled.
+        force: Bool. Rebuild even if no flag has changed, as is needed after changing
+            something else that the step has baked in, a dropout rate say. Defaults to False.
+
+    Returns:
+        Bool, whether the step was rebuilt (and will be traced again).
+
+    Raises:
+        ValueError: if the model isn't compiled, or if the optimizer holds state that can't
+            be carried over. Nothing has changed then.
+
+    Example:
+
+    >>> import keras, keras_freeze as kf
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+    >>> model.compile("adam", "mse")
+    >>> model.layers[0].trainable = False
+    >>> kf.recompile(model)
+    True
+    >>> kf.recompile(model)
+    False
+    """
+    if not getattr(model, "compiled", False):
+        raise ValueError(
+            "recompile(model=...) must get a compiled model. Received: "
+            f"model={getattr(model, 'name', model)!r}. Call `model.compile(...)` first."
+        )
+    return transition(model, Flags(), force=force)
+
+
+def transition(
+    model: keras.Model,
+    flags: Flags,
+    multipliers: Mapping[int, float] | None = None,
+    *,
+    force: bool = False,
+) -> bool:
+    """Set flags and learning-rate multipliers on a model, compiled or not.
+
+    Args:
+        model: `keras.Model`.
+        flags: What to set.
+        multipliers: Learning-rate multiplier by variable id, 1 where missing; None keeps the
+            present ones.
+        force: Bool. Rebuild even if nothing has changed.
+
+    Returns:
+        Bool, whether the train step was rebuilt.
+
+    Raises:
+        ValueError: if the optimizer holds state that can't be carried over.
+    """
+    if not getattr(model, "compiled", False):
+        _set_flags(flags)
+        return False
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()  # pairs values and variables by the order before the change
+    optimizer_state.check_carries(model.optimizer)
+    before = _present(flags)
+    _set_flags(flags)
+    try:
+        carried = _update_optimizer(model, multipliers, force)
+    except Exception:
+        _set_flags(before)
+        raise
+    return _update_functions(model, carried or force)
+
+
+def _update_optimizer(
+    model: keras.Model, multipliers: Mapping[int, float] | None, force: bool
+) -> bool:
+    optimizer, variables = model.optimizer, list(model.trainable_variables)
+    old = {id(v) for v in optimizer_state.built_variables(optimizer)}
+    was_built = optimizer.built
+    stale = _ids(variables) != _ids(optimizer_state.built_variables(optimizer))
+    with _strategy_scope(model):
+        if was_built and (stale or force):
+            optimizer_state.carry_over(optimizer, variables)
+        elif not was_built and multipliers:
+            optimizer.build(variables)
+    for leaf in optimizer_state.leaf_optimizers(optimizer):
+        trained = optimizer_state.built_variables(leaf)
+        joined = [v for v in trained if was_built and id(v) not in old]
+        update_rules.assign_cohorts(leaf, trained, joined, multipliers)
+    return was_built and stale
+
+
+def _update_functions(model: keras.Model, changed: bool) -> bool:
+    state = _step_state(model)
+    function, traced = _traced.get(model, (None, None))
+    if function is not model.train_function or traced is None:
+        traced = None if _changed_since_compile(model) else state
+    rebuild = changed or state != traced
+    if rebuild:
+        _rebuild_functions(model)
+    _traced[model] = (model.train_function, state)
+    return rebuild
+
+
+def _rebuild_functions(model: keras.Model) -> None:
+    if model.train_function is not None:
+        model.make_train_function(force=True)
+    if keras.backend.backend() != "tensorflow":
+        # Elsewhere these pass the variables by their order; they are made again when called.
+        model.test_function = None
+        model.predict_function = None
+
+
+def _step_state(model: keras.Model) -> tuple[Any, ...]:
+    """Return all that a traced train step has baked in and a transition can change."""
+    cohorts = tuple(
+        tuple(sorted(update_rules.cohorts_of(leaf).items()))
+        for leaf in optimizer_state.leaf_optimizers(model.optimizer)
+    )
+    layers = tuple(layer.trainable for layer in structure.every_layer(model))
+    return id(model.optimizer), _ids(model.trainable_variables), layers, cohorts
+
+
+def _changed_since_compile(model: keras.Model) -> bool:
+    return any(flag != layer.trainable for layer, flag in model._compiled_trainable_state.items())
+
+
+def _ids(variables: Any) -> list[int]:
+    return [id(v) for v in variables]
+
+
+def _present(flags: Flags) -> Flags:
+    return Flags(
+        tuple((variable, variable.trainable) for variable, _ in flags.variables),
+        tuple((layer, layer.trainable) for layer, _ in flags.layers),
+    )
+
+
+def _set_flags(flags: Flags) -> None:
+    # Past `layer.trainable = x`, which sets everything below the layer too and, on
+    # TensorFlow, does nothing at all where the layer's own flag has that value already.
+    for layer, value in flags.layers:
+        layer._trainable = value
+    for variable, value in flags.variables:
+        variable.trainable = value
+
+
+def _strategy_scope(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy.scope() if strategy is not None else contextlib.nullcontext()

@@ -1,0 +1,93 @@
+"""Cohorts against stock optimizers, one a cohort, fed the same gradients."""
+
+import keras
+import numpy as np
+import optimizer_table
+import pytest
+
+from keras_freeze import optimizer_state, update_rules
+
+SHAPES = {"early": [(3, 4), (4,)], "late": [(4, 2), (2,)]}
+
+
+def make_variables(kind):
+    rng = np.random.default_rng(len(kind))
+    return [
+        keras.Variable(rng.normal(size=s).astype("float32"), name=f"{kind}_{i}", dtype="float32")
+        for i, s in enumerate(SHAPES[kind])
+    ]
+
+
+def gradients(step, kind):
+    rng = np.random.default_rng([step, len(kind)])
+    return [keras.ops.convert_to_tensor(rng.normal(size=s), "float32") for s in SHAPES[kind]]
+
+
+def train_apart(factory, start, steps, late_rate=1.0):
+    """Train each kind by an optimizer of its own; the late one begins at `start`."""
+    early, late = make_variables("early"), make_variables("late")
+    first, second = factory(), factory()
+    if late_rate != 1.0:
+        second.learning_rate = float(second.learning_rate) * late_rate
+    for step in range(steps):
+        first.apply(gradients(step, "early"), early)
+        if step >= start:
+            second.apply(gradients(step, "late"), late)
+    return early + late
+
+
+def train_together(factory, start, steps, late_rate=1.0):
+    """Train both by one optimizer that the late variables join at `start`."""
+    early, late = make_variables("early"), make_variables("late")
+    optimizer = factory()
+    for step in range(steps):
+        if step == start:
+            if start:
+                optimizer_state.carry_over(optimizer, early + late)
+            else:
+                optimizer.build(early + late)
+            joined = late if start else []
+            rates = {id(v): late_rate for v in late}
+            update_rules.assign_cohorts(optimizer, early + late, joined, rates)
+        if step < start:
+            optimizer.apply(gradients(step, "early"), early)
+        else:
+            optimizer.apply(gradients(step, "early") + gradients(step, "late"), early + late)
+    return early + late
+
+
+def assert_same(left, right, rtol):
+    for a, b in zip(left, right, strict=True):
+        a, b = optimizer_state.to_host(a), optimizer_state.to_host(b)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("name", optimizer_table.PER_VARIABLE)
+def test_a_joiner_is_updated_as_by_a_fresh_optimizer(name):
+    factory = optimizer_table.PER_VARIABLE[name]
+    apart = train_apart(factory, start=7, steps=20)
+    assert_same(train_together(factory, start=7, steps=20), apart, rtol=2e-6)
+
+
+@pytest.mark.parametrize("name", optimizer_table.PER_VARIABLE)
+def test_a_multiplier_equals_an_optimizer_of_its_own_at_that_rate(name):
+    factory = optimizer_table.PER_VARIABLE[name]
+    apart = train_apart(factory, start=0, steps=12, late_rate=0.1)
+    assert_same(train_together(factory, start=0, steps=12, late_rate=0.1), apart, rtol=2e-6)
+
+
+def test_without_its_own_step_count_a_joiner_overshoots():
+    """The figure of the design note: up to 6.6 learning rates a step, late in a run."""
+    optimizer, late = keras.optimizers.Adam(1.0, epsilon=1e-12), keras.Variable(np.zeros(1))
+    early = keras.Variable(np.zeros(1))
+    one = [keras.ops.ones(1)]
+    optimizer.apply(one, [early])
+    optimizer.iterations.assign(5000)
+    optimizer_state.carry_over(optimizer, [early, late])
+    steps = []
+    for _ in range(30):
+        before = optimizer_state.to_host(late)
+        optimizer.apply(one * 2, [early, late])
+        steps.append(abs(float((optimizer_state.to_host(late) - before)[0])))
+    assert max(steps) == pytest.approx(6.6, abs=0.1)
+    assert int(np.argmax(steps)) + 1 == 12
