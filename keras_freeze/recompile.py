@@ -7,7 +7,6 @@ step functions. It is called between two batches, inside `fit` or outside.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -15,20 +14,7 @@ from typing import Any
 import keras
 
 from keras_freeze import optimizer_state, structure, update_rules
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Flags:
-    """The trainable flags to set: what a plan comes down to.
-
-    Attributes:
-        variables: Pairs of `keras.Variable` and bool. What the optimizer updates.
-        layers: Pairs of `keras.Layer` and bool. What a layer's own `trainable` says, which
-            decides whether a `BatchNormalization` updates its statistics.
-    """
-
-    variables: tuple[tuple[keras.Variable, bool], ...] = ()
-    layers: tuple[tuple[keras.Layer, bool], ...] = ()
+from keras_freeze.flags import Flags
 
 
 _traced: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()

@@ -1,0 +1,222 @@
+"""`freeze` and `unfreeze`: set what trains in a model, by one of many ways to say it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_freeze import policies, structure
+from keras_freeze.flags import BatchNormMode, Flags, check_batch_norm, relative_flags
+from keras_freeze.messages import did_you_mean
+from keras_freeze.recompile import transition
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeResult:
+    """What a call of `freeze` or `unfreeze` changed.
+
+    Attributes:
+        frozen: Paths of the variables that no longer train.
+        thawed: Paths of the variables that train now and did not before.
+        changed_params: Int, the parameters in both.
+        trainable_params: Int, parameters of the model that train now.
+        non_trainable_params: Int, those that don't.
+        recompiled: Bool, whether the train step will be traced again.
+    """
+
+    frozen: tuple[str, ...]
+    thawed: tuple[str, ...]
+    changed_params: int
+    trainable_params: int
+    non_trainable_params: int
+    recompiled: bool
+
+    def __str__(self) -> str:
+        return (
+            f"froze {len(self.frozen)} and thawed {len(self.thawed)} variables "
+            f"({self.changed_params:,} parameters); {self.trainable_params:,} train, "
+            f"{self.non_trainable_params:,} are frozen"
+        )
+
+
+def freeze(
+    model: keras.Model,
+    policy: policies.FreezePolicy | policies.Predicate | None = None,
+    /,
+    *,
+    first: int | None = None,
+    groups: int | str | Sequence[str] | None = None,
+    before: str | int | None = None,
+    layers: Sequence[int | str] | None = None,
+    matching: str | None = None,
+    weights: str | Sequence[str] = "all",
+    batch_norm: BatchNormMode = "frozen",
+) -> FreezeResult:
+    """Freeze part of a model; what is not named stays as it is.
+
+    Say which part by exactly one of `policy`, `first`, `groups`, `before`, `layers` and
+    `matching`. A compiled model is recompiled, keeping its optimizer's state. Frozen
+    variables keep their values to the last bit until they are thawed.
+
+    Args:
+        model: `keras.Model`, built; compiled or not.
+        policy: `keras_freeze.policies.FreezePolicy`, or a callable
+            `(variable, layer) -> bool`.
+        first: Int, in layers. The first ones, as `model.layers[:first]`, nested models opened;
+            a negative number leaves out that many at the end.
+        groups: Int (that many layer groups from the input), a group's name, or names.
+        before: Str, a layer's or group's name: all that comes before it. Or an int, in groups.
+        layers: Sequence of layer indices and names.
+        matching: Str, a regular expression, searched in layer names and variable paths.
+        weights: Which variables of these: `"all"`, or a name or names of variables such as
+            `"kernel"`, `"recurrent_kernel"`, `"bias"`, `"gamma"`. Defaults to `"all"`.
+        batch_norm: What happens to the `BatchNormalization` layers named. Defaults to
+            `"frozen"`; for freezing, `"follow"` and `"statistics"` come to the same.
+            `"train"` leaves them training inside the frozen part.
+
+    Returns:
+        `FreezeResult`, what changed.
+
+    Raises:
+        ValueError: if not exactly one way is used, or if a name or pattern matches nothing.
+
+    Example:
+        >>> import keras_freeze as kf
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(2)]
+        ... )
+        >>> print(kf.freeze(model, layers=["low"]))
+        froze 2 and thawed 0 variables (15 parameters); 8 train, 15 are frozen
+    """
+    ways = {"first": first, "groups": groups, "before": before}
+    chosen = _policy("freeze", policy, {**ways, "layers": layers, "matching": matching})
+    check_batch_norm("freeze", batch_norm)
+    selection = _only_weights("freeze", model, chosen.select(model), weights)
+    return _apply(model, relative_flags(model, selection, False, batch_norm))
+
+
+def unfreeze(
+    model: keras.Model,
+    policy: policies.FreezePolicy | policies.Predicate | None = None,
+    /,
+    *,
+    first: int | None = None,
+    groups: int | str | Sequence[str] | None = None,
+    before: str | int | None = None,
+    layers: Sequence[int | str] | None = None,
+    matching: str | None = None,
+    weights: str | Sequence[str] = "all",
+    batch_norm: BatchNormMode = "frozen",
+) -> FreezeResult:
+    """Thaw part of a model; what is not named stays as it is.
+
+    The counterpart of `freeze`, with the same ways to say which part. Variables that a layer
+    made not to be trained (moving statistics, counters) never are.
+
+    Args:
+        model: `keras.Model`, built; compiled or not.
+        policy: As for `freeze`.
+        first: As for `freeze`.
+        groups: As for `freeze`; an int counts from the input here too.
+        before: As for `freeze`.
+        layers: As for `freeze`.
+        matching: As for `freeze`.
+        weights: As for `freeze`.
+        batch_norm: What happens to the `BatchNormalization` layers named that belong to the
+            pretrained part (all groups but the head): `"frozen"` (default) leaves them as
+            they are, as is advised for fine-tuning; `"follow"` and `"train"` thaw them with
+            their statistics; `"statistics"` thaws gamma and beta and keeps moving mean and
+            variance fixed.
+
+    Returns:
+        `FreezeResult`, what changed.
+
+    Raises:
+        ValueError: as for `freeze`.
+
+    Example:
+        >>> import keras_freeze as kf
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(2)]
+        ... )
+        >>> result = kf.freeze(model, matching=".")
+        >>> kf.unfreeze(model, before="head", weights="bias").thawed
+        ('low/bias',)
+    """
+    ways = {"first": first, "groups": groups, "before": before}
+    chosen = _policy("unfreeze", policy, {**ways, "layers": layers, "matching": matching})
+    check_batch_norm("unfreeze", batch_norm)
+    selection = _only_weights("unfreeze", model, chosen.select(model), weights)
+    return _apply(model, relative_flags(model, selection, True, batch_norm))
+
+
+def _policy(
+    owner: str,
+    policy: policies.FreezePolicy | policies.Predicate | None,
+    ways: Mapping[str, Any],
+) -> policies.FreezePolicy:
+    given = {name: value for name, value in ways.items() if value is not None}
+    if len(given) + (policy is not None) != 1:
+        received = [*(["policy"] if policy is not None else []), *given]
+        raise ValueError(
+            f"{owner}(...) must get exactly one of a policy, first=, groups=, before=, layers= "
+            f"and matching=. Received: {', '.join(received) or 'none of them'}. "
+            'For everything write matching="."; combine policies with |, & and ~.'
+        )
+    if policy is not None:
+        return policies.as_policy(policy)
+    ((name, value),) = given.items()
+    return _WAYS[name](value)
+
+
+_WAYS: dict[str, Any] = {
+    "first": policies.FreezeFirst,
+    "groups": policies.FreezeGroups,
+    "before": policies.FreezeBefore,
+    "layers": policies.FreezeLayers,
+    "matching": policies.FreezeMatching,
+}
+
+
+def _only_weights(
+    owner: str, model: keras.Model, selection: policies.Selection, names: str | Sequence[str]
+) -> policies.Selection:
+    """Keep the variables with these names; layers without any then keep their flags."""
+    if names == "all":
+        return selection
+    wanted = [names] if isinstance(names, str) else list(names)
+    chosen = [w.variable for w in structure.weights_of(model) if id(w.variable) in
+              selection.variables]
+    available = sorted({variable.name for variable in chosen})
+    for name in wanted:
+        if name not in available:
+            raise ValueError(
+                f"{owner}(weights=...) must name variables of the layers chosen. "
+                f"Received: weights={name!r}. {did_you_mean(str(name), available)}"
+                f"Available: 'all', {', '.join(map(repr, available))}."
+            )
+    return policies.Selection(frozenset(id(v) for v in chosen if v.name in wanted))
+
+
+def _apply(model: keras.Model, flags: Flags) -> FreezeResult:
+    before = [variable.trainable for variable, _ in flags.variables]
+    recompiled = transition(model, flags)
+    changed = [
+        (variable, now)
+        for (variable, now), was in zip(flags.variables, before, strict=True)
+        if now != was
+    ]
+    trained = {id(variable) for variable in model.trainable_variables}
+    sizes = [(id(v) in trained, math.prod(v.shape)) for v in model.weights]
+    return FreezeResult(
+        frozen=tuple(variable.path for variable, now in changed if not now),
+        thawed=tuple(variable.path for variable, now in changed if now),
+        changed_params=sum(math.prod(variable.shape) for variable, _ in changed),
+        trainable_params=sum(size for trains, size in sizes if trains),
+        non_trainable_params=sum(size for trains, size in sizes if not trains),
+        recompiled=recompiled,
+    )

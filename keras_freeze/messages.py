@@ -1,0 +1,17 @@
+"""What error messages have in common."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Return "Did you mean ...? " with the names nearest to an unknown one, or "" if none is.
+
+    Example:
+        >>> did_you_mean("block44", ["block3", "block4", "head"])
+        "Did you mean 'block4' or 'block3'? "
+    """
+    nearest = difflib.get_close_matches(name, dict.fromkeys(names), n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
