@@ -1,16 +1,26 @@
 """The fine-tuning scheduler for Keras 3: freeze, thaw layer by layer, lose nothing."""
 
-from keras_freeze import policies
-from keras_freeze.freezing import freeze, unfreeze
-from keras_freeze.groups import layer_groups
+from keras_freeze import policies, schedules
+from keras_freeze.freeze_scheduler import FreezeScheduler
+from keras_freeze.freezing import FreezeResult, freeze, unfreeze
+from keras_freeze.gradual_unfreeze import GradualUnfreeze
+from keras_freeze.groups import LayerGroup, layer_groups
 from keras_freeze.recompile import recompile
+from keras_freeze.reports import ParameterReport, parameter_report
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "FreezeResult",
+    "FreezeScheduler",
+    "GradualUnfreeze",
+    "LayerGroup",
+    "ParameterReport",
     "freeze",
     "layer_groups",
+    "parameter_report",
     "policies",
     "recompile",
+    "schedules",
     "unfreeze",
 ]

@@ -13,6 +13,7 @@ from keras_freeze import policies, structure
 from keras_freeze.flags import BatchNormMode, Flags, check_batch_norm, relative_flags
 from keras_freeze.messages import did_you_mean
 from keras_freeze.recompile import transition
+from keras_freeze.reports import parameter_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,13 +211,12 @@ def _apply(model: keras.Model, flags: Flags) -> FreezeResult:
         for (variable, now), was in zip(flags.variables, before, strict=True)
         if now != was
     ]
-    trained = {id(variable) for variable in model.trainable_variables}
-    sizes = [(id(v) in trained, math.prod(v.shape)) for v in model.weights]
+    trainable_params, non_trainable_params = parameter_counts(model)
     return FreezeResult(
         frozen=tuple(variable.path for variable, now in changed if not now),
         thawed=tuple(variable.path for variable, now in changed if now),
         changed_params=sum(math.prod(variable.shape) for variable, _ in changed),
-        trainable_params=sum(size for trains, size in sizes if trains),
-        non_trainable_params=sum(size for trains, size in sizes if not trains),
+        trainable_params=trainable_params,
+        non_trainable_params=non_trainable_params,
         recompiled=recompiled,
     )

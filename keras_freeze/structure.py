@@ -7,6 +7,8 @@ Keras keeps private are read in one place. Nothing here changes a model.
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -193,3 +195,10 @@ def _shape_ratio(before: tuple[int | None, ...], after: tuple[int | None, ...]) 
 def is_builtin(op: Any) -> bool:
     """Tell whether Keras itself defines a layer or operation."""
     return type(op).__module__.partition(".")[0] == "keras"
+
+
+def bytes_of(variable: keras.Variable) -> int:
+    """Return the size of a variable in bytes, by the dtype that it is stored in."""
+    digits = re.search(r"\d+", keras.backend.standardize_dtype(variable.dtype))
+    bits = int(digits.group()) if digits else 1
+    return math.ceil(math.prod(variable.shape) * bits / 8)
