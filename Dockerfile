@@ -1,0 +1,15 @@
+# docker build -t keras_freeze . && docker run --rm keras_freeze
+FROM python:3.12-slim
+
+WORKDIR /app
+
+# Requirements change seldom and weigh much, so they get a layer of their own.
+COPY requirements.txt ./
+RUN pip install --no-cache-dir -r requirements.txt
+
+COPY setup.cfg pyproject.toml README.md LICENSE ./
+COPY keras_freeze keras_freeze
+RUN pip install --no-cache-dir ".[demo]"
+
+ENTRYPOINT ["python", "-m", "keras_freeze"]
+CMD ["demo"]

@@ -1,0 +1,67 @@
+# `make demo` and `make test` are all that a visitor needs. Each makes its own environment.
+
+PYTHON ?= python3
+# Test processes at a time: 2 suit two cores.
+JOBS ?= 2
+
+BIN := .venv/bin
+DEMO_BIN := .venv-demo/bin
+PACKAGE := setup.cfg pyproject.toml requirements.txt
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := -n $(JOBS) --dist worksteal
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all test-backends lint types format notebooks dist clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv-demo/installed  ## Fine-tune VGG16 on photographs, step by step (about 5 minutes)
+	$(DEMO_BIN)/python -m keras_freeze demo
+
+test: lint types  ## Check everything that should hold at every commit
+	$(PYTEST) $(PARALLEL) -m "not slow"
+
+test-all: lint types  ## The same with the slow tests and many more random cases
+	HYPOTHESIS_PROFILE=thorough $(PYTEST) $(PARALLEL)
+
+test-backends: .venv/installed-backends  ## Run the core's tests on JAX and on torch
+	KERAS_BACKEND=jax $(PYTEST) $(PARALLEL) -m "backend and not slow"
+	KERAS_BACKEND=torch $(PYTEST) $(PARALLEL) -m "backend and not slow"
+
+lint: .venv/installed  ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed  ## Check types
+	$(BIN)/mypy
+
+format: .venv/installed  ## Format the code and repair what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+notebooks: .venv/installed  ## Run the notebooks again and keep their new outputs
+	$(BIN)/python tests/test_notebooks.py
+
+dist: .venv/installed  ## Build the wheel and the source distribution
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+clean:  ## Remove environments, caches and everything built
+	rm -rf .venv .venv-demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/installed: $(PACKAGE)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[tests]"
+	touch $@
+
+.venv/installed-backends: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[tests,backends]"
+	touch $@
+
+.venv-demo/installed: $(PACKAGE)
+	$(PYTHON) -m venv .venv-demo
+	$(DEMO_BIN)/python -m pip install --quiet --editable ".[demo]"
+	touch $@
