@@ -15,7 +15,7 @@ import keras
 
 from keras_freeze import structure
 from keras_freeze.groups import LayerGroup, layer_groups
-from keras_freeze.policies import Selection
+from keras_freeze.selections import Selection, everything_in
 
 BatchNormMode = Literal["frozen", "follow", "statistics", "train"]
 
@@ -99,8 +99,7 @@ def phase_flags(
         for w in weights
         if w.potentially_trainable
     }
-    layers = {id(layer): False for layer in every if id(layer) in frozen.layers}
-    layers |= {id(layer): True for layer in every if not layer.weights and id(layer) not in layers}
+    layers = {i: i not in frozen.layers for i in everything_in(model).layers}
     pretrained = _pretrained_batch_norms(groups)
     for layer in filter(structure.is_batch_norm, every):
         own = [id(v) for v, can in structure.own_variables(layer) if can]

@@ -15,10 +15,10 @@ import keras
 
 from keras_freeze.flags import BatchNormMode, Flags, check_batch_norm, phase_flags
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
-from keras_freeze.policies import Selection, everything_in
 from keras_freeze.recompile import transition
 from keras_freeze.reports import parameter_counts
 from keras_freeze.schedules import FreezeSchedule, Phase, Rates, check_rates, multipliers
+from keras_freeze.selections import Selection, everything_in
 
 
 @dataclasses.dataclass
@@ -107,7 +107,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         self.total_epochs = total_epochs
         self.log_details = log_details
         self.verbose = verbose
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._siblings: Sequence[keras.callbacks.Callback] = ()
         self._check_arguments()
 
@@ -123,6 +123,10 @@ class FreezeScheduler(keras.callbacks.Callback):
         if epochs is not None and epochs < 1:
             raise ValueError(
                 f"{owner}(total_epochs=...) must be at least 1. Received: total_epochs={epochs}."
+            )
+        if self.verbose not in (0, 1):
+            raise ValueError(
+                f"{owner}(verbose=...) must be 0 or 1. Received: verbose={self.verbose!r}."
             )
         self._check_schedule()
 
@@ -228,8 +232,12 @@ class FreezeScheduler(keras.callbacks.Callback):
         return self.rates if phase.rates is None else phase.rates
 
     def _check_phase(self, epoch: int, phase: Phase, names: Sequence[str]) -> None:
-        multipliers(self._rates_of(phase), names)
-        frozen = phase.policy(self.groups).select(self.model)
+        multipliers(self._rates_of(phase), names, owner=type(self).__name__)
+        try:
+            frozen = phase.policy(self.groups).select(self.model)
+        except (TypeError, ValueError) as error:
+            error.add_note(f"In the phase at epoch {epoch} of {type(self).__name__}(schedule=...).")
+            raise
         if everything_in(self.model).variables <= frozen.variables:
             raise ValueError(
                 f"{type(self).__name__}(schedule=...) must leave something to train. Received: "
@@ -261,7 +269,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         base = "the compiled" if rate is None else f"{rate:.3g}"
         if set(run.multipliers.values()) == {1.0}:
             return f"{text} Learning rate: {base}."
-        training = [item for item in reversed(run.multipliers.items()) if item[0] not in run.frozen]
+        training = [item for item in reversed(list(run.multipliers.items())) if item[0] not in run.frozen]
         rates = ", ".join(f"{name} x{value:.3g}" for name, value in training)
         return f"{text} Learning rate: {rates} of {base}."
 

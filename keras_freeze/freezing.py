@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from keras_freeze.flags import BatchNormMode, Flags, check_batch_norm, relative_
 from keras_freeze.messages import did_you_mean
 from keras_freeze.recompile import transition
 from keras_freeze.reports import parameter_counts
+from keras_freeze.selections import Selection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +95,10 @@ def freeze(
         >>> print(kf.freeze(model, layers=["low"]))
         froze 2 and thawed 0 variables (15 parameters); 8 train, 15 are frozen
     """
-    ways = {"first": first, "groups": groups, "before": before}
-    chosen = _policy("freeze", policy, {**ways, "layers": layers, "matching": matching})
     check_batch_norm("freeze", batch_norm)
-    selection = _only_weights("freeze", model, chosen.select(model), weights)
+    ways: dict[str, Any] = {"first": first, "groups": groups, "before": before}
+    ways |= {"layers": layers, "matching": matching}
+    selection = _select("freeze", model, policy, ways, weights)
     return _apply(model, relative_flags(model, selection, False, batch_norm))
 
 
@@ -142,65 +144,89 @@ def unfreeze(
     Example:
         >>> import keras_freeze as kf
         >>> model = keras.Sequential(
-        ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(2)]
+        ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(2)],
+        ...     name="net",
         ... )
         >>> result = kf.freeze(model, matching=".")
         >>> kf.unfreeze(model, before="head", weights="bias").thawed
-        ('low/bias',)
+        ('net/low/bias',)
     """
-    ways = {"first": first, "groups": groups, "before": before}
-    chosen = _policy("unfreeze", policy, {**ways, "layers": layers, "matching": matching})
     check_batch_norm("unfreeze", batch_norm)
-    selection = _only_weights("unfreeze", model, chosen.select(model), weights)
+    ways: dict[str, Any] = {"first": first, "groups": groups, "before": before}
+    ways |= {"layers": layers, "matching": matching}
+    selection = _select("unfreeze", model, policy, ways, weights)
     return _apply(model, relative_flags(model, selection, True, batch_norm))
 
 
-def _policy(
-    owner: str,
-    policy: policies.FreezePolicy | policies.Predicate | None,
-    ways: Mapping[str, Any],
-) -> policies.FreezePolicy:
-    given = {name: value for name, value in ways.items() if value is not None}
-    if len(given) + (policy is not None) != 1:
-        received = [*(["policy"] if policy is not None else []), *given]
-        raise ValueError(
-            f"{owner}(...) must get exactly one of a policy, first=, groups=, before=, layers= "
-            f"and matching=. Received: {', '.join(received) or 'none of them'}. "
-            'For everything write matching="."; combine policies with |, & and ~.'
-        )
-    if policy is not None:
-        return policies.as_policy(policy)
-    ((name, value),) = given.items()
-    return _WAYS[name](value)
-
-
-_WAYS: dict[str, Any] = {
-    "first": policies.FreezeFirst,
-    "groups": policies.FreezeGroups,
-    "before": policies.FreezeBefore,
-    "layers": policies.FreezeLayers,
-    "matching": policies.FreezeMatching,
+#: The policy that each way of naming a part makes, and what it calls the argument.
+_WAYS: dict[str, tuple[type[policies.FreezePolicy], str]] = {
+    "first": (policies.FreezeFirst, "count"),
+    "groups": (policies.FreezeGroups, "groups"),
+    "before": (policies.FreezeBefore, "cut"),
+    "layers": (policies.FreezeLayers, "layers"),
+    "matching": (policies.FreezeMatching, "pattern"),
 }
 
 
+def _select(
+    owner: str,
+    model: keras.Model,
+    policy: policies.FreezePolicy | policies.Predicate | None,
+    ways: Mapping[str, Any],
+    weights: str | Sequence[str],
+) -> Selection:
+    structure.check_model(owner, model)
+    given = {name: value for name, value in ways.items() if value is not None}
+    if len(given) + (policy is not None) != 1:
+        received = [*(["a policy"] if policy is not None else []), *(f"{n}=" for n in given)]
+        raise ValueError(
+            f"{owner}(...) must get exactly one of a policy, first=, groups=, before=, layers= "
+            f"and matching=. Received: {' and '.join(received) or 'none of them'}. "
+            'For everything write matching="."; combine policies with |, & and ~.'
+        )
+    if policy is not None:
+        return _only_weights(owner, model, policies.as_policy(policy).select(model), weights)
+    ((way, value),) = given.items()
+    kind, argument = _WAYS[way]
+    with _renamed(f"{kind.__name__}({argument}=...)", f"{owner}({way}=...)", argument, way):
+        selection = kind(value).select(model)  # type: ignore[call-arg]  # each takes one
+    return _only_weights(owner, model, selection, weights)
+
+
+@contextlib.contextmanager
+def _renamed(policy: str, call: str, argument: str, way: str) -> Iterator[None]:
+    """Let errors speak of the call and argument that the user wrote, not of the policy."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        text = str(error).replace(policy, call)
+        error.args = (text.replace(f"Received: {argument}=", f"Received: {way}="),)
+        raise
+
+
 def _only_weights(
-    owner: str, model: keras.Model, selection: policies.Selection, names: str | Sequence[str]
-) -> policies.Selection:
+    owner: str, model: keras.Model, selection: Selection, names: str | Sequence[str]
+) -> Selection:
     """Keep the variables with these names; layers without any then keep their flags."""
     if names == "all":
         return selection
-    wanted = [names] if isinstance(names, str) else list(names)
-    chosen = [w.variable for w in structure.weights_of(model) if id(w.variable) in
-              selection.variables]
+    wanted = [names] if isinstance(names, str) else names
+    if not isinstance(wanted, Sequence) or not wanted:
+        raise TypeError(
+            f'{owner}(weights=...) must be "all", or a name or names of variables such as '
+            f'"kernel". Received: weights={names!r}.'
+        )
+    weights = structure.weights_of(model)
+    chosen = [w.variable for w in weights if id(w.variable) in selection.variables]
     available = sorted({variable.name for variable in chosen})
     for name in wanted:
         if name not in available:
             raise ValueError(
                 f"{owner}(weights=...) must name variables of the layers chosen. "
                 f"Received: weights={name!r}. {did_you_mean(str(name), available)}"
-                f"Available: 'all', {', '.join(map(repr, available))}."
+                f"Available: {', '.join(available) or 'none'}."
             )
-    return policies.Selection(frozenset(id(v) for v in chosen if v.name in wanted))
+    return Selection(frozenset(id(v) for v in chosen if v.name in wanted))
 
 
 def _apply(model: keras.Model, flags: Flags) -> FreezeResult:

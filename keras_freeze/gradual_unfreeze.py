@@ -13,7 +13,7 @@ from keras_freeze import optimizer_state, structure
 from keras_freeze.flags import BatchNormMode
 from keras_freeze.freeze_scheduler import FreezeScheduler
 from keras_freeze.groups import Groups, LayerGroup
-from keras_freeze.schedules import FreezeSchedule, Phase, Rates, check_epoch, even_starts, thaw_plan
+from keras_freeze.schedules import FreezeSchedule, Phase, Rates, check_plan, even_starts, thaw_plan
 
 # Groups that a fit has thawed, so that a later fit of the same model can go on from there.
 _thawed: weakref.WeakKeyDictionary[keras.Model, frozenset[str]] = weakref.WeakKeyDictionary()
@@ -95,8 +95,7 @@ class GradualUnfreeze(FreezeScheduler):
     def _check_schedule(self) -> None:
         schedule: Any = self.schedule
         if isinstance(schedule, Mapping) and schedule:
-            for epoch in schedule:
-                check_epoch("GradualUnfreeze(schedule=...)", epoch)
+            check_plan(schedule)
             if min(schedule) == 0:
                 return
         elif isinstance(schedule, int) and not isinstance(schedule, bool) and schedule > 0:
@@ -134,7 +133,7 @@ class GradualUnfreeze(FreezeScheduler):
                 "there is nothing to thaw. Pass groups= to divide it.",
                 stacklevel=2,
             )
-        elif self.schedule == "even" and epochs < len(names) and self.verbose:
+        elif isinstance(self.schedule, str) and epochs < len(names) and self.verbose:
             print(
                 f"GradualUnfreeze: {epochs} epochs for {len(names)} layer groups, so several "
                 "groups thaw at once."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:
@@ -15,3 +16,15 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
     """
     nearest = difflib.get_close_matches(name, dict.fromkeys(names), n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
+
+
+def known_group(owner: str, name: Any, names: Sequence[str]) -> str:
+    """Return a group's name, the last for `"head"`; raise in the name of `owner` if unknown."""
+    if name in names:
+        return str(name)
+    if name == "head":
+        return names[-1]
+    raise ValueError(
+        f"{owner} must name layer groups of the model. Received: {name!r}. "
+        f"{did_you_mean(str(name), names)}Available groups: {', '.join(names)}."
+    )

@@ -11,6 +11,7 @@ With `recompile`, `structure` and `update_rules` this is where Keras's private A
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -71,19 +72,24 @@ def check_carries(optimizer: Any) -> None:
             _check_map_is_stable(opt)
 
 
-def carry_over(optimizer: Any, variables: Sequence[keras.Variable]) -> None:
+def carry_over(
+    optimizer: Any,
+    variables: Sequence[keras.Variable],
+    scope: contextlib.AbstractContextManager[Any] | None = None,
+) -> None:
     """Rebuild a built optimizer for `variables`, keeping all state that still applies.
 
     Args:
         optimizer: `keras.optimizers.Optimizer`, built.
         variables: The variables that train from now on.
+        scope: Context in which to create slots, a `tf.distribute` strategy's. Defaults to none.
     """
     states = [(opt, _snapshot(opt)) for opt in _all(optimizer)]
     undo = [_memento(opt) for opt, _ in states]
     try:
         for opt, state in states:
             _clear(opt, state)
-        with keras.name_scope(optimizer.name):
+        with scope or contextlib.nullcontext(), keras.name_scope(optimizer.name):
             optimizer.build(list(variables))
         optimizer.built = True
         for opt, state in states:
@@ -102,7 +108,8 @@ def _memento(optimizer: Any) -> Callable[[], None]:
     def restore() -> None:
         vars(optimizer).clear()
         vars(optimizer).update(attributes)
-        optimizer._variables[:] = tracked
+        optimizer._variables.clear()
+        optimizer._variables.extend(tracked)
         optimizer._tracker.stored_ids["variables"] = {id(v) for v in tracked}
         optimizer._trainable_variables_indices.clear()
         optimizer._trainable_variables_indices.update(indices)

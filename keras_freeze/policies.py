@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 
-from keras_freeze import structure
-from keras_freeze.groups import Groups, LayerGroup, layer_groups, resolve_group
-from keras_freeze.messages import did_you_mean
+from keras_freeze import selections, structure
+from keras_freeze.given_groups import Groups
+from keras_freeze.groups import LayerGroup, layer_groups
+from keras_freeze.messages import did_you_mean, known_group
+from keras_freeze.selections import Selection
 
 __all__ = [
     "FreezeBefore",
@@ -33,19 +37,6 @@ __all__ = [
 Predicate = Callable[[keras.Variable, keras.Layer], bool]
 
 
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """What a policy selects in one model, by object id.
-
-    Attributes:
-        variables: Ids of variables that can be trained.
-        layers: Ids of layers that have none, whose flag follows all the same.
-    """
-
-    variables: frozenset[int] = frozenset()
-    layers: frozenset[int] = frozenset()
-
-
 class FreezePolicy(abc.ABC):
     """Base class: a value that selects variables of a model."""
 
@@ -57,9 +48,17 @@ class FreezePolicy(abc.ABC):
         """Select what either selects."""
         return _Either(self, as_policy(other))
 
+    def __ror__(self, other: Predicate) -> FreezePolicy:
+        """Select what either selects, a bare callable on the left."""
+        return _Either(as_policy(other), self)
+
     def __and__(self, other: FreezePolicy | Predicate) -> FreezePolicy:
         """Select what both select."""
         return _Both(self, as_policy(other))
+
+    def __rand__(self, other: Predicate) -> FreezePolicy:
+        """Select what both select, a bare callable on the left."""
+        return _Both(as_policy(other), self)
 
     def __invert__(self) -> FreezePolicy:
         """Select everything else."""
@@ -102,7 +101,7 @@ class FreezeFirst(FreezePolicy):
                 f"FreezeFirst(count=...) must be within the {len(layers)} layers of model "
                 f"{model.name!r} (nested models opened). Received: count={self.count}."
             )
-        return _of_layers(layers[: self.count])
+        return selections.before(model, self.count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,22 +136,25 @@ class FreezeGroups(FreezePolicy):
                 "FreezeGroups(groups=...) must be an int, a group's name or a sequence of names. "
                 f"Received: groups={self.groups!r}."
             )
+        if names == [] or names == ():
+            raise ValueError(
+                "FreezeGroups(groups=...) must name at least one group. "
+                f"Received: groups={self.groups!r}. For none, write groups=0."
+            )
+        if isinstance(self.groups, list):
+            object.__setattr__(self, "groups", tuple(self.groups))  # a value that can be hashed
 
     def select(self, model: keras.Model) -> Selection:
         """Return the variables of the groups."""
         found = layer_groups(model, self.grouping)
+        owner = "FreezeGroups(groups=...)"
         if isinstance(self.groups, int):
-            if abs(self.groups) > len(found):
-                raise ValueError(
-                    f"FreezeGroups(groups=...) must be within the {len(found)} layer groups of "
-                    f"model {model.name!r}. Received: groups={self.groups}. "
-                    f"Available groups: {', '.join(group.name for group in found)}."
-                )
-            chosen = found[: self.groups]
-        else:
-            names = [self.groups] if isinstance(self.groups, str) else self.groups
-            chosen = tuple(found[resolve_group(found, name)] for name in names)
-        return _of_groups(model, chosen)
+            _check_count(owner, "groups", self.groups, found, model)
+            return selections.of_groups(model, found[: self.groups])
+        all_names = [group.name for group in found]
+        names = [self.groups] if isinstance(self.groups, str) else self.groups
+        known = [known_group(owner, name, all_names) for name in names]
+        return selections.of_groups(model, [found[all_names.index(name)] for name in known])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,21 +186,24 @@ class FreezeBefore(FreezePolicy):
 
     def select(self, model: keras.Model) -> Selection:
         """Return the variables before the cut."""
-        if isinstance(self.cut, int):
-            return FreezeGroups(self.cut).select(model)
         groups, layers = layer_groups(model), structure.opened_layers(model)
+        if isinstance(self.cut, int):
+            _check_count("FreezeBefore(cut=...)", "cut", self.cut, groups, model)
+            return selections.of_groups(model, groups[: self.cut])
         group_names = [group.name for group in groups]
         layer_names = [layer.name for layer in layers]
-        if self.cut in group_names or (self.cut == "head" and "head" not in layer_names):
-            return _of_groups(model, groups[: resolve_group(groups, self.cut)])
-        if self.cut not in layer_names:
-            names = [*group_names, *layer_names]
-            raise ValueError(
-                f"FreezeBefore(cut=...) must name a layer or group of model {model.name!r}. "
-                f"Received: cut={self.cut!r}. {did_you_mean(self.cut, names)}"
-                f"Groups: {', '.join(group_names)}. Layers: {', '.join(layer_names)}."
-            )
-        return _of_layers(layers[: layer_names.index(self.cut)])
+        if self.cut in group_names:
+            return selections.of_groups(model, groups[: group_names.index(self.cut)])
+        if self.cut in layer_names:
+            return selections.before(model, layer_names.index(self.cut))
+        if self.cut == "head":
+            return selections.of_groups(model, groups[:-1])
+        names = [*group_names, *layer_names]
+        raise ValueError(
+            f"FreezeBefore(cut=...) must name a layer or group of model {model.name!r}. "
+            f"Received: cut={self.cut!r}. {did_you_mean(self.cut, names)}"
+            f"Groups: {', '.join(group_names)}. Layers: {', '.join(layer_names)}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,10 +240,17 @@ class FreezeLayers(FreezePolicy):
                     f"Received: {item!r}. A layer object would not survive a deep copy: "
                     "give its name."
                 )
+        if not self.layers:
+            raise ValueError(
+                "FreezeLayers(layers=...) must hold at least one index or name. "
+                f"Received: layers={self.layers!r}. For none, write first=0."
+            )
+        object.__setattr__(self, "layers", tuple(self.layers))  # a value that can be hashed
 
     def select(self, model: keras.Model) -> Selection:
         """Return the variables of the layers."""
-        return _of_layers([layer for item in self.layers for layer in _find(model, item)])
+        found = [layer for item in self.layers for layer in _find(model, item)]
+        return selections.of_layers(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,8 +280,13 @@ class FreezeMatching(FreezePolicy):
     def __post_init__(self) -> None:
         if not isinstance(self.pattern, str):
             raise TypeError(
-                "FreezeMatching(pattern=...) must be a regular expression. "
+                "FreezeMatching(pattern=...) must be a str, the text of a regular expression. "
                 f"Received: pattern={self.pattern!r}."
+            )
+        if not self.pattern:
+            raise ValueError(
+                "FreezeMatching(pattern=...) must not be empty. Received: pattern=''. "
+                'To match everything, write ".".'
             )
         try:
             re.compile(self.pattern)
@@ -283,25 +300,32 @@ class FreezeMatching(FreezePolicy):
         """Return the variables that match."""
         search = re.compile(self.pattern).search
         weights = [w for w in structure.weights_of(model) if w.potentially_trainable]
-        variables = {id(w.variable) for w in weights if any(search(name) for name in w.names)}
-        layers = {id(layer) for layer in _without_trainable(model) if search(layer.name)}
+        names = {id(w.variable): _names(w, model) for w in weights}
+        variables = {i for i, own in names.items() if any(map(search, own))}
+        named = [x for x in structure.every_layer(model) if x is not model and search(x.name)]
+        layers = selections.of_layers(named).layers
         if not variables and not layers:
-            names = sorted({name for w in weights for name in w.names})
             raise ValueError(
                 f"FreezeMatching(pattern=...) must match a layer or variable of model "
                 f"{model.name!r}. Received: pattern={self.pattern!r}. "
-                f"{did_you_mean(self.pattern, names)}"
+                f"{did_you_mean(self.pattern, sorted(set().union(*names.values())))}"
                 f"Layers: {', '.join(layer.name for layer in structure.opened_layers(model))}."
             )
-        return Selection(frozenset(variables), frozenset(layers))
+        return Selection(frozenset(variables), layers)
 
 
 @dataclasses.dataclass(frozen=True)
 class FreezeWhere(FreezePolicy):
     """Select the variables for which a function says yes.
 
+    A layer that has only weights that can't be trained, as a `BatchNormalization` without
+    gamma and beta, is selected if the function says yes for all of them.
+
     Args:
         predicate: Callable `(variable, layer) -> bool`, with the layer that owns the variable.
+
+    Raises:
+        TypeError: if it can't be called so; when selecting, if it returns anything but a bool.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -313,7 +337,9 @@ class FreezeWhere(FreezePolicy):
     predicate: Predicate
 
     def __post_init__(self) -> None:
-        if not callable(self.predicate):
+        # A layer can be called too, but surely was not meant to be.
+        is_function = callable(self.predicate) and not isinstance(self.predicate, keras.Layer)
+        if not is_function or not _takes_two(self.predicate):
             raise TypeError(
                 "FreezeWhere(predicate=...) must be a callable (variable, layer) -> bool. "
                 f"Received: predicate={self.predicate!r}."
@@ -322,8 +348,32 @@ class FreezeWhere(FreezePolicy):
     def select(self, model: keras.Model) -> Selection:
         """Return the variables for which the predicate holds."""
         weights = [w for w in structure.weights_of(model) if w.potentially_trainable]
-        chosen = (id(w.variable) for w in weights if self.predicate(w.variable, w.layer))
-        return Selection(frozenset(chosen))
+        chosen = (id(w.variable) for w in weights if self._holds(w.variable, w.layer))
+        layers = (id(x) for x in selections.without_trainable(model) if self._holds_for_all(x))
+        return Selection(frozenset(chosen), frozenset(layers))
+
+    def _holds_for_all(self, layer: keras.Layer) -> bool:
+        own = structure.own_variables(layer)
+        return bool(own) and all(self._holds(variable, layer) for variable, _ in own)
+
+    def _holds(self, variable: keras.Variable, layer: keras.Layer) -> bool:
+        answer = self.predicate(variable, layer)
+        if not isinstance(answer, (bool, np.bool_)):
+            raise TypeError(
+                "FreezeWhere(predicate=...) must return True or False. "
+                f"Received: {answer!r} for variable {variable.path!r}."
+            )
+        return bool(answer)
+
+
+def _takes_two(function: Predicate) -> bool:
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # some builtins have no signature
+        return True
+    return True
 
 
 def as_policy(policy: FreezePolicy | Predicate) -> FreezePolicy:
@@ -334,11 +384,12 @@ def as_policy(policy: FreezePolicy | Predicate) -> FreezePolicy:
     """
     if isinstance(policy, FreezePolicy):
         return policy
-    if callable(policy) and not isinstance(policy, type):
+    if callable(policy) and not isinstance(policy, (type, keras.Layer)):
         return FreezeWhere(policy)
     raise TypeError(
         "A freeze policy must be a keras_freeze.policies.FreezePolicy or a callable "
-        f"(variable, layer) -> bool. Received: {policy!r}."
+        f"(variable, layer) -> bool. Received: {policy!r}. To name layers, write "
+        "FreezeLayers([...]) or freeze(model, layers=[...])."
     )
 
 
@@ -348,8 +399,7 @@ class _Either(FreezePolicy):
     right: FreezePolicy
 
     def select(self, model: keras.Model) -> Selection:
-        a, b = self.left.select(model), self.right.select(model)
-        return Selection(a.variables | b.variables, a.layers | b.layers)
+        return self.left.select(model) | self.right.select(model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,8 +408,7 @@ class _Both(FreezePolicy):
     right: FreezePolicy
 
     def select(self, model: keras.Model) -> Selection:
-        a, b = self.left.select(model), self.right.select(model)
-        return Selection(a.variables & b.variables, a.layers & b.layers)
+        return self.left.select(model) & self.right.select(model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,36 +416,25 @@ class _Not(FreezePolicy):
     policy: FreezePolicy
 
     def select(self, model: keras.Model) -> Selection:
-        inner = self.policy.select(model)
-        everything = everything_in(model)
-        return Selection(
-            everything.variables - inner.variables, everything.layers - inner.layers
+        return selections.everything_in(model) - self.policy.select(model)
+
+
+def _check_count(
+    owner: str, name: str, count: int, groups: Sequence[LayerGroup], model: keras.Model
+) -> None:
+    if abs(count) > len(groups):
+        raise ValueError(
+            f"{owner} must be within the {len(groups)} layer groups of model {model.name!r}. "
+            f"Received: {name}={count}. "
+            f"Available groups: {', '.join(group.name for group in groups)}."
         )
 
 
-def everything_in(model: keras.Layer) -> Selection:
-    """Return the selection of all that a model or layer has."""
-    weights = structure.weights_of(model)
-    return Selection(
-        frozenset(id(w.variable) for w in weights if w.potentially_trainable),
-        frozenset(id(layer) for layer in _without_trainable(model)),
-    )
-
-
-def _of_layers(layers: Iterable[keras.Layer]) -> Selection:
-    parts = [everything_in(layer) for layer in layers]
-    return Selection(
-        frozenset().union(*(part.variables for part in parts)),
-        frozenset().union(*(part.layers for part in parts)),
-    )
-
-
-def _of_groups(model: keras.Model, groups: Iterable[LayerGroup]) -> Selection:
-    """Select groups by the variables they count, since a shared layer stands in several."""
-    groups = tuple(groups)
-    counted = frozenset(id(variable) for group in groups for variable in group.variables)
-    layers = _of_layers(layer for group in groups for layer in group.layers).layers
-    return Selection(counted & everything_in(model).variables, layers)
+def _names(weight: structure.Weight, model: keras.Model) -> tuple[str, ...]:
+    """Return what a pattern may find for a weight: the model's own name says nothing of it."""
+    layers = [*weight.enclosing, weight.layer]
+    path = weight.variable.path.removeprefix(f"{model.name}/")
+    return (*(layer.name for layer in layers if layer is not model), path)
 
 
 def _find(model: keras.Model, item: int | str) -> list[keras.Layer]:
@@ -417,12 +455,3 @@ def _find(model: keras.Model, item: int | str) -> list[keras.Layer]:
             f"Layers: {', '.join(layer.name for layer in layers)}."
         )
     return named
-
-
-def _without_trainable(model: keras.Layer) -> list[keras.Layer]:
-    """Return the layers in which no weight can be trained: pooling, input, dropout."""
-    return [
-        layer
-        for layer in structure.every_layer(model)
-        if not any(weight.potentially_trainable for weight in structure.weights_of(layer))
-    ]

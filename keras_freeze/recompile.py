@@ -106,10 +106,10 @@ def _update_optimizer(
     old = {id(v) for v in optimizer_state.built_variables(optimizer)}
     was_built = optimizer.built
     stale = _ids(variables) != _ids(optimizer_state.built_variables(optimizer))
-    with _strategy_scope(model):
-        if was_built and (stale or force):
-            optimizer_state.carry_over(optimizer, variables)
-        elif not was_built and multipliers:
+    if was_built and (stale or force):
+        optimizer_state.carry_over(optimizer, variables, _strategy_scope(model))
+    elif not was_built and multipliers:
+        with _strategy_scope(model):
             optimizer.build(variables)
     for leaf in optimizer_state.leaf_optimizers(optimizer):
         trained = optimizer_state.built_variables(leaf)

@@ -14,6 +14,7 @@ import keras
 import rich.box
 import rich.console
 import rich.table
+import rich.text
 
 from keras_freeze import structure
 from keras_freeze.groups import Groups, layer_groups
@@ -111,19 +112,28 @@ class ParameterReport:
 
     def __str__(self) -> str:
         text = io.StringIO()
-        console = rich.console.Console(file=text, width=100, no_color=True, force_terminal=False)
+        # Told all of this, since rich would otherwise ask the terminal or notebook around it.
+        console = rich.console.Console(
+            file=text, width=80, no_color=True, force_terminal=False, force_jupyter=False
+        )
         console.print(self)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
     def __rich__(self) -> rich.table.Table:
         """Return the report as a table of rich."""
+        # A name is a Text, since rich takes brackets in a string for markup.
         table = rich.table.Table(
-            title=self.model, title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+            title=rich.text.Text(self.model),
+            title_justify="left",
+            box=rich.box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
         )
         for n, column in enumerate(self._header()):
-            table.add_column(column, justify="right" if n > 2 else "left", no_wrap=n != 1)
+            justify: Literal["left", "right"] = "right" if n > 2 else "left"
+            table.add_column(column, justify=justify, no_wrap=n > 1, overflow="fold")
         for row in self._cells():
-            table.add_row(*row, style="dim" if row[2] == "frozen" else None)
+            style = "dim" if row[2] == "frozen" else None
+            table.add_row(*map(rich.text.Text, row), style=style)
         table.add_section()
         for name, params, size in self._totals():
             table.add_row(name, "", "", "", params, size, style="bold")
@@ -185,6 +195,12 @@ def parameter_report(
     if by not in ("group", "layer"):
         raise ValueError(
             f'parameter_report(by=...) must be "group" or "layer". Received: by={by!r}.'
+        )
+    structure.check_model("parameter_report", model)
+    if by == "layer" and groups is not None:
+        raise ValueError(
+            'parameter_report(groups=...) must be None where by="layer". '
+            f"Received: groups={groups!r}. Leave out one of the two."
         )
     parts = _by_group(model, groups) if by == "group" else _by_layer(model)
     trained = {id(variable) for variable in model.trainable_variables}

@@ -15,7 +15,7 @@ from typing import Any
 
 from keras_freeze.flags import BatchNormMode, check_batch_norm
 from keras_freeze.groups import Groups
-from keras_freeze.messages import did_you_mean
+from keras_freeze.messages import known_group
 from keras_freeze.policies import FreezeGroups, FreezePolicy, as_policy
 
 __all__ = ["DEFAULT_RATES", "FreezeSchedule", "Phase", "even_starts", "multipliers", "thaw_plan"]
@@ -57,14 +57,22 @@ class Phase:
     def __post_init__(self) -> None:
         check_batch_norm("Phase", self.batch_norm)
         check_rates("Phase", self.rates)
-        self.policy()
+        try:
+            self.policy()
+        except TypeError as error:
+            raise TypeError(
+                "Phase(frozen=...) must be an int (layer groups from the input), a group's name "
+                "or names, a freeze policy or callable (variable, layer) -> bool, or None. "
+                f"Received: frozen={self.frozen!r}."
+            ) from error
 
     def policy(self, grouping: Groups | None = None) -> FreezePolicy:
         """Return what is frozen as a policy, for a division of the model into groups."""
-        frozen = () if self.frozen is None else self.frozen
-        if isinstance(frozen, (FreezePolicy, type)) or callable(frozen):
-            return as_policy(frozen)
-        return FreezeGroups(frozen, grouping)
+        if isinstance(self.frozen, FreezePolicy) or callable(self.frozen):
+            return as_policy(self.frozen)
+        if self.frozen is None or (isinstance(self.frozen, Sequence) and not self.frozen):
+            return FreezeGroups(0, grouping)
+        return FreezeGroups(self.frozen, grouping)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +84,7 @@ class FreezeSchedule:
             Before the first of them the model trains as its flags say.
 
     Raises:
+        TypeError: if it is not a mapping.
         ValueError: if there is no phase or an epoch is negative.
 
     Example:
@@ -89,10 +98,15 @@ class FreezeSchedule:
     phases: Mapping[int, Phase]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.phases, Mapping) or not self.phases:
+        if not isinstance(self.phases, Mapping):
             raise TypeError(
-                "FreezeSchedule(phases=...) must be a mapping from epoch to what is frozen, with "
-                f"at least one entry. Received: phases={self.phases!r}."
+                "FreezeSchedule(phases=...) must be a mapping from epoch to what is frozen. "
+                f"Received: phases={self.phases!r}."
+            )
+        if not self.phases:
+            raise ValueError(
+                "FreezeSchedule(phases=...) must have at least one phase. Received: phases={}. "
+                "To train everything from the start, write {0: None}."
             )
         for epoch in self.phases:
             check_epoch("FreezeSchedule(phases=...)", epoch)
@@ -128,12 +142,20 @@ def even_starts(groups: int, epochs: int) -> tuple[int, ...]:
     Returns:
         Tuple of int, one for each group, beginning with the head at 0.
 
+    Raises:
+        ValueError: if either is not an int from 1.
+
     Example:
         >>> even_starts(groups=6, epochs=12)
         (0, 2, 4, 6, 8, 10)
         >>> even_starts(groups=6, epochs=4)
         (0, 1, 1, 2, 2, 3)
     """
+    for name, value in {"groups": groups, "epochs": epochs}.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"even_starts({name}=...) must be an int from 1. Received: {name}={value!r}."
+            )
     later = (min(epochs - 1, max(1, n * epochs // groups)) for n in range(1, groups))
     return (0, *later)
 
@@ -151,16 +173,16 @@ def thaw_plan(
         Dict from epoch to the names of the groups that are frozen from then on, in order.
 
     Raises:
+        TypeError: if what thaws is not a name or names.
         ValueError: if an epoch is negative, a name unknown, or a group named twice.
 
     Example:
         >>> thaw_plan({0: "head", 4: ["block2"]}, ["block1", "block2", "head"])
         {0: ('block1', 'block2'), 4: ('block1',)}
     """
+    check_plan(plan)
     thawed: list[str] = []
     frozen = {}
-    for epoch in sorted(plan, key=lambda epoch: (not isinstance(epoch, int), str(epoch))):
-        check_epoch("GradualUnfreeze(schedule=...)", epoch)
     for epoch in sorted(plan):
         entry = plan[epoch]
         for name in [entry] if isinstance(entry, str) else entry:
@@ -175,28 +197,46 @@ def thaw_plan(
     return frozen
 
 
-def multipliers(rates: Rates, names: Sequence[str]) -> dict[str, float]:
+def check_plan(plan: Mapping[Any, Any]) -> None:
+    """Raise unless a plan maps epochs to names, as far as can be told without a model."""
+    owner = "GradualUnfreeze(schedule=...)"
+    for epoch, entry in plan.items():
+        check_epoch(owner, epoch)
+        names = [entry] if isinstance(entry, str) else entry
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise TypeError(
+                f"{owner} must map each epoch to a group's name or a sequence of names. "
+                f"Received: {entry!r} at epoch {epoch}. Name the groups that thaw then."
+            )
+
+
+def multipliers(
+    rates: Rates, names: Sequence[str], *, owner: str = "multipliers"
+) -> dict[str, float]:
     """Return the learning-rate multiplier of each group.
 
     Args:
         rates: A mapping from group to multiplier (1 where missing), a factor between
             neighbouring groups, `"default"` for `DEFAULT_RATES`, or None for 1 everywhere.
         names: Group names, from input to head.
+        owner: Str, in whose name errors are raised.
 
     Returns:
         Dict from name to float.
 
     Raises:
-        ValueError: if a name is unknown.
+        ValueError: if `rates` is invalid or names an unknown group.
 
     Example:
         >>> multipliers(2.0, ["block1", "block2", "head"])
         {'block1': 0.25, 'block2': 0.5, 'head': 1.0}
     """
+    check_rates(owner, rates)
     if rates is None:
         return dict.fromkeys(names, 1.0)
     if isinstance(rates, Mapping):
-        given = {known_group("rates=...", name, names): float(rates[name]) for name in rates}
+        known = f"{owner}(rates=...)"
+        given = {known_group(known, name, names): float(rates[name]) for name in rates}
         return {name: given.get(name, 1.0) for name in names}
     factor = DEFAULT_RATES if isinstance(rates, str) else rates
     return {name: float(factor) ** -depth for depth, name in _from_head(names)}
@@ -224,18 +264,6 @@ def check_epoch(owner: str, epoch: Any) -> None:
             f"{owner} must have epochs as keys, ints from 0. Received: {epoch!r}. "
             "Epochs are counted from 0, as by `initial_epoch`."
         )
-
-
-def known_group(owner: str, name: Any, names: Sequence[str]) -> str:
-    """Return a group's name, the last for `"head"`; raise in the name of `owner` if unknown."""
-    if name in names:
-        return str(name)
-    if name == "head":
-        return names[-1]
-    raise ValueError(
-        f"{owner} must name layer groups of the model. Received: {name!r}. "
-        f"{did_you_mean(str(name), names)}Available groups: {', '.join(names)}."
-    )
 
 
 def _from_head(names: Sequence[str]) -> list[tuple[int, str]]:

@@ -33,12 +33,6 @@ class Weight:
     enclosing: tuple[keras.Layer, ...]
     potentially_trainable: bool
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What a name or pattern may mean: the layers' names, outside in, and the path."""
-        layers = (*self.enclosing, self.layer)
-        return (*(layer.name for layer in layers), self.variable.path)
-
 
 def children(layer: keras.Layer) -> tuple[keras.Layer, ...]:
     """Return the direct sublayers, in the order in which a model lists them."""
@@ -189,12 +183,30 @@ def _shape_ratio(before: tuple[int | None, ...], after: tuple[int | None, ...]) 
     if len(before) != len(after) or len(before) < 3 or None in before[spatial] + after[spatial]:
         return 1.0
     pairs = zip(before[spatial], after[spatial], strict=True)
-    return max(1.0, *(round((a or 1) / (b or 1)) for a, b in pairs))
+    return max(1.0, *(float(round((a or 1) / (b or 1))) for a, b in pairs))
 
 
 def is_builtin(op: Any) -> bool:
     """Tell whether Keras itself defines a layer or operation."""
-    return type(op).__module__.partition(".")[0] == "keras"
+    return str(type(op).__module__).partition(".")[0] == "keras"
+
+
+def check_model(owner: str, model: Any) -> None:
+    """Raise in the name of `owner` unless `model` is a built `keras.Model`."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"{owner}(model=...) must be a keras.Model. Received: model={model!r}.")
+    if not is_built(model):
+        raise ValueError(
+            f"{owner}(model=...) must be built. Received: model={model.name!r}, which is not. "
+            "Call model.build(input_shape), or call it on one batch, first."
+        )
+
+
+def is_built(model: keras.Model) -> bool:
+    """Tell whether a model has all its weights."""
+    if not model.built:
+        return False
+    return bool(model.weights) or all(layer.built for layer in opened_layers(model))
 
 
 def bytes_of(variable: keras.Variable) -> int:
