@@ -18,7 +18,8 @@ import keras
 from keras_freeze import kinds
 from keras_freeze.graph import Call
 
-_MANY_WEIGHTED = 12  # more weighted layers than any common residual block or inception mix has
+# A piece with more weighted layers than this is no atom: in a small model, a quarter of it.
+_FEW_WEIGHTED, _MANY_WEIGHTED = 12, 40
 _SEVERAL_RESOLUTIONS = 3
 
 
@@ -220,7 +221,8 @@ class _Cutter:
         weighted = [self.calls[i] for i in positions if self.calls[i].owns_weights]
         if len({call.stride for call in weighted}) >= _SEVERAL_RESOLUTIONS:
             return True
-        return len(weighted) > max(_MANY_WEIGHTED, self.weighted // 4)
+        limit = min(max(self.weighted // 4, _FEW_WEIGHTED), _MANY_WEIGHTED)
+        return len(weighted) > limit
 
     def _isolated(self, positions: Sequence[int]) -> list[tuple[int, ...]]:
         """Give recurrent layers and transformer blocks atoms of their own."""

@@ -5,7 +5,8 @@ Pure planning: a call graph goes in, names and calls come out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import graphlib
+from collections.abc import Iterator, Sequence
 
 from keras_freeze import kinds
 from keras_freeze.atoms import Atom, chains
@@ -26,14 +27,7 @@ def plan(calls: Sequence[Call]) -> list[tuple[str, list[Call]]]:
     """
     parts = chains(calls)
     backbone, head = _split_head(calls, list(parts.trunk))
-    distance = _distances(calls)
-    ranked: list[tuple[int, Segment]] = []
-    for chain in (backbone, *parts.towers):
-        nearest = len(calls)
-        for segment in segments_of(chain):
-            nearest = min(nearest, *(distance[i] for i in _owners(segment)))
-            ranked.append((nearest, segment))
-    segments = [segment for _, segment in sorted(ranked, key=lambda pair: -pair[0])]
+    segments = _merged(calls, [segments_of(chain) for chain in (backbone, *parts.towers)])
     if head:
         segments.append(Segment(HEAD, head))
     names = _unique([segment.name for segment in segments], reserved=HEAD)
@@ -41,6 +35,41 @@ def plan(calls: Sequence[Call]) -> list[tuple[str, list[Call]]]:
         (name, [call for atom in segment.atoms for call in atom.calls])
         for name, segment in zip(names, segments, strict=True)
     ]
+
+
+def _merged(calls: Sequence[Call], queues: Sequence[Sequence[Segment]]) -> list[Segment]:
+    """Merge chains of segments: farthest from the output first, the trunk where they tie.
+
+    A segment waits for all that feed it, so that no group comes before what it reads from.
+    """
+    segments = [segment for queue in queues for segment in queue]
+    owners = [_owners(segment) for segment in segments]
+    distances = _distances(calls)
+    rank = [(-min(distances[i] for i in own), n) for n, own in enumerate(owners)]
+    sorter = graphlib.TopologicalSorter(dict.fromkeys(range(len(segments)), ()))
+    for n, feeds in _feeds(calls, owners):
+        sorter.add(n, *feeds)
+    sorter.prepare()
+    ready: list[int] = []
+    order: list[int] = []
+    while sorter.is_active():
+        ready = sorted([*ready, *sorter.get_ready()], key=rank.__getitem__)
+        order.append(ready.pop(0))
+        sorter.done(order[-1])
+    return [segments[n] for n in order]
+
+
+def _feeds(
+    calls: Sequence[Call], owners: Sequence[Sequence[int]]
+) -> Iterator[tuple[int, frozenset[int]]]:
+    """Yield for each weighted call its segment, and the other segments that it depends on."""
+    segment_of = {i: n for n, own in enumerate(owners) for i in own}
+    upstream: list[frozenset[int]] = []
+    for i, call in enumerate(calls):
+        read = frozenset(segment_of[j] for j in call.inputs if j in segment_of)
+        upstream.append(read.union(*(upstream[j] for j in call.inputs)))
+        if i in segment_of:
+            yield segment_of[i], upstream[i] - {segment_of[i]}
 
 
 def _distances(calls: Sequence[Call]) -> list[int]:

@@ -201,7 +201,8 @@ def _owners(calls: Iterable[Call]) -> list[bool]:
     used: set[int] = set()
     owners = []
     for call in calls:
-        weights = {id(w) for w in call.layer.weights} if call.owns_weights else set()
+        layer = call.layer if call.owns_weights else None
+        weights = {id(weight) for weight in layer.weights} if layer is not None else set()
         owners.append(not weights <= used)
         used |= weights
     return owners

@@ -215,4 +215,4 @@ def _restore(optimizer: Any, state: _State) -> None:
                 slot.assign(state.slots[name][previous[id(variable)]])
             elif name == "_model_variables_moving_average":
                 # Keras starts an average at zero, which would drag the joining weight there.
-                slot.assign(variable)
+                slot.assign(to_host(variable))

@@ -51,25 +51,22 @@ STAGES = ["stage1", "stage2", "stage3", "stage4", "stage5", "head"]
 CONVS = ["conv1", "conv2", "conv3", "conv4", "conv5", "head"]
 BLOCKS = ["block1", "block2", "block3", "block4", "block5"]
 MIXES = ["stem", "mixed5", "block35", "mixed6", "block17", "mixed7", "block8", "head"]
-slow = pytest.mark.slow
 FAMILIES = [
     pytest.param("VGG16", 32, [*BLOCKS, "head"]),
-    pytest.param("VGG19", 32, [*BLOCKS, "head"], marks=slow),
+    pytest.param("VGG19", 32, [*BLOCKS, "head"]),
     pytest.param("ResNet50", 32, CONVS),
-    pytest.param("ResNet50V2", 32, CONVS, marks=slow),
-    pytest.param("MobileNet", 32, STAGES, marks=slow),
+    pytest.param("ResNet50V2", 32, CONVS),
+    pytest.param("MobileNet", 32, STAGES),
     pytest.param("MobileNetV2", 32, STAGES),
-    pytest.param("MobileNetV3Small", 32, STAGES, marks=slow),
-    pytest.param("Xception", 71, STAGES, marks=slow),
-    pytest.param("InceptionV3", 75, STAGES, marks=slow),
-    pytest.param("InceptionResNetV2", 75, MIXES, marks=slow),
-    pytest.param("NASNetMobile", 32, STAGES, marks=slow),
-    pytest.param("DenseNet121", 32, CONVS, marks=slow),
+    pytest.param("MobileNetV3Small", 32, STAGES),
+    pytest.param("Xception", 71, STAGES),
+    pytest.param("InceptionV3", 75, STAGES),
+    pytest.param("InceptionResNetV2", 75, MIXES),
+    pytest.param("NASNetMobile", 32, STAGES),
+    pytest.param("DenseNet121", 32, CONVS),
     pytest.param("EfficientNetB0", 32, ["stem", *BLOCKS, "block6", "block7", "head"]),
-    pytest.param("EfficientNetV2B0", 32, ["stem", *BLOCKS, "block6", "head"], marks=slow),
-    pytest.param(
-        "ConvNeXtTiny", 32, ["stem", "stage0", "stage1", "stage2", "stage3", "head"], marks=slow
-    ),
+    pytest.param("EfficientNetV2B0", 32, ["stem", *BLOCKS, "block6", "head"]),
+    pytest.param("ConvNeXtTiny", 32, ["stem", "stage0", "stage1", "stage2", "stage3", "head"]),
 ]
 
 
@@ -140,7 +137,7 @@ def test_a_classifier_of_convolutions_after_pooling_is_a_head():
     assert weighted(model)["head"] == ["conv_preds"]
 
 
-@slow
+@pytest.mark.slow
 def test_the_largest_application_takes_less_than_a_second():
     import time
 
@@ -407,6 +404,20 @@ def test_towers_are_ordered_by_their_distance_from_the_output():
         "read": ["read"],
         "head": ["merged", "age", "species"],
     }
+
+
+def test_no_tower_comes_after_what_reads_from_it():
+    image, text = keras.Input((4, 3), name="image"), keras.Input((4, 3), name="text")
+    x = layers.LSTM(3, name="look", return_sequences=True)(image)
+    x = layers.LSTM(3, name="see", return_sequences=True)(x)
+    y = layers.Dense(3, name="block1_a")(text)
+    side = layers.Dense(3, name="block1_side")(y)  # this output is nearer than any other
+    y = layers.Dense(3, name="block2_a")(y)
+    z = layers.LSTM(3, name="join")(layers.Concatenate()([x, y]))
+    model = keras.Model([image, text], [layers.Dense(2, name="out")(z), side])
+    groups = layer_groups(model)
+    check_order(model, groups)
+    assert [group.name for group in groups] == ["look", "see", "block1", "block2", "join", "head"]
 
 
 def test_siamese_towers_are_grouped_once():

@@ -81,6 +81,8 @@ def test_compile_settings_survive(settings, plain, data_for):
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
 def test_dtype_policies_survive(policy, plain, data_for):
+    if policy == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has float64 by an option of its own only")
     keras.config.set_dtype_policy(policy)
     try:
         before, before_state, _ = fit(plain, keras.optimizers.Adam(0.01), data_for)
@@ -126,12 +128,10 @@ def slot(model, variable):
 def test_an_average_begins_at_the_joining_weight(plain, data_for):
     model = plain()
     model.compile(keras.optimizers.SGD(0.0, use_ema=True), "sparse_categorical_crossentropy")
-    kf.freeze(model, layers=["low"])
-    x, y = data_for(model, rows=20)
-    model.fit(x, y, epochs=1, verbose=0)
     before = optimizer_state.to_host(model.get_layer("low").kernel)
-    kf.unfreeze(model, layers=["low"])
-    model.fit(x, y, epochs=2, verbose=0)
+    x, y = data_for(model, rows=20)
+    thaw = kf.FreezeScheduler({0: "low", 1: None}, verbose=0)
+    model.fit(x, y, epochs=3, verbose=0, callbacks=[thaw])
     np.testing.assert_allclose(
         optimizer_state.to_host(model.get_layer("low").kernel), before, rtol=1e-5
     )

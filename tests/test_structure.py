@@ -78,7 +78,6 @@ def test_weights_of_gives_each_weight_once_with_its_innermost_owner():
     assert [id(w.variable) for w in found] == [id(w) for w in model.weights]
     assert [w.layer.name for w in found] == ["first", "first", "second", "second"]
     assert names(found[0].enclosing) == ["block"]
-    assert found[0].names == ("block", "first", found[0].variable.path)
 
 
 def test_moving_statistics_are_never_potentially_trainable():

@@ -1,0 +1,226 @@
+"""Pictures of a training: how well, and how much of the model trained, epoch by epoch.
+
+The callbacks of this package write `trainable_params` and `non_trainable_params` into the
+history of a `fit`; these functions draw them beside a metric and mark the transitions.
+matplotlib is imported when a picture is drawn.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["comparison", "training", "transitions"]
+
+# Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_FROZEN_COLOUR = "#C9D6DF"
+_STYLE: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.alpha": 0.3,
+    "axes.titlesize": "medium",
+}
+
+History = Any  # `keras.callbacks.History`, or its `history`: a mapping from name to values
+
+
+def training(history: History, *, metric: str | None = None) -> Figure:
+    """Draw one training: a metric above, trainable and frozen parameters below.
+
+    Values of an epoch are drawn at its end. Dotted lines mark the transitions.
+
+    Args:
+        history: `keras.callbacks.History` as `fit` returns it, or its `history` dict, of a fit
+            with `GradualUnfreeze` or another callback of this package.
+        metric: String. Which metric, drawn for training and, where there is one, validation.
+            Defaults to `"accuracy"`, or `"loss"` where there is no accuracy.
+
+    Returns:
+        A `matplotlib.figure.Figure`. In a notebook it shows itself; elsewhere call its
+        `savefig`.
+
+    Raises:
+        ValueError: if the history lacks the metric or the parameter counts.
+
+    Example:
+        >>> log = {"loss": [2.0, 1.0], "trainable_params": [4, 19]}
+        >>> log["non_trainable_params"] = [15, 0]
+        >>> figure = training(log)
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['loss', 'parameters']
+    """
+    log = _log(history)
+    metric = metric or ("accuracy" if "accuracy" in log else "loss")
+    _require(log, metric, "trainable_params", "non_trainable_params")
+    figure, ((upper,), (lower,)) = _panels(columns=1)
+    for name, label, colour in (
+        (metric, "training", _COLOURS[0]),
+        (f"val_{metric}", "validation", _COLOURS[1]),
+    ):
+        if name in log:
+            _draw_metric(upper, [log[name]], label, colour)
+    _draw_counts(lower, log)
+    for axes in (upper, lower):
+        _mark(axes, transitions(log))
+    upper.set_ylabel(metric)
+    upper.legend(loc="best", frameon=False)
+    return _finished(figure)
+
+
+def comparison(
+    columns: Mapping[str, Mapping[str, History | Sequence[History]]],
+    *,
+    metric: str = "val_accuracy",
+) -> Figure:
+    """Draw several ways of training side by side, one column for each setting.
+
+    Args:
+        columns: Mapping from a column's title to a mapping from a line's label to a history, or
+            to several histories of equal length (of different seeds, say): then the line is
+            their mean and a band goes from the lowest to the highest.
+        metric: String. Which metric. Defaults to `"val_accuracy"`.
+
+    Returns:
+        A `matplotlib.figure.Figure`: the metric above, the parameters that train below.
+
+    Raises:
+        ValueError: if a history lacks the metric or the parameter counts.
+
+    Example:
+        >>> log = {"loss": [2.0, 1.0], "trainable_params": [4, 19]}
+        >>> figure = comparison({"rate 0.1": {"gradual": log}}, metric="loss")
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['loss', 'trainable parameters']
+    """
+    read = [
+        {label: _several(histories, metric) for label, histories in arms.items()}
+        for arms in columns.values()
+    ]
+    figure, (uppers, lowers) = _panels(columns=len(columns))
+    for title, arms, upper, lower in zip(columns, read, uppers, lowers, strict=True):
+        for (label, logs), colour in zip(arms.items(), itertools.cycle(_COLOURS)):
+            _draw_metric(upper, [log[metric] for log in logs], label, colour)
+            _draw_steps(lower, logs[0]["trainable_params"], colour)
+            for axes in (upper, lower):
+                _mark(axes, transitions(logs[0]), colour)
+        upper.set_title(title)
+    uppers[0].set_ylabel(metric.replace("val_", "validation ").replace("_", " "))
+    lowers[0].set_ylabel("trainable parameters")
+    handles, labels = uppers[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return _finished(figure)
+
+
+def transitions(history: History) -> list[int]:
+    """Return the epochs (0-based) that begin with another number of trainable parameters.
+
+    Args:
+        history: `keras.callbacks.History`, or its `history` dict.
+
+    Example:
+        >>> transitions({"trainable_params": [4, 4, 19, 19, 23]})
+        [2, 4]
+    """
+    counts = _log(history)["trainable_params"]
+    return [epoch for epoch in range(1, len(counts)) if counts[epoch] != counts[epoch - 1]]
+
+
+def _log(history: History) -> Mapping[str, Sequence[float]]:
+    log = history if isinstance(history, Mapping) else history.history
+    return cast(Mapping[str, Sequence[float]], log)
+
+
+def _several(histories: History | Sequence[History], metric: str) -> list[Mapping[str, Any]]:
+    several = histories if isinstance(histories, Sequence) else [histories]
+    for history in several:
+        _require(_log(history), metric, "trainable_params")
+    return [_log(history) for history in several]
+
+
+def _require(log: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if name not in log:
+            raise ValueError(
+                f"The history must hold {name!r}. Received: a history of {', '.join(log)}. "
+                "Parameter counts are there when the fit had a callback of keras_freeze; "
+                "metrics are those given to compile, with val_ in front those of "
+                "validation_data."
+            )
+
+
+def _panels(columns: int) -> tuple[Figure, Any]:
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    with plt.rc_context(_STYLE):
+        figure, panels = plt.subplots(
+            2, columns, squeeze=False, sharex=True, sharey="row", layout="constrained",
+            figsize=(2 + 4.5 * columns, 5.4), height_ratios=(3, 2),
+        )  # fmt: skip
+    for axes in panels[1]:
+        axes.set_xlabel("epochs trained")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(_short_count)
+    return figure, panels
+
+
+def _short_count(count: float, _: int | None = None) -> str:
+    """Write a number of parameters as on an axis.
+
+    Example:
+        >>> _short_count(14_700_000), _short_count(135_000), _short_count(96)
+        ('14.7M', '135k', '96')
+    """
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:g}"
+
+
+def _draw_counts(axes: Axes, log: Mapping[str, Sequence[float]]) -> None:
+    """Draw how the model's parameters divide into trainable and frozen ones."""
+    edges = np.arange(len(log["trainable_params"]) + 1)
+    trainable, frozen = (np.array(log[f"{kind}_params"]) for kind in ("trainable", "non_trainable"))
+    axes.stairs(trainable, edges, fill=True, color=_COLOURS[0], label="trainable")
+    total = trainable + frozen
+    axes.stairs(total, edges, baseline=trainable, fill=True, color=_FROZEN_COLOUR, label="frozen")
+    axes.set_ylabel("parameters")
+    axes.set_ylim(0, 1.25 * total.max())  # room for the legend
+    axes.legend(loc="upper left", ncols=2, frameon=False)
+
+
+def _draw_metric(axes: Axes, values: list[Sequence[float]], label: str, colour: str) -> None:
+    ends = 1 + np.arange(len(values[0]))
+    axes.plot(ends, np.mean(values, axis=0), marker="o", markersize=3, color=colour, label=label)
+    if len(values) > 1:
+        axes.fill_between(
+            ends, np.min(values, axis=0), np.max(values, axis=0), color=colour, alpha=0.15, lw=0
+        )
+
+
+def _draw_steps(axes: Axes, counts: Sequence[float], colour: str) -> None:
+    axes.stairs(counts, np.arange(len(counts) + 1), baseline=None, color=colour, linewidth=1.8)
+    axes.set_ylim(bottom=0)
+
+
+def _mark(axes: Axes, epochs: list[int], colour: str = "0.35") -> None:
+    for epoch in epochs:
+        axes.axvline(epoch, color=colour, linestyle=":", linewidth=1, gid="transition")
+
+
+def _finished(figure: Figure) -> Figure:
+    """Take the figure from pyplot, which in a notebook would show it a second time."""
+    import matplotlib.pyplot as plt
+
+    plt.close(figure)
+    return figure

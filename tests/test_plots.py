@@ -1,0 +1,93 @@
+import importlib
+import sys
+
+import pytest
+
+from keras_freeze import plots
+
+LOG = {
+    "accuracy": [0.2, 0.3, 0.5, 0.6],
+    "val_accuracy": [0.2, 0.3, 0.4, 0.4],
+    "loss": [2.0, 1.5, 1.0, 0.9],
+    "trainable_params": [4, 4, 19, 23],
+    "non_trainable_params": [19, 19, 4, 0],
+}
+
+
+def marks(axes):
+    return [line.get_xdata()[0] for line in axes.lines if line.get_gid() == "transition"]
+
+
+def curves(axes):
+    return [line for line in axes.lines if line.get_gid() != "transition"]
+
+
+def test_transitions_are_where_the_count_changes():
+    assert plots.transitions(LOG) == [2, 3]
+
+
+def test_training_draws_the_metric_and_marks_transitions_in_both_panels():
+    upper, lower = plots.training(LOG).axes
+
+    assert marks(upper) == marks(lower) == [2, 3]
+    training, validation = curves(upper)
+    assert list(training.get_xdata()) == [1, 2, 3, 4]  # an epoch's value stands at its end
+    assert list(training.get_ydata()) == LOG["accuracy"]
+    assert list(validation.get_ydata()) == LOG["val_accuracy"]
+
+
+def test_training_stacks_frozen_on_trainable_parameters():
+    trainable, frozen = (stairs.get_data() for stairs in plots.training(LOG).axes[1].patches)
+
+    assert list(trainable.values) == [4, 4, 19, 23]
+    assert list(frozen.baseline) == [4, 4, 19, 23]
+    assert set(frozen.values) == {23}
+
+
+def test_training_falls_back_on_the_loss_and_needs_no_validation():
+    log = {name: LOG[name] for name in ("loss", "trainable_params", "non_trainable_params")}
+    upper = plots.training(log).axes[0]
+
+    assert upper.get_ylabel() == "loss"
+    assert len(curves(upper)) == 1
+
+
+def test_comparison_draws_a_column_a_setting_and_a_line_an_arm():
+    better = {**LOG, "val_accuracy": [0.4, 0.5, 0.6, 0.8]}
+    steady = {**LOG, "trainable_params": [23] * 4}
+    figure = plots.comparison(
+        {
+            "low rate": {"gradual": [LOG, better], "all at once": steady},
+            "high rate": {"gradual": LOG},
+        }
+    )
+
+    low, high, *_ = figure.axes
+    assert (low.get_title(), high.get_title()) == ("low rate", "high rate")
+    gradual, at_once = curves(low)
+    assert gradual.get_ydata() == pytest.approx([0.3, 0.4, 0.5, 0.6])  # the mean
+    assert list(at_once.get_ydata()) == LOG["val_accuracy"]
+    assert len(low.collections) == 1  # a band only where there are several histories
+    assert marks(low) == marks(high) == [2, 3]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["gradual", "all at once"]
+
+
+@pytest.mark.parametrize("missing", ["trainable_params", "val_accuracy"])
+def test_a_history_without_what_is_drawn_raises(missing):
+    log = {name: values for name, values in LOG.items() if name != missing}
+    with pytest.raises(ValueError, match=f"must hold '{missing}'.*Received: a history of"):
+        plots.comparison({"a": {"b": log}})
+
+
+def test_a_picture_is_not_left_open_in_pyplot():
+    import matplotlib.pyplot as plt
+
+    plots.training(LOG)
+    assert plt.get_fignums() == []
+
+
+def test_importing_plots_needs_no_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    importlib.reload(plots)
+    with pytest.raises(ModuleNotFoundError, match="matplotlib"):
+        plots.training(LOG)
