@@ -16,6 +16,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+demo: export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: .venv-demo/installed  ## Fine-tune VGG16 on photographs, step by step (about 5 minutes)
 	$(DEMO_BIN)/python -m keras_freeze demo
 

@@ -1,6 +1,6 @@
 """The fine-tuning scheduler for Keras 3: freeze, thaw layer by layer, lose nothing."""
 
-from keras_freeze import policies, schedules
+from keras_freeze import plots, policies, schedules
 from keras_freeze.freeze_scheduler import FreezeScheduler
 from keras_freeze.freezing import FreezeResult, freeze, unfreeze
 from keras_freeze.gradual_unfreeze import GradualUnfreeze
@@ -19,6 +19,7 @@ __all__ = [
     "freeze",
     "layer_groups",
     "parameter_report",
+    "plots",
     "policies",
     "recompile",
     "schedules",

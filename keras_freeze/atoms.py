@@ -103,16 +103,15 @@ def chains(calls: Sequence[Call]) -> Chains:
 class _Branch:
     """Calls that tensors connect, while they are collected.
 
-    `layers` are those with weights, except norms and the like.
+    `layers` are those with weights, except norms and the like. A model input is in one branch
+    with all that read it, so each branch has inputs of its own.
     """
 
     positions: list[int] = dataclasses.field(default_factory=list)
-    inputs: set[int] = dataclasses.field(default_factory=set)
     layers: list[keras.Layer] = dataclasses.field(default_factory=list)
 
     def add(self, other: _Branch) -> None:
         self.positions += other.positions
-        self.inputs |= other.inputs
         self.layers += other.layers
 
     @property
@@ -129,8 +128,6 @@ def _branches(calls: Sequence[Call]) -> list[list[int]]:
         branch, sides = _join(read)
         towers += sides
         branch.positions.append(i)
-        if isinstance(call.layer, keras.layers.InputLayer):
-            branch.inputs.add(i)
         if call.owns_weights and not kinds.accompanies(call.layer):
             branch.layers.append(call.layer)
         moved = [j for j, other in branch_of.items() if other in read] if len(read) > 1 else []
@@ -142,17 +139,12 @@ def _branches(calls: Sequence[Call]) -> list[list[int]]:
 
 
 def _join(read: list[_Branch], main: _Branch | None = None) -> tuple[_Branch, list[_Branch]]:
-    """Unite branches that meet, except for towers: they had layers and inputs of their own.
+    """Unite branches that meet, except for towers: they have layers and inputs of their own.
 
     Lone layers that meet at once (token, position and segment embeddings) are no towers.
     """
     main = main or max(read, key=lambda branch: len(branch.layers), default=_Branch())
-    towers = [
-        branch
-        for branch in read
-        if branch is not main and branch.layers and branch.inputs and main.inputs
-        if not branch.inputs & main.inputs
-    ]
+    towers = [branch for branch in read if branch is not main and branch.layers]
     single = _Branch()
     for branch in towers:
         if len(branch.layers) == 1:
@@ -162,12 +154,8 @@ def _join(read: list[_Branch], main: _Branch | None = None) -> tuple[_Branch, li
         towers.append(single)
     aside = {i for tower in towers for i in tower.positions}
     for branch in read:
-        if branch is main:
-            continue
-        if aside.isdisjoint(branch.positions):
+        if branch is not main and aside.isdisjoint(branch.positions):
             main.add(branch)
-        else:
-            main.inputs |= branch.inputs
     return main, towers
 
 

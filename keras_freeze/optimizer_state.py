@@ -131,7 +131,7 @@ def _all(optimizer: Any) -> Iterator[Any]:
         yield from _all(opt)
 
 
-def _slot_lists(optimizer: Any) -> dict[str, list[keras.Variable | None]]:
+def _slot_lists(optimizer: Any) -> dict[str, Sequence[keras.Variable | None]]:
     count = len(optimizer._trainable_variables)
     return {
         name: value

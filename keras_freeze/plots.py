@@ -106,18 +106,23 @@ def comparison(
         {label: _several(histories, metric) for label, histories in arms.items()}
         for arms in columns.values()
     ]
+    labels = list(dict.fromkeys(label for arms in read for label in arms))
+    colours = dict(zip(labels, itertools.cycle(_COLOURS)))  # a label's is the same everywhere
     figure, (uppers, lowers) = _panels(columns=len(columns))
     for title, arms, upper, lower in zip(columns, read, uppers, lowers, strict=True):
-        for (label, logs), colour in zip(arms.items(), itertools.cycle(_COLOURS)):
-            _draw_metric(upper, [log[metric] for log in logs], label, colour)
-            _draw_steps(lower, logs[0]["trainable_params"], colour)
+        for label, logs in arms.items():
+            _draw_metric(upper, [log[metric] for log in logs], label, colours[label])
+            # The first is the widest, so that lines in the same place can all be seen.
+            width = 1.6 * (len(labels) - labels.index(label))
+            _draw_steps(lower, logs[0]["trainable_params"], colours[label], width)
             for axes in (upper, lower):
-                _mark(axes, transitions(logs[0]), colour)
+                _mark(axes, transitions(logs[0]), colours[label])
         upper.set_title(title)
     uppers[0].set_ylabel(metric.replace("val_", "validation ").replace("_", " "))
     lowers[0].set_ylabel("trainable parameters")
-    handles, labels = uppers[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    named = [zip(*upper.get_legend_handles_labels(), strict=True) for upper in uppers]
+    handles = {label: handle for column in reversed(named) for handle, label in column}
+    figure.legend([handles[label] for label in labels], labels, loc="outside upper center", ncols=len(labels), frameon=False)
     return _finished(figure)
 
 
@@ -208,8 +213,8 @@ def _draw_metric(axes: Axes, values: list[Sequence[float]], label: str, colour: 
         )
 
 
-def _draw_steps(axes: Axes, counts: Sequence[float], colour: str) -> None:
-    axes.stairs(counts, np.arange(len(counts) + 1), baseline=None, color=colour, linewidth=1.8)
+def _draw_steps(axes: Axes, counts: Sequence[float], colour: str, width: float) -> None:
+    axes.stairs(counts, np.arange(len(counts) + 1), baseline=None, color=colour, linewidth=width)
     axes.set_ylim(bottom=0)
 
 

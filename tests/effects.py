@@ -23,10 +23,14 @@ def values(model):
     return {v.path: np.array(keras.ops.convert_to_numpy(v.value)) for v in model.weights}
 
 
+def changed(before, after):
+    """Return the paths of the weights of which a single bit differs between two copies."""
+    return {path for path in before if before[path].tobytes() != after[path].tobytes()}
+
+
 def moved(before, model):
-    """Return the paths of the weights of which a single bit has changed since `before`."""
-    after = values(model)
-    return {path for path, value in before.items() if value.tobytes() != after[path].tobytes()}
+    """Return the paths of the weights that have changed since `before` was copied."""
+    return changed(before, values(model))
 
 
 def moved_by_fit(model, data, **arguments):

@@ -64,6 +64,15 @@ def test_towers_stand_apart_from_the_trunk():
     assert towers_of(model) == [["embedding", "lstm"]]
 
 
+def test_branches_from_one_input_are_no_towers():
+    inputs = keras.Input((3,))
+    x = layers.Dense(2, name="a2")(layers.Dense(2, name="a1")(inputs))
+    y = layers.Dense(2, name="b2")(layers.Dense(2, name="b1")(inputs))
+    model = keras.Model(inputs, layers.Concatenate()([x, y]))
+    assert towers_of(model) == []
+    assert [sorted(atom) for atom in atoms_of(model)] == [["a1"], ["a2", "b1", "b2"]]
+
+
 def test_embeddings_that_meet_at_once_are_no_towers():
     tokens, segments = keras.Input((5,)), keras.Input((5,))
     x = layers.Add()(

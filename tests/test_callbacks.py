@@ -205,7 +205,9 @@ def test_a_copy_made_during_a_fit_is_independent(plain, data_for):
     model = plain()
     model.compile("adam", "sparse_categorical_crossentropy")
     x, y = data_for(model)
-    take = CALLBACKS.LambdaCallback(on_epoch_end=lambda e, l: copies.append(copy.deepcopy(callback)))
+    take = CALLBACKS.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: copies.append(copy.deepcopy(callback))
+    )
     model.fit(x, y, epochs=3, verbose=0, callbacks=[callback, take])
     assert [c._run for c in copies] == [None] * 3
 

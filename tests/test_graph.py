@@ -67,6 +67,13 @@ def test_a_side_branch_stands_next_to_where_it_joins():
     assert order.index("shortcut") < order.index("join")
 
 
+def test_model_inputs_stand_before_everything():
+    deep, late = keras.Input((3,), name="deep"), keras.Input((3,), name="late")
+    x = layers.Dense(3, name="b")(layers.Dense(3, name="a")(deep))
+    model = keras.Model([deep, late], layers.Add(name="join")([x, late]))
+    assert names(call_graph(model)) == ["deep", "late", "a", "b", "join"]
+
+
 def test_strides_accumulate_from_the_input():
     strides = {call.layer.name: call.stride for call in call_graph(inlined())}
     assert (strides["image"], strides["stem"], strides["out"]) == (1.0, 2.0, 2.0)

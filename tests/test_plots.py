@@ -72,6 +72,19 @@ def test_comparison_draws_a_column_a_setting_and_a_line_an_arm():
     assert [text.get_text() for text in figure.legends[0].texts] == ["gradual", "all at once"]
 
 
+def test_a_line_has_the_same_colour_in_every_column_and_the_legend_has_all():
+    figure = plots.comparison(
+        {"one": {"a": LOG, "b": LOG}, "other": {"b": LOG, "c": LOG}}, metric="loss"
+    )
+
+    one, other, *_ = figure.axes
+    assert curves(one)[1].get_color() == curves(other)[0].get_color()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.texts] == ["a", "b", "c"]
+    colours = [handle.get_color() for handle in legend.legend_handles]
+    assert colours == [line.get_color() for line in (*curves(one), curves(other)[1])]
+
+
 @pytest.mark.parametrize("missing", ["trainable_params", "val_accuracy"])
 def test_a_history_without_what_is_drawn_raises(missing):
     log = {name: values for name, values in LOG.items() if name != missing}

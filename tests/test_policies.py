@@ -308,7 +308,9 @@ def value(request):
 
 
 @pytest.mark.parametrize(
-    "clone", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+    "clone",
+    [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))],
+    ids=["copy", "deepcopy", "pickle"],
 )
 def test_a_copy_equals_the_original(value, clone, plain):
     twin = clone(value)

