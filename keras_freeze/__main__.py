@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder for the picture and the fine-tuned model (default: %(default)s)",
     )
-    demo.add_argument("--quick", action="store_true", help="a tiny run that only shows that it runs")
+    demo.add_argument(
+        "--quick", action="store_true", help="a tiny run that only shows that it runs"
+    )
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     demo.add_argument(
         "--weights",

@@ -210,7 +210,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         """Leave the flags as they are and take the group rates back."""
         if self._run is not None and self._run.phase is not None:
             transition(self.model, Flags(), {})
-        self._run = None
+        self._run, self._siblings = None, ()
 
     def __repr__(self) -> str:
         parameters = inspect.signature(type(self)).parameters.values()

@@ -31,6 +31,9 @@ _STYLE: dict[Any, Any] = {
     "axes.titlesize": "medium",
 }
 
+# A legend that the dotted lines of transitions don't cross.
+_OVER_MARKS: dict[str, Any] = {"edgecolor": "none", "framealpha": 1.0}
+
 History = Any  # `keras.callbacks.History`, or its `history`: a mapping from name to values
 
 
@@ -73,7 +76,7 @@ def training(history: History, *, metric: str | None = None) -> Figure:
     for axes in (upper, lower):
         _mark(axes, transitions(log))
     upper.set_ylabel(metric)
-    upper.legend(loc="best", frameon=False)
+    upper.legend(loc="best", **_OVER_MARKS)
     return _finished(figure)
 
 
@@ -122,7 +125,13 @@ def comparison(
     lowers[0].set_ylabel("trainable parameters")
     named = [zip(*upper.get_legend_handles_labels(), strict=True) for upper in uppers]
     handles = {label: handle for column in reversed(named) for handle, label in column}
-    figure.legend([handles[label] for label in labels], labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    figure.legend(
+        [handles[label] for label in labels],
+        labels,
+        loc="outside upper center",
+        ncols=len(labels),
+        frameon=False,
+    )
     return _finished(figure)
 
 
@@ -201,7 +210,7 @@ def _draw_counts(axes: Axes, log: Mapping[str, Sequence[float]]) -> None:
     axes.stairs(total, edges, baseline=trainable, fill=True, color=_FROZEN_COLOUR, label="frozen")
     axes.set_ylabel("parameters")
     axes.set_ylim(0, 1.25 * total.max())  # room for the legend
-    axes.legend(loc="upper left", ncols=2, frameon=False)
+    axes.legend(loc="upper left", ncols=2, **_OVER_MARKS)
 
 
 def _draw_metric(axes: Axes, values: list[Sequence[float]], label: str, colour: str) -> None:

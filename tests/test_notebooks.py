@@ -26,6 +26,7 @@ def run(path, folder):
         notebook,
         timeout=TIMEOUT_S,
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
         # TensorFlow's start-up messages, which no setting silences, don't belong to a cell.
         extra_arguments=["--IPKernelApp.capture_fd_output=False"],

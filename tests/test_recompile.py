@@ -1,5 +1,8 @@
 """The engine: what a recompile keeps, what it refuses, and what it costs."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import optimizer_table
@@ -315,7 +318,7 @@ def test_a_custom_train_step_survives(data_for):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute")
-@pytest.mark.parametrize("name", ["adam", "sgd-momentum", "adafactor", "loss-scale"])
+@pytest.mark.parametrize("name", ["adamw", "sgd-momentum", "adafactor", "loss-scale"])
 def test_mirrored_strategy_gives_the_one_device_result(name, plain, data_for):
     import tensorflow as tf
 
@@ -341,3 +344,20 @@ def test_mirrored_strategy_gives_the_one_device_result(name, plain, data_for):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     for leaf in optimizer_state.leaf_optimizers(model.optimizer):
         assert isinstance(leaf._iterations, keras.Variable)
+
+
+def test_a_model_is_freed_when_it_is_no_longer_used(plain, data_for):
+    def train():
+        model = plain()
+        model.compile("adam", "sparse_categorical_crossentropy")
+        x, y = data_for(model)
+        thaw = kf.GradualUnfreeze(verbose=0)
+        model.fit(x, y, epochs=3, verbose=0, callbacks=[thaw])
+        kf.freeze(model, layers=["low"])
+        return weakref.ref(model), thaw
+
+    dead, callback = train()
+    callback.set_model(None)
+    keras.backend.clear_session()
+    gc.collect()
+    assert dead() is None
