@@ -78,12 +78,12 @@ class FreezeScheduler(keras.callbacks.Callback):
         >>> model = keras.Sequential(
         ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(1)]
         ... )
-        >>> model.compile("sgd", "mse")
+        >>> model.compile(keras.optimizers.SGD(1.0), "mse")
         >>> callback = FreezeScheduler({0: "low", 1: None})
         >>> x, y = np.ones((8, 4)), np.ones((8, 1))
         >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
-        Epoch 1/2: head trains, low is frozen. Parameters: 4 trainable, 15 frozen. Learning rate: 0.01.
-        Epoch 2/2: low thaws. Parameters: 19 trainable, 0 frozen. Learning rate: 0.01.
+        Epoch 1/2: head trains, low is frozen. Parameters: 4 trainable, 15 frozen. Learning rate: 1.
+        Epoch 2/2: low thaws. Parameters: 19 trainable, 0 frozen. Learning rate: 1.
         >>> history.history["trainable_params"]
         [4, 19]
     """
@@ -269,7 +269,9 @@ class FreezeScheduler(keras.callbacks.Callback):
         base = "the compiled" if rate is None else f"{rate:.3g}"
         if set(run.multipliers.values()) == {1.0}:
             return f"{text} Learning rate: {base}."
-        training = [item for item in reversed(list(run.multipliers.items())) if item[0] not in run.frozen]
+        training = [
+            item for item in reversed(list(run.multipliers.items())) if item[0] not in run.frozen
+        ]
         rates = ", ".join(f"{name} x{value:.3g}" for name, value in training)
         return f"{text} Learning rate: {rates} of {base}."
 
@@ -299,14 +301,14 @@ class FreezeScheduler(keras.callbacks.Callback):
 def current_learning_rate(model: keras.Model) -> float | None:
     """Return the learning rate a model trains at now, None if its optimizer has no single one."""
     try:
-        return float(keras.ops.convert_to_numpy(keras.ops.cast(model.optimizer.learning_rate, "float32")))
+        return float(
+            keras.ops.convert_to_numpy(keras.ops.cast(model.optimizer.learning_rate, "float32"))
+        )
     except AttributeError:  # MultiOptimizer
         return None
 
 
-def _without(
-    selection: Selection, groups: Sequence[LayerGroup], kept: frozenset[str]
-) -> Selection:
+def _without(selection: Selection, groups: Sequence[LayerGroup], kept: frozenset[str]) -> Selection:
     keep = [group for group in groups if group.name in kept]
     variables = {id(v) for group in keep for v in group.variables}
     layers = {id(layer) for group in keep for layer in group.layers}

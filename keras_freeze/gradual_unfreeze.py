@@ -98,9 +98,7 @@ class GradualUnfreeze(FreezeScheduler):
             check_plan(schedule)
             if min(schedule) == 0:
                 return
-        elif isinstance(schedule, int) and not isinstance(schedule, bool) and schedule > 0:
-            return
-        elif schedule == "even":
+        elif schedule == "even" or (isinstance(schedule, int) and _is_positive(schedule)):
             return
         raise ValueError(
             'GradualUnfreeze(schedule=...) must be "even", a positive int (epochs a group), or a '
@@ -161,6 +159,10 @@ class GradualUnfreeze(FreezeScheduler):
             return known & training
         # Another process trained this model, if its flags or its optimizer show that it was.
         return training if frozen_before or trained_before else frozenset()
+
+
+def _is_positive(number: int) -> bool:
+    return number > 0 and not isinstance(number, bool)
 
 
 def _trains(group: LayerGroup) -> bool:

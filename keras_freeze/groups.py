@@ -140,11 +140,11 @@ def _check(model: keras.Model) -> None:
 
 
 def _planned(calls: Sequence[Call], layers: Sequence[keras.Layer]) -> dict[str, list[keras.Layer]]:
-    """Put each layer where its weights belong, or where it is called first."""
+    """Put each layer where it is called first, which is where its weights count."""
     planned = auto_groups.plan(calls)
     name_of = {id(call): name for name, part in planned for call in part}
     home: dict[int, str] = {}
-    for call in sorted(calls, key=lambda call: not call.owns_weights):
+    for call in calls:
         home.setdefault(id(call.layer), name_of[id(call)])
     named: dict[str, list[keras.Layer]] = {name: [] for name, _ in planned}
     current = next(iter(named))

@@ -16,7 +16,6 @@ import keras
 from keras_freeze import optimizer_state, structure, update_rules
 from keras_freeze.flags import Flags
 
-
 _traced: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
 
 
@@ -43,7 +42,6 @@ def recompile(model: keras.Model, *, force: bool = False) -> bool:
             be carried over. Nothing has changed then.
 
     Example:
-
     >>> import keras, keras_freeze as kf
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
     >>> model.compile("adam", "mse")

@@ -49,5 +49,5 @@ def compiled(model, optimizer="sgd", *, eager=False):
     if optimizer == "sgd":
         optimizer = keras.optimizers.SGD(0.5, momentum=0.9)
     loss = losses[0] if len(losses) == 1 else losses
-    model.compile(optimizer, loss, run_eagerly=eager, jit_compile=False)
+    model.compile(optimizer, loss, run_eagerly=eager)
     return model

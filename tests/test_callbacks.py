@@ -72,8 +72,12 @@ def test_works_without_arguments_on_every_kind_of_model(any_model, data_for):
     x, y = data_for(model)
     model.fit(x, y, epochs=4, verbose=0, callbacks=[kf.GradualUnfreeze(verbose=0)])
     groups = kf.layer_groups(model)
-    normalised = {id(v) for layer in model._flatten_layers() for v in layer.weights
-                  if isinstance(layer, keras.layers.BatchNormalization)}
+    normalised = {
+        id(v)
+        for layer in model._flatten_layers()
+        for v in layer.weights
+        if isinstance(layer, keras.layers.BatchNormalization)
+    }
     for group in groups:
         assert all(v.trainable for v in group.variables if id(v) not in normalised)
     for variable, old in zip(model.weights, before, strict=True):

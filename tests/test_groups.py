@@ -62,7 +62,7 @@ FAMILIES = [
     pytest.param("Xception", 71, STAGES),
     pytest.param("InceptionV3", 75, STAGES),
     pytest.param("InceptionResNetV2", 75, MIXES),
-    pytest.param("NASNetMobile", 32, STAGES),
+    pytest.param("NASNetMobile", None, STAGES),
     pytest.param("DenseNet121", 32, CONVS),
     pytest.param("EfficientNetB0", 32, ["stem", *BLOCKS, "block6", "block7", "head"]),
     pytest.param("EfficientNetV2B0", 32, ["stem", *BLOCKS, "block6", "head"]),
@@ -107,7 +107,8 @@ def test_applications(family, size, expected):
     assert [layer.name for layer in groups[-1].layers] == ["new_dense", "new_top"]
     for times in (1, 2):
         inputs = keras.Input((size, size, 3))
-        nested = with_head(inputs, nest(backbone, times - 1)(inputs), flatten=times == 2)
+        flatten = size is not None and times == 2
+        nested = with_head(inputs, nest(backbone, times - 1)(inputs), flatten)
         in_nested = layer_groups(nested)
         check_partition(nested, in_nested)
         assert without_inputs(in_nested) == without_inputs(groups)
@@ -265,6 +266,29 @@ def test_a_residual_feed_forward_is_no_head():
     assert names_of(keras.Model(inputs, x)) == ["block1"]
 
 
+def test_names_that_leave_the_attention_out_are_not_used():
+    inputs = x = keras.Input((6, 4))
+    for n in range(3):
+        x = layers.LayerNormalization()(x + layers.MultiHeadAttention(2, 2)(x, x))
+        y = layers.Dense(8, name=f"part{n}_layer{n}_up")(x)
+        x = layers.LayerNormalization()(x + layers.Dense(4, name=f"part{n}_layer{n}_down")(y))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    assert names_of(model) == ["block1", "block2", "block3", "head"]
+
+
+def test_convolutions_after_attention_are_no_part_of_its_block():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, padding="same", name="before")(inputs)
+    flat = layers.Reshape((64, 4))(x)
+    flat = layers.Add()([flat, layers.MultiHeadAttention(1, 4)(flat, flat)])
+    x = layers.Conv2D(4, 1, name="mix")(layers.Reshape((8, 8, 4))(flat))
+    x = layers.Conv2D(4, 3, name="after")(x)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    found = weighted(model)
+    assert list(found) == ["before", "block1", "after", "head"]
+    assert found["block1"][-1] == "mix"
+
+
 # Convolutional networks that someone wrote
 
 
@@ -337,6 +361,24 @@ def test_in_an_mlp_only_the_last_layer_is_the_head():
         "dense_1": ["dense_1"],
         "head": ["dense_2"],
     }
+
+
+class Classifier(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = layers.Dense(3)
+        self.logits = layers.Dense(2)
+
+    def call(self, x):
+        return self.logits(self.hidden(x))
+
+
+@pytest.mark.parametrize("sequences", [False, True])
+def test_a_custom_layer_made_of_dense_layers_is_a_head_only_on_vectors(sequences):
+    inputs = keras.Input((4, 3))
+    x = layers.LSTM(3, return_sequences=sequences, name="lstm")(inputs)
+    model = keras.Model(inputs, Classifier(name="classifier")(x))
+    assert names_of(model) == ["lstm", "classifier" if sequences else "head"]
 
 
 def test_a_single_layer_is_a_head():

@@ -91,7 +91,7 @@ MODELS = {
     "shared": build_shared,
     **{
         dtype: lambda dtype=dtype: build_mixed(dtype)
-        for dtype in ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16", "float64")
+        for dtype in ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
     },
 }
 

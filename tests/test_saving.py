@@ -88,8 +88,9 @@ def test_a_model_saved_at_the_end_goes_on_here_with_its_state(plain, data_for, t
     loaded = keras.models.load_model(tmp_path / "end.keras")
     assert type(loaded.optimizer) is type(model.optimizer)
     assert numbers(loaded.optimizer.variables) == numbers(model.optimizer.variables)
-    assert kf.parameter_report(loaded).to_dict()["rows"] == (
-        kf.parameter_report(model).to_dict()["rows"]
+    assert (
+        kf.parameter_report(loaded).to_dict()["rows"]
+        == (kf.parameter_report(model).to_dict()["rows"])
     )
     kf.unfreeze(loaded, layers=["low"])
     loaded.fit(x, y, verbose=0)

@@ -36,10 +36,14 @@ class WrittenByHand(keras.callbacks.Callback):
             layer.trainable = layer.name not in self.phases[epoch]
             if layer.trainable and layer.name not in self.parts:
                 self.parts[layer.name] = self.factory(self.rates.get(layer.name))
-        of = {id(v): self.parts[layer.name] for layer in model.layers if layer.trainable
-              for v in layer.trainable_variables}
+        of = {
+            id(v): self.parts[layer.name]
+            for layer in model.layers
+            if layer.trainable
+            for v in layer.trainable_variables
+        }
         whole = Parts(of)
-        whole.build(model.trainable_variables)  # built while traced, some slots start anew each step
+        whole.build(model.trainable_variables)  # while tracing, slots would start anew each step
         model.compile(whole, "sparse_categorical_crossentropy", metrics=["accuracy"])
         model.make_train_function()
 
@@ -59,8 +63,11 @@ class Parts(keras.optimizers.Optimizer):
 
     def apply(self, grads, trainable_variables=None):
         for part in dict.fromkeys(self.of.values()):
-            pairs = [(g, v) for g, v in zip(grads, trainable_variables, strict=True)
-                     if self.of[id(v)] is part]
+            pairs = [
+                (g, v)
+                for g, v in zip(grads, trainable_variables, strict=True)
+                if self.of[id(v)] is part
+            ]
             part.apply(*zip(*pairs, strict=True))
 
 
@@ -70,7 +77,13 @@ def train(build, optimizer, callback, data_for, shuffle):
     x, y = data_for(model, rows=24)
     keras.utils.set_random_seed(3)
     history = model.fit(
-        x, y, batch_size=5, epochs=5, shuffle=shuffle, validation_split=0.2, verbose=0,
+        x,
+        y,
+        batch_size=5,
+        epochs=5,
+        shuffle=shuffle,
+        validation_split=0.2,
+        verbose=0,
         callbacks=[callback],
     )
     names = ("loss", "accuracy", "val_loss", "val_accuracy")
@@ -132,7 +145,7 @@ def test_group_rates_scale_what_a_step_moves(plain, data_for):
     [
         lambda: 0.1,
         lambda: keras.optimizers.schedules.PolynomialDecay(0.1, 8, 0.01),
-        lambda: (lambda: 0.1),
+        lambda: lambda: 0.1,
     ],
     ids=["float", "schedule", "callable"],
 )
