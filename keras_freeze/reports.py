@@ -54,7 +54,7 @@ class ReportRow:
         return self.trainable_bytes + self.non_trainable_bytes
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ParameterReport:
     """Parameter counts of a model at one moment.
 
@@ -109,6 +109,13 @@ class ParameterReport:
         totals = {name: getattr(self, name) for name in names}
         rows = [dataclasses.asdict(row) for row in self.rows]
         return {"model": self.model, "by": self.by, **totals, "rows": rows}
+
+    def __repr__(self) -> str:
+        return (
+            f"ParameterReport(model={self.model!r}, by={self.by!r}, rows={len(self.rows)}, "
+            f"trainable_params={self.trainable_params:,}, "
+            f"non_trainable_params={self.non_trainable_params:,})"
+        )
 
     def __str__(self) -> str:
         text = io.StringIO()

@@ -402,3 +402,10 @@ def test_dict_form_survives_json(any_model):
         data["model"], data["by"], tuple(reports.ReportRow(**row) for row in data["rows"])
     )
     assert again == report
+
+
+def test_the_repr_is_one_line(plain):
+    assert repr(kf.parameter_report(plain())) == (
+        "ParameterReport(model='plain', by='group', rows=3, trainable_params=83, "
+        "non_trainable_params=0)"
+    )
