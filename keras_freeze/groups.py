@@ -1,7 +1,7 @@
 """Layer groups: a model as an ordered tuple of parts, from input to head.
 
 Everything that freezes, thaws, sets rates or reports speaks of these groups. They are found
-by themselves (`auto_groups`) or given by the user, and are the same for a nested backbone and
+by themselves (`grouping`) or given by the user, and are the same for a nested backbone and
 the same backbone inlined. Nothing here changes a model.
 """
 
@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import keras
 
-from keras_freeze import auto_groups, given_groups, structure
-from keras_freeze.given_groups import Groups as Groups  # part of this module's interface
-from keras_freeze.graph import Call, call_graph
+from keras_freeze import structure
+from keras_freeze.grouping import automatic, given
+from keras_freeze.grouping.given import Groups as Groups  # part of this module's interface
+from keras_freeze.grouping.graph import Call, call_graph
 from keras_freeze.messages import did_you_mean
 
 
@@ -84,7 +85,7 @@ def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[Laye
     calls = call_graph(model)
     layers = _in_order(model, (call.layer for call in calls if call.layer is not None))
     if groups is not None:
-        return _assemble(model, given_groups.assign(model, layers, groups))
+        return _assemble(model, given.assign(model, layers, groups))
     return _assemble(model, _planned(calls, layers))
 
 
@@ -111,7 +112,7 @@ def resolve_group(groups: Sequence[LayerGroup], name: str) -> int:
     names = [group.name for group in groups]
     if name in names:
         return names.index(name)
-    if name == auto_groups.HEAD:
+    if name == automatic.HEAD:
         return len(names) - 1
     raise ValueError(
         f"resolve_group(name=...) must name a layer group. Received: name={name!r}. "
@@ -141,7 +142,7 @@ def _check(model: keras.Model) -> None:
 
 def _planned(calls: Sequence[Call], layers: Sequence[keras.Layer]) -> dict[str, list[keras.Layer]]:
     """Put each layer where it is called first, which is where its weights count."""
-    planned = auto_groups.plan(calls)
+    planned = automatic.plan(calls)
     name_of = {id(call): name for name, part in planned for call in part}
     home: dict[int, str] = {}
     for call in calls:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from keras_freeze import selections, structure
-from keras_freeze.given_groups import Groups
+from keras_freeze.grouping.given import Groups
 from keras_freeze.groups import LayerGroup, layer_groups
 from keras_freeze.messages import did_you_mean, known_group
 from keras_freeze.selections import Selection

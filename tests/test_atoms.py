@@ -3,8 +3,8 @@
 import keras
 from keras import layers
 
-from keras_freeze.atoms import chains
-from keras_freeze.graph import call_graph
+from keras_freeze.grouping.atoms import chains
+from keras_freeze.grouping.graph import call_graph
 
 
 def atoms_of(model):

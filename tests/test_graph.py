@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import layers
 
-from keras_freeze.graph import call_graph
+from keras_freeze.grouping.graph import call_graph
 
 
 def names(calls):

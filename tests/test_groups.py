@@ -7,7 +7,7 @@ import pytest
 from keras import layers
 
 from keras_freeze import structure
-from keras_freeze.graph import call_graph
+from keras_freeze.grouping.graph import call_graph
 from keras_freeze.groups import layer_groups, resolve_group
 
 # The contract, for whatever model

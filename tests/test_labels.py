@@ -4,10 +4,10 @@ import keras
 import pytest
 from keras import layers
 
-from keras_freeze import kinds
-from keras_freeze.atoms import chains
-from keras_freeze.graph import call_graph
-from keras_freeze.labels import common_prefix, labels
+from keras_freeze.grouping import kinds
+from keras_freeze.grouping.atoms import chains
+from keras_freeze.grouping.graph import call_graph
+from keras_freeze.grouping.labels import common_prefix, labels
 
 
 def labels_of(*stack):

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
-from keras_freeze import kinds
-from keras_freeze.graph import Call
+from keras_freeze.grouping import kinds
+from keras_freeze.grouping.graph import Call
 
 # A piece with more weighted layers than this is no atom: in a small model, a quarter of it.
 _FEW_WEIGHTED, _MANY_WEIGHTED = 12, 40

@@ -7,8 +7,8 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from keras_freeze import kinds
-from keras_freeze.atoms import Atom
+from keras_freeze.grouping import kinds
+from keras_freeze.grouping.atoms import Atom
 
 _LABEL = re.compile(
     r"(?P<prefix>|.*?[_\-./])"

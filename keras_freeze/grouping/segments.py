@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 
 import keras
 
-from keras_freeze import kinds
-from keras_freeze.atoms import Atom
-from keras_freeze.labels import common_prefix, labels
+from keras_freeze.grouping import kinds
+from keras_freeze.grouping.atoms import Atom
+from keras_freeze.grouping.labels import common_prefix, labels
 
 MANY_SEGMENTS = 8  # with more than this in a row, resolutions make better groups
 

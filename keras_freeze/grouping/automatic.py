@@ -8,10 +8,10 @@ from __future__ import annotations
 import graphlib
 from collections.abc import Iterator, Sequence
 
-from keras_freeze import kinds
-from keras_freeze.atoms import Atom, chains
-from keras_freeze.graph import Call
-from keras_freeze.segments import Segment, segments_of
+from keras_freeze.grouping import kinds
+from keras_freeze.grouping.atoms import Atom, chains
+from keras_freeze.grouping.graph import Call
+from keras_freeze.grouping.segments import Segment, segments_of
 
 HEAD = "head"
 
