@@ -69,6 +69,7 @@ def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[Laye
         layer in the earliest, a weight that a model holds without a layer in the first.
 
     Raises:
+        TypeError: if it is not a `keras.Model`.
         ValueError: if the model is not built or has no weights, or if a specification matches
             nothing, two match one layer, or none matches a layer with weights.
 
@@ -121,19 +122,8 @@ def resolve_group(groups: Sequence[LayerGroup], name: str) -> int:
 
 
 def _check(model: keras.Model) -> None:
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"layer_groups(model=...) must be a keras.Model. Received: model={model!r}."
-        )
-    weights = model.weights
-    layers_built = all(layer.built for layer in structure.opened_layers(model))
-    unbuilt = not model.built or not (weights or layers_built)
-    if unbuilt:
-        raise ValueError(
-            f"layer_groups(model=...) must be built. Received: model={model.name!r}, which is "
-            "not. Call model.build(input_shape), or call it on one batch, first."
-        )
-    if not weights:
+    structure.check_model("layer_groups", model)
+    if not model.weights:
         raise ValueError(
             f"layer_groups(model=...) must have weights. Received: model={model.name!r}, which "
             "has none. There is nothing to freeze in it."

@@ -247,7 +247,7 @@ CASES = {
     # layer_groups
     "groups of no model": (
         lambda: kf.layer_groups("net"),
-        (TypeError, ValueError),
+        TypeError,
         ["layer_groups(model=...) must be a keras.Model.", "Received: model='net'."],
     ),
     "groups of unbuilt": (

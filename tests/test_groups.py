@@ -698,7 +698,8 @@ def test_wrong_groups(given, message):
     ids=["unbuilt", "weightless", "layer", "name"],
 )
 def test_wrong_models(model, message):
-    with pytest.raises(ValueError, match=message):
+    error = ValueError if isinstance(model, keras.Model) else TypeError
+    with pytest.raises(error, match=message):
         layer_groups(model)
 
 
