@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
+from keras_freeze import structure
 from keras_freeze.flags import BatchNormMode, Flags, check_batch_norm, phase_flags
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.recompile import transition
@@ -116,7 +118,9 @@ class FreezeScheduler(keras.callbacks.Callback):
         check_rates(owner, self.rates)
         check_batch_norm(owner, self.batch_norm)
         epochs = self.total_epochs
-        if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int)):
+        if epochs is not None and (
+            isinstance(epochs, bool) or not isinstance(epochs, numbers.Integral)
+        ):
             raise TypeError(
                 f"{owner}(total_epochs=...) must be an int. Received: total_epochs={epochs!r}."
             )
@@ -156,21 +160,19 @@ class FreezeScheduler(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         """Take the model, and note which callbacks stand beside this one."""
         super().set_model(model)
-        # Keras tells a callback nothing of the others; the list that calls this knows them.
-        caller = inspect.currentframe().f_back  # type: ignore[union-attr]
-        owner = caller.f_locals.get("self") if caller is not None else None
-        if isinstance(owner, keras.callbacks.CallbackList):
-            self._siblings = tuple(c for c in owner.callbacks if c is not self)
+        self._siblings = structure.sibling_callbacks(self)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and check that it can be carried out."""
-        names = self._group_names()
+        self._check_alone()
+        groups = layer_groups(self.model, self.groups)
         fit_epochs = self.params["epochs"]
+        names = tuple(group.name for group in groups)
         schedule = self._plan(names, self.total_epochs or fit_epochs)
         for epoch, phase in schedule.phases.items():
-            self._check_phase(epoch, phase, names)
+            self._check_phase(epoch, phase, groups)
+        self._warn_of_late_phases(schedule, self.total_epochs or fit_epochs)
         self._run = Run(schedule, fit_epochs)
-        self._warn_of_what_is_not_reached(schedule, fit_epochs)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make the transition that is due."""
@@ -178,6 +180,8 @@ class FreezeScheduler(keras.callbacks.Callback):
         if run is None or (index := run.schedule.index_at(epoch)) == run.phase:
             return
         begins, run.phase = run.phase is None, index
+        if begins:
+            self._warn_of_early_stopping(run, epoch)
         phase = run.schedule.at(epoch)
         if phase is None:
             run.counts = parameter_counts(self.model)
@@ -202,9 +206,9 @@ class FreezeScheduler(keras.callbacks.Callback):
             logs["phase"] = run.phase
             logs["frozen_groups"] = len(run.frozen)
             rate = current_learning_rate(self.model)
-            for name, multiplier in run.multipliers.items():
-                trains = name not in run.frozen
-                logs[f"learning_rate/{name}"] = (rate or 0.0) * multiplier * trains
+            if rate is not None:  # a MultiOptimizer has none to give
+                for name, multiplier in run.multipliers.items():
+                    logs[f"learning_rate/{name}"] = rate * multiplier * (name not in run.frozen)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leave the flags as they are and take the group rates back."""
@@ -225,20 +229,27 @@ class FreezeScheduler(keras.callbacks.Callback):
         """Leave the model and the running fit out of copies: they belong to the original."""
         return {**vars(self), "_model": None, "_run": None, "_siblings": (), "params": None}
 
-    def _group_names(self) -> tuple[str, ...]:
-        return tuple(group.name for group in layer_groups(self.model, self.groups))
+    def _check_alone(self) -> None:
+        others = [other for other in self._siblings if isinstance(other, FreezeScheduler)]
+        if others:
+            raise ValueError(
+                f"fit(callbacks=...) must hold one {FreezeScheduler.__name__} or GradualUnfreeze "
+                f"at most. Received: {self!r} and {others[0]!r}. Put both plans into one."
+            )
 
     def _rates_of(self, phase: Phase) -> Rates:
         return self.rates if phase.rates is None else phase.rates
 
-    def _check_phase(self, epoch: int, phase: Phase, names: Sequence[str]) -> None:
+    def _check_phase(self, epoch: int, phase: Phase, groups: tuple[LayerGroup, ...]) -> None:
+        names = [group.name for group in groups]
         multipliers(self._rates_of(phase), names, owner=type(self).__name__)
         try:
             frozen = phase.policy(self.groups).select(self.model)
         except (TypeError, ValueError) as error:
             error.add_note(f"In the phase at epoch {epoch} of {type(self).__name__}(schedule=...).")
             raise
-        if everything_in(self.model).variables <= frozen.variables:
+        flags = phase_flags(self.model, frozen, phase.batch_norm, groups)
+        if not any(trains for _, trains in flags.variables):
             raise ValueError(
                 f"{type(self).__name__}(schedule=...) must leave something to train. Received: "
                 f"a phase at epoch {epoch} that freezes all of model {self.model.name!r}. "
@@ -275,8 +286,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         rates = ", ".join(f"{name} x{value:.3g}" for name, value in training)
         return f"{text} Learning rate: {rates} of {base}."
 
-    def _warn_of_what_is_not_reached(self, schedule: FreezeSchedule, epochs: int) -> None:
-        total = self.total_epochs or epochs
+    def _warn_of_late_phases(self, schedule: FreezeSchedule, total: int) -> None:
         late = [epoch for epoch in schedule.starts if epoch >= total]
         if late:
             warnings.warn(
@@ -285,10 +295,13 @@ class FreezeScheduler(keras.callbacks.Callback):
                 "over several fits, pass total_epochs=.",
                 stacklevel=2,
             )
-        reached = [epoch for epoch in schedule.starts if epoch < epochs]
+
+    def _warn_of_early_stopping(self, run: Run, first_epoch: int) -> None:
+        reached = [epoch for epoch in run.schedule.starts if epoch < run.epochs]
         for callback in self._siblings:
             if isinstance(callback, keras.callbacks.EarlyStopping) and reached:
-                earliest = callback.start_from_epoch + max(callback.patience, 1)
+                watched_from = max(callback.start_from_epoch, first_epoch)
+                earliest = watched_from + max(callback.patience, 1)
                 if earliest < reached[-1]:
                     warnings.warn(
                         f"EarlyStopping may end training at epoch {earliest}, before the last "
@@ -320,7 +333,12 @@ def _frozen_groups(
 ) -> tuple[str, ...]:
     able = everything_in(model).variables
     variables = {group.name: {id(v) for v in group.variables} & able for group in groups}
-    return tuple(name for name, own in variables.items() if own <= frozen.variables)
+    training = {id(v) for v in model.trainable_variables}
+    return tuple(
+        name
+        for name, own in variables.items()
+        if own <= frozen.variables or own.isdisjoint(training)
+    )
 
 
 def _what_changes(before: Sequence[str], run: Run, is_changed: bool) -> str:

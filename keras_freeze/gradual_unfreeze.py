@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,11 @@ import keras
 from keras_freeze import optimizer_state, structure
 from keras_freeze.flags import BatchNormMode
 from keras_freeze.freeze_scheduler import FreezeScheduler
-from keras_freeze.groups import Groups, LayerGroup
+from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.schedules import FreezeSchedule, Phase, Rates, check_plan, even_starts, thaw_plan
 
-# Groups that a fit has thawed, so that a later fit of the same model can go on from there.
-_thawed: weakref.WeakKeyDictionary[keras.Model, frozenset[str]] = weakref.WeakKeyDictionary()
+# Models that a fit has thawed before, in whole or in part.
+_trained: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
 
 class GradualUnfreeze(FreezeScheduler):
@@ -98,7 +99,7 @@ class GradualUnfreeze(FreezeScheduler):
             check_plan(schedule)
             if min(schedule) == 0:
                 return
-        elif schedule == "even" or (isinstance(schedule, int) and _is_positive(schedule)):
+        elif schedule == "even" or _is_positive_int(schedule):
             return
         raise ValueError(
             'GradualUnfreeze(schedule=...) must be "even", a positive int (epochs a group), or a '
@@ -124,29 +125,29 @@ class GradualUnfreeze(FreezeScheduler):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and say where it differs from one group at a time."""
         super().on_train_begin(logs)
-        names, epochs = self._group_names(), self.total_epochs or self.params["epochs"]
-        if len(names) == 1:
+        count = len(layer_groups(self.model, self.groups))
+        epochs = self.total_epochs or self.params["epochs"]
+        if count == 1:
             warnings.warn(
                 f"GradualUnfreeze finds a single layer group in model {self.model.name!r}, so "
                 "there is nothing to thaw. Pass groups= to divide it.",
                 stacklevel=2,
             )
-        elif isinstance(self.schedule, str) and epochs < len(names) and self.verbose:
+        elif isinstance(self.schedule, str) and epochs < count and self.verbose:
             print(
-                f"GradualUnfreeze: {epochs} epochs for {len(names)} layer groups, so several "
+                f"GradualUnfreeze: {epochs} epochs for {count} layer groups, so several "
                 "groups thaw at once."
             )
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Make the transition that is due, and remember what has thawed."""
+        """Make the transition that is due, and remember that this model trained."""
         super().on_epoch_begin(epoch, logs)
-        if self._run is not None:
-            _thawed[self.model] = frozenset(self._group_names()).difference(self._run.frozen)
+        _trained.add(self.model)
 
     def _groups_to_keep(self, groups: Sequence[LayerGroup], epoch: int) -> frozenset[str]:
-        known = _thawed.get(self.model)
+        known = self.model in _trained
         if epoch == 0:
-            if known is not None and self.verbose:
+            if known and self.verbose:
                 print(
                     "GradualUnfreeze: this fit starts over from the head. To go on where the "
                     "last one ended, pass initial_epoch= to fit."
@@ -155,14 +156,13 @@ class GradualUnfreeze(FreezeScheduler):
         training = frozenset(group.name for group in groups if _trains(group))
         frozen_before = len(training) < len(groups)
         trained_before = optimizer_state.iterations(self.model.optimizer) > 0
-        if known is not None:
-            return known & training
-        # Another process trained this model, if its flags or its optimizer show that it was.
-        return training if frozen_before or trained_before else frozenset()
+        # The flags say what had thawed, unless nothing has trained this model yet.
+        return training if known or frozen_before or trained_before else frozenset()
 
 
-def _is_positive(number: int) -> bool:
-    return number > 0 and not isinstance(number, bool)
+def _is_positive_int(number: Any) -> bool:
+    is_int = isinstance(number, numbers.Integral) and not isinstance(number, bool)
+    return is_int and number > 0
 
 
 def _trains(group: LayerGroup) -> bool:

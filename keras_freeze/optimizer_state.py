@@ -51,7 +51,7 @@ def built_variables(optimizer: Any) -> tuple[keras.Variable, ...]:
 
 def iterations(optimizer: Any) -> int:
     """Return how many batches an optimizer has applied (accumulation steps count each)."""
-    return int(to_host(optimizer._iterations))
+    return max(int(to_host(leaf._iterations)) for leaf in leaf_optimizers(optimizer))
 
 
 def to_host(variable: keras.Variable) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -152,7 +153,7 @@ def even_starts(groups: int, epochs: int) -> tuple[int, ...]:
         (0, 1, 1, 2, 2, 3)
     """
     for name, value in {"groups": groups, "epochs": epochs}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(
                 f"even_starts({name}=...) must be an int from 1. Received: {name}={value!r}."
             )
@@ -248,18 +249,23 @@ def check_rates(owner: str, rates: Any) -> None:
         return
     values = list(rates.values()) if isinstance(rates, Mapping) else [rates]
     for value in values:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or value <= 0:
             raise ValueError(
                 f'{owner}(rates=...) must be "default", None, a positive factor between '
                 "neighbouring groups, or a mapping from group to positive multiplier. "
                 f"Received: rates={rates!r}. To keep a group from training, freeze it."
             )
+    if not isinstance(rates, Mapping) and rates < 1:
+        raise ValueError(
+            f"{owner}(rates=...) must be a factor of at least 1: a group trains at the rate of the "
+            f"group above divided by it. Received: rates={rates!r}. Did you mean {1 / rates:g}?"
+        )
 
 
 def check_epoch(owner: str, epoch: Any) -> None:
     """Raise in the name of `owner` unless `epoch` is an int from 0."""
-    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+    if isinstance(epoch, bool) or not isinstance(epoch, numbers.Integral) or epoch < 0:
         raise ValueError(
             f"{owner} must have epochs as keys, ints from 0. Received: {epoch!r}. "
             "Epochs are counted from 0, as by `initial_epoch`."

@@ -7,6 +7,7 @@ Keras keeps private are read in one place. Nothing here changes a model.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import re
 from collections.abc import Iterator
@@ -94,8 +95,16 @@ def every_layer(model: keras.Layer) -> tuple[keras.Layer, ...]:
 
 def own_variables(layer: keras.Layer) -> tuple[tuple[keras.Variable, bool], ...]:
     """Return the weights that a layer itself holds, each with whether it can be trained."""
-    trained = [(v, True) for v in layer._trainable_variables]
+    base = _lora_base(layer)
+    trained = [(v, v is not base) for v in layer._trainable_variables]
     return (*trained, *((v, False) for v in layer._non_trainable_variables))
+
+
+def _lora_base(layer: keras.Layer) -> keras.Variable | None:
+    """Return the weight that `enable_lora` has frozen for good in favour of its adapters."""
+    if not getattr(layer, "lora_enabled", False):
+        return None
+    return getattr(layer, "_kernel", getattr(layer, "_embeddings", None))
 
 
 def weights_of(model: keras.Layer) -> tuple[Weight, ...]:
@@ -214,3 +223,17 @@ def bytes_of(variable: keras.Variable) -> int:
     digits = re.search(r"\d+", keras.backend.standardize_dtype(variable.dtype))
     bits = int(digits.group()) if digits else 1
     return math.ceil(math.prod(variable.shape) * bits / 8)
+
+
+def sibling_callbacks(callback: Any) -> tuple[Any, ...]:
+    """Return the callbacks beside one, when its `set_model` asks; none outside of that.
+
+    Keras tells a callback nothing of the others; the list that calls `set_model` knows them.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.callbacks.CallbackList):
+            return tuple(other for other in owner.callbacks if other is not callback)
+        frame = frame.f_back
+    return ()

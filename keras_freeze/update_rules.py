@@ -98,10 +98,14 @@ def _install(optimizer: Any, cohorts: dict[Any, Cohort]) -> None:
                 update([g for g, _ in members], [v for _, v in members], rate)
             finally:
                 _override(optimizer, "_iterations", clock)
+        if correct is not None:
+            correct(clock + 1)  # what is kept and saved is the whole run's
 
     def decay_by_cohort(variables: Any) -> None:
         # `learning_rate` is read past the arguments here, so it has to be replaced whole.
-        base = getattr(optimizer._learning_rate, "base", optimizer._learning_rate)
+        base = optimizer._learning_rate
+        if isinstance(base, _Multiplied):  # by another replica, which waits for this one
+            base = base.base
         decayed = [(None, v) for v in variables if optimizer._use_weight_decay(v)]
         for cohort, members in _split(decayed, cohort_of).items():
             _override(optimizer, "_learning_rate", _Multiplied(optimizer, base, cohort.multiplier))

@@ -383,6 +383,11 @@ CASES = {
         ValueError,
         ['Phase(rates=...) must be "default", None, a positive factor', "rates=0.", "freeze it"],
     ),
+    "Phase rates below one": (
+        lambda: Phase("low", rates=0.5),
+        ValueError,
+        ["Phase(rates=...) must be a factor of at least 1", "rates=0.5.", "Did you mean 2?"],
+    ),
     "Phase rates nan": (
         lambda: Phase("low", rates={"top": float("nan")}),
         ValueError,

@@ -342,3 +342,53 @@ def test_any_kind_of_data(kind, plain, data_for):
     callbacks = [kf.GradualUnfreeze(1, verbose=0), watch]
     model.fit(*data, epochs=3, verbose=0, callbacks=callbacks, **settings)
     assert watch.training == [HEAD, TWO, ALL]
+
+
+def test_two_schedules_in_one_fit_are_refused(plain, data_for):
+    model = plain()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = data_for(model)
+    both = [kf.GradualUnfreeze(verbose=0), kf.FreezeScheduler({0: "low"}, verbose=0)]
+    with pytest.raises(ValueError, match=r"must hold one FreezeScheduler.*Put both plans into one"):
+        model.fit(x, y, verbose=0, callbacks=both)
+
+
+def test_a_phase_whose_batch_norm_rule_leaves_nothing_is_refused(batch_norm, data_for):
+    only_norms = ~kf.policies.FreezeMatching("_bn$")
+    with pytest.raises(ValueError, match="must leave something to train"):
+        fit(batch_norm(), data_for, kf.FreezeScheduler({0: only_norms}, verbose=0), 1)
+
+
+def test_what_was_thawed_by_hand_is_not_frozen_again_by_a_later_fit(plain, data_for):
+    model = plain()
+    fit(model, data_for, kf.GradualUnfreeze({0: "head"}, verbose=0), 2)
+    kf.unfreeze(model, layers=["low"])
+    callback = kf.GradualUnfreeze({0: "head", 3: "middle"}, verbose=0)
+    training, _ = fit(model, data_for, callback, 4, compiled=False, initial_epoch=2)
+    assert training == [("low", "head"), ALL]
+
+
+def test_a_loss_scale_counts_as_training_done(plain, data_for, tmp_path):
+    model = plain()
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01))
+    model.compile(scaled, "sparse_categorical_crossentropy")
+    fit(model, data_for, kf.GradualUnfreeze(1, verbose=0), 3, compiled=False)
+    model.save(tmp_path / "scaled.keras")
+    loaded = keras.models.load_model(tmp_path / "scaled.keras")
+    callback = kf.GradualUnfreeze(5, verbose=0, total_epochs=20)
+    training, _ = fit(loaded, data_for, callback, 5, compiled=False, initial_epoch=3)
+    assert training == [ALL, ALL]
+
+
+def test_early_stopping_late_in_a_training_is_not_warned_of(plain, data_for):
+    model = plain()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = data_for(model)
+    callbacks = [kf.GradualUnfreeze(2, verbose=0), CALLBACKS.EarlyStopping("loss", patience=3)]
+    model.fit(x, y, epochs=6, initial_epoch=5, verbose=0, callbacks=callbacks)
+
+
+def test_epochs_may_be_numpy_integers(plain, data_for):
+    plan = {np.int64(0): "head", np.int64(1): "middle"}
+    training, _ = fit(plain(), data_for, kf.GradualUnfreeze(plan, verbose=0), 2)
+    assert training == [HEAD, TWO]

@@ -448,3 +448,14 @@ def test_a_file_keeps_what_is_frozen_in_whole_layers(any_model, tmp_path):
     assert [v.trainable for v in loaded.weights] == [v.trainable for v in model.weights]
     kf.unfreeze(loaded, matching=".", batch_norm="follow")
     assert_wholly(loaded, trainable=True)
+
+
+def test_a_kernel_that_lora_replaces_stays_frozen(plain):
+    model = plain()
+    model.get_layer("low").enable_lora(2)
+    kf.freeze(model, matching=".")
+    kf.unfreeze(model, matching=".", batch_norm="follow")
+    low = model.get_layer("low")
+    assert not low._kernel.trainable
+    assert low.lora_kernel_a.trainable
+    assert low.bias.trainable

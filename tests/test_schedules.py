@@ -101,7 +101,6 @@ RATES = {
     "none": (None, [1, 1, 1, 1]),
     "factor": (2.0, [1 / 8, 1 / 4, 1 / 2, 1]),
     "factor of one": (1, [1, 1, 1, 1]),
-    "factor below one": (0.5, [8, 4, 2, 1]),
     "mapping": ({"block1": 0.1, "block3": 2}, [0.1, 1, 2, 1]),
     "empty mapping": ({}, [1, 1, 1, 1]),
     "default": ("default", [schedules.DEFAULT_RATES**-n for n in (3, 2, 1, 0)]),

@@ -10,6 +10,7 @@ import pytest
 
 from keras_freeze import optimizer_state, update_rules
 
+pytestmark = pytest.mark.backend
 SHAPES = {"early": [(3, 4), (4,)], "late": [(4, 2), (2,)]}
 
 
@@ -65,11 +66,13 @@ def assert_same(left, right, rtol):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
 
 
-@pytest.mark.parametrize("name", optimizer_table.PER_VARIABLE)
+@pytest.mark.parametrize(
+    "name", [*optimizer_table.PER_VARIABLE, "adam-accumulation", "adam-callable"]
+)
 def test_a_joiner_is_updated_as_by_a_fresh_optimizer(name):
-    factory = optimizer_table.PER_VARIABLE[name]
-    apart = train_apart(factory, start=7, steps=20)
-    assert_same(train_together(factory, start=7, steps=20), apart, rtol=2e-6)
+    factory = optimizer_table.ALL[name]
+    apart = train_apart(factory, start=6, steps=20)
+    assert_same(train_together(factory, start=6, steps=20), apart, rtol=2e-6)
 
 
 @pytest.mark.parametrize("name", optimizer_table.PER_VARIABLE)
@@ -77,6 +80,42 @@ def test_a_multiplier_equals_an_optimizer_of_its_own_at_that_rate(name):
     factory = optimizer_table.PER_VARIABLE[name]
     apart = train_apart(factory, start=0, steps=12, late_rate=0.1)
     assert_same(train_together(factory, start=0, steps=12, late_rate=0.1), apart, rtol=2e-6)
+
+
+def test_nadams_product_is_the_whole_runs_after_a_late_cohort_has_gone():
+    early, late = make_variables("early"), make_variables("late")
+    optimizer, plain = keras.optimizers.Nadam(0.01), keras.optimizers.Nadam(0.01)
+    reference = make_variables("early")
+    for step in range(12):
+        plain.apply(gradients(step, "early"), reference)
+        if step in (4, 8):
+            variables = early + (late if step == 4 else [])
+            optimizer_state.carry_over(optimizer, variables)
+            update_rules.assign_cohorts(optimizer, variables, late if step == 4 else [], None)
+        extra = (gradients(step, "late"), late) if 4 <= step < 8 else ([], [])
+        if step == 0:
+            optimizer.build(early)
+        optimizer.apply(gradients(step, "early") + extra[0], early + extra[1])
+    assert_same(early, reference, rtol=2e-6)
+
+
+@keras.saving.register_keras_serializable("keras_freeze_tests")
+class ScheduleWithABase(keras.optimizers.schedules.LearningRateSchedule):
+    def __init__(self, base):
+        self.base = base
+
+    def __call__(self, step):
+        return self.base / (1.0 + keras.ops.cast(step, "float32"))
+
+
+def test_a_schedule_of_the_users_stays_what_it_is():
+    schedule = ScheduleWithABase(0.1)
+    variables = make_variables("early")
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.1)
+    optimizer.build(variables)
+    update_rules.assign_cohorts(optimizer, variables, [], {id(variables[0]): 0.5})
+    optimizer.apply(gradients(0, "early"), variables)
+    assert optimizer._learning_rate is schedule
 
 
 def test_without_its_own_step_count_a_joiner_overshoots():
