@@ -74,9 +74,8 @@ SMALL = {
 
 def arrays(model, rows=4):
     rng = np.random.default_rng(0)
-    inputs = [
-        rng.integers(0, 5, (rows, *tensor.shape[1:])).astype("float32") for tensor in model.inputs
-    ]
+    shapes = [(rows, *(size or 64 for size in tensor.shape[1:])) for tensor in model.inputs]
+    inputs = [rng.integers(0, 5, shape).astype("float32") for shape in shapes]
     targets = [np.zeros((rows, *tensor.shape[1:]), "float32") for tensor in model.outputs]
     return (part[0] if len(part) == 1 else part for part in (inputs, targets))
 
@@ -119,7 +118,7 @@ def test_small_models_of_every_kind(name):
     ("family", "size"), [case.values[:2] for case in test_groups.FAMILIES], ids=lambda v: str(v)
 )
 def test_every_family_of_applications(family, size):
-    fit_and_check(image_model(family, size))
+    fit_and_check(image_model(family, size or 96))
 
 
 @pytest.mark.slow
