@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
-from keras_freeze import structure
+from keras_freeze import structure, wording
 from keras_freeze.flags import BatchNormMode, Flags, check_batch_norm, phase_flags
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
+from keras_freeze.messages import is_int
 from keras_freeze.recompile import transition
 from keras_freeze.reports import parameter_counts
 from keras_freeze.schedules import FreezeSchedule, Phase, Rates, check_rates, multipliers
@@ -118,9 +118,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         check_rates(owner, self.rates)
         check_batch_norm(owner, self.batch_norm)
         epochs = self.total_epochs
-        if epochs is not None and (
-            isinstance(epochs, bool) or not isinstance(epochs, numbers.Integral)
-        ):
+        if epochs is not None and not is_int(epochs):
             raise TypeError(
                 f"{owner}(total_epochs=...) must be an int. Received: total_epochs={epochs!r}."
             )
@@ -189,12 +187,15 @@ class FreezeScheduler(keras.callbacks.Callback):
         groups = layer_groups(self.model, self.groups)
         if begins:
             run.kept = self._groups_to_keep(groups, epoch)
-        before, was_trainable = run.frozen, [v.trainable for v in self.model.weights]
+        before = None if begins else run.frozen
+        flags_before = [variable.trainable for variable in self.model.weights]
         self._enter(run, phase, groups)
         if self.verbose:
-            is_changed = was_trainable != [v.trainable for v in self.model.weights]
-            what = self._what_trains(groups) if begins else _what_changes(before, run, is_changed)
-            print(f"Epoch {epoch + 1}/{run.epochs}: {what}. {self._numbers(run)}")
+            is_changed = flags_before != [variable.trainable for variable in self.model.weights]
+            change = wording.change(run.multipliers, before, run.frozen, is_changed)
+            rate = current_learning_rate(self.model)
+            numbers = wording.numbers(run.counts, run.multipliers, run.frozen, rate)
+            print(f"Epoch {epoch + 1}/{run.epochs}: {change}. {numbers}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add the parameter counts to the logs."""
@@ -267,25 +268,6 @@ class FreezeScheduler(keras.callbacks.Callback):
         run.multipliers = by_group
         run.counts = parameter_counts(self.model)
 
-    def _what_trains(self, groups: Sequence[LayerGroup]) -> str:
-        frozen = self._run.frozen if self._run else ()
-        training = [group.name for group in reversed(groups) if group.name not in frozen]
-        return f"{_list(training)} {_verb(training, 'train')}" + (
-            f", {_list(frozen)} {'is' if len(frozen) == 1 else 'are'} frozen" if frozen else ""
-        )
-
-    def _numbers(self, run: Run) -> str:
-        text = f"Parameters: {run.counts[0]:,} trainable, {run.counts[1]:,} frozen."
-        rate = current_learning_rate(self.model)
-        base = "the compiled" if rate is None else f"{rate:.3g}"
-        if set(run.multipliers.values()) == {1.0}:
-            return f"{text} Learning rate: {base}."
-        training = [
-            item for item in reversed(list(run.multipliers.items())) if item[0] not in run.frozen
-        ]
-        rates = ", ".join(f"{name} x{value:.3g}" for name, value in training)
-        return f"{text} Learning rate: {rates} of {base}."
-
     def _warn_of_late_phases(self, schedule: FreezeSchedule, total: int) -> None:
         late = [epoch for epoch in schedule.starts if epoch >= total]
         if late:
@@ -339,19 +321,3 @@ def _frozen_groups(
         for name, own in variables.items()
         if own <= frozen.variables or own.isdisjoint(training)
     )
-
-
-def _what_changes(before: Sequence[str], run: Run, is_changed: bool) -> str:
-    thawed = [name for name in reversed(before) if name not in run.frozen]
-    froze = [name for name in run.frozen if name not in before]
-    parts = [f"{_list(thawed)} {_verb(thawed, 'thaw')}"] if thawed else []
-    parts += [f"{_list(froze)} {_verb(froze, 'freeze')}"] if froze else []
-    return ", ".join(parts) or ("single weights change" if is_changed else "nothing changes")
-
-
-def _list(names: Sequence[str]) -> str:
-    return " and ".join([*([", ".join(names[:-1])] if names[:-1] else []), *names[-1:]])
-
-
-def _verb(names: Sequence[str], verb: str) -> str:
-    return verb if len(names) > 1 else f"{verb}s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from keras_freeze import optimizer_state, structure
 from keras_freeze.flags import BatchNormMode
 from keras_freeze.freeze_scheduler import FreezeScheduler
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
+from keras_freeze.messages import is_int
 from keras_freeze.schedules import FreezeSchedule, Phase, Rates, check_plan, even_starts, thaw_plan
 
 # Models that a fit has thawed before, in whole or in part.
@@ -99,7 +99,7 @@ class GradualUnfreeze(FreezeScheduler):
             check_plan(schedule)
             if min(schedule) == 0:
                 return
-        elif schedule == "even" or _is_positive_int(schedule):
+        elif schedule == "even" or (is_int(schedule) and schedule > 0):
             return
         raise ValueError(
             'GradualUnfreeze(schedule=...) must be "even", a positive int (epochs a group), or a '
@@ -158,11 +158,6 @@ class GradualUnfreeze(FreezeScheduler):
         trained_before = optimizer_state.iterations(self.model.optimizer) > 0
         # The flags say what had thawed, unless nothing has trained this model yet.
         return training if known or frozen_before or trained_before else frozenset()
-
-
-def _is_positive_int(number: Any) -> bool:
-    is_int = isinstance(number, numbers.Integral) and not isinstance(number, bool)
-    return is_int and number > 0
 
 
 def _trains(group: LayerGroup) -> bool:

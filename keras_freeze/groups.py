@@ -17,7 +17,6 @@ from keras_freeze import structure
 from keras_freeze.grouping import automatic, given
 from keras_freeze.grouping.given import Groups as Groups  # part of this module's interface
 from keras_freeze.grouping.graph import Call, call_graph
-from keras_freeze.messages import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,37 +87,6 @@ def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[Laye
     if groups is not None:
         return _assemble(model, given.assign(model, layers, groups))
     return _assemble(model, _planned(calls, layers))
-
-
-def resolve_group(groups: Sequence[LayerGroup], name: str) -> int:
-    """Return the index of the group with a name; "head" always also means the last one.
-
-    Args:
-        groups: Sequence of `LayerGroup`, as `layer_groups` returns it.
-        name: Str.
-
-    Returns:
-        Int, from 0 (input) to `len(groups) - 1` (head).
-
-    Raises:
-        ValueError: if no group has the name; with the nearest and all available names.
-
-    Example:
-        >>> model = keras.Sequential(
-        ...     [keras.Input((8, 4)), keras.layers.LSTM(3, name="lstm"), keras.layers.Dense(2)]
-        ... )
-        >>> resolve_group(layer_groups(model), "head")
-        1
-    """
-    names = [group.name for group in groups]
-    if name in names:
-        return names.index(name)
-    if name == automatic.HEAD:
-        return len(names) - 1
-    raise ValueError(
-        f"resolve_group(name=...) must name a layer group. Received: name={name!r}. "
-        f"{did_you_mean(name, names)}Available groups: {', '.join(names)}."
-    )
 
 
 def _check(model: keras.Model) -> None:

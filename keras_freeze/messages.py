@@ -1,10 +1,11 @@
-"""What error messages have in common."""
+"""What the checks of arguments and their messages have in common."""
 
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:
@@ -28,3 +29,13 @@ def known_group(owner: str, name: Any, names: Sequence[str]) -> str:
         f"{owner} must name layer groups of the model. Received: {name!r}. "
         f"{did_you_mean(str(name), names)}Available groups: {', '.join(names)}."
     )
+
+
+def is_int(value: Any) -> TypeGuard[int]:
+    """Tell whether a value is a whole number, of Python or numpy; True and False are none.
+
+    Example:
+        >>> is_int(3), is_int(True), is_int(3.0)
+        (True, False, False)
+    """
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

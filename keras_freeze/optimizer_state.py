@@ -67,7 +67,7 @@ def check_carries(optimizer: Any) -> None:
             `MultiOptimizer` map gives a variable another optimizer than before.
     """
     for opt in _all(optimizer):
-        _snapshot(opt, copy=False)
+        _find_state(opt)
         if opt.built and isinstance(opt, keras.optimizers.MultiOptimizer):
             _check_map_is_stable(opt)
 
@@ -144,7 +144,10 @@ def _slot_lists(optimizer: Any) -> dict[str, Sequence[keras.Variable | None]]:
     }
 
 
-def _snapshot(optimizer: Any, copy: bool = True) -> _State:
+def _find_state(
+    optimizer: Any,
+) -> tuple[dict[str, Sequence[keras.Variable | None]], dict[str, keras.Variable]]:
+    """Return slots and scalars by attribute; raise if the optimizer has state elsewhere."""
     lists = _slot_lists(optimizer) if optimizer.built else {}
     scalars = {
         name: value
@@ -154,8 +157,11 @@ def _snapshot(optimizer: Any, copy: bool = True) -> _State:
     known = [v for items in lists.values() for v in items if v is not None]
     known += [*scalars.values(), optimizer._iterations, optimizer._learning_rate]
     _check_all_known(optimizer, known)
-    if not copy:
-        return _State((), {}, {})
+    return lists, scalars
+
+
+def _snapshot(optimizer: Any) -> _State:
+    lists, scalars = _find_state(optimizer)
     return _State(
         variables=built_variables(optimizer),
         slots={n: tuple(v if v is None else to_host(v) for v in s) for n, s in lists.items()},

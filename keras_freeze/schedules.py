@@ -16,7 +16,7 @@ from typing import Any
 
 from keras_freeze.flags import BatchNormMode, check_batch_norm
 from keras_freeze.groups import Groups
-from keras_freeze.messages import known_group
+from keras_freeze.messages import is_int, known_group
 from keras_freeze.policies import FreezeGroups, FreezePolicy, as_policy
 
 __all__ = ["DEFAULT_RATES", "FreezeSchedule", "Phase", "even_starts", "multipliers", "thaw_plan"]
@@ -153,7 +153,7 @@ def even_starts(groups: int, epochs: int) -> tuple[int, ...]:
         (0, 1, 1, 2, 2, 3)
     """
     for name, value in {"groups": groups, "epochs": epochs}.items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        if not is_int(value) or value < 1:
             raise ValueError(
                 f"even_starts({name}=...) must be an int from 1. Received: {name}={value!r}."
             )
@@ -240,7 +240,7 @@ def multipliers(
         given = {known_group(known, name, names): float(rates[name]) for name in rates}
         return {name: given.get(name, 1.0) for name in names}
     factor = DEFAULT_RATES if isinstance(rates, str) else rates
-    return {name: float(factor) ** -depth for depth, name in _from_head(names)}
+    return {name: float(factor) ** (n + 1 - len(names)) for n, name in enumerate(names)}
 
 
 def check_rates(owner: str, rates: Any) -> None:
@@ -265,12 +265,8 @@ def check_rates(owner: str, rates: Any) -> None:
 
 def check_epoch(owner: str, epoch: Any) -> None:
     """Raise in the name of `owner` unless `epoch` is an int from 0."""
-    if isinstance(epoch, bool) or not isinstance(epoch, numbers.Integral) or epoch < 0:
+    if not is_int(epoch) or epoch < 0:
         raise ValueError(
             f"{owner} must have epochs as keys, ints from 0. Received: {epoch!r}. "
             "Epochs are counted from 0, as by `initial_epoch`."
         )
-
-
-def _from_head(names: Sequence[str]) -> list[tuple[int, str]]:
-    return [(len(names) - 1 - n, name) for n, name in enumerate(names)]

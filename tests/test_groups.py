@@ -8,7 +8,8 @@ from keras import layers
 
 from keras_freeze import structure
 from keras_freeze.grouping.graph import call_graph
-from keras_freeze.groups import layer_groups, resolve_group
+from keras_freeze.groups import layer_groups
+from keras_freeze.messages import known_group
 
 # The contract, for whatever model
 
@@ -388,7 +389,7 @@ def test_a_single_layer_is_a_head():
 def test_without_dense_layers_at_the_end_there_is_no_head():
     model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(2, 3), layers.Conv2D(2, 3)])
     assert names_of(model) == ["conv2d", "conv2d_1"]
-    assert resolve_group(layer_groups(model), "head") == 1
+    assert called(layer_groups(model), "head") == "conv2d_1"
 
 
 def test_a_layer_called_head_elsewhere_does_not_take_the_name():
@@ -703,25 +704,29 @@ def test_wrong_models(model, message):
         layer_groups(model)
 
 
-# resolve_group
+# Groups by name
+
+
+def called(groups, name):
+    return known_group("owner(arg=...)", name, [group.name for group in groups])
 
 
 def test_groups_are_found_by_name():
     groups = layer_groups(small(), {"low": "block", "top": "dense|top"})
-    assert resolve_group(groups, "low") == 0
-    assert resolve_group(groups, "top") == 1
-    assert resolve_group(groups, "head") == 1
+    assert called(groups, "low") == "low"
+    assert called(groups, "top") == "top"
+    assert called(groups, "head") == "top"
 
 
 def test_a_group_called_head_is_meant_before_the_last():
     groups = layer_groups(small(), {"head": "block", "top": "dense|top"})
-    assert resolve_group(groups, "head") == 0
+    assert called(groups, "head") == "head"
 
 
 def test_an_unknown_group_name_raises_with_the_nearest():
     groups = layer_groups(small(), {"low": "block", "upper": "dense|top"})
     with pytest.raises(ValueError, match=r"'uper'. Did you mean 'upper'\? .*: low, upper\."):
-        resolve_group(groups, "uper")
+        called(groups, "uper")
 
 
 def test_groups_show_what_they_are():
