@@ -180,11 +180,12 @@ class FreezeScheduler(keras.callbacks.Callback):
         begins, run.phase = run.phase is None, index
         if begins:
             self._warn_of_early_stopping(run, epoch)
+        groups = layer_groups(self.model, self.groups)
         phase = run.schedule.at(epoch)
         if phase is None:
+            run.frozen = _frozen_groups(self.model, groups, Selection())
             run.counts = parameter_counts(self.model)
             return
-        groups = layer_groups(self.model, self.groups)
         if begins:
             run.kept = self._groups_to_keep(groups, epoch)
         before = None if begins else run.frozen

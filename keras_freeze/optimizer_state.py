@@ -89,7 +89,7 @@ def carry_over(
     try:
         for opt, state in states:
             _clear(opt, state)
-        with scope or contextlib.nullcontext(), keras.name_scope(optimizer.name):
+        with scope or contextlib.nullcontext():
             optimizer.build(list(variables))
         optimizer.built = True
         for opt, state in states:

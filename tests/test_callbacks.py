@@ -125,10 +125,11 @@ def test_a_plan_may_hold_policies_callables_and_phases(plain, data_for):
     assert history["trainable_params"] == [18, 14, 53]
 
 
-def test_before_the_first_phase_the_flags_hold(plain, data_for):
+def test_before_the_first_phase_the_flags_hold(plain, data_for, capsys):
     model = plain()
     kf.freeze(model, layers=["middle"])
-    training, history = fit(model, data_for, kf.FreezeScheduler({2: None}, verbose=0), 3)
+    training, history = fit(model, data_for, kf.FreezeScheduler({2: None}), 3)
+    assert capsys.readouterr().out.startswith("Epoch 3/3: middle thaws. Parameters: 83 trainable")
     assert training == [("low", "head"), ("low", "head"), ALL]
     assert history["trainable_params"] == [48, 48, 83]
 
