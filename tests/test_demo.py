@@ -105,6 +105,18 @@ class TestBackbone:
         with pytest.raises(Exception, match="URL fetch failure"):
             vgg.backbone(size=32, source="imagenet")
 
+    def test_imagenet_weights_are_taken_where_they_can_be_had(self, monkeypatch):
+        asked = []
+
+        def had(**settings):
+            asked.append(settings["weights"])
+            return real(**{**settings, "weights": None})
+
+        real = keras.applications.VGG16
+        monkeypatch.setattr(keras.applications, "VGG16", had)
+        assert vgg.backbone(size=32)[1] == vgg.IMAGENET
+        assert asked == ["imagenet"]
+
     def test_an_unknown_source_raises(self):
         with pytest.raises(ValueError, match=r"backbone\(source=...\) must be one of .*'torch'"):
             vgg.backbone(source="torch")

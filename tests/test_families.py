@@ -113,6 +113,41 @@ def test_small_models_of_every_kind(name):
     fit_and_check(SMALL[name]())
 
 
+class Subclassed(keras.Model):
+    """A model without a graph, with a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.low = layers.Dense(5, activation="relu", name="low")
+        self.middle = layers.Dense(4, activation="relu", name="middle")
+        self.top = layers.Dense(2, name="top")
+
+    def build(self, input_shape):
+        self.shift = self.add_weight(shape=(4,), name="shift")
+        super().build(input_shape)
+
+    def call(self, x):
+        return self.top(self.middle(self.low(x + self.shift)))
+
+
+@pytest.mark.backend
+def test_a_subclassed_model():
+    model = Subclassed()
+    x, y = np.random.default_rng(0).normal(size=(8, 4)).astype("float32"), np.zeros((8, 2))
+    model(x)
+    model.compile("sgd", "mse")
+    before = model.get_weights()
+    callback = kf.GradualUnfreeze({0: "head", 1: "middle"}, verbose=0)
+    history = model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
+    assert history.history["trainable_params"] == [10, 34]
+    moved = {
+        v.path.split("/")[-2] if "/" in v.path else v.name
+        for v, old in zip(model.weights, before, strict=True)
+        if (keras.ops.convert_to_numpy(v.value) != old).any()
+    }
+    assert moved == {"middle", "top"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "size"), [case.values[:2] for case in test_groups.FAMILIES], ids=lambda v: str(v)

@@ -234,6 +234,9 @@ def test_wheel_has_the_package_its_types_and_its_requirements(tmp_path):
         shutil.copy(path, target)
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path)]
     subprocess.run([*build, str(source)], check=True, capture_output=True)
+    built = map(str, [*tmp_path.glob("*.whl"), *tmp_path.glob("*.tar.gz")])
+    check = [sys.executable, "-m", "twine", "check", "--strict", *built]
+    subprocess.run(check, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.startswith(f"keras_freeze-{keras_freeze.__version__}-py3-none-any")
     with zipfile.ZipFile(wheel) as archive:

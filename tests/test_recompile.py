@@ -1,5 +1,6 @@
 """The engine: what a recompile keeps, what it refuses, and what it costs."""
 
+import collections
 import gc
 import weakref
 
@@ -145,6 +146,32 @@ def test_an_average_begins_at_the_joining_weight(plain, data_for):
     np.testing.assert_allclose(
         optimizer_state.to_host(model.get_layer("low").kernel), before, rtol=1e-5
     )
+
+
+def items_of(optimizer):
+    """Return an optimizer's variables as comparable items: name, shape and bits."""
+    arrays = [(v.name, optimizer_state.to_host(v)) for v in optimizer.variables]
+    # Nadam's product has no name but the one that Keras counts up.
+    names = [name if not name.startswith("variable") else "variable" for name, _ in arrays]
+    return collections.Counter(
+        (name, a.shape, a.tobytes()) for name, (_, a) in zip(names, arrays, strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", optimizer_table.ALL)
+def test_what_goes_on_training_loses_nothing_when_others_freeze(kind, plain, data_for):
+    _, _, model = fit(plain, optimizer_table.ALL[kind](), data_for, epochs=1)
+    before, count = items_of(model.optimizer), len(model.optimizer.variables)
+    kf.freeze(model, layers=["low"])
+    after = items_of(model.optimizer)
+    assert after <= before  # the rest, bit for bit, accumulators and counters included
+    dropped = before - after
+    assert dropped.total() == count - len(model.optimizer.variables)
+    if kind != "sgd":  # which has no slots
+        assert dropped
+    if kind != "adafactor":  # which calls its slots by the variables' short names
+        assert all("low" in name for name, _, _ in dropped)
+    assert any(np.frombuffer(bits, np.uint8).any() for _, _, bits in after)
 
 
 class CountingStep(keras.Sequential):

@@ -13,6 +13,7 @@ OPTIMIZERS = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
     for name in optimizer_table.PER_VARIABLE
 ]
+BY_HAND = [*OPTIMIZERS, "adam-callable", "adamw-excluded"]
 PHASES = {0: ["low", "middle"], 1: ["low"], 3: []}
 
 
@@ -92,9 +93,9 @@ def train(build, optimizer, callback, data_for, shuffle):
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the contract of bits is TF's")
 @pytest.mark.parametrize("shuffle", [False, True], ids=["in-order", "shuffled"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", BY_HAND)
 def test_a_fit_with_transitions_equals_the_phases_written_by_hand(name, shuffle, plain, data_for):
-    factory = optimizer_table.PER_VARIABLE[name]
+    factory = optimizer_table.ALL[name]
     scheduler = kf.FreezeScheduler(PHASES, verbose=0)
     ours = train(plain, factory(), scheduler, data_for, shuffle)
     by_hand = WrittenByHand(lambda rate: factory(), {})
@@ -181,3 +182,40 @@ def test_rates_end_with_the_fit_and_joiners_keep_their_step_count(plain, data_fo
     assert {cohort.start for cohort in cohorts.values()} == {2}
     assert len(cohorts) == 2
     assert optimizer_state.iterations(model.optimizer) == 4
+
+
+REDUCED = [0.1, 0.1, 0.05, 0.025, 0.0125]  # by ReduceLROnPlateau, which first waits an epoch
+HALVED = [0.1 * 0.5**n for n in range(1, 6)]
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    ("callback", "rates"),
+    [
+        (
+            lambda: keras.callbacks.ReduceLROnPlateau(
+                "loss", patience=1, factor=0.5, min_delta=9.0
+            ),
+            REDUCED,
+        ),
+        (lambda: keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2), HALVED),
+    ],
+    ids=["ReduceLROnPlateau", "LearningRateScheduler"],
+)
+def test_group_rates_follow_the_rate_that_a_stock_callback_sets(callback, rates, plain, data_for):
+    """One step an epoch: the same as a schedule of these rates in the optimizer."""
+
+    def train(rate, callbacks):
+        model = plain()
+        optimizer = keras.optimizers.SGD(rate, weight_decay=0.05)
+        model.compile(optimizer, "sparse_categorical_crossentropy")
+        x, y = data_for(model, rows=8)
+        groups = kf.FreezeScheduler({0: None}, rates={"low": 0.25}, verbose=0)
+        model.fit(x, y, batch_size=8, epochs=5, verbose=0, callbacks=[groups, *callbacks])
+        return model.get_weights()
+
+    fixed = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1, 2, 3], rates)
+    for a, b in zip(train(0.1, [callback()]), train(fixed, []), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    unchanged = train(0.1, [])
+    assert np.abs(train(fixed, [])[0] - unchanged[0]).max() > 1e-4
