@@ -5,58 +5,42 @@ It is a thin driver: the schedule says what is due, the engine does it, one line
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import inspect
+import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_freeze import structure, wording
-from keras_freeze.flags import BatchNormMode, Flags, check_batch_norm, phase_flags
+from keras_freeze import companions, fit_run, initial_epoch, optimizer_state, structure
+from keras_freeze.fit_run import Best, Run
+from keras_freeze.flags import BatchNormMode, check_batch_norm, phase_flags
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.messages import is_int
-from keras_freeze.recompile import transition
-from keras_freeze.reports import parameter_counts
-from keras_freeze.schedules import FreezeSchedule, Phase, Rates, check_rates, multipliers
-from keras_freeze.selections import Selection, everything_in
-
-
-@dataclasses.dataclass
-class Run:
-    """The state of one `fit`: names and numbers, never layers.
-
-    Attributes:
-        schedule: What is frozen when.
-        epochs: Int, the last epoch's number as Keras prints it.
-        phase: Index of the present phase; None before the first epoch.
-        kept: Groups that earlier training thawed and this one must not freeze again.
-        frozen: Names of the groups that don't train at present.
-        multipliers: Learning-rate multiplier by group at present.
-        counts: Trainable and non-trainable parameters at present.
-    """
-
-    schedule: FreezeSchedule
-    epochs: int
-    phase: int | None = None
-    kept: frozenset[str] = frozenset()
-    frozen: tuple[str, ...] = ()
-    multipliers: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    counts: tuple[int, int] = (0, 0)
+from keras_freeze.schedules.files import read
+from keras_freeze.schedules.phases import FreezeSchedule, Phase
+from keras_freeze.schedules.previews import SchedulePreview, preview
+from keras_freeze.schedules.progress import Progress
+from keras_freeze.schedules.rates import Rates, check_rates, multipliers
+from keras_freeze.schedules.serialization import fingerprint
+from keras_freeze.update_rules import Pace
 
 
 class FreezeScheduler(keras.callbacks.Callback):
     """Freeze and thaw parts of a model while it trains, by any schedule.
 
-    At the beginning of an epoch in which a phase begins, the flags are set and the model is
-    recompiled with all its training state; a line says what changed. The flags stay as the
-    last phase had them; group rates end with the `fit`.
+    Where a phase begins, the flags are set and the model is recompiled with all its training
+    state; a line says what changed. The flags stay as the last phase had them; group rates end
+    with the `fit`.
 
     Args:
-        schedule: `keras_freeze.schedules.FreezeSchedule`, or a mapping from epoch (0-based) to
-            what is frozen from then on: an int (layer groups from the input), a group's name
-            or names, a freeze policy or callable, a `schedules.Phase`, or None for nothing.
+        schedule: `keras_freeze.schedules.FreezeSchedule`, the path of its YAML file, or a
+            mapping from epoch (0-based) to what is frozen from then on: an int (layer groups
+            from the input), a group's name or names, a freeze policy or callable, a
+            `schedules.Phase`, or None for nothing.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups as multiples of the compiled one, for phases that
             have none of their own: a mapping from group to multiplier, a factor between
@@ -92,7 +76,7 @@ class FreezeScheduler(keras.callbacks.Callback):
 
     def __init__(
         self,
-        schedule: FreezeSchedule | Mapping[int, Any],
+        schedule: FreezeSchedule | Mapping[int, Any] | str | os.PathLike[str],
         *,
         groups: Groups | None = None,
         rates: Rates = None,
@@ -135,14 +119,35 @@ class FreezeScheduler(keras.callbacks.Callback):
     def _check_schedule(self) -> None:
         self._plan((), 1)
 
+    def preview(
+        self, model: keras.Model, epochs: int, steps_per_epoch: int | None = None
+    ) -> SchedulePreview:
+        """Return a table of what this callback will do in a fit; nothing is changed.
+
+        Args:
+            model: `keras.Model`, built.
+            epochs: Int, the epochs of the fit.
+            steps_per_epoch: Int, batches in an epoch, for phases that end after steps.
+
+        Returns:
+            `SchedulePreview`, which prints as a table.
+        """
+        names = [group.name for group in layer_groups(model, self.groups)]
+        schedule = self._plan(names, self.total_epochs or epochs)
+        steps, groups, rates = steps_per_epoch, self.groups, self.rates
+        return preview(schedule, model, epochs, steps_per_epoch=steps, groups=groups, rates=rates)
+
     def _plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
         """Return the schedule for a model with these groups and a training of this length."""
         if isinstance(self.schedule, FreezeSchedule):
             return self.schedule
+        if isinstance(self.schedule, (str, os.PathLike)):
+            return read(Path(self.schedule))
         if not isinstance(self.schedule, Mapping):
             raise TypeError(
-                f"{type(self).__name__}(schedule=...) must be a FreezeSchedule or a mapping from "
-                f"epoch to what is frozen. Received: schedule={self.schedule!r}."
+                f"{type(self).__name__}(schedule=...) must be a FreezeSchedule, the path of its "
+                "YAML file, or a mapping from epoch to what is frozen. "
+                f"Received: schedule={self.schedule!r}."
             )
         return FreezeSchedule(
             {
@@ -163,59 +168,74 @@ class FreezeScheduler(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and check that it can be carried out."""
         self._check_alone()
+        companions.refuse_stock_backup(type(self).__name__, self._siblings)
         groups = layer_groups(self.model, self.groups)
         fit_epochs = self.params["epochs"]
-        names = tuple(group.name for group in groups)
-        schedule = self._plan(names, self.total_epochs or fit_epochs)
-        for epoch, phase in schedule.phases.items():
-            self._check_phase(epoch, phase, groups)
-        self._warn_of_late_phases(schedule, self.total_epochs or fit_epochs)
-        self._run = Run(schedule, fit_epochs)
+        names, total = tuple(group.name for group in groups), self.total_epochs or fit_epochs
+        schedule = self._plan(names, total)
+        steps = self.params.get("steps")
+        run = Run(schedule, fit_epochs, total, steps, self.groups, self.rates)
+        for index, phase in enumerate(schedule.phases):
+            self._check_phase(index, phase, groups, run)
+        self._check_reach(schedule, total, steps)
+        self._run = run
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make the transition that is due."""
         run = self._run
-        if run is None or (index := run.schedule.index_at(epoch)) == run.phase:
+        if run is None:
             return
-        begins, run.phase = run.phase is None, index
-        if begins:
-            self._warn_of_early_stopping(run, epoch)
-        groups = layer_groups(self.model, self.groups)
-        phase = run.schedule.at(epoch)
-        if phase is None:
-            run.frozen = _frozen_groups(self.model, groups, Selection())
-            run.counts = parameter_counts(self.model)
+        run.epoch, run.batch = epoch, 0
+        if run.progress is None:
+            self._begin(run)
+        else:
+            self._say(fit_run.advance(run, self.model))
+        initial_epoch.remember(self.model, run, epoch)
+
+    def _begin(self, run: Run) -> None:
+        owner, groups = type(self).__name__, layer_groups(self.model, self.groups)
+        initial_epoch.place(run, self.model, owner)
+        companions.warn_of_early_stopping(owner, run, self._siblings)
+        run.kept = self._groups_to_keep(groups, run.epoch)
+        starts = initial_epoch.joined_at(run, self.model, groups, owner)
+        said = fit_run.enter(run, self.model, starts)
+        self._say([said] if said else [])
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Make a transition that is due in the middle of an epoch."""
+        run = self._run
+        if run is None or run.progress is None:
             return
-        if begins:
-            run.kept = self._groups_to_keep(groups, epoch)
-        before = None if begins else run.frozen
-        flags_before = [variable.trainable for variable in self.model.weights]
-        self._enter(run, phase, groups)
-        if self.verbose:
-            is_changed = flags_before != [variable.trainable for variable in self.model.weights]
-            change = wording.change(run.multipliers, before, run.frozen, is_changed)
-            rate = current_learning_rate(self.model)
-            numbers = wording.numbers(run.counts, run.multipliers, run.frozen, rate)
-            print(f"Epoch {epoch + 1}/{run.epochs}: {change}. {numbers}")
+        run.count_steps(batch)
+        if not run.progress.is_last:
+            if run.progress.is_over:
+                self._say(fit_run.advance(run, self.model))
+        elif run.progress.after_steps(getattr(self._model, "steps_per_execution", 1)).is_over:
+            self._model.stop_training = True  # which Keras looks at after this execution
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Add the parameter counts to the logs."""
+        """Add the parameter counts to the logs, and see whether the phase is over."""
         run = self._run
-        if run is None or logs is None:
+        if run is None or run.progress is None:
             return
-        logs["trainable_params"], logs["non_trainable_params"] = run.counts
-        if self.log_details:
-            logs["phase"] = run.phase
-            logs["frozen_groups"] = len(run.frozen)
-            rate = current_learning_rate(self.model)
-            if rate is not None:  # a MultiOptimizer has none to give
-                for name, multiplier in run.multipliers.items():
-                    logs[f"learning_rate/{name}"] = rate * multiplier * (name not in run.frozen)
+        logs = {} if logs is None else logs
+        self._add_to(logs, run)
+        stride = getattr(self._model, "steps_per_execution", 1)
+        run.count_steps(run.steps_per_epoch or run.batch + stride)
+        fit_run.keep_best(run, self.model, logs)
+        run.progress = run.progress.after_epoch(logs)
+        if run.progress.is_last and run.progress.is_over:
+            self._model.stop_training = True
+            self._say(
+                [f"Epoch {epoch + 1}/{run.epochs}: the last phase is over, and training ends."]
+            )
+        initial_epoch.remember(self.model, run, epoch + 1)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leave the flags as they are and take the group rates back."""
-        if self._run is not None and self._run.phase is not None:
-            transition(self.model, Flags(), {})
+        if self._run is not None:
+            said = fit_run.leave(self._run, self.model)
+            self._say([said] if said else [])
         self._run, self._siblings = None, ()
 
     def __repr__(self) -> str:
@@ -231,6 +251,57 @@ class FreezeScheduler(keras.callbacks.Callback):
         """Leave the model and the running fit out of copies: they belong to the original."""
         return {**vars(self), "_model": None, "_run": None, "_siblings": (), "params": None}
 
+    def training_state(self) -> dict[str, Any]:
+        """Return where this fit is, as plain data and arrays, for a backup."""
+        run = self._run
+        if run is None or run.progress is None:
+            return {"schedule": None}
+        return {
+            "schedule": fingerprint(run.schedule),
+            "progress": [run.progress.index, run.progress.state],
+            "entered": run.entered,
+            "steps": run.steps,
+            "kept": sorted(run.kept),
+            "frozen": list(run.frozen),
+            "multipliers": dict(run.multipliers),
+            "counts": list(run.counts),
+            "best": run.best and [run.best.value, run.best.epoch, run.best.steps, run.best.state],
+        }
+
+    def check_training_state(self, state: Mapping[str, Any]) -> None:
+        """Raise a `ValueError` if a backup was made under another schedule or other groups."""
+        if self._run is None:
+            return
+        own = fingerprint(self._run.schedule)
+        names = [group.name for group in layer_groups(self.model, self.groups)]
+        if state["schedule"] is not None and state["schedule"] != own:
+            raise ValueError(
+                f"{type(self).__name__}(schedule=...) must be that of the backup. Received: "
+                f"{own}, but the backup was made under {state['schedule']}. Restore the script "
+                "as it was, or delete the backup to start over."
+            )
+        if state["schedule"] is not None and list(state["multipliers"]) not in ([], names):
+            raise ValueError(
+                f"{type(self).__name__}(groups=...) must divide the model as for the backup. "
+                f"Received: groups {', '.join(names)}, but the backup has "
+                f"{', '.join(state['multipliers'])}."
+            )
+
+    def set_training_state(self, state: Mapping[str, Any]) -> Pace | None:
+        """Go on from where a backup was made; return the learning-rate curve of its phase."""
+        run = self._run
+        if run is None or state["schedule"] is None:
+            return None
+        index, trigger = state["progress"]
+        run.progress = Progress(run.schedule, index, trigger)
+        run.entered, run.steps = state["entered"], state["steps"]
+        run.kept, run.frozen = frozenset(state["kept"]), tuple(state["frozen"])
+        run.multipliers = dict(state["multipliers"])
+        run.counts = tuple(state["counts"])
+        run.best = state["best"] and Best(*state["best"])
+        phase = None if run.entered is None or run.entered < 0 else run.schedule.phases[run.entered]
+        return None if phase is None or phase.curve is None else Pace(phase.curve, 1)
+
     def _check_alone(self) -> None:
         others = [other for other in self._siblings if isinstance(other, FreezeScheduler)]
         if others:
@@ -239,86 +310,71 @@ class FreezeScheduler(keras.callbacks.Callback):
                 f"at most. Received: {self!r} and {others[0]!r}. Put both plans into one."
             )
 
-    def _rates_of(self, phase: Phase) -> Rates:
-        return self.rates if phase.rates is None else phase.rates
+    def _say(self, lines: Sequence[str]) -> None:
+        if self.verbose:
+            for line in lines:
+                print(line)
 
-    def _check_phase(self, epoch: int, phase: Phase, groups: tuple[LayerGroup, ...]) -> None:
+    def _add_to(self, logs: dict[str, Any], run: Run) -> None:
+        logs["trainable_params"], logs["non_trainable_params"] = run.counts
+        if self.log_details:
+            logs["phase"] = run.entered
+            logs["frozen_groups"] = len(run.frozen)
+            rate = optimizer_state.learning_rate(self.model.optimizer)
+            if rate is not None:  # a MultiOptimizer has none to give
+                rate *= fit_run.pace_factor(self.model)
+                for name, multiplier in run.multipliers.items():
+                    logs[f"learning_rate/{name}"] = rate * multiplier * (name not in run.frozen)
+
+    def _check_phase(
+        self, index: int, phase: Phase, groups: tuple[LayerGroup, ...], run: Run
+    ) -> None:
         names = [group.name for group in groups]
-        multipliers(self._rates_of(phase), names, owner=type(self).__name__)
-        try:
+        owner = type(self).__name__
+        label = _label(run.schedule, index, run.steps_per_epoch)
+        with _placed(owner, label, phase, "rates"):
+            multipliers(run.rates_of(phase), names, owner=owner)
+        with _placed(owner, label, phase, "frozen"):
             frozen = phase.policy(self.groups).select(self.model)
-        except (TypeError, ValueError) as error:
-            error.add_note(f"In the phase at epoch {epoch} of {type(self).__name__}(schedule=...).")
-            raise
+        with _placed(owner, label, phase, "curve"):
+            fit_run.pace_of(run, phase)
         flags = phase_flags(self.model, frozen, phase.batch_norm, groups)
         if not any(trains for _, trains in flags.variables):
+            place = f"{phase.source.at('frozen')}: " if phase.source else ""
             raise ValueError(
-                f"{type(self).__name__}(schedule=...) must leave something to train. Received: "
-                f"a phase at epoch {epoch} that freezes all of model {self.model.name!r}. "
+                f"{place}{owner}(schedule=...) must leave something to train. Received: "
+                f"{label}, which freezes all of model {self.model.name!r}. "
                 f"Leave out a group of: {', '.join(names)}."
             )
 
-    def _enter(self, run: Run, phase: Phase, groups: tuple[LayerGroup, ...]) -> None:
-        names = [group.name for group in groups]
-        frozen = _without(phase.policy(self.groups).select(self.model), groups, run.kept)
-        by_group = multipliers(self._rates_of(phase), names)
-        by_variable = {id(v): by_group[group.name] for group in groups for v in group.variables}
-        flags = phase_flags(self.model, frozen, phase.batch_norm, groups)
-        transition(self.model, flags, by_variable)
-        run.frozen = _frozen_groups(self.model, groups, frozen)
-        run.multipliers = by_group
-        run.counts = parameter_counts(self.model)
-
-    def _warn_of_late_phases(self, schedule: FreezeSchedule, total: int) -> None:
-        late = [epoch for epoch in schedule.starts if epoch >= total]
-        if late:
-            warnings.warn(
-                f"{type(self).__name__}: the phase at epoch {late[0]} is not reached in "
-                f"{total} epochs. Train longer or begin it earlier; where training is split "
-                "over several fits, pass total_epochs=.",
-                stacklevel=2,
-            )
-
-    def _warn_of_early_stopping(self, run: Run, first_epoch: int) -> None:
-        reached = [epoch for epoch in run.schedule.starts if epoch < run.epochs]
-        for callback in self._siblings:
-            if isinstance(callback, keras.callbacks.EarlyStopping) and reached:
-                watched_from = max(callback.start_from_epoch, first_epoch)
-                earliest = watched_from + max(callback.patience, 1)
-                if earliest < reached[-1]:
-                    warnings.warn(
-                        f"EarlyStopping may end training at epoch {earliest}, before the last "
-                        f"phase of {type(self).__name__} begins at epoch {reached[-1]}. Pass "
-                        f"start_from_epoch={reached[-1]} to EarlyStopping to let it begin.",
-                        stacklevel=2,
-                    )
-
-
-def current_learning_rate(model: keras.Model) -> float | None:
-    """Return the learning rate a model trains at now, None if its optimizer has no single one."""
-    try:
-        return float(
-            keras.ops.convert_to_numpy(keras.ops.cast(model.optimizer.learning_rate, "float32"))
+    def _check_reach(self, schedule: FreezeSchedule, total: int, steps: int | None) -> None:
+        starts = schedule.starts(steps)
+        late = [n for n, epoch in enumerate(starts) if epoch is not None and epoch >= total]
+        if not late:
+            return
+        phase, label = schedule.phases[late[0]], _label(schedule, late[0], steps)
+        advice = (
+            f"{label} is not reached in {total} epochs. Train longer or begin it earlier; "
+            "where training is split over several fits, pass total_epochs=."
         )
-    except AttributeError:  # MultiOptimizer
-        return None
+        if phase.source is not None:
+            raise ValueError(f"{phase.source.at()}: {advice}")
+        warnings.warn(f"{type(self).__name__}: {advice}", stacklevel=2)
 
 
-def _without(selection: Selection, groups: Sequence[LayerGroup], kept: frozenset[str]) -> Selection:
-    keep = [group for group in groups if group.name in kept]
-    variables = {id(v) for group in keep for v in group.variables}
-    layers = {id(layer) for group in keep for layer in group.layers}
-    return Selection(selection.variables - variables, selection.layers - layers)
+def _label(schedule: FreezeSchedule, index: int, steps: int | None) -> str:
+    epoch = schedule.starts(steps)[index]
+    return f"phase {index}" if epoch is None else f"the phase at epoch {epoch}"
 
 
-def _frozen_groups(
-    model: keras.Model, groups: Sequence[LayerGroup], frozen: Selection
-) -> tuple[str, ...]:
-    able = everything_in(model).variables
-    variables = {group.name: {id(v) for v in group.variables} & able for group in groups}
-    training = {id(v) for v in model.trainable_variables}
-    return tuple(
-        name
-        for name, own in variables.items()
-        if own <= frozen.variables or own.isdisjoint(training)
-    )
+@contextlib.contextmanager
+def _placed(owner: str, label: str, phase: Phase, key: str) -> Iterator[None]:
+    """Say in an error which phase it concerns, and where that stands in its file."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if phase.source is not None:
+            error.args = (f"{phase.source.at(key)}: {error}",)
+        else:
+            error.add_note(f"In {label} of {owner}(schedule=...).")
+        raise

@@ -12,7 +12,6 @@ import keras
 
 from keras_freeze import policies, structure
 from keras_freeze.flags import BatchNormMode, Flags, check_batch_norm, relative_flags
-from keras_freeze.messages import did_you_mean
 from keras_freeze.recompile import transition
 from keras_freeze.reports import parameter_counts
 from keras_freeze.selections import Selection
@@ -185,12 +184,18 @@ def _select(
             'For everything write matching="."; combine policies with |, & and ~.'
         )
     if policy is not None:
-        return _only_weights(owner, model, policies.as_policy(policy).select(model), weights)
-    ((way, value),) = given.items()
-    kind, argument = _WAYS[way]
-    with _renamed(f"{kind.__name__}({argument}=...)", f"{owner}({way}=...)", argument, way):
-        selection = kind(value).select(model)  # type: ignore[call-arg]  # each takes one
-    return _only_weights(owner, model, selection, weights)
+        part = policies.as_policy(policy)
+    else:
+        ((way, value),) = given.items()
+        kind, argument = _WAYS[way]
+        with _renamed(f"{kind.__name__}({argument}=...)", f"{owner}({way}=...)", argument, way):
+            part = kind(value)  # type: ignore[call-arg]  # each takes one
+            part.select(model)
+    if weights == "all":
+        return part.select(model)
+    policies.check_weights(owner, weights)
+    with _renamed("FreezeWeights(names=...)", f"{owner}(weights=...)", "names", "weights"):
+        return policies.FreezeWeights(weights, part).select(model)
 
 
 @contextlib.contextmanager
@@ -202,31 +207,6 @@ def _renamed(policy: str, call: str, argument: str, way: str) -> Iterator[None]:
         text = str(error).replace(policy, call)
         error.args = (text.replace(f"Received: {argument}=", f"Received: {way}="),)
         raise
-
-
-def _only_weights(
-    owner: str, model: keras.Model, selection: Selection, names: str | Sequence[str]
-) -> Selection:
-    """Keep the variables with these names; layers without any then keep their flags."""
-    if names == "all":
-        return selection
-    wanted = [names] if isinstance(names, str) else names
-    if not isinstance(wanted, Sequence) or not wanted:
-        raise TypeError(
-            f'{owner}(weights=...) must be "all", or a name or names of variables such as '
-            f'"kernel". Received: weights={names!r}.'
-        )
-    weights = structure.weights_of(model)
-    chosen = [w.variable for w in weights if id(w.variable) in selection.variables]
-    available = sorted({variable.name for variable in chosen})
-    for name in wanted:
-        if name not in available:
-            raise ValueError(
-                f"{owner}(weights=...) must name variables of the layers chosen. "
-                f"Received: weights={name!r}. {did_you_mean(str(name), available)}"
-                f"Available: {', '.join(available) or 'none'}."
-            )
-    return Selection(frozenset(id(v) for v in chosen if v.name in wanted))
 
 
 def _apply(model: keras.Model, flags: Flags) -> FreezeResult:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
-
-from keras_freeze import optimizer_state, structure
+from keras_freeze import initial_epoch, optimizer_state, structure
 from keras_freeze.flags import BatchNormMode
 from keras_freeze.freeze_scheduler import FreezeScheduler
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.messages import is_int
-from keras_freeze.schedules import FreezeSchedule, Phase, Rates, check_plan, even_starts, thaw_plan
-
-# Models that a fit has thawed before, in whole or in part.
-_trained: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+from keras_freeze.schedules.builders import gradual
+from keras_freeze.schedules.calendar import check_plan, even_starts, thaw_plan
+from keras_freeze.schedules.phases import FreezeSchedule, Phase
+from keras_freeze.schedules.rates import Rates
+from keras_freeze.schedules.triggers import Trigger
 
 
 class GradualUnfreeze(FreezeScheduler):
@@ -35,7 +33,9 @@ class GradualUnfreeze(FreezeScheduler):
         schedule: When groups thaw. `"even"` (default) spreads them evenly over the epochs; an
             int thaws one more group every so many epochs; a mapping from epoch (0-based) to a
             group's name or names, such as `{0: "head", 4: "block5", 8: ["block4", "block3"]}`,
-            thaws these then, and never those that it does not name.
+            thaws these then, and never those that it does not name. A trigger, such as
+            `schedules.OnPlateau("val_loss")`, thaws one more group each time it fires, and ends
+            the fit when it fires with all thawed.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups as multiples of the compiled one: a mapping from
             group to multiplier (1 where missing), a factor between neighbouring groups, or
@@ -56,7 +56,7 @@ class GradualUnfreeze(FreezeScheduler):
             a group that the model has not.
 
     Example:
-        >>> import numpy as np
+        >>> import keras, numpy as np
         >>> model = keras.Sequential(
         ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(1)]
         ... )
@@ -74,7 +74,7 @@ class GradualUnfreeze(FreezeScheduler):
 
     def __init__(
         self,
-        schedule: str | int | Mapping[int, str | Sequence[str]] = "even",
+        schedule: str | int | Mapping[int, str | Sequence[str]] | Trigger = "even",
         *,
         groups: Groups | None = None,
         rates: Rates = "default",
@@ -99,16 +99,25 @@ class GradualUnfreeze(FreezeScheduler):
             check_plan(schedule)
             if min(schedule) == 0:
                 return
-        elif schedule == "even" or (is_int(schedule) and schedule > 0):
+        elif (
+            isinstance(schedule, Trigger)
+            or schedule == "even"
+            or (is_int(schedule) and schedule > 0)
+        ):
             return
         raise ValueError(
-            'GradualUnfreeze(schedule=...) must be "even", a positive int (epochs a group), or a '
-            "mapping from epoch to groups that begins at epoch 0. "
+            'GradualUnfreeze(schedule=...) must be "even", a positive int (epochs a group), a '
+            "mapping from epoch to groups that begins at epoch 0, or a trigger such as "
+            "schedules.OnPlateau(). "
             f"Received: schedule={schedule!r}."
         )
 
     def _plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
         schedule: Any = self.schedule
+        if isinstance(schedule, Trigger):
+            if len(names) == 1:
+                return FreezeSchedule([Phase((), None, self.batch_norm, until=schedule)])
+            return gradual(names, schedule, last=schedule, rates=None, batch_norm=self.batch_norm)
         if isinstance(schedule, Mapping):
             frozen = thaw_plan(schedule, names)
         else:
@@ -139,13 +148,8 @@ class GradualUnfreeze(FreezeScheduler):
                 "groups thaw at once."
             )
 
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Make the transition that is due, and remember that this model trained."""
-        super().on_epoch_begin(epoch, logs)
-        _trained.add(self.model)
-
     def _groups_to_keep(self, groups: Sequence[LayerGroup], epoch: int) -> frozenset[str]:
-        known = self.model in _trained
+        known = initial_epoch.is_known(self.model)
         if epoch == 0:
             if known and self.verbose:
                 print(

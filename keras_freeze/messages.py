@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import numbers
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeGuard
 
 
@@ -29,6 +30,46 @@ def known_group(owner: str, name: Any, names: Sequence[str]) -> str:
         f"{owner} must name layer groups of the model. Received: {name!r}. "
         f"{did_you_mean(str(name), names)}Available groups: {', '.join(names)}."
     )
+
+
+def known_groups(owner: str, given: Iterable[Any], names: Sequence[str]) -> dict[str, str]:
+    """Return the groups that names or patterns stand for, each with what named it.
+
+    An entry that is not a group's name is a regular expression that has to match a whole one.
+
+    Args:
+        owner: Str, in whose name errors are raised.
+        given: Names and patterns.
+        names: All groups, from input to head.
+
+    Returns:
+        Dict from group to entry, in the order of the entries.
+
+    Raises:
+        ValueError: if an entry matches nothing, or if two stand for the same group.
+
+    Example:
+        >>> known_groups("freeze", ["block[12]", "head"], ["block1", "block2", "block3", "top"])
+        {'block1': 'block[12]', 'block2': 'block[12]', 'top': 'head'}
+    """
+    found: dict[str, str] = {}
+    for entry in given:
+        matching = [] if entry in names else _full_matches(entry, names)
+        for name in matching or [known_group(owner, entry, names)]:
+            if name in found:
+                raise ValueError(
+                    f"{owner} must name each group once. Received: {found[name]!r} and "
+                    f"{entry!r}, which both stand for {name!r}. Remove one of the two."
+                )
+            found[name] = str(entry)
+    return found
+
+
+def _full_matches(pattern: Any, names: Sequence[str]) -> list[str]:
+    try:
+        return [name for name in names if re.fullmatch(pattern, name)]
+    except (re.error, TypeError):
+        return []
 
 
 def is_int(value: Any) -> TypeGuard[int]:

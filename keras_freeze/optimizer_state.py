@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -52,6 +52,15 @@ def built_variables(optimizer: Any) -> tuple[keras.Variable, ...]:
 def iterations(optimizer: Any) -> int:
     """Return how many batches an optimizer has applied (accumulation steps count each)."""
     return max(int(to_host(leaf._iterations)) for leaf in leaf_optimizers(optimizer))
+
+
+def learning_rate(optimizer: Any) -> float | None:
+    """Return the rate an optimizer trains at now, None if it has no single one."""
+    try:
+        rate = keras.ops.cast(optimizer.learning_rate, "float32")
+    except AttributeError:  # MultiOptimizer
+        return None
+    return float(keras.ops.convert_to_numpy(rate))
 
 
 def to_host(variable: keras.Variable) -> np.ndarray:
@@ -98,6 +107,88 @@ def carry_over(
         for restore in undo:
             restore()
         raise
+
+
+def capture(optimizer: Any, index: Mapping[int, int]) -> list[dict[str, Any]]:
+    """Copy all state of an optimizer, and of those inside it, to the host.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        index: Number of each trained variable, by its id, under which its slots are kept.
+
+    Returns:
+        List of dicts of numpy arrays and plain data.
+    """
+    captured = []
+    for opt in _all(optimizer):
+        state, rate = _snapshot(opt), opt._learning_rate
+        captured.append(
+            {
+                "class": type(opt).__name__,
+                "iterations": to_host(opt._iterations),
+                "learning_rate": to_host(rate) if isinstance(rate, keras.Variable) else None,
+                "variables": [index[id(v)] for v in state.variables],
+                "slots": {name: list(values) for name, values in state.slots.items()},
+                "scalars": {name: value for name, (_, value) in state.scalars.items()},
+            }
+        )
+    return captured
+
+
+def restore(
+    optimizer: Any,
+    captured: Sequence[Mapping[str, Any]],
+    index: Mapping[int, int],
+    *,
+    learning_rate: bool = True,
+) -> None:
+    """Give an optimizer built for the same variables a captured state.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`, built.
+        captured: What `capture` returned.
+        index: As for `capture`.
+        learning_rate: Bool, whether to restore the learning rate too. Defaults to True.
+
+    Raises:
+        ValueError: if it is another optimizer or built for other variables. Nothing has changed
+            then.
+    """
+    optimizers = list(_all(optimizer))
+    _check_restores(optimizers, captured, index)
+    for opt, state in zip(optimizers, captured, strict=True):
+        lists, scalars = _find_state(opt)
+        opt._iterations.assign(state["iterations"])
+        if learning_rate and state["learning_rate"] is not None:
+            opt._learning_rate.assign(state["learning_rate"])
+        for name, variable in scalars.items():
+            variable.assign(state["scalars"][name])
+        position = {number: n for n, number in enumerate(state["variables"])}
+        for name, slots in lists.items():
+            for slot, variable in zip(slots, opt._trainable_variables, strict=True):
+                if slot is not None:
+                    slot.assign(state["slots"][name][position[index[id(variable)]]])
+
+
+def _check_restores(
+    optimizers: Sequence[Any], captured: Sequence[Mapping[str, Any]], index: Mapping[int, int]
+) -> None:
+    def form(kind: str, variables: Any, slots: Any, scalars: Any) -> tuple[Any, ...]:
+        return kind, sorted(variables), sorted(slots), sorted(scalars)
+
+    present = []
+    for opt in optimizers:
+        lists, scalars = _find_state(opt)
+        numbers = [index[id(v)] for v in built_variables(opt)]
+        present.append(form(type(opt).__name__, numbers, lists, scalars))
+    saved = [form(s["class"], s["variables"], s["slots"], s["scalars"]) for s in captured]
+    if present != saved:
+        raise ValueError(
+            "An optimizer's state must be restored into the same optimizer. Received: state of "
+            f"{', '.join(form[0] for form in saved)} with {sorted(saved[0][2])} for "
+            f"{len(saved[0][1])} variables, for {', '.join(form[0] for form in present)} with "
+            f"{sorted(present[0][2])} for {len(present[0][1])} variables."
+        )
 
 
 def _memento(optimizer: Any) -> Callable[[], None]:

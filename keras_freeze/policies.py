@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import inspect
+import operator
 import re
 from collections.abc import Callable, Sequence
 
@@ -19,7 +21,7 @@ import numpy as np
 from keras_freeze import selections, structure
 from keras_freeze.grouping.given import Groups
 from keras_freeze.groups import LayerGroup, layer_groups
-from keras_freeze.messages import did_you_mean, known_group
+from keras_freeze.messages import did_you_mean, known_groups
 from keras_freeze.selections import Selection
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "FreezeLayers",
     "FreezeMatching",
     "FreezePolicy",
+    "FreezeWeights",
     "FreezeWhere",
     "Selection",
     "as_policy",
@@ -110,11 +113,11 @@ class FreezeGroups(FreezePolicy):
 
     Args:
         groups: Int (that many groups from the input; negative leaves out groups at the head),
-            a group's name, or a sequence of names.
+            a group's name, a regular expression for a whole name, or a sequence of these.
         grouping: How `layer_groups` divides the model. Defaults to None, automatically.
 
     Raises:
-        ValueError: when selecting, if there is no such group.
+        ValueError: when selecting, if there is no such group, or if two entries name the same.
 
     Example:
         >>> model = keras.Sequential(
@@ -153,7 +156,7 @@ class FreezeGroups(FreezePolicy):
             return selections.of_groups(model, found[: self.groups])
         all_names = [group.name for group in found]
         names = [self.groups] if isinstance(self.groups, str) else self.groups
-        known = [known_group(owner, name, all_names) for name in names]
+        known = known_groups(owner, names, all_names)
         return selections.of_groups(model, [found[all_names.index(name)] for name in known])
 
 
@@ -315,6 +318,58 @@ class FreezeMatching(FreezePolicy):
 
 
 @dataclasses.dataclass(frozen=True)
+class FreezeWeights(FreezePolicy):
+    """Select variables by their own names, such as all kernels.
+
+    Args:
+        names: Str or sequence of str, names of variables: `"kernel"`, `"recurrent_kernel"`,
+            `"bias"`, `"gamma"`, ...
+        of: The policy or callable that selects where to look. Defaults to None, the whole model.
+
+    Raises:
+        TypeError: if it is neither a name nor names.
+        ValueError: when selecting, if no variable that `of` selects has such a name.
+
+    Example:
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(2)]
+        ... )
+        >>> len(FreezeWeights("bias").select(model).variables)
+        2
+        >>> len(FreezeWeights("bias", FreezeGroups(["low"])).select(model).variables)
+        1
+    """
+
+    names: str | Sequence[str]
+    of: FreezePolicy | Predicate | None = None
+
+    def __post_init__(self) -> None:
+        check_weights("FreezeWeights", self.names, "names", "")
+        if not isinstance(self.names, str):
+            object.__setattr__(self, "names", tuple(self.names))  # a value that can be hashed
+        if self.of is not None:
+            object.__setattr__(self, "of", as_policy(self.of))
+
+    def select(self, model: keras.Model) -> Selection:
+        """Return the variables with these names; layers without any keep their flags."""
+        chosen = selections.everything_in(model)
+        if self.of is not None:
+            chosen = as_policy(self.of).select(model)
+        weights = structure.weights_of(model)
+        variables = [w.variable for w in weights if id(w.variable) in chosen.variables]
+        available = sorted({variable.name for variable in variables})
+        wanted = [self.names] if isinstance(self.names, str) else self.names
+        for name in wanted:
+            if name not in available:
+                raise ValueError(
+                    "FreezeWeights(names=...) must name variables of the layers chosen. "
+                    f"Received: names={name!r}. {did_you_mean(name, available)}"
+                    f"Available: {', '.join(available) or 'none'}."
+                )
+        return Selection(frozenset(id(v) for v in variables if v.name in wanted))
+
+
+@dataclasses.dataclass(frozen=True)
 class FreezeWhere(FreezePolicy):
     """Select the variables for which a function says yes.
 
@@ -455,3 +510,30 @@ def _find(model: keras.Model, item: int | str) -> list[keras.Layer]:
             f"Layers: {', '.join(layer.name for layer in layers)}."
         )
     return named
+
+
+def check_weights(
+    owner: str, names: object, argument: str = "weights", all_of_them: str = '"all", or '
+) -> None:
+    """Raise in the name of `owner` unless these are a name or names of variables."""
+    given = [names] if isinstance(names, str) else names
+    is_names = isinstance(given, Sequence) and all(isinstance(name, str) for name in given)
+    if not is_names or not given:
+        raise TypeError(
+            f"{owner}({argument}=...) must be {all_of_them}a name or names of variables such as "
+            f'"kernel". Received: {argument}={names!r}.'
+        )
+
+
+def parts_of(policy: FreezePolicy) -> tuple[str, tuple[FreezePolicy, ...]] | None:
+    """Return "any", "all" or "not" and what it combines; None for a simple policy."""
+    if isinstance(policy, _Either):
+        return "any", (policy.left, policy.right)
+    if isinstance(policy, _Both):
+        return "all", (policy.left, policy.right)
+    return ("not", (policy.policy,)) if isinstance(policy, _Not) else None
+
+
+def combined(word: str, parts: Sequence[FreezePolicy]) -> FreezePolicy:
+    """Return policies combined by "any" or "all", from the left."""
+    return functools.reduce(operator.or_ if word == "any" else operator.and_, parts)

@@ -63,6 +63,8 @@ def transition(
     model: keras.Model,
     flags: Flags,
     multipliers: Mapping[int, float] | None = None,
+    pace: update_rules.Pace | None = None,
+    starts: Mapping[int, int] | None = None,
     *,
     force: bool = False,
 ) -> bool:
@@ -72,7 +74,9 @@ def transition(
         model: `keras.Model`.
         flags: What to set.
         multipliers: Learning-rate multiplier by variable id, 1 where missing; None keeps the
-            present ones.
+            present ones and the present pace.
+        pace: Learning-rate curve from this moment on. Defaults to none.
+        starts: As for `update_rules.new_rules`.
         force: Bool. Rebuild even if nothing has changed.
 
     Returns:
@@ -90,7 +94,7 @@ def transition(
     before = _present(flags)
     _set_flags(flags)
     try:
-        carried = _update_optimizer(model, multipliers, force)
+        carried = _update_optimizer(model, multipliers, pace, starts, force)
     except Exception:
         _set_flags(before)
         raise
@@ -98,21 +102,26 @@ def transition(
 
 
 def _update_optimizer(
-    model: keras.Model, multipliers: Mapping[int, float] | None, force: bool
+    model: keras.Model,
+    multipliers: Mapping[int, float] | None,
+    pace: update_rules.Pace | None,
+    starts: Mapping[int, int] | None,
+    force: bool,
 ) -> bool:
     optimizer, variables = model.optimizer, list(model.trainable_variables)
     old = {id(v) for v in optimizer_state.built_variables(optimizer)}
     was_built = optimizer.built
     stale = _ids(variables) != _ids(optimizer_state.built_variables(optimizer))
     if was_built and (stale or force):
-        optimizer_state.carry_over(optimizer, variables, _strategy_scope(model))
-    elif not was_built and multipliers:
-        with _strategy_scope(model):
+        optimizer_state.carry_over(optimizer, variables, strategy_scope(model))
+    elif not was_built and (multipliers or pace):
+        with strategy_scope(model):
             optimizer.build(variables)
     for leaf in optimizer_state.leaf_optimizers(optimizer):
         trained = optimizer_state.built_variables(leaf)
         joined = [v for v in trained if was_built and id(v) not in old]
-        update_rules.assign_cohorts(leaf, trained, joined, multipliers)
+        rules = update_rules.new_rules(leaf, trained, joined, multipliers, pace, starts)
+        update_rules.set_rules(leaf, trained, rules)
     return was_built and stale
 
 
@@ -144,12 +153,10 @@ def _rebuild_functions(model: keras.Model) -> None:
 
 def _step_state(model: keras.Model) -> tuple[Any, ...]:
     """Return all that a traced train step has baked in and a transition can change."""
-    cohorts = tuple(
-        tuple(sorted(update_rules.cohorts_of(leaf).items()))
-        for leaf in optimizer_state.leaf_optimizers(model.optimizer)
-    )
+    leaves = map(update_rules.rules_of, optimizer_state.leaf_optimizers(model.optimizer))
+    rules = tuple((tuple(sorted(rules.cohorts.items())), rules.pace) for rules in leaves)
     layers = tuple(layer.trainable for layer in structure.every_layer(model))
-    return id(model.optimizer), _ids(model.trainable_variables), layers, cohorts
+    return id(model.optimizer), _ids(model.trainable_variables), layers, rules
 
 
 def _changed_since_compile(model: keras.Model) -> bool:
@@ -176,6 +183,7 @@ def _set_flags(flags: Flags) -> None:
         variable.trainable = value
 
 
-def _strategy_scope(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
+def strategy_scope(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which variables of a model have to be created."""
     strategy = getattr(model, "distribute_strategy", None)
     return strategy.scope() if strategy is not None else contextlib.nullcontext()

@@ -226,14 +226,27 @@ def bytes_of(variable: keras.Variable) -> int:
 
 
 def sibling_callbacks(callback: Any) -> tuple[Any, ...]:
-    """Return the callbacks beside one, when its `set_model` asks; none outside of that.
+    """Return the callbacks beside one, when a hook of it asks; none outside of that."""
+    owner = _callback_list()
+    return () if owner is None else tuple(x for x in owner.callbacks if x is not callback)
 
-    Keras tells a callback nothing of the others; the list that calls `set_model` knows them.
+
+def order_callbacks() -> None:
+    """Move callbacks that have to see what the others did behind them, when a hook asks.
+
+    Those have a `place` above 0, in whose order they come.
     """
+    owner = _callback_list()
+    if owner is not None:  # a new list, since Keras goes through the present one
+        owner.callbacks = sorted(owner.callbacks, key=lambda x: getattr(x, "place", 0))
+
+
+def _callback_list() -> Any | None:
+    """Return the list that is calling a hook: Keras tells a callback nothing of the others."""
     frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, keras.callbacks.CallbackList):
-            return tuple(other for other in owner.callbacks if other is not callback)
+            return owner
         frame = frame.f_back
-    return ()
+    return None

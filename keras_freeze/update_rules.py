@@ -3,6 +3,7 @@
 Variables that share both form a *cohort*. An optimizer whose variables are not all in the
 plain cohort (multiplier 1, trained since step 0) applies its own update rule once a cohort,
 with the learning rate multiplied and the iteration count shifted to the cohort's first step.
+A *pace*, the learning-rate curve of a phase, multiplies the rate of all cohorts alike.
 So a variable that joins at step 5,000 is treated as by a new optimizer at step 0, whatever
 the optimizer's bias correction, warm-up or averaging, and the optimizer keeps its class.
 """
@@ -19,6 +20,7 @@ import numpy as np
 from keras import ops
 
 from keras_freeze import optimizer_state
+from keras_freeze.schedules.curves import Curve
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -34,44 +36,86 @@ class Cohort:
     multiplier: float = 1.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """A learning-rate curve that runs from a certain batch on.
+
+    Attributes:
+        curve: The curve.
+        steps: Int, its length in batches.
+        start: Int, in batches. The optimizer's iteration count at its beginning.
+    """
+
+    curve: Curve
+    steps: int
+    start: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What an optimizer does differently from a stock one.
+
+    Attributes:
+        cohorts: `Cohort` by variable id, without the plain ones.
+        pace: The learning-rate curve, if there is one.
+    """
+
+    cohorts: Mapping[int, Cohort] = dataclasses.field(default_factory=dict)
+    pace: Pace | None = None
+
+
 _PLAIN = Cohort()
-_cohorts: weakref.WeakKeyDictionary[Any, dict[int, Cohort]] = weakref.WeakKeyDictionary()
+_rules: weakref.WeakKeyDictionary[Any, Rules] = weakref.WeakKeyDictionary()
 
 
-def cohorts_of(optimizer: Any) -> dict[int, Cohort]:
-    """Return the cohorts of an optimizer's variables, by variable id, without the plain ones."""
-    return dict(_cohorts.get(optimizer, {}))
+def rules_of(optimizer: Any) -> Rules:
+    """Return the rules of a leaf optimizer, empty ones for a stock one."""
+    return _rules.get(optimizer, Rules())
 
 
-def assign_cohorts(
+def new_rules(
     optimizer: Any,
     variables: Sequence[keras.Variable],
     joined: Sequence[keras.Variable],
     multipliers: Mapping[int, float] | None,
-) -> None:
-    """Set the cohorts of one optimizer's variables.
+    pace: Pace | None,
+    starts: Mapping[int, int] | None = None,
+) -> Rules:
+    """Return the rules of one optimizer after a transition.
 
     Args:
         optimizer: A leaf optimizer, which updates variables itself.
         variables: All variables that it trains.
         joined: Those of them that train from now on, with new slots.
         multipliers: Learning-rate multiplier by variable id, 1 where missing; None keeps the
-            present ones.
+            present ones, and the present pace.
+        pace: The learning-rate curve; its start is taken as batches from now.
+        starts: Iteration count by variable id at which it began to train, where that is known
+            better than by the transitions that this optimizer object has been through.
     """
-    now = optimizer_state.iterations(optimizer)
-    before, new_ids = _cohorts.get(optimizer, {}), {id(v) for v in joined}
-    after = {}
+    now, before = optimizer_state.iterations(optimizer), rules_of(optimizer)
+    new_ids, after = {id(v) for v in joined}, {}
     for variable in variables:
-        old = before.get(id(variable), _PLAIN)
+        old = before.cohorts.get(id(variable), _PLAIN)
         rate = old.multiplier if multipliers is None else multipliers.get(id(variable), 1.0)
-        cohort = Cohort(now if id(variable) in new_ids else old.start, rate)
+        start = now if id(variable) in new_ids else old.start
+        cohort = Cohort((starts or {}).get(id(variable), start), rate)
         if cohort != _PLAIN:
             after[id(variable)] = cohort
-    _cohorts[optimizer] = after
+    if multipliers is None:
+        return Rules(after, before.pace)
+    return Rules(after, pace and dataclasses.replace(pace, start=now + pace.start))
+
+
+def set_rules(optimizer: Any, variables: Sequence[keras.Variable], rules: Rules) -> None:
+    """Make one optimizer follow rules for the variables that it trains."""
+    _rules[optimizer] = rules
     _uninstall(optimizer)
-    if after:
-        by_key = {optimizer._var_key(v): after[id(v)] for v in variables if id(v) in after}
-        _install(optimizer, by_key)
+    if rules.cohorts or rules.pace:
+        by_key = {
+            optimizer._var_key(v): rules.cohorts[id(v)] for v in variables if id(v) in rules.cohorts
+        }
+        _install(optimizer, by_key, rules.pace)
 
 
 def _uninstall(optimizer: Any) -> None:
@@ -79,7 +123,7 @@ def _uninstall(optimizer: Any) -> None:
         vars(optimizer).pop(name, None)
 
 
-def _install(optimizer: Any, cohorts: dict[Any, Cohort]) -> None:
+def _install(optimizer: Any, cohorts: dict[Any, Cohort], pace: Pace | None) -> None:
     update, decay = optimizer._backend_update_step, optimizer._apply_weight_decay
     clock = optimizer._iterations
     correct = _nadam_product(optimizer) if isinstance(optimizer, keras.optimizers.Nadam) else None
@@ -87,10 +131,16 @@ def _install(optimizer: Any, cohorts: dict[Any, Cohort]) -> None:
     def cohort_of(variable: Any) -> Cohort:
         return cohorts.get(optimizer._var_key(variable), _PLAIN)
 
+    def pace_now() -> Any:
+        if pace is None:
+            return 1.0
+        return pace.curve.factor(ops.cast(clock - pace.start, "float32"), pace.steps)
+
     def update_by_cohort(grads: Any, variables: Any, learning_rate: Any) -> None:
+        factor = pace_now()
         for cohort, members in _split(list(zip(grads, variables, strict=True)), cohort_of).items():
             steps = clock - cohort.start if cohort.start else clock
-            rate = _scaled(learning_rate, cohort.multiplier)
+            rate = _scaled(_scaled(learning_rate, cohort.multiplier), factor)
             _override(optimizer, "_iterations", steps)
             try:
                 if correct is not None:
@@ -107,8 +157,10 @@ def _install(optimizer: Any, cohorts: dict[Any, Cohort]) -> None:
         if isinstance(base, _Multiplied):  # by another replica, which waits for this one
             base = base.base
         decayed = [(None, v) for v in variables if optimizer._use_weight_decay(v)]
+        factor = pace_now()
         for cohort, members in _split(decayed, cohort_of).items():
-            _override(optimizer, "_learning_rate", _Multiplied(optimizer, base, cohort.multiplier))
+            rate = _Multiplied(optimizer, base, cohort.multiplier, factor)
+            _override(optimizer, "_learning_rate", rate)
             try:
                 decay([v for _, v in members])
             finally:
@@ -119,12 +171,13 @@ def _install(optimizer: Any, cohorts: dict[Any, Cohort]) -> None:
 
 
 class _Multiplied:
-    """A learning rate times a multiplier, evaluated where the optimizer reads it."""
+    """A learning rate times two factors, evaluated where the optimizer reads it."""
 
-    def __init__(self, optimizer: Any, base: Any, multiplier: float):
+    def __init__(self, optimizer: Any, base: Any, multiplier: float, factor: Any):
         self.base = base
         self._optimizer = optimizer
         self._multiplier = multiplier
+        self._factor = factor
 
     def __call__(self) -> Any:
         rate = self.base
@@ -132,11 +185,14 @@ class _Multiplied:
             rate = rate(self._optimizer._iterations)
         elif callable(rate) and not isinstance(rate, keras.Variable):
             rate = rate()
-        return _scaled(rate, self._multiplier)
+        return _scaled(_scaled(rate, self._multiplier), self._factor)
 
 
-def _scaled(rate: Any, multiplier: float) -> Any:
-    return rate if multiplier == 1.0 else ops.multiply(rate, multiplier)
+def _scaled(rate: Any, factor: Any) -> Any:
+    if isinstance(factor, float):
+        return rate if factor == 1.0 else ops.multiply(rate, factor)
+    rate = ops.convert_to_tensor(rate)
+    return ops.multiply(rate, ops.cast(factor, rate.dtype))
 
 
 def _split(

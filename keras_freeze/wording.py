@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 
+def moment(epoch: int, epochs: int, step: int) -> str:
+    """Say when: an epoch (0-based) and how many of its batches are done.
+
+    Example:
+        >>> moment(2, 10, 0), moment(2, 10, 120)
+        ('Epoch 3/10', 'Epoch 3/10, step 120')
+    """
+    return f"Epoch {epoch + 1}/{epochs}" + (f", step {step}" if step else "")
+
+
 def change(
     names: Iterable[str], before: Sequence[str] | None, frozen: Sequence[str], is_changed: bool
 ) -> str:

@@ -17,6 +17,7 @@ from keras_freeze.policies import (
     FreezeGroups,
     FreezeLayers,
     FreezeMatching,
+    FreezeWeights,
     FreezeWhere,
 )
 
@@ -67,6 +68,8 @@ SELECTIONS = {  # in layers low, middle, head
     "matching everything": (FreezeMatching("."), {"low", "middle", "head"}),
     "where": (FreezeWhere(lambda variable, layer: layer.units == 5), {"middle"}),
     "where nothing": (FreezeWhere(lambda variable, layer: False), set()),
+    "a pattern of groups": (FreezeGroups("low|mid.*"), {"low", "middle"}),
+    "weights of a part": (FreezeWeights("kernel", FreezeGroups(["low"])), {"low"}),
     "either": (FreezeFirst(1) | FreezeLayers(["head"]), {"low", "head"}),
     "both": (FreezeFirst(2) & FreezeMatching("middle|head"), {"middle"}),
     "not": (~FreezeMatching("middle"), {"low", "head"}),
@@ -286,6 +289,7 @@ VALUES = {
     FreezeBefore: FreezeBefore("head"),
     FreezeLayers: FreezeLayers([0, "head"]),
     FreezeMatching: FreezeMatching("^low"),
+    FreezeWeights: FreezeWeights(["kernel"], FreezeFirst(2)),
     FreezeWhere: FreezeWhere(is_bias),
 }
 COMBINED = {

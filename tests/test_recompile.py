@@ -128,7 +128,7 @@ def test_slots_are_kept_dropped_and_new(plain, data_for):
     kf.unfreeze(model, layers=["low"])
     np.testing.assert_array_equal(optimizer_state.to_host(slot(model, head)), momentum)
     assert not optimizer_state.to_host(slot(model, low)).any()
-    assert update_rules.cohorts_of(model.optimizer)[id(low)].start == 10
+    assert update_rules.rules_of(model.optimizer).cohorts[id(low)].start == 10
 
 
 def slot(model, variable):

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_freeze import policies, schedules
-from keras_freeze.schedules import FreezeSchedule, Phase, even_starts, multipliers, thaw_plan
+from keras_freeze.schedules import (
+    AfterEpochs,
+    FreezeSchedule,
+    Phase,
+    even_starts,
+    multipliers,
+    progress,
+    thaw_plan,
+)
 
 NAMES = ["block1", "block2", "block3", "head"]
 
@@ -149,26 +157,36 @@ def test_a_phase_takes_a_callable_and_a_division_into_groups():
     assert Phase("low").policy(groups) == policies.FreezeGroups("low", groups)
 
 
-def test_a_schedule_sorts_its_phases_and_wraps_what_is_none():
+def test_a_schedule_by_epochs_sorts_its_phases_and_wraps_what_is_none():
     schedule = FreezeSchedule({4: "block1", 0: Phase(2, rates=2.6), 8: None})
-    assert schedule.starts == (0, 4, 8)
-    assert schedule.phases == {0: Phase(2, rates=2.6), 4: Phase("block1"), 8: Phase(None)}
+    assert schedule.starts() == (0, 4, 8)
+    assert schedule.phases == (
+        Phase(2, rates=2.6, until=4),
+        Phase("block1", until=AfterEpochs(4)),
+        Phase(None),
+    )
+
+
+def index_at(schedule, epoch):
+    return progress.progress_at(schedule, epoch, steps_per_epoch=None).index
 
 
 def test_which_phase_an_epoch_belongs_to():
     schedule = FreezeSchedule({2: "block1", 5: None})
-    assert [schedule.index_at(epoch) for epoch in range(7)] == [-1, -1, 0, 0, 0, 1, 1]
-    assert schedule.at(1) is None
-    assert schedule.at(4) == Phase("block1")
-    assert schedule.at(100) == Phase(None)
+    assert schedule.start == 2
+    assert [index_at(schedule, epoch) for epoch in range(7)] == [-1, -1, 0, 0, 0, 1, 1]
+    assert progress.progress_at(schedule, 1, None).phase is None
+    assert progress.progress_at(schedule, 100, None).phase == Phase(None)
 
 
 @given(st.dictionaries(st.integers(0, 50), st.integers(0, 5), min_size=1), st.integers(0, 60))
 def test_a_phase_lasts_until_the_next_begins(phases, epoch):
     schedule = FreezeSchedule(phases)
     begun = [start for start in phases if start <= epoch]
-    expected = Phase(phases[max(begun)]) if begun else None
-    assert schedule.at(epoch) == expected
+    expected = phases[max(begun)] if begun else None
+    phase = progress.progress_at(schedule, epoch, None).phase
+    assert (None if phase is None else phase.frozen) == expected
+    assert schedule.starts() == tuple(sorted(phases))
 
 
 VALUES = {
@@ -190,7 +208,7 @@ def test_a_copy_equals_the_original(name, clone):
 
 
 def test_the_representation_is_the_call():
-    scope = {"Phase": Phase, "FreezeSchedule": FreezeSchedule, **vars(policies)}
+    scope = {**vars(schedules), **vars(policies)}
     for value in VALUES.values():
         assert eval(repr(value), scope) == value
 
@@ -199,5 +217,5 @@ def test_a_schedule_keeps_no_hold_on_the_mapping_it_was_given():
     phases = {0: "block1"}
     schedule = FreezeSchedule(phases)
     phases[3] = None
-    assert schedule.starts == (0,)
+    assert schedule.starts() == (0,)
     assert phases == {0: "block1", 3: None}

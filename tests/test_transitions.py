@@ -177,7 +177,7 @@ def test_rates_end_with_the_fit_and_joiners_keep_their_step_count(plain, data_fo
     x, y = data_for(model, rows=16)
     scheduler = kf.FreezeScheduler({0: "low", 1: None}, rates=2.0, verbose=0)
     model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[scheduler])
-    cohorts = update_rules.cohorts_of(model.optimizer)
+    cohorts = update_rules.rules_of(model.optimizer).cohorts
     assert {cohort.multiplier for cohort in cohorts.values()} == {1.0}
     assert {cohort.start for cohort in cohorts.values()} == {2}
     assert len(cohorts) == 2

@@ -40,6 +40,11 @@ def train_apart(factory, start, steps, late_rate=1.0):
     return early + late
 
 
+def assign(optimizer, variables, joined, rates, pace=None):
+    rules = update_rules.new_rules(optimizer, variables, joined, rates, pace)
+    update_rules.set_rules(optimizer, variables, rules)
+
+
 def train_together(factory, start, steps, late_rate=1.0):
     """Train both by one optimizer that the late variables join at `start`."""
     early, late = make_variables("early"), make_variables("late")
@@ -55,7 +60,7 @@ def train_together(factory, start, steps, late_rate=1.0):
             for leaf in optimizer_state.leaf_optimizers(optimizer):
                 own = optimizer_state.built_variables(leaf)
                 new = [v for v in own if id(v) in joined]
-                update_rules.assign_cohorts(leaf, own, new, rates)
+                assign(leaf, own, new, rates)
         if step < start:
             optimizer.apply(gradients(step, "early"), early)
         else:
@@ -109,7 +114,7 @@ def test_nadams_product_is_the_whole_runs_after_a_late_cohort_has_gone():
         if step in (4, 8):
             variables = early + (late if step == 4 else [])
             optimizer_state.carry_over(optimizer, variables)
-            update_rules.assign_cohorts(optimizer, variables, late if step == 4 else [], None)
+            assign(optimizer, variables, late if step == 4 else [], None)
         extra = (gradients(step, "late"), late) if 4 <= step < 8 else ([], [])
         if step == 0:
             optimizer.build(early)
@@ -131,7 +136,7 @@ def test_a_schedule_of_the_users_stays_what_it_is():
     variables = make_variables("early")
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.1)
     optimizer.build(variables)
-    update_rules.assign_cohorts(optimizer, variables, [], {id(variables[0]): 0.5})
+    assign(optimizer, variables, [], {id(variables[0]): 0.5})
     optimizer.apply(gradients(0, "early"), variables)
     assert optimizer._learning_rate is schedule
 

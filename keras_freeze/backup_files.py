@@ -1,0 +1,145 @@
+"""The files of a backup: plain data and arrays, written whole or not at all.
+
+A file is a zip archive (NumPy's `.npz`) with the arrays and, as JSON, all else. It is written
+under another name, flushed to the disk and then renamed, so that a process killed at any
+moment leaves either the old file or the new one. Each member's checksum is verified when it is
+read. Nothing in it is code: no pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_NAME = re.compile(r"epoch-(\d{6,})\.npz")
+_MANIFEST = "state.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class BackupFolder:
+    """The backups of one training, of which the last two are kept.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    def files(self) -> list[Path]:
+        """Return the backups that are there, the newest first."""
+        if not self.path.is_dir():
+            return []
+        found = [p for p in self.path.iterdir() if _NAME.fullmatch(p.name)]
+        return sorted(found, key=lambda p: int(p.stem.partition("-")[2]), reverse=True)
+
+    def write(self, epoch: int, state: dict[str, Any]) -> Path:
+        """Write a backup made before an epoch begins, and remove all but one before it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        target = self.path / f"epoch-{epoch:06d}.npz"
+        unfinished = target.with_suffix(".unfinished")
+        with unfinished.open("wb") as file:
+            write(file, state)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, target)
+        self._flush_folder()
+        older = [path for path in self.files() if path != target]
+        for path in older[1:]:
+            path.unlink(missing_ok=True)
+        return target
+
+    def clear(self) -> None:
+        """Remove all backups, and the folder if nothing else is in it."""
+        for path in [*self.files(), *self._unfinished()]:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    def _unfinished(self) -> Iterator[Path]:
+        return self.path.glob("epoch-*.unfinished") if self.path.is_dir() else iter(())
+
+    def _flush_folder(self) -> None:
+        if os.name == "posix":  # where a rename has to be flushed by itself
+            folder = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def write(file: Any, state: Any) -> None:
+    """Write plain data with arrays in it to an open file."""
+    arrays: list[np.ndarray] = []
+    manifest = json.dumps(_without_arrays(state, arrays))
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(_MANIFEST, manifest)
+        for number, array in enumerate(arrays):
+            with archive.open(f"{number}.npy", "w", force_zip64=True) as member:
+                np.save(member, _as_bytes(array), allow_pickle=False)
+
+
+def read(file: Any) -> Any:
+    """Read what `write` has written.
+
+    Raises:
+        ValueError: if the file is torn or corrupt.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            manifest = json.loads(archive.read(_MANIFEST))
+            names = [name for name in archive.namelist() if name != _MANIFEST]
+            arrays = {
+                int(name.partition(".")[0]): np.load(
+                    io.BytesIO(archive.read(name)), allow_pickle=False
+                )
+                for name in names
+            }
+        return _with_arrays(manifest, arrays)
+    except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError) as error:
+        raise ValueError(f"it is torn or corrupt ({error})") from error
+
+
+def _as_bytes(array: np.ndarray) -> np.ndarray:
+    # Not every dtype of Keras (bfloat16, float8) is one that the format knows.
+    return np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+
+
+def _without_arrays(value: Any, arrays: list[np.ndarray]) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        array = np.asarray(value)
+        arrays.append(array)
+        kind = "array" if isinstance(value, np.ndarray) else "scalar"
+        return {"$": kind, "n": len(arrays) - 1, "dtype": array.dtype.name, "shape": array.shape}
+    if isinstance(value, dict):
+        items = [[_without_arrays(k, arrays), _without_arrays(v, arrays)] for k, v in value.items()]
+        return {"$": "dict", "items": items}
+    if isinstance(value, tuple):
+        return {"$": "tuple", "items": [_without_arrays(item, arrays) for item in value]}
+    if isinstance(value, list):
+        return [_without_arrays(item, arrays) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"A backup can't hold a {type(value).__name__}. Received: {value!r}.")
+
+
+def _with_arrays(value: Any, arrays: dict[int, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return [_with_arrays(item, arrays) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value["$"] == "dict":
+        return {_with_arrays(k, arrays): _with_arrays(v, arrays) for k, v in value["items"]}
+    if value["$"] == "tuple":
+        return tuple(_with_arrays(item, arrays) for item in value["items"])
+    array = arrays[value["n"]].view(np.dtype(value["dtype"])).reshape(value["shape"])
+    return array if value["$"] == "array" else array[()]

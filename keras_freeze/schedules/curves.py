@@ -1,0 +1,168 @@
+"""Learning-rate curves within a phase, on top of the compiled rate and the group rates. Pure.
+
+A curve is a factor from 0 to 1 that depends on how many batches of its phase are done. It is
+computed inside the train step, once a batch, so that it follows `steps_per_execution` too.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+import numbers
+from typing import Any
+
+from keras import ops
+
+from keras_freeze.messages import is_int
+
+
+class Curve(abc.ABC):
+    """Base class: a learning-rate factor over the batches of a phase.
+
+    Attributes:
+        steps: Int, in batches, over which the curve runs; None for the length of the phase.
+    """
+
+    steps: int | None
+
+    @abc.abstractmethod
+    def factor(self, step: Any, steps: int) -> Any:
+        """Return the factor for a batch.
+
+        Args:
+            step: Scalar tensor of floats, the batches of the phase that are done.
+            steps: Int, the length of the curve, in batches.
+
+        Returns:
+            Scalar tensor of floats.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Warmup(Curve):
+    """Raise the learning rate linearly at the beginning of a phase.
+
+    Args:
+        steps: Int from 1, in batches, until the rate is whole.
+
+    Raises:
+        ValueError: if it is not an int from 1.
+
+    Reference:
+        - [Goyal et al., 2017](https://arxiv.org/abs/1706.02677): gradual warm-up.
+
+    Example:
+        >>> [round(float(Warmup(4).factor(float(step), 4)), 2) for step in range(6)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    """
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps is None:
+            raise ValueError(
+                "Warmup(steps=...) must be an int from 1. Received: steps=None. "
+                "A warm-up is shorter than its phase; give its length in batches."
+            )
+        _check_steps("Warmup", self.steps)
+
+    def factor(self, step: Any, steps: int) -> Any:
+        """Return the factor for a batch."""
+        return ops.minimum((step + 1.0) / float(steps), 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SlantedTriangular(Curve):
+    """Raise the learning rate quickly, then let it fall slowly, both linearly.
+
+    Args:
+        steps: Int from 1, in batches; None (default) for the length of the phase, which must
+            be known beforehand then. After so many the rate stays at its lowest.
+        cut_fraction: Float between 0 and 1, the part in which the rate rises. Defaults to 0.1.
+        ratio: Float above 1, how much smaller the lowest rate is than the highest. Defaults
+            to 32.
+
+    Raises:
+        ValueError: if an argument is invalid.
+
+    Reference:
+        - [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146), section 3.2.
+
+    Example:
+        >>> curve = SlantedTriangular(10, cut_fraction=0.2, ratio=10)
+        >>> [round(float(curve.factor(float(step), 10)), 2) for step in (0, 1, 2, 6, 10)]
+        [0.1, 0.55, 1.0, 0.55, 0.1]
+    """
+
+    steps: int | None = None
+    cut_fraction: float = 0.1
+    ratio: float = 32.0
+
+    def __post_init__(self) -> None:
+        _check_steps("SlantedTriangular", self.steps)
+        if not _is_number(self.cut_fraction) or not 0 < self.cut_fraction < 1:
+            raise ValueError(
+                "SlantedTriangular(cut_fraction=...) must be between 0 and 1. "
+                f"Received: cut_fraction={self.cut_fraction!r}."
+            )
+        if not _is_number(self.ratio) or not self.ratio > 1:
+            raise ValueError(
+                "SlantedTriangular(ratio=...) must be above 1, the highest rate over the lowest. "
+                f"Received: ratio={self.ratio!r}."
+            )
+
+    def factor(self, step: Any, steps: int) -> Any:
+        """Return the factor for a batch."""
+        cut = max(1, math.floor(steps * self.cut_fraction))
+        falling = 1.0 - (step - float(cut)) / float(max(1, steps - cut))
+        height = ops.maximum(ops.minimum(step / float(cut), falling), 0.0)
+        return (1.0 + height * (self.ratio - 1.0)) / self.ratio
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine(Curve):
+    """Let the learning rate fall by half a cosine.
+
+    Args:
+        steps: Int from 1, in batches; None (default) for the length of the phase, which must
+            be known beforehand then. After so many the rate stays at its lowest.
+        floor: Float from 0 and below 1, the lowest factor. Defaults to 0.
+
+    Raises:
+        ValueError: if an argument is invalid.
+
+    Reference:
+        - [Loshchilov and Hutter, 2017](https://arxiv.org/abs/1608.03983).
+
+    Example:
+        >>> [round(float(Cosine(4).factor(float(step), 4)), 2) for step in (0, 2, 4, 9)]
+        [1.0, 0.5, 0.0, 0.0]
+    """
+
+    steps: int | None = None
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_steps("Cosine", self.steps)
+        if not _is_number(self.floor) or not 0 <= self.floor < 1:
+            raise ValueError(
+                f"Cosine(floor=...) must be from 0 and below 1. Received: floor={self.floor!r}."
+            )
+
+    def factor(self, step: Any, steps: int) -> Any:
+        """Return the factor for a batch."""
+        done = ops.minimum(step / float(steps), 1.0)
+        return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + ops.cos(math.pi * done))
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _check_steps(owner: str, steps: Any) -> None:
+    if steps is not None and (not is_int(steps) or steps < 1):
+        raise ValueError(
+            f"{owner}(steps=...) must be an int from 1, in batches. Received: steps={steps!r}."
+        )

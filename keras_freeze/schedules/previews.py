@@ -1,0 +1,249 @@
+"""What a schedule will do with a model, as a table, before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import io
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import rich.box
+import rich.console
+import rich.table
+import rich.text
+
+from keras_freeze import optimizer_state
+from keras_freeze.flags import phase_flags
+from keras_freeze.groups import Groups, LayerGroup, layer_groups
+from keras_freeze.schedules.phases import FreezeSchedule, Phase
+from keras_freeze.schedules.progress import Moment, timeline
+from keras_freeze.schedules.rates import Rates, multipliers
+from keras_freeze.schedules.triggers import (
+    AfterEpochs,
+    AfterSteps,
+    AllOf,
+    AnyOf,
+    OnPlateau,
+    Trigger,
+    When,
+)
+
+_COLUMNS = ("phase", "begins", "ends", "trains", "trainable", "non-trainable", "learning rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class PreviewRow:
+    """One phase of a `SchedulePreview`.
+
+    Attributes:
+        phase: Int, its number from 0.
+        begins: Str, when it begins; epochs are counted from 1, as Keras prints them.
+        ends: Str, what ends it.
+        training: Tuple of str, the layer groups of which something trains, from the head down.
+        trainable_params: Int, parameters that train.
+        non_trainable_params: Int, parameters that don't.
+        rates: Learning rate of each of these groups as a multiple of the compiled one.
+        curve: Str, how the rate changes within the phase; "" for not at all.
+    """
+
+    phase: int
+    begins: str
+    ends: str
+    training: tuple[str, ...]
+    trainable_params: int
+    non_trainable_params: int
+    rates: Mapping[str, float]
+    curve: str
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class SchedulePreview:
+    """What a schedule will do; printed as text, with rich, or as HTML in a notebook.
+
+    Attributes:
+        model: Str, the model's name.
+        epochs: Int, the epochs of the fit.
+        learning_rate: Float, the compiled learning rate; None where there is none to give.
+        rows: Tuple of `PreviewRow`, in order.
+    """
+
+    model: str
+    epochs: int
+    learning_rate: float | None
+    rows: tuple[PreviewRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the preview as plain data, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"SchedulePreview(model={self.model!r}, epochs={self.epochs}, phases={len(self.rows)})"
+        )
+
+    def __str__(self) -> str:
+        text = io.StringIO()
+        console = rich.console.Console(
+            file=text, width=100, no_color=True, force_terminal=False, force_jupyter=False
+        )
+        console.print(self)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+    def __rich__(self) -> rich.table.Table:
+        """Return the preview as a table of rich."""
+        table = rich.table.Table(
+            title=rich.text.Text(self._title()),
+            title_justify="left",
+            box=rich.box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        for column in _COLUMNS:
+            numeric = "trainable" in column
+            table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
+        for cells in self._cells():
+            table.add_row(*map(rich.text.Text, cells))
+        return table
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{column}</th>" for column in _COLUMNS)
+        body = "".join(
+            "<tr>"
+            + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in cells)
+            + "</tr>"
+            for cells in self._cells()
+        )
+        caption = f"<caption>{html.escape(self._title())}</caption>"
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _title(self) -> str:
+        return f"{self.model}, {self.epochs} epochs"
+
+    def _cells(self) -> Iterator[tuple[str, ...]]:
+        for row in self.rows:
+            counts = f"{row.trainable_params:,}", f"{row.non_trainable_params:,}"
+            trains = ", ".join(row.training)
+            yield str(row.phase), row.begins, row.ends, trains, *counts, self._rates(row)
+
+    def _rates(self, row: PreviewRow) -> str:
+        base = 1.0 if self.learning_rate is None else self.learning_rate
+        values = {name: base * rate for name, rate in row.rates.items()}
+        unit = "x" if self.learning_rate is None else ""
+        if len(set(values.values())) == 1:
+            text = f"{unit}{next(iter(values.values())):.3g}"
+        else:
+            text = ", ".join(f"{name} {unit}{value:.3g}" for name, value in values.items())
+        return f"{text}; {row.curve}" if row.curve else text
+
+
+def preview(
+    schedule: FreezeSchedule,
+    model: keras.Model,
+    epochs: int,
+    *,
+    steps_per_epoch: int | None = None,
+    groups: Groups | None = None,
+    rates: Rates = None,
+) -> SchedulePreview:
+    """Show what a schedule will do with a model; nothing is changed.
+
+    Args:
+        schedule: `FreezeSchedule`.
+        model: `keras.Model`, built; compiled, if learning rates are to be shown.
+        epochs: Int, the epochs of the fit.
+        steps_per_epoch: Int, batches in an epoch, for phases that end after steps. Defaults to
+            not known.
+        groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
+        rates: Learning rates of the groups for phases that have none. Defaults to 1 for all.
+
+    Returns:
+        `SchedulePreview`.
+
+    Raises:
+        ValueError: if the schedule names what the model has not.
+
+    Example:
+        >>> from keras_freeze import schedules
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(2)],
+        ...     name="net",
+        ... )
+        >>> schedule = schedules.gradual(model, until=2, rates=2.0)
+        >>> print(schedule.preview(model, epochs=5))
+        net, 5 epochs
+        <BLANKLINE>
+         phase  begins   ends            trains     trainable  non-trainable  learning rate
+         ───────────────────────────────────────────────────────────────────────────────────────
+         0      epoch 1  after 2 epochs  head               8             15  x1
+         1      epoch 3  with the fit    head, low         23              0  head x1, low x0.5
+    """
+    found = layer_groups(model, groups)
+    moments = timeline(schedule, steps_per_epoch)
+    rows = tuple(
+        _row(index, phase, moments[index], epochs, model, found, groups, rates)
+        for index, phase in enumerate(schedule.phases)
+    )
+    compiled = getattr(model, "compiled", False)
+    rate = optimizer_state.learning_rate(model.optimizer) if compiled else None
+    return SchedulePreview(model.name, epochs, rate, rows)
+
+
+def _row(
+    index: int,
+    phase: Phase,
+    moment: Moment | None,
+    epochs: int,
+    model: keras.Model,
+    found: tuple[LayerGroup, ...],
+    groups: Groups | None,
+    rates: Rates,
+) -> PreviewRow:
+    names = [group.name for group in found]
+    frozen = phase.policy(groups).select(model)
+    flags = phase_flags(model, frozen, phase.batch_norm, found)
+    trained = {id(variable) for variable, trains in flags.variables if trains}
+    training = [g.name for g in reversed(found) if any(id(v) in trained for v in g.variables)]
+    params = sum(math.prod(v.shape) for v in model.weights if id(v) in trained)
+    by_group = multipliers(rates if phase.rates is None else phase.rates, names)
+    return PreviewRow(
+        index,
+        _begins(moment, index, epochs),
+        "with the fit" if phase.trigger is None else describe(phase.trigger),
+        tuple(training),
+        params,
+        sum(math.prod(v.shape) for v in model.weights) - params,
+        {name: by_group[name] for name in training},
+        "" if phase.curve is None else type(phase.curve).__name__,
+    )
+
+
+def _begins(moment: Moment | None, index: int, epochs: int) -> str:
+    if moment is None:
+        return f"after phase {index - 1}"
+    step = f", step {moment.step}" if moment.step else ""
+    late = " (not reached)" if moment.epoch >= epochs else ""
+    return f"epoch {moment.epoch + 1}{step}{late}"
+
+
+def describe(trigger: Trigger) -> str:
+    """Say in words what a trigger waits for.
+
+    Example:
+        >>> describe(OnPlateau("val_loss", patience=2) | AfterEpochs(10))
+        'val_loss stalls for 2 epochs, or after 10 epochs'
+    """
+    if isinstance(trigger, AfterEpochs):
+        return f"after {trigger.epochs} epoch{'s' if trigger.epochs > 1 else ''}"
+    if isinstance(trigger, AfterSteps):
+        return f"after {trigger.steps} steps"
+    if isinstance(trigger, OnPlateau):
+        plural = "s" if trigger.patience > 1 else ""
+        return f"{trigger.monitor} stalls for {trigger.patience} epoch{plural}"
+    if isinstance(trigger, When):
+        return f"when {getattr(trigger.condition, '__name__', 'a condition')} holds"
+    if isinstance(trigger, (AnyOf, AllOf)):
+        word = ", or " if isinstance(trigger, AnyOf) else ", and "
+        return word.join(map(describe, trigger.triggers))
+    return repr(trigger)

@@ -1,0 +1,69 @@
+"""Learning rates of layer groups, as multiples of the compiled one. Pure."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from keras_freeze.messages import known_groups
+
+#: Factor between the learning rates of neighbouring groups, from the head down. ULMFiT's
+#: (Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146); measured in docs/defaults.md.
+DEFAULT_RATES = 2.6
+
+Rates = Mapping[str, float] | float | str | None
+
+
+def multipliers(
+    rates: Rates, names: Sequence[str], *, owner: str = "multipliers"
+) -> dict[str, float]:
+    """Return the learning-rate multiplier of each group.
+
+    Args:
+        rates: A mapping from group, or pattern of groups, to multiplier (1 where missing), a
+            factor between neighbouring groups, `"default"` for `DEFAULT_RATES`, or None for 1
+            everywhere.
+        names: Group names, from input to head.
+        owner: Str, in whose name errors are raised.
+
+    Returns:
+        Dict from name to float.
+
+    Raises:
+        ValueError: if `rates` is invalid or names an unknown group.
+
+    Example:
+        >>> multipliers(2.0, ["block1", "block2", "head"])
+        {'block1': 0.25, 'block2': 0.5, 'head': 1.0}
+    """
+    check_rates(owner, rates)
+    if rates is None:
+        return dict.fromkeys(names, 1.0)
+    if isinstance(rates, Mapping):
+        entries = known_groups(f"{owner}(rates=...)", rates, names)
+        given = {name: float(rates[entry]) for name, entry in entries.items()}
+        return {name: given.get(name, 1.0) for name in names}
+    factor = DEFAULT_RATES if isinstance(rates, str) else rates
+    return {name: float(factor) ** (n + 1 - len(names)) for n, name in enumerate(names)}
+
+
+def check_rates(owner: str, rates: Any) -> None:
+    """Raise in the name of `owner` unless `rates` is a valid specification of group rates."""
+    if rates is None or rates == "default":
+        return
+    values = list(rates.values()) if isinstance(rates, Mapping) else [rates]
+    for value in values:
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value <= 0:
+            raise ValueError(
+                f'{owner}(rates=...) must be "default", None, a positive factor between '
+                "neighbouring groups, or a mapping from group to positive multiplier. "
+                f"Received: rates={rates!r}. To keep a group from training, freeze it."
+            )
+    if not isinstance(rates, Mapping) and rates < 1:
+        raise ValueError(
+            f"{owner}(rates=...) must be a factor of at least 1: a group trains at the rate of the "
+            f"group above divided by it. Received: rates={rates!r}. Did you mean {1 / rates:g}?"
+        )

@@ -1,0 +1,438 @@
+"""Triggers: what ends a phase. Pure: a trigger is a value, its state is plain data.
+
+A trigger is asked after every step and every epoch of its phase, and says whether the phase is
+over. It keeps nothing itself: the state goes in and comes out, so that it can be backed up, and
+one trigger can serve several phases and several fits. Triggers combine with `|` (whichever
+comes first) and `&` (only where both hold at the same time).
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import inspect
+import math
+import numbers
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, get_args
+
+import keras
+
+from keras_freeze.messages import did_you_mean, is_int
+
+State = Any
+Logs = Mapping[str, Any]
+Mode = Literal["auto", "min", "max"]
+
+_LOWER = ("loss", "error", "perplexity", "mse", "mae", "rmse", "mape", "msle", "divergence")
+_HIGHER = ("acc", "auc", "precision", "recall", "f1", "iou", "dice", "r2", "bleu", "rouge", "score")
+
+
+class Trigger(abc.ABC):
+    """Base class: a value that says when a phase is over.
+
+    To add one, write a frozen dataclass with `fired` and what it needs of `begin`,
+    `after_steps` and `after_epoch`. A state is None, a bool, a number, a string, or a list
+    of these.
+    """
+
+    #: Whether it follows from the number of epochs and steps alone, whatever the logs say.
+    is_calendar: bool = False
+
+    def begin(self) -> State:
+        """Return the state at the beginning of a phase."""
+        return None
+
+    def after_steps(self, state: State, steps: int) -> State:
+        """Return the state after so many more batches."""
+        return state
+
+    def after_epoch(self, state: State, logs: Logs) -> State:
+        """Return the state after the end of an epoch, given its logs."""
+        return state
+
+    @abc.abstractmethod
+    def fired(self, state: State) -> bool:
+        """Tell whether the phase is over."""
+
+    def length(self, steps_per_epoch: int | None) -> int | None:
+        """Return after how many batches it fires at the latest, None where that can't be known."""
+        return None
+
+    def __or__(self, other: TriggerLike) -> Trigger:
+        """Fire as soon as one of the two does."""
+        return AnyOf((*_parts(self, AnyOf), *_parts(as_trigger(other), AnyOf)))
+
+    def __ror__(self, other: TriggerLike) -> Trigger:
+        """Fire as soon as one of the two does, a number or callable on the left."""
+        return as_trigger(other) | self
+
+    def __and__(self, other: TriggerLike) -> Trigger:
+        """Fire when both hold."""
+        return AllOf((*_parts(self, AllOf), *_parts(as_trigger(other), AllOf)))
+
+    def __rand__(self, other: TriggerLike) -> Trigger:
+        """Fire when both hold, a number or callable on the left."""
+        return as_trigger(other) & self
+
+
+TriggerLike = Trigger | int | Callable[[Logs], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class AfterEpochs(Trigger):
+    """End a phase after so many epochs.
+
+    An epoch in the middle of which the phase began counts as one.
+
+    Args:
+        epochs: Int from 1.
+
+    Raises:
+        ValueError: if it is not an int from 1.
+
+    Example:
+        >>> AfterEpochs(3) | AfterSteps(1000)
+        AnyOf(triggers=(AfterEpochs(epochs=3), AfterSteps(steps=1000)))
+    """
+
+    epochs: int
+    is_calendar = True
+
+    def __post_init__(self) -> None:
+        _check_count("AfterEpochs", "epochs", self.epochs)
+
+    def begin(self) -> State:
+        """Return the epochs that have ended: none."""
+        return 0
+
+    def after_epoch(self, state: State, logs: Logs) -> State:
+        """Count the epoch."""
+        return state + 1
+
+    def fired(self, state: State) -> bool:
+        """Tell whether enough epochs have ended."""
+        return bool(state >= self.epochs)
+
+    def length(self, steps_per_epoch: int | None) -> int | None:
+        """Return the batches of these epochs."""
+        return None if steps_per_epoch is None else self.epochs * steps_per_epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class AfterSteps(Trigger):
+    """End a phase after so many batches, in the middle of an epoch too.
+
+    With `steps_per_execution` the phase ends with the execution in which the number is
+    reached.
+
+    Args:
+        steps: Int from 1, in batches.
+
+    Raises:
+        ValueError: if it is not an int from 1.
+    """
+
+    steps: int
+    is_calendar = True
+
+    def __post_init__(self) -> None:
+        _check_count("AfterSteps", "steps", self.steps)
+
+    def begin(self) -> State:
+        """Return the batches done: none."""
+        return 0
+
+    def after_steps(self, state: State, steps: int) -> State:
+        """Count the batches."""
+        return state + steps
+
+    def fired(self, state: State) -> bool:
+        """Tell whether enough batches are done."""
+        return bool(state >= self.steps)
+
+    def length(self, steps_per_epoch: int | None) -> int | None:
+        """Return the number of batches."""
+        return self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class OnPlateau(Trigger):
+    """End a phase when a logged value has stopped improving.
+
+    The first value of a phase is the one to improve on; each phase starts anew. A value that
+    is not finite is no improvement.
+
+    Args:
+        monitor: Str, the log to watch at the end of each epoch. Defaults to `"val_loss"`.
+        patience: Int from 1, in epochs without improvement. Defaults to 3.
+        min_delta: Float from 0. Less is no improvement. Defaults to 0.
+        mode: `"min"`, `"max"`, or `"auto"` (default), which goes by the log's name.
+        cooldown: Int from 0, in epochs from the beginning of the phase that count as improving
+            whatever they bring. Defaults to 0.
+
+    Raises:
+        ValueError: if an argument is invalid, or if the mode can't be told from the name; in a
+            fit, if there is no such log.
+
+    Example:
+        >>> trigger = OnPlateau("val_loss", patience=2)
+        >>> state = trigger.begin()
+        >>> for loss in (0.9, 0.7, 0.8, 0.7):
+        ...     state = trigger.after_epoch(state, {"val_loss": loss})
+        ...     print(trigger.fired(state))
+        False
+        False
+        False
+        True
+    """
+
+    monitor: str = "val_loss"
+    patience: int = 3
+    min_delta: float = 0.0
+    mode: Mode = "auto"
+    cooldown: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.monitor, str) or not self.monitor:
+            raise ValueError(
+                "OnPlateau(monitor=...) must be the name of a log. "
+                f'Received: monitor={self.monitor!r}. Write "val_loss", say.'
+            )
+        _check_count("OnPlateau", "patience", self.patience)
+        _check_count("OnPlateau", "cooldown", self.cooldown, lowest=0)
+        number = isinstance(self.min_delta, numbers.Real) and not isinstance(self.min_delta, bool)
+        if not number or not math.isfinite(self.min_delta) or self.min_delta < 0:
+            raise ValueError(
+                "OnPlateau(min_delta=...) must be a number from 0. "
+                f"Received: min_delta={self.min_delta!r}."
+            )
+        direction("OnPlateau", self.monitor, self.mode)
+
+    def begin(self) -> State:
+        """Return the best value, the epochs without improvement and those of the cooldown."""
+        return [None, 0, self.cooldown]
+
+    def after_epoch(self, state: State, logs: Logs) -> State:
+        """Compare the epoch's value with the best."""
+        best, wait, cooldown = state
+        value = monitored("OnPlateau", self.monitor, logs)
+        if improves(value, best, self.min_delta, direction("OnPlateau", self.monitor, self.mode)):
+            best, wait = value, 0
+        elif not cooldown:
+            wait += 1
+        return [best, wait, max(cooldown - 1, 0)]
+
+    def fired(self, state: State) -> bool:
+        """Tell whether the value has stalled."""
+        return bool(state[1] >= self.patience)
+
+
+@dataclasses.dataclass(frozen=True)
+class When(Trigger):
+    """End a phase after an epoch for whose logs a function says yes.
+
+    A bare callable is accepted wherever a trigger is. It can't be written to a file.
+
+    Args:
+        condition: Callable `(logs) -> bool`.
+
+    Raises:
+        TypeError: if it can't be called so; in a fit, if it returns anything but a bool.
+
+    Example:
+        >>> trigger = When(lambda logs: logs["accuracy"] > 0.9)
+        >>> trigger.fired(trigger.after_epoch(trigger.begin(), {"accuracy": 0.95}))
+        True
+    """
+
+    condition: Callable[[Logs], bool]
+
+    def __post_init__(self) -> None:
+        if not callable(self.condition) or isinstance(self.condition, (type, keras.Layer)):
+            raise TypeError(
+                "When(condition=...) must be a callable (logs) -> bool. "
+                f"Received: condition={self.condition!r}."
+            )
+        try:
+            inspect.signature(self.condition).bind({})
+        except TypeError as error:
+            raise TypeError(
+                "When(condition=...) must take one argument, the logs of the epoch. "
+                f"Received: condition={self.condition!r}."
+            ) from error
+        except ValueError:  # some builtins have no signature
+            pass
+
+    def begin(self) -> State:
+        """Return that it has not fired."""
+        return False
+
+    def after_epoch(self, state: State, logs: Logs) -> State:
+        """Ask the function."""
+        answer = self.condition(dict(logs))
+        if type(answer).__name__ not in ("bool", "bool_"):
+            raise TypeError(
+                f"When(condition=...) must return True or False. Received: {answer!r} for logs "
+                f"{dict(logs)!r}."
+            )
+        return bool(answer)
+
+    def fired(self, state: State) -> bool:
+        """Tell what the function said last."""
+        return bool(state)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Combined(Trigger):
+    triggers: tuple[Trigger, ...]
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if isinstance(self.triggers, (Trigger, str)) or len(self.triggers) < 1:
+            raise ValueError(
+                f"{name}(triggers=...) must be a sequence of triggers. "
+                f"Received: triggers={self.triggers!r}."
+            )
+        object.__setattr__(self, "triggers", tuple(map(as_trigger, self.triggers)))
+
+    @property
+    def is_calendar(self) -> bool:  # type: ignore[override]
+        """Whether all of the triggers are."""
+        return all(trigger.is_calendar for trigger in self.triggers)
+
+    def begin(self) -> State:
+        """Return the states of all, in order."""
+        return [trigger.begin() for trigger in self.triggers]
+
+    def after_steps(self, state: State, steps: int) -> State:
+        """Let all count the batches."""
+        return [t.after_steps(s, steps) for t, s in zip(self.triggers, state, strict=True)]
+
+    def after_epoch(self, state: State, logs: Logs) -> State:
+        """Let all look at the epoch."""
+        return [t.after_epoch(s, logs) for t, s in zip(self.triggers, state, strict=True)]
+
+    def _all_fired(self, state: State) -> list[bool]:
+        return [t.fired(s) for t, s in zip(self.triggers, state, strict=True)]
+
+    def _lengths(self, steps_per_epoch: int | None) -> list[int | None]:
+        return [trigger.length(steps_per_epoch) for trigger in self.triggers]
+
+
+class AnyOf(_Combined):
+    """End a phase as soon as one of several triggers fires; written `a | b`.
+
+    Args:
+        triggers: Sequence of triggers, ints (epochs) and callables.
+    """
+
+    def fired(self, state: State) -> bool:
+        """Tell whether one has fired."""
+        return any(self._all_fired(state))
+
+    def length(self, steps_per_epoch: int | None) -> int | None:
+        """Return the shortest length that is known."""
+        known = [n for n in self._lengths(steps_per_epoch) if n is not None]
+        return min(known) if known else None
+
+
+class AllOf(_Combined):
+    """End a phase when several triggers hold at the same time; written `a & b`.
+
+    A plateau holds until the value improves again, a count for good, a callable for the epoch
+    in which it said yes.
+
+    Args:
+        triggers: Sequence of triggers, ints (epochs) and callables.
+    """
+
+    def fired(self, state: State) -> bool:
+        """Tell whether all hold."""
+        return all(self._all_fired(state))
+
+    def length(self, steps_per_epoch: int | None) -> int | None:
+        """Return the longest length, if all are known."""
+        known = [n for n in self._lengths(steps_per_epoch) if n is not None]
+        return max(known) if len(known) == len(self.triggers) else None
+
+
+def as_trigger(trigger: TriggerLike) -> Trigger:
+    """Return a trigger as it is, an int as `AfterEpochs` and a callable as `When`.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(trigger, Trigger):
+        return trigger
+    if is_int(trigger):
+        return AfterEpochs(int(trigger))
+    if callable(trigger) and not isinstance(trigger, (type, keras.Layer)):
+        return When(trigger)
+    raise TypeError(
+        "A trigger must be one of keras_freeze.schedules (AfterEpochs, AfterSteps, OnPlateau), an "
+        f"int (epochs), or a callable (logs) -> bool. Received: {trigger!r}."
+    )
+
+
+def every_trigger(trigger: Trigger | None) -> Iterator[Trigger]:
+    """Yield the simple triggers of which a trigger is made; none of None."""
+    if isinstance(trigger, _Combined):
+        for part in trigger.triggers:
+            yield from every_trigger(part)
+    elif trigger is not None:
+        yield trigger
+
+
+def direction(owner: str, monitor: str, mode: str) -> Literal["min", "max"]:
+    """Return whether a log is to fall or to rise; raise in the name of `owner` if unknown."""
+    if mode not in get_args(Mode):
+        raise ValueError(
+            f'{owner}(mode=...) must be "auto", "min" or "max". Received: mode={mode!r}.'
+        )
+    if mode in ("min", "max"):
+        return "min" if mode == "min" else "max"
+    words = monitor.lower().split("_")
+    if any(word.startswith(_LOWER) or word.endswith(_LOWER) for word in words):
+        return "min"
+    if any(word.startswith(_HIGHER) for word in words):
+        return "max"
+    raise ValueError(
+        f'{owner}(mode=...) must be "min" or "max" where the name does not tell which is better. '
+        f"Received: monitor={monitor!r}, mode='auto'."
+    )
+
+
+def improves(value: float, best: float | None, min_delta: float, mode: str) -> bool:
+    """Tell whether a value is better than the best so far; one that is not finite never is."""
+    if not math.isfinite(value):
+        return False
+    if best is None:
+        return True
+    return value < best - min_delta if mode == "min" else value > best + min_delta
+
+
+def monitored(owner: str, monitor: str, logs: Logs, argument: str = "monitor") -> float:
+    """Return a log as a float; raise in the name of `owner` if there is none."""
+    if monitor not in logs:
+        advice = (
+            "Pass validation_data= to fit, and validation_freq=1."
+            if monitor.startswith("val_") and not any(name.startswith("val_") for name in logs)
+            else did_you_mean(monitor, list(logs)).strip()
+        )
+        raise ValueError(
+            f"{owner}({argument}=...) must name a log of this fit. Received: {monitor!r}. "
+            f"{advice} Available logs: {', '.join(logs)}."
+        )
+    return float(logs[monitor])
+
+
+def _parts(trigger: Trigger, kind: type[_Combined]) -> tuple[Trigger, ...]:
+    return trigger.triggers if isinstance(trigger, kind) else (trigger,)
+
+
+def _check_count(owner: str, name: str, value: Any, lowest: int = 1) -> None:
+    if not is_int(value) or value < lowest:
+        raise ValueError(
+            f"{owner}({name}=...) must be an int from {lowest}. Received: {name}={value!r}."
+        )
