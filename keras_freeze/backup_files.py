@@ -105,7 +105,7 @@ def read(file: Any) -> Any:
                 for name in names
             }
         return _with_arrays(manifest, arrays)
-    except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # a flipped bit makes zipfile, NumPy and JSON say anything
         raise ValueError(f"it is torn or corrupt ({error})") from error
 
 
