@@ -111,6 +111,19 @@ def phase_flags(
     return _complete(model, variables, layers)
 
 
+def lost_in_a_file(model: keras.Model) -> tuple[str, ...]:
+    """Return the paths of the variables whose flags a plain `.keras` file can't keep.
+
+    Keras saves the flags of layers: loaded, a variable trains if its layer and all around it do.
+    """
+    return tuple(
+        w.variable.path
+        for w in structure.weights_of(model)
+        if w.potentially_trainable
+        and w.variable.trainable != all(x.trainable for x in (model, *w.enclosing, w.layer))
+    )
+
+
 def _pretrained_batch_norms(groups: Iterable[LayerGroup]) -> frozenset[int]:
     return frozenset(
         id(layer)

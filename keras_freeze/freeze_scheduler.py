@@ -17,9 +17,10 @@ import keras
 
 from keras_freeze import companions, fit_run, initial_epoch, optimizer_state, structure
 from keras_freeze.fit_run import Best, Run
-from keras_freeze.flags import BatchNormMode, check_batch_norm, phase_flags
+from keras_freeze.flags import BatchNormMode, check_batch_norm, lost_in_a_file, phase_flags
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.messages import is_int
+from keras_freeze.recompile import transition
 from keras_freeze.schedules.files import read
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
 from keras_freeze.schedules.previews import SchedulePreview, preview
@@ -137,6 +138,30 @@ class FreezeScheduler(keras.callbacks.Callback):
         steps, groups, rates = steps_per_epoch, self.groups, self.rates
         return preview(schedule, model, epochs, steps_per_epoch=steps, groups=groups, rates=rates)
 
+    def prepare(self, model: keras.Model, phase: int = -1, *, epochs: int | None = None) -> None:
+        """Set a model's flags as they are in a phase, before its optimizer's state is loaded.
+
+        A plain file keeps the flags of layers, not those of single variables, and Keras loads an
+        optimizer's state only where the same variables train. So where a phase has `weights=` or
+        `batch_norm="statistics"`, load the model, prepare it, and load the file again with
+        `model.load_weights`, which reads `.keras` files too.
+
+        Args:
+            model: `keras.Model`, built; compiled, if its optimizer is to be loaded.
+            phase: Int, the number of the phase. Defaults to -1, the last.
+            epochs: Int, the epochs of the training, which an `"even"` schedule depends on.
+                Defaults to `total_epochs`, else to enough for every group.
+
+        Raises:
+            IndexError: if the schedule has no such phase.
+            ValueError: if the schedule doesn't fit the model.
+        """
+        groups = layer_groups(model, self.groups)
+        total = epochs or self.total_epochs or len(groups)
+        planned = self._plan([group.name for group in groups], total).phases[phase]
+        frozen = planned.policy(self.groups).select(model)
+        transition(model, phase_flags(model, frozen, planned.batch_norm, groups))
+
     def _plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
         """Return the schedule for a model with these groups and a training of this length."""
         if isinstance(self.schedule, FreezeSchedule):
@@ -236,6 +261,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         if self._run is not None:
             said = fit_run.leave(self._run, self.model)
             self._say([said] if said else [])
+            self._warn_of_files(self._run)
         self._run, self._siblings = None, ()
 
     def __repr__(self) -> str:
@@ -301,6 +327,18 @@ class FreezeScheduler(keras.callbacks.Callback):
         run.best = state["best"] and Best(*state["best"])
         phase = None if run.entered is None or run.entered < 0 else run.schedule.phases[run.entered]
         return None if phase is None or phase.curve is None else Pace(phase.curve, 1)
+
+    def _warn_of_files(self, run: Run) -> None:
+        lost = lost_in_a_file(self.model)
+        if lost and run.entered is not None:
+            warnings.warn(
+                f"{type(self).__name__}: model {self.model.name!r} ends with flags of single "
+                f"variables ({lost[0]!r} and {len(lost) - 1} others), which a plain .keras file "
+                "can't keep. To go on from such a file with the optimizer's state: load it, call "
+                f"`{type(self).__name__}(...).prepare(model, phase={run.entered})`, then "
+                "`model.load_weights(path)`. keras_freeze.BackupAndRestore keeps everything.",
+                stacklevel=2,
+            )
 
     def _check_alone(self) -> None:
         others = [other for other in self._siblings if isinstance(other, FreezeScheduler)]

@@ -65,7 +65,10 @@ def learning_rate(optimizer: Any) -> float | None:
 
 def to_host(variable: keras.Variable) -> np.ndarray:
     """Copy a variable to the host. A copy, since JAX reuses its buffers."""
-    return np.array(keras.ops.convert_to_numpy(variable.value))
+    value = variable.value
+    if hasattr(value, "values") and hasattr(value, "read_value"):
+        value = value.values[0]  # of a tf.distribute strategy: the copies are alike
+    return np.array(keras.ops.convert_to_numpy(value))
 
 
 def check_carries(optimizer: Any) -> None:

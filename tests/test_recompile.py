@@ -351,35 +351,6 @@ def test_a_custom_train_step_survives(data_for):
     assert_equal(state, plain_state)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute")
-@pytest.mark.parametrize("name", ["adamw", "sgd-momentum", "adafactor", "loss-scale"])
-def test_mirrored_strategy_gives_the_one_device_result(name, plain, data_for):
-    import tensorflow as tf
-
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
-    assert len(devices) == 2, "conftest sets up two"
-
-    def train(strategy, rate):
-        with strategy.scope():
-            model = plain()
-            model.compile(
-                optimizer_table.ALL[name](), "sparse_categorical_crossentropy", metrics=["accuracy"]
-            )
-        x, y = data_for(model, rows=16)
-        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
-        schedule = kf.FreezeScheduler({0: ["low"], 2: None}, rates=rate, verbose=0)
-        history = model.fit(data, epochs=4, shuffle=False, verbose=0, callbacks=[schedule])
-        return history.history["loss"], model.get_weights(), model
-
-    losses, weights, _ = train(tf.distribute.get_strategy(), {"low": 0.1})
-    mirrored, mirrored_weights, model = train(tf.distribute.MirroredStrategy(devices), {"low": 0.1})
-    np.testing.assert_allclose(mirrored, losses, rtol=1e-4)
-    for a, b in zip(mirrored_weights, weights, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
-    for leaf in optimizer_state.leaf_optimizers(model.optimizer):
-        assert isinstance(leaf._iterations, keras.Variable)
-
-
 def test_a_model_is_freed_when_it_is_no_longer_used(plain, data_for):
     def train():
         model = plain()

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import textwrap
 
+import conftest
 import keras
 import numpy as np
 import pytest
 
 import keras_freeze as kf
 from keras_freeze import optimizer_state
+from keras_freeze.schedules import Phase
 
 pytestmark = pytest.mark.backend
 
@@ -94,6 +96,46 @@ def test_a_model_saved_at_the_end_goes_on_here_with_its_state(plain, data_for, t
     )
     kf.unfreeze(loaded, layers=["low"])
     loaded.fit(x, y, verbose=0)
+
+
+PARTS = {
+    "kernels frozen": (conftest.build_plain, lambda: {0: Phase(2, weights="kernel")}),
+    "statistics fixed": (conftest.build_batch_norm, lambda: {0: Phase(1, batch_norm="statistics")}),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_a_file_cannot_keep_is_said_once_and_one_call_puts_it_right(part, data_for, tmp_path):
+    build, plan = PARTS[part]
+
+    def schedule():
+        return kf.FreezeScheduler(plan(), verbose=0)
+
+    model = build()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = data_for(model)
+    with pytest.warns(UserWarning, match=r"prepare\(model, phase=0\).*load_weights") as caught:
+        model.fit(x, y, epochs=2, verbose=0, callbacks=[schedule()])
+    assert [warning.category for warning in caught].count(UserWarning) == 1
+    model.save(tmp_path / "end.keras")
+    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
+        loaded = keras.models.load_model(tmp_path / "end.keras")
+    schedule().prepare(loaded, phase=0)
+    loaded.load_weights(tmp_path / "end.keras")
+    assert numbers(loaded.optimizer.variables) == numbers(model.optimizer.variables)
+    assert numbers(loaded.weights) == numbers(model.weights)
+    for one in (model, loaded):  # which go on alike
+        one.fit(x, y, epochs=1, shuffle=False, verbose=0)
+    assert numbers(loaded.weights) == numbers(model.weights)
+
+
+def test_whole_layers_are_kept_without_a_word(batch_norm, data_for):
+    model = batch_norm()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = data_for(model)
+    for mode in ("frozen", "follow", "train"):
+        schedule = kf.FreezeScheduler({0: 2, 1: 1}, batch_norm=mode, verbose=0)
+        model.fit(x, y, epochs=2, verbose=0, callbacks=[schedule])  # warnings are errors
 
 
 def test_the_optimizers_config_knows_nothing_of_group_rates(plain, data_for):

@@ -83,6 +83,8 @@ def progress_at(
             return None
         if steps_per_epoch is not None and counts_steps(schedule):
             progress = _through_steps(progress, steps_per_epoch, stride)
+            if not _is_known(progress, steps_per_epoch):
+                return None
         progress = progress.after_epoch({})
     return _entered(progress)
 
@@ -126,6 +128,8 @@ def timeline(schedule: FreezeSchedule, steps_per_epoch: int | None) -> tuple[Mom
             if progress.is_over and step < (steps_per_epoch or 0):
                 progress = progress.next()
                 moments.append(Moment(epoch, step))
+        if not _is_known(progress, steps_per_epoch):
+            continue
         progress, epoch = progress.after_epoch({}), epoch + 1
     return tuple(moments)
 
