@@ -1,6 +1,7 @@
 """The fine-tuning scheduler for Keras 3: freeze, thaw layer by layer, lose nothing."""
 
 from keras_freeze import plots, policies, schedules
+from keras_freeze.freeze_guard import FreezeGuard
 from keras_freeze.freeze_scheduler import FreezeScheduler
 from keras_freeze.freezing import FreezeResult, freeze, unfreeze
 from keras_freeze.gradual_unfreeze import GradualUnfreeze
@@ -11,6 +12,7 @@ from keras_freeze.reports import ParameterReport, parameter_report
 __version__ = "0.1.0"
 
 __all__ = [
+    "FreezeGuard",
     "FreezeResult",
     "FreezeScheduler",
     "GradualUnfreeze",

@@ -509,6 +509,20 @@ CASES = {
         ValueError,
         ["layer_groups(groups=...) must match layers", "'mdi'", "Did you mean 'mid'"],
     ),
+    # FreezeGuard
+    **{
+        f"FreezeGuard every {value!r}": (
+            lambda value=value: kf.FreezeGuard(value),
+            ValueError,
+            ['FreezeGuard(every=...) must be "epoch" or a positive int', f"every={value!r}."],
+        )
+        for value in (0, -1, 1.5, True, None, "step")
+    },
+    "FreezeGuard action": (
+        lambda: kf.FreezeGuard(action="ignore"),
+        ValueError,
+        ['FreezeGuard(action=...) must be "raise" or "warn".', "Received: action='ignore'."],
+    ),
     # GradualUnfreeze
     "GradualUnfreeze schedule": (
         lambda: kf.GradualUnfreeze("evenly"),
@@ -582,7 +596,7 @@ def test_a_wrong_argument_raises(case):
 
 def test_every_public_callable_has_a_case():
     owners = {"layer_groups", "parameter_report", "freeze", "unfreeze", "recompile"}
-    owners |= {"FreezeScheduler", "GradualUnfreeze", "Phase", "FreezeSchedule"}
+    owners |= {"FreezeGuard", "FreezeScheduler", "GradualUnfreeze", "Phase", "FreezeSchedule"}
     owners |= {"even_starts", "multipliers", *(set(policies.__all__) - {"FreezePolicy"})}
     owners -= {"as_policy", "Selection"}  # which names itself a freeze policy; which is a result
     said = " ".join(part for _, _, parts in CASES.values() for part in parts)
