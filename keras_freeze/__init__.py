@@ -2,6 +2,7 @@
 
 from keras_freeze import plots, policies, schedules
 from keras_freeze.backup_and_restore import BackupAndRestore
+from keras_freeze.freeze_guard import FreezeGuard
 from keras_freeze.freeze_scheduler import FreezeScheduler
 from keras_freeze.freezing import FreezeResult, freeze, unfreeze
 from keras_freeze.gradual_unfreeze import GradualUnfreeze
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackupAndRestore",
+    "FreezeGuard",
     "FreezeResult",
     "FreezeScheduler",
     "GradualUnfreeze",

@@ -61,8 +61,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     #: Nothing is done between batches, so Keras need not wait for this callback there.
     async_safe = True
-    #: Behind all others: see `structure.order_callbacks`.
-    place = 2
+    rank_at_end = 2  # see `structure.move_to_end`
 
     def __init__(
         self,
@@ -90,7 +89,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     def set_model(self, model: keras.Model) -> None:
         """Take the model, and the last place among the callbacks, to see what they have done."""
         super().set_model(model)
-        structure.order_callbacks()
+        structure.move_to_end(self)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Restore the last backup, if there is one."""

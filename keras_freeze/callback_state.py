@@ -64,7 +64,7 @@ def changed(
             continue
         if _is_plain(value):
             kept[name] = copy.deepcopy(value)
-        elif not type(callback).__module__.startswith("keras."):
+        elif not type(callback).__module__.startswith(("keras.", "keras_freeze.")):
             lost.append(name)
     return kept, lost
 

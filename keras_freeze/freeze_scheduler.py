@@ -6,7 +6,6 @@ It is a thin driver: the schedule says what is due, the engine does it, one line
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from keras_freeze import companions, fit_run, initial_epoch, optimizer_state, st
 from keras_freeze.fit_run import Best, Run
 from keras_freeze.flags import BatchNormMode, check_batch_norm, lost_in_a_file, phase_flags
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
-from keras_freeze.messages import is_int
+from keras_freeze.messages import call_of, is_int
 from keras_freeze.recompile import transition
 from keras_freeze.schedules.files import read
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
@@ -265,13 +264,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         self._run, self._siblings = None, ()
 
     def __repr__(self) -> str:
-        parameters = inspect.signature(type(self)).parameters.values()
-        given = [
-            f"{p.name}={getattr(self, p.name)!r}"
-            for p in parameters
-            if p.default is p.empty or getattr(self, p.name) != p.default
-        ]
-        return f"{type(self).__name__}({', '.join(given)})"
+        return call_of(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model and the running fit out of copies: they belong to the original."""

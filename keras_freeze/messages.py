@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import numbers
 import re
 from collections.abc import Iterable, Sequence
@@ -80,3 +81,34 @@ def is_int(value: Any) -> TypeGuard[int]:
         (True, False, False)
     """
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def call_of(instance: Any) -> str:
+    """Return the call that makes an object like this one, with the arguments that were given.
+
+    They have to be attributes under the names of the parameters.
+
+    Example:
+        >>> import keras_freeze
+        >>> call_of(keras_freeze.FreezeScheduler({0: 1}, verbose=0))
+        'FreezeScheduler(schedule={0: 1}, verbose=0)'
+    """
+    given = [
+        f"{p.name}={getattr(instance, p.name)!r}"
+        for p in inspect.signature(type(instance)).parameters.values()
+        if p.default is p.empty or getattr(instance, p.name) != p.default
+    ]
+    return f"{type(instance).__name__}({', '.join(given)})"
+
+
+def first_few(names: Sequence[str], limit: int = 3) -> str:
+    """Return the first names of many, and how many more there are.
+
+    Example:
+        >>> first_few(["a", "b", "c", "d", "e"])
+        'a, b, c and 2 more'
+        >>> first_few(["a", "b"])
+        'a and b'
+    """
+    shown = [*names[:limit], *([f"{len(names) - limit} more"] if len(names) > limit else [])]
+    return " and ".join([*([", ".join(shown[:-1])] if shown[:-1] else []), *shown[-1:]])

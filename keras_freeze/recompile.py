@@ -17,6 +17,7 @@ from keras_freeze import optimizer_state, structure, update_rules
 from keras_freeze.flags import Flags
 
 _traced: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
+_in_force: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
 
 
 def recompile(model: keras.Model, *, force: bool = False) -> bool:
@@ -98,7 +99,56 @@ def transition(
     except Exception:
         _set_flags(before)
         raise
-    return _update_functions(model, carried or force)
+    rebuilt = _update_functions(model, carried or force)
+    _note_flags(model)
+    return rebuilt
+
+
+def flags_in_force(model: keras.Model) -> Mapping[int, bool]:
+    """Return the flags that the present train step goes by, whatever the model's say now.
+
+    The engine knows them from the last transition. Of a step that `fit` or the user made, it
+    takes those that it finds when it is first asked.
+
+    Args:
+        model: `keras.Model`, built and compiled.
+
+    Returns:
+        Mapping from the id of each layer and weight to its flag: another object after each
+        transition and after each `compile`, else the same.
+    """
+    function, flags = _in_force.get(model, (None, None))
+    step = model.train_function
+    if step is None or function is None or function() is not step:
+        return _note_flags(model)
+    return flags
+
+
+def _note_flags(model: keras.Model) -> Mapping[int, bool]:
+    # By id, for a reference to a layer would keep the model alive, as one to the step would.
+    flags = {id(x): x.trainable for x in (*structure.every_layer(model), *model.weights)}
+    _in_force[model] = (_weak(model.train_function), flags)
+    return flags
+
+
+def sync_state(model: keras.Model, flags: Flags) -> None:
+    """Bring a running fit's values back to the model, where Keras holds them elsewhere (JAX).
+
+    Keras pairs variables and values by the present flags. Where these were changed without a
+    transition, that mixes weights up, or fails.
+
+    Args:
+        model: `keras.Model`.
+        flags: Those in force, by which to pair; the present ones are left as they are.
+    """
+    if not hasattr(model, "jax_state_sync"):
+        return
+    present = _present(flags)
+    _set_flags(flags)
+    try:
+        model.jax_state_sync()
+    finally:
+        _set_flags(present)
 
 
 def _update_optimizer(

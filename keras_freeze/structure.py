@@ -130,6 +130,37 @@ def weights_of(model: keras.Layer) -> tuple[Weight, ...]:
     return tuple(found.values())
 
 
+def frozen_weights(model: keras.Layer) -> tuple[Weight, ...]:
+    """Return the weights that training should leave as they are.
+
+    Those are the weights made to be trained that don't, and what else their layer holds
+    (moving statistics, counters) if all of that layer is frozen, or its flag is off. A
+    `BatchNormalization` updates its statistics by its flag alone. The state that a stateful
+    recurrent layer keeps from batch to batch is no weight in this sense.
+
+    Args:
+        model: `keras.Layer` or `keras.Model`, built.
+
+    Returns:
+        Tuple of `Weight`, in the order of `weights_of`.
+    """
+    training = {id(v) for v in model.trainable_variables}
+    return tuple(weight for weight in weights_of(model) if _is_frozen(weight, training))
+
+
+def _is_frozen(weight: Weight, training: set[int]) -> bool:
+    layer, variable = weight.layer, weight.variable
+    if weight.potentially_trainable or variable is _lora_base(layer):
+        return id(variable) not in training
+    states = layer.states if isinstance(layer, keras.layers.RNN) else ()
+    if any(state is variable for state in keras.tree.flatten(states)):
+        return False
+    if is_batch_norm(layer) or not layer.trainable:
+        return not layer.trainable
+    trained = [id(w.variable) for w in weights_of(layer) if w.potentially_trainable]
+    return bool(trained) and training.isdisjoint(trained)
+
+
 def is_batch_norm(layer: keras.Layer) -> bool:
     """Tell whether a layer is a `BatchNormalization` or derives from it."""
     return isinstance(layer, keras.layers.BatchNormalization)
@@ -231,14 +262,18 @@ def sibling_callbacks(callback: Any) -> tuple[Any, ...]:
     return () if owner is None else tuple(x for x in owner.callbacks if x is not callback)
 
 
-def order_callbacks() -> None:
-    """Move callbacks that have to see what the others did behind them, when a hook asks.
+def move_to_end(callback: Any) -> None:
+    """Let Keras call a callback after the others, when its `set_model` asks.
 
-    Those have a `place` above 0, in whose order they come.
+    Where several want that, the class attribute `rank_at_end` (an int, 1 where missing) orders
+    them, whichever asks first.
     """
     owner = _callback_list()
-    if owner is not None:  # a new list, since Keras goes through the present one
-        owner.callbacks = sorted(owner.callbacks, key=lambda x: getattr(x, "place", 0))
+    if owner is not None:
+        # A new list, since Keras is going through the old one.
+        owner.callbacks = sorted(
+            owner.callbacks, key=lambda other: getattr(other, "rank_at_end", int(other is callback))
+        )
 
 
 def _callback_list() -> Any | None:

@@ -694,6 +694,20 @@ CASES = {
         ValueError,
         ["layer_groups(groups=...) must match layers", "'mdi'", "Did you mean 'mid'"],
     ),
+    # FreezeGuard
+    **{
+        f"FreezeGuard every {value!r}": (
+            lambda value=value: kf.FreezeGuard(value),
+            ValueError,
+            ['FreezeGuard(every=...) must be "epoch" or a positive int', f"every={value!r}."],
+        )
+        for value in (0, -1, 1.5, True, None, "step")
+    },
+    "FreezeGuard action": (
+        lambda: kf.FreezeGuard(action="ignore"),
+        ValueError,
+        ['FreezeGuard(action=...) must be "raise" or "warn".', "Received: action='ignore'."],
+    ),
     # GradualUnfreeze
     "GradualUnfreeze schedule": (
         lambda: kf.GradualUnfreeze("evenly"),

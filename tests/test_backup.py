@@ -87,6 +87,7 @@ RUNS = {
 
 # Each in one of the two places, since all have to be behind the others in the end.
 @backend
+@pytest.mark.filterwarnings("ignore:.*ends with flags of single variables:UserWarning")
 @pytest.mark.parametrize(("run", "first"), [(run, n % 2 == 0) for n, run in enumerate(RUNS)])
 def test_an_interrupted_run_ends_like_another(run, first, nested, data_for, tmp_path):
     whole, history = train(nested, data_for, [*RUNS[run](), Crash(None)])

@@ -11,6 +11,7 @@ import pytest
 
 import keras_freeze as kf
 from keras_freeze import optimizer_state, update_rules
+from keras_freeze.recompile import flags_in_force
 
 pytestmark = pytest.mark.backend
 
@@ -366,3 +367,29 @@ def test_a_model_is_freed_when_it_is_no_longer_used(plain, data_for):
     keras.backend.clear_session()
     gc.collect()
     assert dead() is None
+
+
+# The flags that a step goes by
+
+
+def test_flags_in_force_are_those_of_the_last_transition_or_compile(plain, data_for):
+    _, _, model = fit(plain, keras.optimizers.Adam(0.01), data_for, epochs=1)
+    low = model.get_layer("low")
+    at_first = flags_in_force(model)
+    assert at_first[id(low)] is at_first[id(low.kernel)] is True
+    low.trainable = False
+    assert flags_in_force(model) is at_first
+    kf.recompile(model)
+    then = flags_in_force(model)
+    assert then is flags_in_force(model) is not at_first
+    assert then[id(low)] is then[id(low.kernel)] is False
+    low.trainable = True
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    assert flags_in_force(model)[id(low)] is True
+
+
+def test_a_recompile_that_changes_nothing_notes_the_flags_too(plain, data_for):
+    _, _, model = fit(plain, keras.optimizers.Adam(0.01), data_for, epochs=1)
+    kf.recompile(model)
+    model.get_layer("low").trainable = False
+    assert flags_in_force(model)[id(model.get_layer("low"))] is True

@@ -163,3 +163,157 @@ def test_reading_changes_nothing():
     structure.opened_layers(model)
     assert [w.trainable for w in model.weights] == flags
     assert all(map(np.array_equal, before, model.get_weights()))
+
+
+# What is frozen
+
+
+class Counter(layers.Layer):
+    """Holds weights of both kinds, a seed and a metric."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(), name="scale")
+        self.count = self.add_weight(shape=(), name="count", trainable=False)
+        self.seed = keras.random.SeedGenerator(0)
+        self.metric = keras.metrics.Mean()
+
+    def call(self, x):
+        return x * self.scale
+
+
+class Tally(layers.Layer):
+    """Holds nothing that could be trained."""
+
+    def build(self, shape):
+        self.count = self.add_weight(shape=(), name="count", trainable=False)
+
+    def call(self, x):
+        return x
+
+
+def set_flag(layer, value):
+    layer.trainable = value
+
+
+def set_variables(layer, value):
+    for variable in layer._trainable_variables:
+        variable.trainable = value
+
+
+def set_flag_only(layer, value):
+    layer._trainable = value
+
+
+BATCH_NORM = {"gamma", "beta", "moving_mean", "moving_variance"}
+FROZEN = {
+    "dense trains": (lambda: layers.Dense(2), None, set()),
+    "dense": (lambda: layers.Dense(2), set_flag, {"kernel", "bias"}),
+    "dense by its variables": (lambda: layers.Dense(2), set_variables, {"kernel", "bias"}),
+    "batch norm trains": (lambda: layers.BatchNormalization(), None, set()),
+    "batch norm": (lambda: layers.BatchNormalization(), set_flag, BATCH_NORM),
+    "batch norm by its flag": (
+        lambda: layers.BatchNormalization(),
+        set_flag_only,
+        {"moving_mean", "moving_variance"},
+    ),
+    "batch norm by its variables": (
+        lambda: layers.BatchNormalization(),
+        set_variables,
+        {"gamma", "beta"},
+    ),
+    "batch norm without scale and centre": (
+        lambda: layers.BatchNormalization(scale=False, center=False),
+        None,
+        set(),
+    ),
+    "custom trains": (Counter, None, set()),
+    "custom": (Counter, set_flag, {"scale", "count"}),
+    "custom by its variables": (Counter, set_variables, {"scale", "count"}),
+    "custom by its flag": (Counter, set_flag_only, {"count"}),
+    "nothing to train": (Tally, None, set()),
+    "nothing to train, flag off": (Tally, set_flag, {"count"}),
+    "normalization": (lambda: layers.Normalization(), None, set()),
+    "wrapper trains": (lambda: layers.SpectralNormalization(layers.Dense(2)), None, set()),
+    "wrapper": (
+        lambda: layers.SpectralNormalization(layers.Dense(2)),
+        set_flag,
+        {"kernel", "bias", "vector_u"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FROZEN)
+def test_frozen_weights(case):
+    build, freeze, expected = FROZEN[case]
+    layer = build()
+    model = keras.Sequential([keras.Input((3,)), layer, layers.Dense(2, name="head")])
+    if freeze is not None:
+        freeze(layer, False)
+    assert {w.variable.name for w in structure.frozen_weights(model)} == expected
+
+
+def test_the_base_of_adapters_is_frozen_with_or_without_them():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2), layers.Dense(2)])
+    low = model.layers[0]
+    low.enable_lora(1)
+    assert [id(w.variable) for w in structure.frozen_weights(model)] == [id(low._kernel)]
+    low.trainable = False
+    assert len(structure.frozen_weights(model)) == 4
+
+
+def test_of_a_frozen_model_all_is_frozen():
+    model = small_backbone()
+    model.trainable = False
+    assert len(structure.frozen_weights(model)) == len(model.weights)
+
+
+def test_states_of_a_recurrent_layer_are_not_frozen():
+    inputs = keras.Input((5, 2), batch_size=4)
+    model = keras.Model(inputs, layers.LSTM(3, stateful=True)(inputs))
+    model.trainable = False
+    assert [w.variable.name for w in structure.frozen_weights(model)] == [
+        "kernel",
+        "recurrent_kernel",
+        "bias",
+    ]
+
+
+# The list of callbacks
+
+
+class Last(keras.callbacks.Callback):
+    """Wants to be called after the others."""
+
+    def __init__(self, rank=1):
+        super().__init__()
+        self.rank_at_end = rank
+
+    def set_model(self, model):
+        super().set_model(model)
+        structure.move_to_end(self)
+
+
+class Unranked(Last):
+    def __init__(self):
+        super().__init__()
+        del self.rank_at_end
+
+
+def test_callbacks_move_to_the_end_in_the_order_of_their_ranks():
+    very_last, last, first = Last(2), Last(1), keras.callbacks.Callback()
+    for given in ([very_last, last, first], [last, very_last, first], [first, very_last, last]):
+        callbacks = keras.callbacks.CallbackList(given, model=small_backbone(), epochs=1)
+        assert callbacks.callbacks == [first, last, very_last]
+        assert all(c.model is not None and c.params for c in callbacks.callbacks)
+        assert given is not callbacks.callbacks
+
+
+def test_a_callback_without_a_rank_moves_to_the_end():
+    callback, other = Unranked(), keras.callbacks.Callback()
+    callbacks = keras.callbacks.CallbackList([callback, other], model=small_backbone())
+    assert callbacks.callbacks == [other, callback]
+
+
+def test_no_list_nothing_to_move():
+    structure.move_to_end(Last())
+    assert structure.sibling_callbacks(Last()) == ()
