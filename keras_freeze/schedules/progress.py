@@ -134,9 +134,10 @@ def timeline(
 
 def soonest(schedule: FreezeSchedule) -> FreezeSchedule:
     """Return a schedule by the calendar whose phases begin when those of another can at best."""
+    ends = [None if p.trigger is None else p.trigger.soonest() for p in schedule.phases]
     phases = [
-        phase if phase.trigger is None else dataclasses.replace(phase, until=phase.trigger.soonest())
-        for phase in schedule.phases
+        dataclasses.replace(phase, until=end)
+        for phase, end in zip(schedule.phases, ends, strict=True)
     ]
     return dataclasses.replace(schedule, phases=phases)
 

@@ -420,15 +420,26 @@ def direction(owner: str, monitor: str, mode: str) -> Literal["min", "max"]:
         )
     if mode in ("min", "max"):
         return "min" if mode == "min" else "max"
+    told = told_direction(monitor)
+    if told is None:
+        raise ValueError(
+            f'{owner}(mode=...) must be "min" or "max" where the name does not tell which is '
+            f"better. Received: monitor={monitor!r}, mode='auto'."
+        )
+    return told
+
+
+def told_direction(monitor: str) -> Literal["min", "max"] | None:
+    """Return whether a log is to fall or to rise by its name, None if that does not tell.
+
+    Example:
+        >>> told_direction("val_loss"), told_direction("val_accuracy"), told_direction("val_q")
+        ('min', 'max', None)
+    """
     words = monitor.lower().split("_")
     if any(word.startswith(_LOWER) or word.endswith(_LOWER) for word in words):
         return "min"
-    if any(word.startswith(_HIGHER) for word in words):
-        return "max"
-    raise ValueError(
-        f'{owner}(mode=...) must be "min" or "max" where the name does not tell which is better. '
-        f"Received: monitor={monitor!r}, mode='auto'."
-    )
+    return "max" if any(word.startswith(_HIGHER) for word in words) else None
 
 
 def improves(value: float, best: float | None, min_delta: float, mode: str) -> bool:
