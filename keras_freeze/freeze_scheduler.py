@@ -6,6 +6,7 @@ It is a thin driver: the schedule says what is due, the engine does it, one line
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import os
 import warnings
@@ -336,6 +337,8 @@ class FreezeScheduler(keras.callbacks.Callback):
         with _placed(owner, label, phase, "rates"):
             multipliers(run.rates_of(phase), names, owner=owner)
         with _placed(owner, label, phase, "frozen"):
+            dataclasses.replace(phase, weights="all").policy(self.groups).select(self.model)
+        with _placed(owner, label, phase, "weights"):
             frozen = phase.policy(self.groups).select(self.model)
         with _placed(owner, label, phase, "curve"):
             fit_run.pace_of(run, phase)

@@ -449,7 +449,7 @@ def as_policy(policy: FreezePolicy | Predicate) -> FreezePolicy:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class _Either(FreezePolicy):
     left: FreezePolicy
     right: FreezePolicy
@@ -457,8 +457,11 @@ class _Either(FreezePolicy):
     def select(self, model: keras.Model) -> Selection:
         return self.left.select(model) | self.right.select(model)
 
+    def __repr__(self) -> str:
+        return f"({self.left!r} | {self.right!r})"
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class _Both(FreezePolicy):
     left: FreezePolicy
     right: FreezePolicy
@@ -466,13 +469,19 @@ class _Both(FreezePolicy):
     def select(self, model: keras.Model) -> Selection:
         return self.left.select(model) & self.right.select(model)
 
+    def __repr__(self) -> str:
+        return f"({self.left!r} & {self.right!r})"
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class _Not(FreezePolicy):
     policy: FreezePolicy
 
     def select(self, model: keras.Model) -> Selection:
         return selections.everything_in(model) - self.policy.select(model)
+
+    def __repr__(self) -> str:
+        return f"~{self.policy!r}"
 
 
 def _as_value(given: Any) -> Any:

@@ -33,12 +33,14 @@ _HEADER = """\
 def write(schedule: FreezeSchedule, path: Path, overwrite: bool) -> None:
     """Write a schedule; see `FreezeSchedule.to_yaml`."""
     text = dumps(schedule, path.name)
-    if path.exists() and not overwrite:
+    try:
+        with path.open("w" if overwrite else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
         raise FileExistsError(
             f"FreezeSchedule.to_yaml(path=...) must not name a file that is there. Received: "
             f"path={str(path)!r}. Pass overwrite=True to replace it."
-        )
-    path.write_text(text, encoding="utf-8")
+        ) from error
 
 
 def dumps(schedule: FreezeSchedule, name: str) -> str:
@@ -46,7 +48,7 @@ def dumps(schedule: FreezeSchedule, name: str) -> str:
     data = to_dict(schedule)
     lines = [_HEADER.format(name=_printable(name))]
     if schedule.groups:
-        lines.append("# Layer groups of the model that it was written for, from input to head:\n")
+        lines.append("#\n# Layer groups of the model it was written for, from input to head:\n")
         counts = {_printable(group): count for group, count in schedule.groups}
         width = max(map(len, counts))
         lines += [f"#   {group:{width}}  {n:>12,} parameters\n" for group, n in counts.items()]

@@ -70,7 +70,14 @@ def _dialect() -> tuple[Any, Any]:
         }
         # 1e-3 is text for YAML 1.1, as it has no decimal point.
         kind.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    Dumper.add_representer(str, _text)
     return Loader, Dumper
+
+
+def _text(dumper: Any, text: str) -> Any:
+    """Escape what can't be seen, rather than break lines at it."""
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 def _check_events(events: Any, name: str) -> None:

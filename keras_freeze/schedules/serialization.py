@@ -65,7 +65,7 @@ def written(path: Path) -> str:
         >>> written(("phases", 0, "until", "any", 1))
         'phases[0].until.any[1]'
     """
-    parts = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
+    parts = (f"[{key}]" if is_int(key) else f".{key}" for key in path)
     return "".join(parts).removeprefix(".")
 
 
@@ -82,7 +82,7 @@ def fingerprint(schedule: FreezeSchedule) -> dict[str, Any]:
 def _schedule(schedule: FreezeSchedule, name: Naming) -> dict[str, Any]:
     data: dict[str, Any] = {"schema": SCHEMA}
     if schedule.start:
-        data["start"] = schedule.start
+        data["start"] = int(schedule.start)
     return {**data, "phases": [_phase(phase, name) for phase in schedule.phases]}
 
 
@@ -185,14 +185,14 @@ def from_dict(data: Any, file: str | None = None, lines: Mapping[Path, int] | No
     _check_keys(data, ("schema", "start", "phases"), ())
     if not is_int(data.get("schema")) or data["schema"] != SCHEMA:
         raise Misplaced(
-            ("schema",) if "schema" in data else (),
+            ("schema",),
             f"must be {SCHEMA}, the form of schedules that this version of keras_freeze reads. "
             f"Received: {data.get('schema')!r}. Write `schema: {SCHEMA}`, or update keras_freeze.",
         )
     entries = data.get("phases")
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
-        place: Path = ("phases",) if "phases" in data else ()
-        raise Misplaced(place, f"must be a list of at least one phase. Received: {entries!r}.")
+        text = f"must be a list of at least one phase. Received: {entries!r}."
+        raise Misplaced(("phases",), text)
     phases = []
     for index, entry in enumerate(entries):
         here: Path = ("phases", index)
@@ -292,7 +292,7 @@ def _from_fields(kind: Any, settings: Any, here: Path) -> Any:
         if f.default is dataclasses.MISSING and f.name not in settings
     ]
     if missing:
-        raise Misplaced(here, f"must say {missing[0]}.")
+        raise Misplaced((*here, missing[0]), "must be given.")
     return _made(here, kind, **settings)
 
 
