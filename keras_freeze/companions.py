@@ -27,8 +27,7 @@ def refuse_stock_backup(owner: str, siblings: Iterable[Any]) -> None:
 
 def warn_of_early_stopping(owner: str, run: Run, siblings: Iterable[Any]) -> None:
     """Warn if an `EarlyStopping` may end training before the last phase begins."""
-    starts = run.schedule.starts(run.steps_per_epoch)
-    reached = [epoch for epoch in starts if epoch is not None and epoch < run.epochs]
+    reached = [m.epoch for m in run.moments() if m is not None and m.epoch < run.epochs]
     for callback in siblings:
         if isinstance(callback, keras.callbacks.EarlyStopping) and reached:
             watched_from = max(callback.start_from_epoch, run.epoch)

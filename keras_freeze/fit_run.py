@@ -14,7 +14,7 @@ from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.recompile import transition
 from keras_freeze.reports import parameter_counts
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
-from keras_freeze.schedules.progress import Progress
+from keras_freeze.schedules.progress import Moment, Progress, timeline
 from keras_freeze.schedules.rates import Rates, multipliers
 from keras_freeze.schedules.triggers import improves, monitored
 from keras_freeze.selections import Selection, everything_in
@@ -47,6 +47,7 @@ class Run:
         epochs: Int, the last epoch's number as Keras prints it.
         total_epochs: Int, the epochs of the whole training.
         steps_per_epoch: Int, batches in an epoch; None if not known.
+        stride: Int, batches in an execution of the train step.
         groups: How the model is divided, as the user gave it.
         rates: Learning rates for phases that have none of their own.
         progress: Where in the schedule; None before the first epoch.
@@ -65,6 +66,7 @@ class Run:
     epochs: int
     total_epochs: int
     steps_per_epoch: int | None = None
+    stride: int = 1
     groups: Groups | None = None
     rates: Rates = None
     progress: Progress | None = None
@@ -82,6 +84,17 @@ class Run:
     def now(self) -> str:
         """The present moment, for messages."""
         return wording.moment(self.epoch, self.epochs, self.batch)
+
+    @property
+    def execution(self) -> int:
+        """The batches of the next execution; an epoch's last may have fewer than others."""
+        if self.steps_per_epoch is None:
+            return self.stride
+        return min(self.stride, self.steps_per_epoch - self.batch)
+
+    def moments(self) -> tuple[Moment | None, ...]:
+        """Return when each phase begins, None where that depends on the logs."""
+        return timeline(self.schedule, self.steps_per_epoch, self.stride)
 
     def rates_of(self, phase: Phase) -> Rates:
         """Return the group rates of a phase, which may leave them to the callback."""
@@ -105,9 +118,10 @@ def pace_of(run: Run, phase: Phase) -> Pace | None:
         return None
     steps = phase.curve.steps
     if steps is None and phase.trigger is not None:
-        steps = phase.trigger.length(run.steps_per_epoch)
+        done = (run.batch - run.steps) % (run.steps_per_epoch or 1)
+        steps = phase.trigger.length(run.steps_per_epoch, done)
     elif steps is None and run.steps_per_epoch is not None:
-        steps = (run.total_epochs - run.epoch) * run.steps_per_epoch - run.batch
+        steps = (run.total_epochs - run.epoch) * run.steps_per_epoch - run.batch + run.steps
     if steps is None:
         raise ValueError(
             f"{type(phase.curve).__name__}(steps=...) must be given where the length of the phase "

@@ -6,6 +6,7 @@ It is a thin driver: the schedule says what is due, the engine does it, one line
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from keras_freeze.recompile import transition
 from keras_freeze.schedules.files import read
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
 from keras_freeze.schedules.previews import SchedulePreview, preview
-from keras_freeze.schedules.progress import Progress
+from keras_freeze.schedules.progress import Progress, soonest, timeline
 from keras_freeze.schedules.rates import Rates, check_rates, multipliers
 from keras_freeze.schedules.serialization import fingerprint
 from keras_freeze.update_rules import Pace
@@ -198,10 +199,11 @@ class FreezeScheduler(keras.callbacks.Callback):
         names, total = tuple(group.name for group in groups), self.total_epochs or fit_epochs
         schedule = self._plan(names, total)
         steps = self.params.get("steps")
-        run = Run(schedule, fit_epochs, total, steps, self.groups, self.rates)
+        stride = getattr(self._model, "steps_per_execution", 1)
+        run = Run(schedule, fit_epochs, total, steps, stride, self.groups, self.rates)
         for index, phase in enumerate(schedule.phases):
             self._check_phase(index, phase, groups, run)
-        self._check_reach(schedule, total, steps)
+        self._check_reach(run)
         self._run = run
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -223,7 +225,9 @@ class FreezeScheduler(keras.callbacks.Callback):
         run.kept = self._groups_to_keep(groups, run.epoch)
         starts = initial_epoch.joined_at(run, self.model, groups, owner)
         said = fit_run.enter(run, self.model, starts)
-        self._say([said] if said else [])
+        # The last fit may have ended with a phase; going back to its best needs its flags.
+        later = fit_run.advance(run, self.model)
+        self._say(later or ([said] if said else []))
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make a transition that is due in the middle of an epoch."""
@@ -231,10 +235,9 @@ class FreezeScheduler(keras.callbacks.Callback):
         if run is None or run.progress is None:
             return
         run.count_steps(batch)
-        if not run.progress.is_last:
-            if run.progress.is_over:
-                self._say(fit_run.advance(run, self.model))
-        elif run.progress.after_steps(getattr(self._model, "steps_per_execution", 1)).is_over:
+        if run.progress.is_over and not run.progress.is_last:
+            self._say(fit_run.advance(run, self.model))
+        if run.progress.is_last and run.progress.after_steps(run.execution).is_over:
             self._model.stop_training = True  # which Keras looks at after this execution
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -244,8 +247,7 @@ class FreezeScheduler(keras.callbacks.Callback):
             return
         logs = {} if logs is None else logs
         self._add_to(logs, run)
-        stride = getattr(self._model, "steps_per_execution", 1)
-        run.count_steps(run.steps_per_epoch or run.batch + stride)
+        run.count_steps(run.batch + run.execution)
         fit_run.keep_best(run, self.model, logs)
         run.progress = run.progress.after_epoch(logs)
         if run.progress.is_last and run.progress.is_over:
@@ -362,10 +364,12 @@ class FreezeScheduler(keras.callbacks.Callback):
     ) -> None:
         names = [group.name for group in groups]
         owner = type(self).__name__
-        label = _label(run.schedule, index, run.steps_per_epoch)
+        label = _label(run, index)
         with _placed(owner, label, phase, "rates"):
             multipliers(run.rates_of(phase), names, owner=owner)
         with _placed(owner, label, phase, "frozen"):
+            dataclasses.replace(phase, weights="all").policy(self.groups).select(self.model)
+        with _placed(owner, label, phase, "weights"):
             frozen = phase.policy(self.groups).select(self.model)
         with _placed(owner, label, phase, "curve"):
             fit_run.pace_of(run, phase)
@@ -378,24 +382,28 @@ class FreezeScheduler(keras.callbacks.Callback):
                 f"Leave out a group of: {', '.join(names)}."
             )
 
-    def _check_reach(self, schedule: FreezeSchedule, total: int, steps: int | None) -> None:
-        starts = schedule.starts(steps)
-        late = [n for n, epoch in enumerate(starts) if epoch is not None and epoch >= total]
+    def _check_reach(self, run: Run) -> None:
+        moments = timeline(soonest(run.schedule), run.steps_per_epoch, run.stride)
+        total, begin = run.total_epochs, [None if m is None else m.epoch for m in moments]
+        late = [(n, epoch) for n, epoch in enumerate(begin) if epoch is not None and epoch >= total]
         if not late:
             return
-        phase, label = schedule.phases[late[0]], _label(schedule, late[0], steps)
+        index, epoch = late[0]
+        label = _label(run, index)
+        reason = f", as it can't begin before epoch {epoch}" if label == f"phase {index}" else ""
         advice = (
-            f"{label} is not reached in {total} epochs. Train longer or begin it earlier; "
+            f"{label} is not reached in {total} epochs{reason}. Train longer or begin it earlier; "
             "where training is split over several fits, pass total_epochs=."
         )
-        if phase.source is not None:
-            raise ValueError(f"{phase.source.at()}: {advice}")
+        source = run.schedule.phases[max(0, index - 1)].source
+        if source is not None:
+            raise ValueError(f"{source.at('until')}: {advice}")
         warnings.warn(f"{type(self).__name__}: {advice}", stacklevel=2)
 
 
-def _label(schedule: FreezeSchedule, index: int, steps: int | None) -> str:
-    epoch = schedule.starts(steps)[index]
-    return f"phase {index}" if epoch is None else f"the phase at epoch {epoch}"
+def _label(run: Run, index: int) -> str:
+    moment = run.moments()[index]
+    return f"phase {index}" if moment is None else f"the phase at epoch {moment.epoch}"
 
 
 @contextlib.contextmanager

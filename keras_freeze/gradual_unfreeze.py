@@ -15,7 +15,7 @@ from keras_freeze.schedules.builders import gradual
 from keras_freeze.schedules.calendar import check_plan, even_starts, thaw_plan
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
 from keras_freeze.schedules.rates import Rates
-from keras_freeze.schedules.triggers import Trigger
+from keras_freeze.schedules.triggers import Trigger, TriggerLike, as_trigger
 
 
 class GradualUnfreeze(FreezeScheduler):
@@ -34,8 +34,8 @@ class GradualUnfreeze(FreezeScheduler):
             int thaws one more group every so many epochs; a mapping from epoch (0-based) to a
             group's name or names, such as `{0: "head", 4: "block5", 8: ["block4", "block3"]}`,
             thaws these then, and never those that it does not name. A trigger, such as
-            `schedules.OnPlateau("val_loss")`, thaws one more group each time it fires, and ends
-            the fit when it fires with all thawed.
+            `schedules.OnPlateau("val_loss")`, or a callable `(logs) -> bool`, thaws one more
+            group each time it fires, and ends the fit when it fires with all thawed.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups as multiples of the compiled one: a mapping from
             group to multiplier (1 where missing), a factor between neighbouring groups, or
@@ -74,7 +74,7 @@ class GradualUnfreeze(FreezeScheduler):
 
     def __init__(
         self,
-        schedule: str | int | Mapping[int, str | Sequence[str]] | Trigger = "even",
+        schedule: str | Mapping[int, str | Sequence[str]] | TriggerLike = "even",
         *,
         groups: Groups | None = None,
         rates: Rates = "default",
@@ -99,11 +99,10 @@ class GradualUnfreeze(FreezeScheduler):
             check_plan(schedule)
             if min(schedule) == 0:
                 return
-        elif (
-            isinstance(schedule, Trigger)
-            or schedule == "even"
-            or (is_int(schedule) and schedule > 0)
-        ):
+        elif schedule == "even" or (is_int(schedule) and schedule > 0):
+            return
+        elif isinstance(schedule, Trigger) or callable(schedule):
+            as_trigger(schedule)
             return
         raise ValueError(
             'GradualUnfreeze(schedule=...) must be "even", a positive int (epochs a group), a '
@@ -114,7 +113,7 @@ class GradualUnfreeze(FreezeScheduler):
 
     def _plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
         schedule: Any = self.schedule
-        if isinstance(schedule, Trigger):
+        if isinstance(schedule, Trigger) or callable(schedule):
             if len(names) == 1:
                 return FreezeSchedule([Phase((), None, self.batch_norm, until=schedule)])
             return gradual(names, schedule, last=schedule, rates=None, batch_norm=self.batch_norm)

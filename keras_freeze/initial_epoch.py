@@ -17,7 +17,7 @@ from keras_freeze.fit_run import Best, Run
 from keras_freeze.flags import phase_flags
 from keras_freeze.groups import LayerGroup
 from keras_freeze.schedules.phases import Phase
-from keras_freeze.schedules.progress import Progress, beginning, progress_at, timeline
+from keras_freeze.schedules.progress import Progress, beginning, progress_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +29,14 @@ class Memory:
         progress: `Progress` at its beginning.
         steps: Int, batches done in that phase.
         best: The best epoch of that phase, if it asks for it.
+        optimizer: The optimizer, whose state the best epoch holds.
     """
 
     epoch: int
     progress: Progress
     steps: int
     best: Best | None
+    optimizer: weakref.ref[keras.Optimizer]
 
 
 _memory: weakref.WeakKeyDictionary[keras.Model, Memory] = weakref.WeakKeyDictionary()
@@ -43,7 +45,8 @@ _memory: weakref.WeakKeyDictionary[keras.Model, Memory] = weakref.WeakKeyDiction
 def remember(model: keras.Model, run: Run, next_epoch: int) -> None:
     """Keep where a fit is, for one that goes on from there in the same process."""
     if run.progress is not None:
-        _memory[model] = Memory(next_epoch, run.progress, run.steps, run.best)
+        optimizer = weakref.ref(model.optimizer)
+        _memory[model] = Memory(next_epoch, run.progress, run.steps, run.best, optimizer)
 
 
 def is_known(model: keras.Model) -> bool:
@@ -62,10 +65,10 @@ def place(run: Run, model: keras.Model, owner: str) -> None:
     if epoch == 0:
         run.progress = beginning(run.schedule)
     elif memory is not None and is_next and memory.progress.schedule == run.schedule:
-        run.progress, run.steps, run.best = memory.progress, memory.steps, memory.best
+        run.progress, run.steps = memory.progress, memory.steps
+        run.best = memory.best if memory.optimizer() is model.optimizer else None
     else:
-        stride = getattr(model, "steps_per_execution", 1)
-        run.progress = progress_at(run.schedule, epoch, run.steps_per_epoch, stride)
+        run.progress = progress_at(run.schedule, epoch, run.steps_per_epoch, run.stride)
         if run.progress is None:
             raise ValueError(
                 f"{owner}(schedule=...) must go by epochs alone in a fit that begins at epoch "
@@ -74,12 +77,18 @@ def place(run: Run, model: keras.Model, owner: str) -> None:
                 "keras_freeze.BackupAndRestore to go on after an interruption."
             )
         run.steps = _steps_in_phase(run)
+    if run.progress.is_last and run.progress.is_over:
+        raise ValueError(
+            f"{owner}(schedule=...) must not be over before the fit begins. Received: a fit from "
+            f"epoch {epoch}, and a last phase that has ended by then. To train on, leave the "
+            "callback out; to start over, leave initial_epoch= out."
+        )
 
 
 def _steps_in_phase(run: Run) -> int:
     if run.progress is None or run.steps_per_epoch is None:
         return 0
-    begun = timeline(run.schedule, run.steps_per_epoch)[max(run.progress.index, 0)]
+    begun = run.moments()[max(run.progress.index, 0)]
     if begun is None or run.progress.index < 0:
         return 0
     return max(0, (run.epoch - begun.epoch) * run.steps_per_epoch - begun.step)
@@ -118,7 +127,7 @@ def joined_at(
             f"and {steps} batches an epoch, so that it can't be told how long the groups that "
             "thawed late have trained. Use keras_freeze.BackupAndRestore, which keeps that."
         )
-    moments = timeline(run.schedule, steps)
+    moments = run.moments()
     starts: dict[int, int] = {}
     for moment, ids in zip(moments, before, strict=False):
         begun = 0 if moment is None else moment.epoch * steps + moment.step

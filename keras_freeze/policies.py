@@ -13,7 +13,8 @@ import functools
 import inspect
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -144,8 +145,8 @@ class FreezeGroups(FreezePolicy):
                 "FreezeGroups(groups=...) must name at least one group. "
                 f"Received: groups={self.groups!r}. For none, write groups=0."
             )
-        if isinstance(self.groups, list):
-            object.__setattr__(self, "groups", tuple(self.groups))  # a value that can be hashed
+        for name in ("groups", "grouping"):
+            object.__setattr__(self, name, _as_value(getattr(self, name)))
 
     def select(self, model: keras.Model) -> Selection:
         """Return the variables of the groups."""
@@ -448,7 +449,7 @@ def as_policy(policy: FreezePolicy | Predicate) -> FreezePolicy:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class _Either(FreezePolicy):
     left: FreezePolicy
     right: FreezePolicy
@@ -456,8 +457,11 @@ class _Either(FreezePolicy):
     def select(self, model: keras.Model) -> Selection:
         return self.left.select(model) | self.right.select(model)
 
+    def __repr__(self) -> str:
+        return f"({self.left!r} | {self.right!r})"
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class _Both(FreezePolicy):
     left: FreezePolicy
     right: FreezePolicy
@@ -465,13 +469,26 @@ class _Both(FreezePolicy):
     def select(self, model: keras.Model) -> Selection:
         return self.left.select(model) & self.right.select(model)
 
+    def __repr__(self) -> str:
+        return f"({self.left!r} & {self.right!r})"
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class _Not(FreezePolicy):
     policy: FreezePolicy
 
     def select(self, model: keras.Model) -> Selection:
         return selections.everything_in(model) - self.policy.select(model)
+
+    def __repr__(self) -> str:
+        return f"~{self.policy!r}"
+
+
+def _as_value(given: Any) -> Any:
+    """Return a copy in which lists are tuples, so that what means the same is equal."""
+    if isinstance(given, Mapping):
+        return {key: _as_value(value) for key, value in given.items()}
+    return tuple(map(_as_value, given)) if isinstance(given, (list, tuple)) else given
 
 
 def _check_count(

@@ -451,7 +451,7 @@ CASES = {
     "Phase restore_best by what": (
         lambda: Phase("low", restore_best="val_quality"),
         ValueError,
-        ['Phase(mode=...) must be "min" or "max" where the name does not tell', "val_quality"],
+        ["Phase(restore_best=...) must name a log of which the name", "'val_quality'."],
     ),
     "AfterSteps": (
         lambda: schedules.AfterSteps(2.5),

@@ -203,6 +203,11 @@ def _division(
             f"{owner}(model=...) must have at least two layer groups. Received: {names!r}. "
             "Pass groups= to divide the model."
         )
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"{owner}(model=...) must name each group once. Received: {names!r}. Name each layer "
+            "group from input to head."
+        )
     return names, counts
 
 

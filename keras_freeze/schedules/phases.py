@@ -28,8 +28,10 @@ from keras_freeze.schedules.triggers import (
     Trigger,
     TriggerLike,
     as_trigger,
+    check_count,
     direction,
     every_trigger,
+    told_direction,
 )
 
 Frozen = FreezePolicy | Callable[..., bool] | int | str | Sequence[str] | None
@@ -41,16 +43,19 @@ class Source:
 
     Attributes:
         file: Str, the file's name.
+        place: Str, the phase's place in it, such as `"phases[1]"`.
         lines: Mapping from key of the phase to line; the phase's own under `""`.
     """
 
     file: str
+    place: str
     lines: Mapping[str, int]
 
-    def at(self, key: str = "") -> str:
+    def at(self, key: str) -> str:
         """Return the place of a key, or of the phase where it has no such key."""
-        line = self.lines.get(key, self.lines.get("", 1))
-        return f"{self.file}, line {line}" + (f", {key}" if key in self.lines and key else "")
+        if key in self.lines:
+            return f"{self.file}, line {self.lines[key]}, {self.place}.{key}"
+        return f"{self.file}, line {self.lines['']}, {self.place}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +117,7 @@ class Phase:
             ) from error
         if self.weights != "all":
             check_weights("Phase", self.weights)
-        for name in ("frozen", "weights"):
-            if isinstance(getattr(self, name), list):  # a value that can be hashed and compared
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._become_value()
         if self.until is not None:
             object.__setattr__(self, "until", _checked_trigger(self.until))
         if self.curve is not None and not isinstance(self.curve, Curve):
@@ -127,8 +130,17 @@ class Phase:
                 "Phase(restore_best=...) must be True, False or the name of a log. "
                 f"Received: restore_best={self.restore_best!r}."
             )
-        if self.best_by is not None:
-            direction("Phase", *self.best_by[:2])
+        _ = self.best_by  # which raises where it can't be told
+
+    def _become_value(self) -> None:
+        """Write alike what means the same, and keep no hold on what the caller may change."""
+        for name in ("frozen", "weights"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.frozen is None:
+            object.__setattr__(self, "frozen", ())
+        if isinstance(self.rates, Mapping):
+            object.__setattr__(self, "rates", dict(self.rates))
 
     @property
     def trigger(self) -> Trigger | None:
@@ -145,7 +157,13 @@ class Phase:
                 mode = direction("OnPlateau", trigger.monitor, trigger.mode)
                 return trigger.monitor, mode, trigger.min_delta
         monitor = self.restore_best if isinstance(self.restore_best, str) else "val_loss"
-        return monitor, direction("Phase", monitor, "auto"), 0.0
+        told = told_direction(monitor)
+        if told is None:
+            raise ValueError(
+                "Phase(restore_best=...) must name a log of which the name, or an OnPlateau of the "
+                f"phase, tells which is better. Received: restore_best={self.restore_best!r}."
+            )
+        return monitor, told, 0.0
 
     def policy(self, grouping: Groups | None = None) -> FreezePolicy:
         """Return what is frozen as a policy, for a division of the model into groups."""
@@ -155,7 +173,7 @@ class Phase:
     def _whole(self, grouping: Groups | None) -> FreezePolicy:
         if isinstance(self.frozen, FreezePolicy) or callable(self.frozen):
             return as_policy(self.frozen)
-        if self.frozen is None or (isinstance(self.frozen, Sequence) and not self.frozen):
+        if self.frozen is None or self.frozen in ([], ()):
             return FreezeGroups(0, grouping)
         return FreezeGroups(self.frozen, grouping)
 
@@ -205,7 +223,7 @@ until=AfterEpochs(epochs=4), restore_best=False, curve=None)
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        check_epoch("FreezeSchedule(start=...)", self.start)
+        check_count("FreezeSchedule", "start", self.start, lowest=0)
         given: Any = self.phases
         is_sequence = isinstance(given, Sequence) and not isinstance(given, str)
         if not isinstance(given, Mapping) and not is_sequence:
@@ -226,7 +244,7 @@ until=AfterEpochs(epochs=4), restore_best=False, curve=None)
         object.__setattr__(self, "phases", phases)
         for index, phase in enumerate(phases[:-1]):
             if phase.until is None:
-                place = f"{phase.source.at()}: " if phase.source else ""
+                place = f"{phase.source.at('until')}: " if phase.source else ""
                 raise ValueError(
                     f"{place}FreezeSchedule(phases=...) must end each phase but the last. "
                     f"Received: no `until` for phase {index}, so that it never ends and phase "

@@ -19,7 +19,7 @@ from keras_freeze import optimizer_state
 from keras_freeze.flags import phase_flags
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
-from keras_freeze.schedules.progress import Moment, timeline
+from keras_freeze.schedules.progress import soonest, timeline
 from keras_freeze.schedules.rates import Rates, multipliers
 from keras_freeze.schedules.triggers import (
     AfterEpochs,
@@ -29,6 +29,7 @@ from keras_freeze.schedules.triggers import (
     OnPlateau,
     Trigger,
     When,
+    check_count,
 )
 
 _COLUMNS = ("phase", "begins", "ends", "trains", "trainable", "non-trainable", "learning rate")
@@ -179,10 +180,11 @@ def preview(
          0      epoch 1  after 2 epochs  head               8             15  x1
          1      epoch 3  with the fit    head, low         23              0  head x1, low x0.5
     """
+    check_count("preview", "epochs", epochs)
     found = layer_groups(model, groups)
-    moments = timeline(schedule, steps_per_epoch)
+    begins = _begins(schedule, epochs, steps_per_epoch, getattr(model, "steps_per_execution", 1))
     rows = tuple(
-        _row(index, phase, moments[index], epochs, model, found, groups, rates)
+        _row(index, phase, begins[index], model, found, groups, rates)
         for index, phase in enumerate(schedule.phases)
     )
     compiled = getattr(model, "compiled", False)
@@ -193,8 +195,7 @@ def preview(
 def _row(
     index: int,
     phase: Phase,
-    moment: Moment | None,
-    epochs: int,
+    begins: str,
     model: keras.Model,
     found: tuple[LayerGroup, ...],
     groups: Groups | None,
@@ -209,7 +210,7 @@ def _row(
     by_group = multipliers(rates if phase.rates is None else phase.rates, names)
     return PreviewRow(
         index,
-        _begins(moment, index, epochs),
+        begins,
         "with the fit" if phase.trigger is None else describe(phase.trigger),
         tuple(training),
         params,
@@ -219,12 +220,20 @@ def _row(
     )
 
 
-def _begins(moment: Moment | None, index: int, epochs: int) -> str:
-    if moment is None:
-        return f"after phase {index - 1}"
-    step = f", step {moment.step}" if moment.step else ""
-    late = " (not reached)" if moment.epoch >= epochs else ""
-    return f"epoch {moment.epoch + 1}{step}{late}"
+def _begins(
+    schedule: FreezeSchedule, epochs: int, steps_per_epoch: int | None, stride: int
+) -> list[str]:
+    texts, is_late = [], False
+    exact = timeline(schedule, steps_per_epoch, stride)
+    earliest = timeline(soonest(schedule), steps_per_epoch, stride)
+    for index, (moment, early) in enumerate(zip(exact, earliest, strict=True)):
+        is_late = is_late or (early is not None and early.epoch >= epochs)
+        text = f"after phase {index - 1}"
+        if moment is not None:
+            step = f", step {moment.step}" if moment.step else ""
+            text = f"epoch {moment.epoch + 1}{step}"
+        texts.append(f"{text} (not reached)" if is_late else text)
+    return texts
 
 
 def describe(trigger: Trigger) -> str:
@@ -235,15 +244,23 @@ def describe(trigger: Trigger) -> str:
         'val_loss stalls for 2 epochs, or after 10 epochs'
     """
     if isinstance(trigger, AfterEpochs):
-        return f"after {trigger.epochs} epoch{'s' if trigger.epochs > 1 else ''}"
+        return f"after {_counted(trigger.epochs, 'epoch')}"
     if isinstance(trigger, AfterSteps):
-        return f"after {trigger.steps} steps"
+        return f"after {_counted(trigger.steps, 'step')}"
     if isinstance(trigger, OnPlateau):
-        plural = "s" if trigger.patience > 1 else ""
-        return f"{trigger.monitor} stalls for {trigger.patience} epoch{plural}"
+        return f"{trigger.monitor} stalls for {_counted(trigger.patience, 'epoch')}"
     if isinstance(trigger, When):
         return f"when {getattr(trigger.condition, '__name__', 'a condition')} holds"
     if isinstance(trigger, (AnyOf, AllOf)):
         word = ", or " if isinstance(trigger, AnyOf) else ", and "
-        return word.join(map(describe, trigger.triggers))
+        return word.join(map(_part, trigger.triggers))
     return repr(trigger)
+
+
+def _part(trigger: Trigger) -> str:
+    text = describe(trigger)
+    return f"({text})" if isinstance(trigger, (AnyOf, AllOf)) else text
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count > 1 else ''}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
-from keras_freeze.schedules.triggers import AfterEpochs, Logs, State, Trigger
+from keras_freeze.schedules.triggers import AfterEpochs, Logs, State, Trigger, check_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Progress:
         return None if self.index < 0 else self.schedule.phases[self.index]
 
     @property
+    def trigger(self) -> Trigger | None:
+        """What ends the phase; before the first, its epoch."""
+        return _trigger(self.schedule, self.index)
+
+    @property
     def is_last(self) -> bool:
         """Whether no phase follows."""
         return self.index == len(self.schedule.phases) - 1
@@ -35,22 +41,19 @@ class Progress:
     @property
     def is_over(self) -> bool:
         """Whether the phase has come to its end."""
-        trigger = _trigger(self.schedule, self.index)
-        return trigger is not None and trigger.fired(self.state)
+        return self.trigger is not None and self.trigger.fired(self.state)
 
     def after_steps(self, steps: int) -> Progress:
         """Return the progress after so many more batches in the same phase."""
-        trigger = _trigger(self.schedule, self.index)
-        if trigger is None or not steps:
+        if self.trigger is None or not steps:
             return self
-        return dataclasses.replace(self, state=trigger.after_steps(self.state, steps))
+        return dataclasses.replace(self, state=self.trigger.after_steps(self.state, steps))
 
     def after_epoch(self, logs: Logs) -> Progress:
         """Return the progress after the end of an epoch in the same phase."""
-        trigger = _trigger(self.schedule, self.index)
-        if trigger is None:
+        if self.trigger is None:
             return self
-        return dataclasses.replace(self, state=trigger.after_epoch(self.state, logs))
+        return dataclasses.replace(self, state=self.trigger.after_epoch(self.state, logs))
 
     def next(self) -> Progress:
         """Return the beginning of the next phase."""
@@ -76,17 +79,20 @@ def progress_at(
     Returns:
         `Progress` in the phase that the epoch begins in.
     """
-    progress = beginning(schedule)
-    for _ in range(epoch):
-        progress = _entered(progress)
-        if not _is_known(progress, steps_per_epoch):
-            return None
-        if steps_per_epoch is not None and counts_steps(schedule):
-            progress = _through_steps(progress, steps_per_epoch, stride)
-            if not _is_known(progress, steps_per_epoch):
-                return None
+    moments = timeline(schedule, steps_per_epoch, stride)
+    begun = [m for m in moments if m is not None and (m.epoch, m.step) <= (epoch, 0)]
+    if not begun:
+        return dataclasses.replace(beginning(schedule), state=epoch)
+    progress, moment = _beginning_of(schedule, len(begun) - 1), begun[-1]
+    if moment == Moment(epoch) or progress.trigger is None:
+        return progress
+    if _length(progress.trigger, moment, steps_per_epoch) is None:
+        return None
+    epochs = epoch - moment.epoch
+    progress = progress.after_steps(epochs * (steps_per_epoch or 0) - moment.step)
+    for _ in range(epochs):
         progress = progress.after_epoch({})
-    return _entered(progress)
+    return progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,68 +108,61 @@ class Moment:
     step: int = 0
 
 
-def timeline(schedule: FreezeSchedule, steps_per_epoch: int | None) -> tuple[Moment | None, ...]:
+def timeline(
+    schedule: FreezeSchedule, steps_per_epoch: int | None, stride: int = 1
+) -> tuple[Moment | None, ...]:
     """Return when each phase begins, None from the first that depends on logs.
 
     Args:
         schedule: `FreezeSchedule`.
-        steps_per_epoch: Int, batches in an epoch; None if not known.
+        steps_per_epoch: Int from 1, batches in an epoch; None if not known.
+        stride: Int, batches in an execution of the train step. Defaults to 1.
 
     Returns:
         Tuple of `Moment` or None, one for each phase.
+
+    Raises:
+        ValueError: if `steps_per_epoch` is not an int from 1.
     """
-    progress, epoch, moments = beginning(schedule), 0, list[Moment | None]()
-    if progress.index == 0:
-        moments.append(Moment(0))
-    while len(moments) < len(schedule.phases):
-        if not _is_known(progress, steps_per_epoch):
-            return (*moments, *[None] * (len(schedule.phases) - len(moments)))
-        if progress.is_over:
-            progress = progress.next()
-            moments.append(Moment(epoch))
-            continue
-        step = 0
-        while counts_steps(schedule) and step < (steps_per_epoch or 0) and not progress.is_last:
-            progress, step = progress.after_steps(1), step + 1
-            if progress.is_over and step < (steps_per_epoch or 0):
-                progress = progress.next()
-                moments.append(Moment(epoch, step))
-        if not _is_known(progress, steps_per_epoch):
-            continue
-        progress, epoch = progress.after_epoch({}), epoch + 1
+    if steps_per_epoch is not None:
+        check_count("timeline", "steps_per_epoch", steps_per_epoch)
+    moments: list[Moment | None] = [Moment(schedule.start)]
+    for phase in schedule.phases[:-1]:
+        moments.append(_end(phase.trigger, moments[-1], steps_per_epoch, stride))
     return tuple(moments)
 
 
-def counts_steps(schedule: FreezeSchedule) -> bool:
-    """Tell whether a phase may end in the middle of an epoch."""
-    return any(
-        trigger.after_steps(trigger.begin(), 1) != trigger.begin()
-        for phase in schedule.phases
-        if (trigger := phase.trigger) is not None
-    )
+def soonest(schedule: FreezeSchedule) -> FreezeSchedule:
+    """Return a schedule by the calendar whose phases begin when those of another can at best."""
+    ends = [None if p.trigger is None else p.trigger.soonest() for p in schedule.phases]
+    phases = [
+        dataclasses.replace(phase, until=end)
+        for phase, end in zip(schedule.phases, ends, strict=True)
+    ]
+    return dataclasses.replace(schedule, phases=phases)
 
 
-def _entered(progress: Progress) -> Progress:
-    while progress.is_over and not progress.is_last:
-        progress = progress.next()
-    return progress
+def _end(
+    trigger: Trigger | None, begun: Moment | None, steps: int | None, stride: int
+) -> Moment | None:
+    length = None if trigger is None or begun is None else _length(trigger, begun, steps)
+    if begun is None or length is None:
+        return None
+    per_epoch = steps or 1
+    epochs, step = divmod(begun.step + length, per_epoch)
+    step = math.ceil(step / stride) * stride  # a phase ends with an execution, or with an epoch
+    last = begun.epoch + epochs
+    return Moment(last, step) if step < per_epoch else Moment(last + 1)
 
 
-def _through_steps(progress: Progress, steps: int, stride: int) -> Progress:
-    done = 0
-    while done < steps:
-        progress = _entered(progress)
-        now = min(stride, steps - done)
-        progress, done = progress.after_steps(now), done + now
-    return progress
-
-
-def _is_known(progress: Progress, steps_per_epoch: int | None) -> bool:
-    trigger = _trigger(progress.schedule, progress.index)
-    if trigger is None:
-        return True
-    is_counted = trigger.after_steps(trigger.begin(), 1) != trigger.begin()
-    return trigger.is_calendar and (steps_per_epoch is not None or not is_counted)
+def _length(trigger: Trigger, begun: Moment, steps: int | None) -> int | None:
+    """Return a phase's length, in batches or, where nothing counts these, in epochs."""
+    if not trigger.is_calendar:
+        return None
+    if steps is None:
+        counts_steps = trigger.after_steps(trigger.begin(), 1) != trigger.begin()
+        return None if counts_steps else trigger.length(1, 0)
+    return trigger.length(steps, begun.step)
 
 
 def _trigger(schedule: FreezeSchedule, index: int) -> Trigger | None:

@@ -53,6 +53,11 @@ def check_rates(owner: str, rates: Any) -> None:
     """Raise in the name of `owner` unless `rates` is a valid specification of group rates."""
     if rates is None or rates == "default":
         return
+    if isinstance(rates, Mapping) and not all(isinstance(name, str) for name in rates):
+        raise TypeError(
+            f"{owner}(rates=...) must have names of layer groups as keys. Received: "
+            f"rates={rates!r}. Quote a name that looks like a number."
+        )
     values = list(rates.values()) if isinstance(rates, Mapping) else [rates]
     for value in values:
         number = isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -6,6 +6,9 @@ Policies are written by the words of `freeze(...)`, triggers and curves by their
 from __future__ import annotations
 
 import dataclasses
+import functools
+import numbers
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -52,8 +55,18 @@ class Misplaced(ValueError):
 
     def __init__(self, path: Path, text: str):
         self.path, self.text = path, text
-        place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
-        super().__init__(f"{place.lstrip('.') or 'schedule'}: {text}")
+        super().__init__(f"{written(path) or 'schedule'}: {text}")
+
+
+def written(path: Path) -> str:
+    """Return a place in data as text.
+
+    Example:
+        >>> written(("phases", 0, "until", "any", 1))
+        'phases[0].until.any[1]'
+    """
+    parts = (f"[{key}]" if is_int(key) else f".{key}" for key in path)
+    return "".join(parts).removeprefix(".")
 
 
 def to_dict(schedule: FreezeSchedule) -> dict[str, Any]:
@@ -69,7 +82,7 @@ def fingerprint(schedule: FreezeSchedule) -> dict[str, Any]:
 def _schedule(schedule: FreezeSchedule, name: Naming) -> dict[str, Any]:
     data: dict[str, Any] = {"schema": SCHEMA}
     if schedule.start:
-        data["start"] = schedule.start
+        data["start"] = int(schedule.start)
     return {**data, "phases": [_phase(phase, name) for phase in schedule.phases]}
 
 
@@ -98,18 +111,20 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):  # of numpy too
+        return int(value) if is_int(value) else float(value)
     return value
 
 
 def _changed(value: Any) -> dict[str, Any]:
-    fields = dataclasses.fields(value)
-    return {f.name: getattr(value, f.name) for f in fields if getattr(value, f.name) != f.default}
+    given = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {f.name: _plain(item) for f, item in given.items() if item != f.default}
 
 
 def _trigger(trigger: triggers.Trigger, name: Naming) -> Any:
     for word, (kind, argument) in _TRIGGERS.items():
         if type(trigger) is kind:
-            return {word: getattr(trigger, argument)}
+            return {word: _plain(getattr(trigger, argument))}
     for word, combined in _COMBINED.items():
         if type(trigger) is combined:
             return {word: [_trigger(part, name) for part in trigger.triggers]}
@@ -121,9 +136,7 @@ def _trigger(trigger: triggers.Trigger, name: Naming) -> Any:
 def _frozen(frozen: Any, name: Naming) -> Any:
     if isinstance(frozen, FreezePolicy):
         return _policy(frozen, name)
-    if callable(frozen):
-        return name(frozen)
-    return [] if frozen is None else _plain(frozen)
+    return name(frozen) if callable(frozen) else _plain(frozen)
 
 
 def _policy(policy: FreezePolicy, name: Naming) -> Any:
@@ -170,53 +183,60 @@ def from_dict(data: Any, file: str | None = None, lines: Mapping[Path, int] | No
         Misplaced: if something is wrong, with the place where it is.
     """
     _check_keys(data, ("schema", "start", "phases"), ())
-    if data.get("schema") != SCHEMA:
+    if not is_int(data.get("schema")) or data["schema"] != SCHEMA:
         raise Misplaced(
-            ("schema",) if "schema" in data else (),
+            ("schema",),
             f"must be {SCHEMA}, the form of schedules that this version of keras_freeze reads. "
             f"Received: {data.get('schema')!r}. Write `schema: {SCHEMA}`, or update keras_freeze.",
         )
     entries = data.get("phases")
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
-        place: Path = ("phases",) if "phases" in data else ()
-        raise Misplaced(place, f"must be a list of at least one phase. Received: {entries!r}.")
+        text = f"must be a list of at least one phase. Received: {entries!r}."
+        raise Misplaced(("phases",), text)
     phases = []
     for index, entry in enumerate(entries):
         here: Path = ("phases", index)
         phase = _read_phase(entry, here)
         if file is not None and lines is not None:
-            own = {str(key): lines.get((*here, key), lines.get(here, 1)) for key in entry}
-            phase = dataclasses.replace(phase, source=Source(file, {"": lines.get(here, 1), **own}))
+            own = {key: lines[*here, key] for key in entry}
+            source = Source(file, written(here), {"": lines[here], **own})
+            phase = dataclasses.replace(phase, source=source)
         if index < len(entries) - 1 and phase.until is None:
             raise Misplaced(
-                here,
-                f"phase {index} never ends, so that the next is never reached. Give it an "
-                "`until`, such as `until: {epochs: 2}`.",
+                (*here, "until"),
+                f"phase {index} never ends, so that the next is never reached. Say when, such "
+                "as `until: {epochs: 2}`.",
             )
         phases.append(phase)
-    return _made(("start",), FreezeSchedule, phases, data.get("start", 0))
+    return _made((), FreezeSchedule, phases=phases, start=data.get("start", 0))
 
 
 def _read_phase(entry: Any, here: Path) -> Phase:
     _check_keys(entry, _PHASE, here)
-    if "frozen" not in entry:
-        raise Misplaced(here, "must say what is `frozen`; for nothing, write `frozen: []`.")
+    if entry.get("frozen") is None:
+        raise Misplaced(
+            (*here, "frozen"), "must say what is frozen. For nothing, write `frozen: []`."
+        )
     settings = dict(entry)
     settings["frozen"] = _read_frozen(entry["frozen"], (*here, "frozen"))
     if entry.get("until") is not None:
         settings["until"] = _read_trigger(entry["until"], (*here, "until"))
     if entry.get("curve") is not None:
         settings["curve"] = _read_curve(entry["curve"], (*here, "curve"))
-    for key in settings:
-        if key not in ("frozen", "until", "curve"):
-            _made((*here, key), Phase, **{key: settings[key]})
     return _made(here, Phase, **settings)
 
 
 def _read_frozen(entry: Any, here: Path) -> Any:
     if isinstance(entry, Mapping):
         return _read_policy(entry, here)
-    return _made(here, lambda: Phase(entry).frozen)
+    for index, name in enumerate(entry if isinstance(entry, (list, tuple)) else ()):
+        if not isinstance(name, str):
+            raise Misplaced(
+                (*here, index),
+                f"must be the name of a layer group. Received: {name!r}. Quote a name that is a "
+                "number or a word such as yes or null.",
+            )
+    return entry
 
 
 def _read_policy(entry: Any, here: Path) -> FreezePolicy:
@@ -232,12 +252,12 @@ def _read_policy(entry: Any, here: Path) -> FreezePolicy:
         parts = [_read_policy(p, (*inside, n)) for n, p in enumerate(_listed(entry[word], inside))]
         return policies.combined(word, parts)
     kind, argument = _POLICIES[word]
-    settings = {argument: entry[word]}
-    if "of" in entry:
-        settings["of"] = _read_policy(entry["of"], (*here, "of"))
-    if "grouping" in entry:
-        settings["grouping"] = entry["grouping"]
-    return _made(inside, kind, **settings)
+    also = [field.name for field in dataclasses.fields(kind) if field.name != argument]
+    _check_keys(entry, (word, *also), here)
+    settings = {argument: entry[word], **{name: entry[name] for name in also if name in entry}}
+    if settings.get("of") is not None:
+        settings["of"] = _read_policy(settings["of"], (*here, "of"))
+    return _made(inside, functools.partial(kind, **settings))
 
 
 def _read_trigger(entry: Any, here: Path) -> triggers.Trigger:
@@ -272,17 +292,18 @@ def _from_fields(kind: Any, settings: Any, here: Path) -> Any:
         if f.default is dataclasses.MISSING and f.name not in settings
     ]
     if missing:
-        raise Misplaced(here, f"must say {missing[0]}.")
+        raise Misplaced((*here, missing[0]), "must be given.")
     return _made(here, kind, **settings)
 
 
 def _made(here: Path, make: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
     try:
         return make(*arguments, **settings)
-    except Misplaced:
-        raise
     except (TypeError, ValueError) as error:
-        raise Misplaced(here, str(error)) from error
+        # All of our errors begin with the argument that they are about: `Owner(name=...)`.
+        named = re.match(r"\w+\((\w+)=", str(error))
+        inside = (named[1],) if named and named[1] in settings else ()
+        raise Misplaced((*here, *inside), str(error)) from error
 
 
 def _check_keys(entry: Any, known: Sequence[str], here: Path) -> None:

@@ -13,10 +13,11 @@ import dataclasses
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import keras
+import numpy as np
 
 from keras_freeze.messages import did_you_mean, is_int
 
@@ -24,7 +25,10 @@ State = Any
 Logs = Mapping[str, Any]
 Mode = Literal["auto", "min", "max"]
 
-_LOWER = ("loss", "error", "perplexity", "mse", "mae", "rmse", "mape", "msle", "divergence")
+_LOWER = (
+    *("loss", "error", "mse", "mae", "rmse", "mape", "msle"),
+    *("crossentropy", "divergence", "perplexity", "hinge", "poisson", "logcosh"),
+)
 _HIGHER = ("acc", "auc", "precision", "recall", "f1", "iou", "dice", "r2", "bleu", "rouge", "score")
 
 
@@ -37,6 +41,7 @@ class Trigger(abc.ABC):
     """
 
     #: Whether it follows from the number of epochs and steps alone, whatever the logs say.
+    #: Such a one has a `length`, and once it has fired it stays so.
     is_calendar: bool = False
 
     def begin(self) -> State:
@@ -55,9 +60,18 @@ class Trigger(abc.ABC):
     def fired(self, state: State) -> bool:
         """Tell whether the phase is over."""
 
-    def length(self, steps_per_epoch: int | None) -> int | None:
-        """Return after how many batches it fires at the latest, None where that can't be known."""
+    def length(self, steps_per_epoch: int | None, done: int = 0) -> int | None:
+        """Return after how many batches it fires at the latest, None where that can't be known.
+
+        Args:
+            steps_per_epoch: Int, batches in an epoch; None if not known.
+            done: Int, batches of the first epoch that were done before the phase began.
+        """
         return None
+
+    def soonest(self) -> Trigger:
+        """Return a trigger by the calendar that never fires later, whatever the logs say."""
+        return self if self.is_calendar else AfterSteps(1)
 
     def __or__(self, other: TriggerLike) -> Trigger:
         """Fire as soon as one of the two does."""
@@ -100,7 +114,7 @@ class AfterEpochs(Trigger):
     is_calendar = True
 
     def __post_init__(self) -> None:
-        _check_count("AfterEpochs", "epochs", self.epochs)
+        check_count("AfterEpochs", "epochs", self.epochs)
 
     def begin(self) -> State:
         """Return the epochs that have ended: none."""
@@ -114,9 +128,9 @@ class AfterEpochs(Trigger):
         """Tell whether enough epochs have ended."""
         return bool(state >= self.epochs)
 
-    def length(self, steps_per_epoch: int | None) -> int | None:
+    def length(self, steps_per_epoch: int | None, done: int = 0) -> int | None:
         """Return the batches of these epochs."""
-        return None if steps_per_epoch is None else self.epochs * steps_per_epoch
+        return None if steps_per_epoch is None else self.epochs * steps_per_epoch - done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +151,7 @@ class AfterSteps(Trigger):
     is_calendar = True
 
     def __post_init__(self) -> None:
-        _check_count("AfterSteps", "steps", self.steps)
+        check_count("AfterSteps", "steps", self.steps)
 
     def begin(self) -> State:
         """Return the batches done: none."""
@@ -151,7 +165,7 @@ class AfterSteps(Trigger):
         """Tell whether enough batches are done."""
         return bool(state >= self.steps)
 
-    def length(self, steps_per_epoch: int | None) -> int | None:
+    def length(self, steps_per_epoch: int | None, done: int = 0) -> int | None:
         """Return the number of batches."""
         return self.steps
 
@@ -166,7 +180,7 @@ class OnPlateau(Trigger):
     Args:
         monitor: Str, the log to watch at the end of each epoch. Defaults to `"val_loss"`.
         patience: Int from 1, in epochs without improvement. Defaults to 3.
-        min_delta: Float from 0. Less is no improvement. Defaults to 0.
+        min_delta: Float from 0. Only a gain of more than that is one. Defaults to 0.
         mode: `"min"`, `"max"`, or `"auto"` (default), which goes by the log's name.
         cooldown: Int from 0, in epochs from the beginning of the phase that count as improving
             whatever they bring. Defaults to 0.
@@ -199,8 +213,8 @@ class OnPlateau(Trigger):
                 "OnPlateau(monitor=...) must be the name of a log. "
                 f'Received: monitor={self.monitor!r}. Write "val_loss", say.'
             )
-        _check_count("OnPlateau", "patience", self.patience)
-        _check_count("OnPlateau", "cooldown", self.cooldown, lowest=0)
+        check_count("OnPlateau", "patience", self.patience)
+        check_count("OnPlateau", "cooldown", self.cooldown, lowest=0)
         number = isinstance(self.min_delta, numbers.Real) and not isinstance(self.min_delta, bool)
         if not number or not math.isfinite(self.min_delta) or self.min_delta < 0:
             raise ValueError(
@@ -226,6 +240,10 @@ class OnPlateau(Trigger):
     def fired(self, state: State) -> bool:
         """Tell whether the value has stalled."""
         return bool(state[1] >= self.patience)
+
+    def soonest(self) -> Trigger:
+        """Return the epochs of a value that never improves on its first."""
+        return AfterEpochs(max(1, self.cooldown) + self.patience)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +289,7 @@ class When(Trigger):
     def after_epoch(self, state: State, logs: Logs) -> State:
         """Ask the function."""
         answer = self.condition(dict(logs))
-        if type(answer).__name__ not in ("bool", "bool_"):
+        if not isinstance(answer, (bool, np.bool_)):
             raise TypeError(
                 f"When(condition=...) must return True or False. Received: {answer!r} for logs "
                 f"{dict(logs)!r}."
@@ -282,6 +300,10 @@ class When(Trigger):
         """Tell what the function said last."""
         return bool(state)
 
+    def soonest(self) -> Trigger:
+        """Return the end of the first epoch."""
+        return AfterEpochs(1)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Combined(Trigger):
@@ -289,7 +311,8 @@ class _Combined(Trigger):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if isinstance(self.triggers, (Trigger, str)) or len(self.triggers) < 1:
+        is_sequence = isinstance(self.triggers, Sequence) and not isinstance(self.triggers, str)
+        if not is_sequence or not self.triggers:
             raise ValueError(
                 f"{name}(triggers=...) must be a sequence of triggers. "
                 f"Received: triggers={self.triggers!r}."
@@ -316,8 +339,13 @@ class _Combined(Trigger):
     def _all_fired(self, state: State) -> list[bool]:
         return [t.fired(s) for t, s in zip(self.triggers, state, strict=True)]
 
-    def _lengths(self, steps_per_epoch: int | None) -> list[int | None]:
-        return [trigger.length(steps_per_epoch) for trigger in self.triggers]
+    def soonest(self) -> Trigger:
+        """Return the same of what the triggers do at best."""
+        return type(self)(tuple(trigger.soonest() for trigger in self.triggers))
+
+    def _known_lengths(self, steps_per_epoch: int | None, done: int) -> list[int]:
+        lengths = (trigger.length(steps_per_epoch, done) for trigger in self.triggers)
+        return [length for length in lengths if length is not None]
 
 
 class AnyOf(_Combined):
@@ -331,9 +359,9 @@ class AnyOf(_Combined):
         """Tell whether one has fired."""
         return any(self._all_fired(state))
 
-    def length(self, steps_per_epoch: int | None) -> int | None:
+    def length(self, steps_per_epoch: int | None, done: int = 0) -> int | None:
         """Return the shortest length that is known."""
-        known = [n for n in self._lengths(steps_per_epoch) if n is not None]
+        known = self._known_lengths(steps_per_epoch, done)
         return min(known) if known else None
 
 
@@ -351,9 +379,9 @@ class AllOf(_Combined):
         """Tell whether all hold."""
         return all(self._all_fired(state))
 
-    def length(self, steps_per_epoch: int | None) -> int | None:
+    def length(self, steps_per_epoch: int | None, done: int = 0) -> int | None:
         """Return the longest length, if all are known."""
-        known = [n for n in self._lengths(steps_per_epoch) if n is not None]
+        known = self._known_lengths(steps_per_epoch, done)
         return max(known) if len(known) == len(self.triggers) else None
 
 
@@ -392,15 +420,26 @@ def direction(owner: str, monitor: str, mode: str) -> Literal["min", "max"]:
         )
     if mode in ("min", "max"):
         return "min" if mode == "min" else "max"
+    told = told_direction(monitor)
+    if told is None:
+        raise ValueError(
+            f'{owner}(mode=...) must be "min" or "max" where the name does not tell which is '
+            f"better. Received: monitor={monitor!r}, mode='auto'."
+        )
+    return told
+
+
+def told_direction(monitor: str) -> Literal["min", "max"] | None:
+    """Return whether a log is to fall or to rise by its name, None if that does not tell.
+
+    Example:
+        >>> told_direction("val_loss"), told_direction("val_accuracy"), told_direction("val_q")
+        ('min', 'max', None)
+    """
     words = monitor.lower().split("_")
     if any(word.startswith(_LOWER) or word.endswith(_LOWER) for word in words):
         return "min"
-    if any(word.startswith(_HIGHER) for word in words):
-        return "max"
-    raise ValueError(
-        f'{owner}(mode=...) must be "min" or "max" where the name does not tell which is better. '
-        f"Received: monitor={monitor!r}, mode='auto'."
-    )
+    return "max" if any(word.startswith(_HIGHER) for word in words) else None
 
 
 def improves(value: float, best: float | None, min_delta: float, mode: str) -> bool:
@@ -415,14 +454,15 @@ def improves(value: float, best: float | None, min_delta: float, mode: str) -> b
 def monitored(owner: str, monitor: str, logs: Logs, argument: str = "monitor") -> float:
     """Return a log as a float; raise in the name of `owner` if there is none."""
     if monitor not in logs:
+        is_unvalidated = not any(name.startswith("val_") for name in logs)
         advice = (
-            "Pass validation_data= to fit, and validation_freq=1."
-            if monitor.startswith("val_") and not any(name.startswith("val_") for name in logs)
-            else did_you_mean(monitor, list(logs)).strip()
+            "Pass validation_data= to fit, and validation_freq=1. "
+            if monitor.startswith("val_") and is_unvalidated
+            else did_you_mean(monitor, list(logs))
         )
         raise ValueError(
             f"{owner}({argument}=...) must name a log of this fit. Received: {monitor!r}. "
-            f"{advice} Available logs: {', '.join(logs)}."
+            f"{advice}Available logs: {', '.join(logs)}."
         )
     return float(logs[monitor])
 
@@ -431,7 +471,8 @@ def _parts(trigger: Trigger, kind: type[_Combined]) -> tuple[Trigger, ...]:
     return trigger.triggers if isinstance(trigger, kind) else (trigger,)
 
 
-def _check_count(owner: str, name: str, value: Any, lowest: int = 1) -> None:
+def check_count(owner: str, name: str, value: Any, lowest: int = 1) -> None:
+    """Raise in the name of `owner` unless a value is an int from `lowest`."""
     if not is_int(value) or value < lowest:
         raise ValueError(
             f"{owner}({name}=...) must be an int from {lowest}. Received: {name}={value!r}."
