@@ -5,27 +5,31 @@ It is a thin driver: the schedule says what is due, the engine does it, one line
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_freeze import companions, fit_run, initial_epoch, optimizer_state, structure
+from keras_freeze import (
+    companions,
+    fit_run,
+    initial_epoch,
+    optimizer_state,
+    schedule_checks,
+    structure,
+)
 from keras_freeze.fit_run import Best, Run
-from keras_freeze.flags import BatchNormMode, check_batch_norm, lost_in_a_file, phase_flags
+from keras_freeze.flags import BatchNormMode, check_batch_norm, phase_flags
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.messages import call_of, is_int
 from keras_freeze.recompile import transition
 from keras_freeze.schedules.files import read
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
 from keras_freeze.schedules.previews import SchedulePreview, preview
-from keras_freeze.schedules.progress import Progress, soonest, timeline
-from keras_freeze.schedules.rates import Rates, check_rates, multipliers
+from keras_freeze.schedules.progress import Progress
+from keras_freeze.schedules.rates import Rates, check_rates
 from keras_freeze.schedules.serialization import fingerprint
 from keras_freeze.update_rules import Pace
 
@@ -201,9 +205,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         steps = self.params.get("steps")
         stride = getattr(self._model, "steps_per_execution", 1)
         run = Run(schedule, fit_epochs, total, steps, stride, self.groups, self.rates)
-        for index, phase in enumerate(schedule.phases):
-            self._check_phase(index, phase, groups, run)
-        self._check_reach(run)
+        schedule_checks.check(run, self.model, type(self).__name__)
         self._run = run
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -262,7 +264,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         if self._run is not None:
             said = fit_run.leave(self._run, self.model)
             self._say([said] if said else [])
-            self._warn_of_files(self._run)
+            schedule_checks.warn_of_files(self._run, self.model, type(self).__name__)
         self._run, self._siblings = None, ()
 
     def __repr__(self) -> str:
@@ -323,18 +325,6 @@ class FreezeScheduler(keras.callbacks.Callback):
         phase = None if run.entered is None or run.entered < 0 else run.schedule.phases[run.entered]
         return None if phase is None or phase.curve is None else Pace(phase.curve, 1)
 
-    def _warn_of_files(self, run: Run) -> None:
-        lost = lost_in_a_file(self.model)
-        if lost and run.entered is not None:
-            warnings.warn(
-                f"{type(self).__name__}: model {self.model.name!r} ends with flags of single "
-                f"variables ({lost[0]!r} and {len(lost) - 1} others), which a plain .keras file "
-                "can't keep. To go on from such a file with the optimizer's state: load it, call "
-                f"`{type(self).__name__}(...).prepare(model, phase={run.entered})`, then "
-                "`model.load_weights(path)`. keras_freeze.BackupAndRestore keeps everything.",
-                stacklevel=2,
-            )
-
     def _check_alone(self) -> None:
         others = [other for other in self._siblings if isinstance(other, FreezeScheduler)]
         if others:
@@ -358,62 +348,3 @@ class FreezeScheduler(keras.callbacks.Callback):
                 rate *= fit_run.pace_factor(self.model)
                 for name, multiplier in run.multipliers.items():
                     logs[f"learning_rate/{name}"] = rate * multiplier * (name not in run.frozen)
-
-    def _check_phase(
-        self, index: int, phase: Phase, groups: tuple[LayerGroup, ...], run: Run
-    ) -> None:
-        names = [group.name for group in groups]
-        owner = type(self).__name__
-        label = _label(run, index)
-        with _placed(owner, label, phase, "rates"):
-            multipliers(run.rates_of(phase), names, owner=owner)
-        with _placed(owner, label, phase, "frozen"):
-            dataclasses.replace(phase, weights="all").policy(self.groups).select(self.model)
-        with _placed(owner, label, phase, "weights"):
-            frozen = phase.policy(self.groups).select(self.model)
-        with _placed(owner, label, phase, "curve"):
-            fit_run.pace_of(run, phase)
-        flags = phase_flags(self.model, frozen, phase.batch_norm, groups)
-        if not any(trains for _, trains in flags.variables):
-            place = f"{phase.source.at('frozen')}: " if phase.source else ""
-            raise ValueError(
-                f"{place}{owner}(schedule=...) must leave something to train. Received: "
-                f"{label}, which freezes all of model {self.model.name!r}. "
-                f"Leave out a group of: {', '.join(names)}."
-            )
-
-    def _check_reach(self, run: Run) -> None:
-        moments = timeline(soonest(run.schedule), run.steps_per_epoch, run.stride)
-        total, begin = run.total_epochs, [None if m is None else m.epoch for m in moments]
-        late = [(n, epoch) for n, epoch in enumerate(begin) if epoch is not None and epoch >= total]
-        if not late:
-            return
-        index, epoch = late[0]
-        label = _label(run, index)
-        reason = f", as it can't begin before epoch {epoch}" if label == f"phase {index}" else ""
-        advice = (
-            f"{label} is not reached in {total} epochs{reason}. Train longer or begin it earlier; "
-            "where training is split over several fits, pass total_epochs=."
-        )
-        source = run.schedule.phases[max(0, index - 1)].source
-        if source is not None:
-            raise ValueError(f"{source.at('until')}: {advice}")
-        warnings.warn(f"{type(self).__name__}: {advice}", stacklevel=2)
-
-
-def _label(run: Run, index: int) -> str:
-    moment = run.moments()[index]
-    return f"phase {index}" if moment is None else f"the phase at epoch {moment.epoch}"
-
-
-@contextlib.contextmanager
-def _placed(owner: str, label: str, phase: Phase, key: str) -> Iterator[None]:
-    """Say in an error which phase it concerns, and where that stands in its file."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        if phase.source is not None:
-            error.args = (f"{phase.source.at(key)}: {error}",)
-        else:
-            error.add_note(f"In {label} of {owner}(schedule=...).")
-        raise

@@ -3,6 +3,7 @@
 Called as a script, by `make notebooks`, this runs them and keeps the new outputs.
 """
 
+import textwrap
 from pathlib import Path
 
 import nbclient
@@ -50,6 +51,24 @@ def test_committed_outputs_are_those_of_one_run(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path):
     assert all(cell.execution_count for cell in code_cells(run(path, tmp_path)))
+
+
+def test_pictures_of_ones_own_are_shown_after_ours(tmp_path):
+    ours = """
+        import matplotlib.pyplot as plt
+        from keras_freeze import plots
+        log = {"loss": [1.0, 0.5], "trainable_params": [1, 2], "non_trainable_params": [1, 0]}
+        plots.training(log)
+    """
+    cells = [
+        nbformat.v4.new_code_cell(textwrap.dedent(ours)),
+        nbformat.v4.new_code_cell("plt.plot([1, 2]);"),
+    ]
+    path = tmp_path / "pictures.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    first, second = code_cells(run(path, tmp_path))
+    assert [output.output_type for output in first.outputs][-1] == "execute_result"
+    assert [output.output_type for output in second.outputs] == ["display_data"]
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -356,3 +357,16 @@ def _checked_trigger(trigger: TriggerLike) -> Trigger:
         return as_trigger(trigger)
     except (TypeError, ValueError) as error:
         raise type(error)(f"Phase(until=...): {error}") from error
+
+
+@contextlib.contextmanager
+def placed(phase: Phase, key: str, note: str = "") -> Iterator[None]:
+    """Say in an error where in its file a phase stands, or else add a note of which it is."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if phase.source is not None:
+            error.args = (f"{phase.source.at(key)}: {error}",)
+        elif note:
+            error.add_note(note)
+        raise

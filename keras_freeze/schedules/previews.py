@@ -18,7 +18,7 @@ import rich.text
 from keras_freeze import optimizer_state
 from keras_freeze.flags import phase_flags
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
-from keras_freeze.schedules.phases import FreezeSchedule, Phase
+from keras_freeze.schedules.phases import FreezeSchedule, Phase, placed
 from keras_freeze.schedules.progress import soonest, timeline
 from keras_freeze.schedules.rates import Rates, multipliers
 from keras_freeze.schedules.triggers import (
@@ -202,12 +202,14 @@ def _row(
     rates: Rates,
 ) -> PreviewRow:
     names = [group.name for group in found]
-    frozen = phase.policy(groups).select(model)
+    with placed(phase, "frozen"):
+        frozen = phase.policy(groups).select(model)
     flags = phase_flags(model, frozen, phase.batch_norm, found)
     trained = {id(variable) for variable, trains in flags.variables if trains}
     training = [g.name for g in reversed(found) if any(id(v) in trained for v in g.variables)]
     params = sum(math.prod(v.shape) for v in model.weights if id(v) in trained)
-    by_group = multipliers(rates if phase.rates is None else phase.rates, names)
+    with placed(phase, "rates"):
+        by_group = multipliers(rates if phase.rates is None else phase.rates, names)
     return PreviewRow(
         index,
         begins,
