@@ -112,7 +112,7 @@ class SchedulePreview:
         head = "".join(f"<th>{column}</th>" for column in _COLUMNS)
         body = "".join(
             "<tr>"
-            + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in cells)
+            + "".join(f'<td style="text-align:left">{_html(cell)}</td>' for cell in cells)
             + "</tr>"
             for cells in self._cells()
         )
@@ -135,8 +135,8 @@ class SchedulePreview:
         if len(set(values.values())) == 1:
             text = f"{unit}{next(iter(values.values())):.3g}"
         else:
-            text = ", ".join(f"{name} {unit}{value:.3g}" for name, value in values.items())
-        return f"{text}; {row.curve}" if row.curve else text
+            text = "\n".join(f"{name} {unit}{value:.3g}" for name, value in values.items())
+        return f"{text}\n{row.curve}" if row.curve else text
 
 
 def preview(
@@ -178,7 +178,8 @@ def preview(
          phase  begins   ends            trains     trainable  non-trainable  learning rate
          ───────────────────────────────────────────────────────────────────────────────────────
          0      epoch 1  after 2 epochs  head               8             15  x1
-         1      epoch 3  with the fit    head, low         23              0  head x1, low x0.5
+         1      epoch 3  with the fit    head, low         23              0  head x1
+                                                                              low x0.5
     """
     check_count("preview", "epochs", epochs)
     found = layer_groups(model, groups)
@@ -236,6 +237,10 @@ def _begins(
             text = f"epoch {moment.epoch + 1}{step}"
         texts.append(f"{text} (not reached)" if is_late else text)
     return texts
+
+
+def _html(text: str) -> str:
+    return html.escape(text).replace("\n", "<br>")
 
 
 def describe(trigger: Trigger) -> str:

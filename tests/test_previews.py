@@ -1,0 +1,331 @@
+"""A preview tells beforehand what a fit will report, and changes nothing."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import keras
+import pytest
+from effects import compiled, flags, values
+
+import keras_freeze as kf
+from keras_freeze import schedules
+from keras_freeze.schedules import (
+    AfterEpochs,
+    AfterSteps,
+    Cosine,
+    FreezeSchedule,
+    OnPlateau,
+    Phase,
+    Warmup,
+    When,
+)
+from keras_freeze.schedules.previews import describe
+
+RATE = 0.5  # of the optimizer that `compiled` gives
+
+SCHEDULES = {
+    "gradual": lambda model: schedules.gradual(model),
+    "chain_thaw": lambda model: schedules.chain_thaw(model, 1),
+    "progressive_freeze": lambda model: schedules.progressive_freeze(model, rates=None),
+    "single weights": lambda model: FreezeSchedule(
+        [
+            Phase(1, weights="kernel", until=1, batch_norm="follow"),
+            Phase(kf.policies.FreezeFirst(2), until=1, batch_norm="train"),
+            Phase(lambda variable, layer: variable.name == "kernel", batch_norm="statistics"),
+        ]
+    ),
+}
+
+
+@pytest.mark.backend
+def test_the_rows_are_what_a_fit_reports(any_model, data_for):
+    assert_told(SCHEDULES["chain_thaw"], any_model, data_for)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", ["gradual", "progressive_freeze"])
+def test_the_rows_are_what_a_fit_reports_for_each_schedule(name, batch_norm, data_for):
+    assert_told(SCHEDULES[name], batch_norm, data_for)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("build", ["plain", "batch_norm", "nested"])
+def test_the_rows_count_single_weights_and_batch_norm(build, request, data_for):
+    assert_told(SCHEDULES["single weights"], request.getfixturevalue(build), data_for)
+
+
+def assert_told(schedule_for, build, data_for):
+    model = compiled(build(), eager=True)
+    schedule = schedule_for(model)
+    epochs = len(schedule.phases)
+    callback = kf.FreezeScheduler(schedule, verbose=0, log_details=True)
+    preview = callback.preview(model, epochs)
+    assert preview == schedule.preview(model, epochs)
+    x, y = data_for(model)
+    history = model.fit(x, y, epochs=epochs, verbose=0, callbacks=[callback]).history
+    names = [group.name for group in kf.layer_groups(model)]
+    assert [row.phase for row in preview.rows] == history["phase"]
+    for n, row in enumerate(preview.rows):
+        assert row.trainable_params == history["trainable_params"][n]
+        assert row.non_trainable_params == history["non_trainable_params"][n]
+        rates = {name: history[f"learning_rate/{name}"][n] for name in names}
+        told = {name: RATE * row.rates.get(name, 0.0) for name in names}
+        assert told == pytest.approx(rates)
+        assert set(row.training) == set(row.rates) == {name for name in names if rates[name]}
+        assert row.begins == f"epoch {n + 1}"
+
+
+@pytest.mark.backend
+def test_of_gradual_unfreezing_too(plain, data_for):
+    model = compiled(plain())
+    callback = kf.GradualUnfreeze("even", verbose=0, groups={"body": "low|middle", "top": "head"})
+    preview = callback.preview(model, 5)
+    assert [row.begins for row in preview.rows] == ["epoch 1", "epoch 3"]
+    assert [row.trainable_params for row in preview.rows] == [18, 83]
+    assert preview.rows[1].rates == pytest.approx({"top": 1, "body": 1 / 2.6})
+    history = model.fit(*data_for(model), epochs=5, verbose=0, callbacks=[callback]).history
+    assert history["trainable_params"] == [18, 18, 83, 83, 83]
+
+
+@pytest.mark.backend
+def test_nothing_is_changed(batch_norm, data_for):
+    model = compiled(batch_norm(), keras.optimizers.Adam(0.01))
+    kf.freeze(model, groups=["block2"])
+    model.fit(*data_for(model), batch_size=8, verbose=0)
+    optimizer = {v.path: v.numpy().tolist() for v in model.optimizer.variables}
+    function = model.train_function
+    layers = [layer.trainable for layer in model.layers]
+    before = flags(model), {path: value.tolist() for path, value in values(model).items()}
+    preview = schedules.chain_thaw(model).preview(model, 9)
+    str(preview), preview._repr_html_(), preview.to_dict()
+    assert (flags(model), {p: v.tolist() for p, v in values(model).items()}) == before
+    assert [layer.trainable for layer in model.layers] == layers
+    assert {v.path: v.numpy().tolist() for v in model.optimizer.variables} == optimizer
+    assert model.train_function is function
+
+
+# When.
+
+BEGINNINGS = {  # ends of the phases, epochs, batches an epoch: when each begins
+    "epochs": ([2, 3, None], 9, None, ["epoch 1", "epoch 3", "epoch 6"]),
+    "not reached": (
+        [2, 3, 1, None],
+        4,
+        None,
+        ["epoch 1", "epoch 3", "epoch 6 (not reached)", "epoch 7 (not reached)"],
+    ),
+    "the last epoch is reached": ([3, None], 4, None, ["epoch 1", "epoch 4"]),
+    "steps": ([AfterSteps(7), None], 4, 5, ["epoch 1", "epoch 2, step 2"]),
+    "steps of unknown epochs": ([AfterSteps(7), None], 4, None, ["epoch 1", "after phase 0"]),
+    "a plateau": ([OnPlateau(patience=2), None], 4, None, ["epoch 1", "after phase 0"]),
+    "a plateau too late": (
+        [OnPlateau(patience=2), None],
+        3,
+        None,
+        ["epoch 1", "after phase 0 (not reached)"],
+    ),
+    "after what is not reached": (
+        [9, OnPlateau(), None],
+        4,
+        None,
+        ["epoch 1", "epoch 10 (not reached)", "after phase 1 (not reached)"],
+    ),
+    "a plateau of unknown steps": (
+        [9, AfterSteps(3), None],
+        4,
+        None,
+        ["epoch 1", "epoch 10 (not reached)", "after phase 1 (not reached)"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BEGINNINGS)
+def test_when_phases_begin(case, plain):
+    ends, epochs, steps, expected = BEGINNINGS[case]
+    schedule = FreezeSchedule([Phase(until=end) for end in ends])
+    rows = schedule.preview(plain(), epochs, steps_per_epoch=steps).rows
+    assert [row.begins for row in rows] == expected
+
+
+def test_a_late_start(plain):
+    rows = FreezeSchedule({2: "low", 4: None}).preview(plain(), 4).rows
+    assert [row.begins for row in rows] == ["epoch 3", "epoch 5 (not reached)"]
+
+
+@pytest.mark.backend
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="has no steps_per_execution")
+def test_executions_of_several_batches_count(plain):
+    model = plain()
+    model.compile("sgd", "mse", steps_per_execution=4)
+    schedule = FreezeSchedule([Phase(until=AfterSteps(5)), Phase()])
+    assert schedule.preview(model, 3, steps_per_epoch=20).rows[1].begins == "epoch 1, step 8"
+
+
+def goes_well(logs):
+    return True
+
+
+DESCRIPTIONS = {
+    "after 1 epoch": AfterEpochs(1),
+    "after 3 epochs": AfterEpochs(3),
+    "after 1 step": AfterSteps(1),
+    "val_loss stalls for 1 epoch": OnPlateau(patience=1),
+    "when goes_well holds": When(goes_well),
+    "when <lambda> holds": When(lambda logs: True),
+    "loss stalls for 2 epochs, or after 9 epochs": OnPlateau("loss", 2) | 9,
+    "(after 1 epoch, or after 5 steps), and when goes_well holds": (
+        (AfterEpochs(1) | AfterSteps(5)) & goes_well
+    ),
+}
+
+
+@pytest.mark.parametrize("text", DESCRIPTIONS)
+def test_what_ends_a_phase_in_words(text):
+    assert describe(DESCRIPTIONS[text]) == text
+
+
+# How it looks.
+
+
+def blocks():
+    """A model with the names, and so the groups, of VGG16."""
+    layers = [keras.Input((8, 8, 1))]
+    for block, convolutions in enumerate((2, 2, 3, 3, 3), 1):
+        for n in range(1, convolutions + 1):
+            name = f"block{block}_conv{n}"
+            layers.append(keras.layers.Conv2D(2, 3, padding="same", name=name))
+        layers.append(keras.layers.MaxPooling2D(2, padding="same", name=f"block{block}_pool"))
+    layers += [keras.layers.Flatten(), keras.layers.Dense(1000, name="predictions")]
+    return keras.Sequential(layers, name="vgg16")
+
+
+TABLE = """\
+plain, 20 epochs
+
+ phase  begins         ends              trains            trainable  non-trainable  learning rate
+ ──────────────────────────────────────────────────────────────────────────────────────────────────
+ 0      epoch 1        val_loss stalls   head                     18             65  0.01
+                       for 3 epochs, or                                              Warmup
+                       after 4 epochs
+ 1      after phase 0  val_loss stalls   head, middle             53             30  head 0.01
+                       for 3 epochs, or                                              middle 0.005
+                       after 4 epochs                                                Warmup
+ 2      after phase 1  with the fit      head, middle,            83              0  head 0.01
+                                         low                                         middle 0.005
+                                                                                     low 0.0025
+                                                                                     Warmup
+"""
+
+
+def test_the_table_reads_so(plain):
+    model = plain()
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    schedule = schedules.gradual(model, OnPlateau() | 4, rates=2.0, curve=Warmup(9))
+    assert str(schedule.preview(model, 20)) == TABLE
+
+
+@pytest.mark.parametrize("schedule", ["gradual", "chain_thaw"])
+def test_the_text_fits_in_100_columns(schedule):
+    model = blocks()
+    model.compile("adam", "mse")
+    made = SCHEDULES[schedule](model)
+    preview = made.preview(model, 20, steps_per_epoch=100)
+    text = str(preview)
+    assert max(map(len, text.split("\n"))) <= 100
+    assert not any(line != line.rstrip() for line in text.split("\n"))
+    for row in preview.rows:
+        assert f"{row.trainable_params:,}" in text
+    assert set(re.findall(r"block\d", text)) == {f"block{n}" for n in range(1, 6)}
+
+
+class Cells(HTMLParser):
+    """The text of each element, as a browser reads it."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_html_escapes_names():
+    layers = [keras.layers.Dense(2, name="<b>low"), keras.layers.Dense(2, name='"&top"')]
+    model = keras.Sequential([keras.Input((2,)), *layers], name="<script>")
+    groups = {"<i>low": ["<b>low"], '"&top': ['"&top"']}
+    schedule = FreezeSchedule([Phase(until=1), Phase()])
+    preview = schedule.preview(model, 3, groups=groups, rates={"<i>low": 0.5})
+    cells = Cells(preview._repr_html_())
+    assert set(cells.tags) == {"table", "caption", "thead", "tbody", "tr", "th", "td", "br"}
+    assert cells.texts[0] == "<script>, 3 epochs"
+    assert '"&top, <i>low' in cells.texts
+    assert '"&top x1' in cells.texts
+    assert "<i>low x0.5" in cells.texts
+    assert "<i>low" in str(preview)  # rich takes no name for markup
+
+
+def test_names_in_brackets_are_no_markup():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="[red]")], name="[b]")
+    text = str(FreezeSchedule({0: None}).preview(model, 1, groups={"[bold]x[/]": ["[red]"]}))
+    assert text.startswith("[b], 1 epochs")
+    assert "[bold]x[/]" in text
+
+
+RATES = {
+    "one for all": (None, "x1", "0.01"),
+    "by group": (
+        {"low": 0.1},
+        "head x1\nmiddle x1\nlow x0.1",
+        "head 0.01\nmiddle 0.01\nlow 0.001",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RATES)
+def test_learning_rates(case, plain):
+    rates, multiples, expected = RATES[case]
+    model = plain()
+    schedule = FreezeSchedule([Phase(rates=rates, curve=Cosine(5))])
+    preview = schedule.preview(model, 3)
+    assert preview.learning_rate is None
+    assert next(preview._cells())[-1] == f"{multiples}\nCosine"
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    preview = schedule.preview(model, 3)
+    assert preview.learning_rate == pytest.approx(0.01)
+    assert next(preview._cells())[-1] == f"{expected}\nCosine"
+    model.compile(keras.optimizers.SGD(lambda: 0.01), "mse")
+    assert schedule.preview(model, 3) == preview
+
+
+def test_rates_of_the_callback_are_for_phases_without(plain):
+    schedule = FreezeSchedule([Phase(until=1), Phase(rates={"head": 3.0})])
+    rows = kf.FreezeScheduler(schedule, rates=2.0).preview(plain(), 2).rows
+    assert rows[0].rates == {"head": 1.0, "middle": 0.5, "low": 0.25}
+    assert rows[1].rates == {"head": 3.0, "middle": 1.0, "low": 1.0}
+
+
+def test_plain_data(plain):
+    preview = schedules.gradual(plain(), 2).preview(plain(), 5)
+    data = json.loads(json.dumps(preview.to_dict()))
+    assert data["rows"][2]["begins"] == "epoch 5"
+    assert data["rows"][2]["training"] == ["head", "middle", "low"]
+    assert repr(preview) == "SchedulePreview(model='plain', epochs=5, phases=3)"
+
+
+@pytest.mark.parametrize("epochs", [0, 2.5, None])
+def test_the_epochs_are_a_number(epochs, plain):
+    message = re.escape(f"preview(epochs=...) must be an int from 1. Received: epochs={epochs}")
+    with pytest.raises(ValueError, match=message):
+        schedules.gradual(plain()).preview(plain(), epochs)
+
+
+def test_unknown_names_are_refused(plain):
+    with pytest.raises(ValueError, match="must name layer groups of the model"):
+        FreezeSchedule({0: "lwo"}).preview(plain(), 3)
+    with pytest.raises(ValueError, match="must name layer groups of the model"):
+        FreezeSchedule({0: Phase(rates={"lwo": 0.5})}).preview(plain(), 3)
