@@ -53,7 +53,8 @@ def test_notebook_runs(path, tmp_path):
     assert all(cell.execution_count for cell in code_cells(run(path, tmp_path)))
 
 
-def test_pictures_of_ones_own_are_shown_after_ours(tmp_path):
+def test_pictures_of_ones_own_are_shown_after_ours(tmp_path, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND")  # so that the kernel takes the notebook's own
     ours = """
         import matplotlib.pyplot as plt
         from keras_freeze import plots
