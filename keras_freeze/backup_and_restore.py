@@ -96,6 +96,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         self._beside = structure.sibling_callbacks(self)
         self._at_start = [callback_state.before(callback) for callback in self._beside]
         self._warned = set()
+        self._warn_of_csv_loggers()
         found = self._newest()
         if found is not None:
             self._restore(*found)
@@ -147,6 +148,15 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
                 "be. Delete the folder to start over."
             )
         return None
+
+    def _warn_of_csv_loggers(self) -> None:
+        for callback in self._beside:
+            if isinstance(callback, keras.callbacks.CSVLogger) and not callback.append:
+                warnings.warn(
+                    f"BackupAndRestore: CSVLogger({callback.filename!r}) begins its file anew when "
+                    "the script is started again. Pass append=True to keep what it has logged.",
+                    stacklevel=2,
+                )
 
     def _restore(self, path: Path, state: Mapping[str, Any]) -> None:
         own = self._script()
