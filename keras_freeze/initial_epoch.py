@@ -112,8 +112,18 @@ def joined_at(
     if epoch == 0 or is_known(model) or run.progress is None:
         return None
     done = optimizer_state.iterations(model.optimizer)
-    phases = run.schedule.phases[: max(0, run.progress.index)]
-    if not done or not phases or not model.optimizer.built:
+    if not done or not model.optimizer.built or run.progress.phase is None:
+        return None
+    if run.schedule.start:
+        raise ValueError(
+            f"{owner}: fit(initial_epoch={epoch}) must go on in the process that began it, with a "
+            "new optimizer, or with a schedule from epoch 0. Received: a schedule from epoch "
+            f"{run.schedule.start}, which does not say what trained before, so that it can't be "
+            "told how long the groups that thawed late have trained. Use "
+            "keras_freeze.BackupAndRestore, which keeps that."
+        )
+    phases = run.schedule.phases[: run.progress.index]
+    if not phases:
         return None
     before = [_trained(run, model, groups, phase) for phase in [*phases, run.progress.phase]]
     trained = {id(v) for v in model.trainable_variables}

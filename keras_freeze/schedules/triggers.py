@@ -368,8 +368,8 @@ class AnyOf(_Combined):
 class AllOf(_Combined):
     """End a phase when several triggers hold at the same time; written `a & b`.
 
-    A plateau holds until the value improves again, a count for good, a callable for the epoch
-    in which it said yes.
+    A plateau holds until the value improves again, a count for good, a callable that said yes
+    until it is asked again, at the end of the next epoch.
 
     Args:
         triggers: Sequence of triggers, ints (epochs) and callables.
