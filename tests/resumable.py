@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 import keras_freeze as kf
-from keras_freeze import backup_and_restore, backup_files, optimizer_state, recompile, schedules
+from keras_freeze import backup_and_restore, backup_files, optimizer_state, schedules
 from keras_freeze.schedules import AfterSteps, OnPlateau, Phase, Warmup
 
 EPOCHS, ROWS, BATCH = 7, 24, 4
@@ -207,7 +207,7 @@ def arm(event, number):
     elif event == "transition":  # slots are gone, new ones not yet there
         after(optimizer_state, "_clear")
     elif event == "flags":  # set, with the optimizer still as it was
-        after(recompile, "_set_flags")
+        after(sys.modules["keras_freeze.recompile"], "_set_flags")  # the module, not the function
     elif event == "restored":  # a restart that is killed as soon as it has read its backup
         after(backup_and_restore, "read")
     elif event == "batch":
