@@ -41,7 +41,7 @@ def _on_host(value: Any) -> Iterator[np.ndarray]:
         import torch
 
         # As bytes, for numpy has no name for some of torch's dtypes.
-        yield value.detach().cpu().flatten().view(torch.uint8).numpy()
+        yield value.cpu().flatten().view(torch.uint8).numpy()
     elif getattr(value, "is_fully_addressable", True):
         yield np.asarray(keras.ops.convert_to_tensor(value))
     else:

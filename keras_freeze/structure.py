@@ -135,8 +135,8 @@ def frozen_weights(model: keras.Layer) -> tuple[Weight, ...]:
 
     Those are the weights made to be trained that don't, and what else their layer holds
     (moving statistics, counters) if all of that layer is frozen, or its flag is off. A
-    `BatchNormalization` updates its statistics by its flag alone. The state that a stateful
-    recurrent layer keeps from batch to batch is no weight in this sense.
+    `BatchNormalization` updates its statistics by its flag alone. Seeds, metrics and the states
+    of recurrent layers are no weights.
 
     Args:
         model: `keras.Layer` or `keras.Model`, built.
@@ -152,9 +152,6 @@ def _is_frozen(weight: Weight, training: set[int]) -> bool:
     layer, variable = weight.layer, weight.variable
     if weight.potentially_trainable or variable is _lora_base(layer):
         return id(variable) not in training
-    states = layer.states if isinstance(layer, keras.layers.RNN) else ()
-    if any(state is variable for state in keras.tree.flatten(states)):
-        return False
     if is_batch_norm(layer) or not layer.trainable:
         return not layer.trainable
     trained = [id(w.variable) for w in weights_of(layer) if w.potentially_trainable]
