@@ -149,3 +149,46 @@ def test_the_optimizers_config_knows_nothing_of_group_rates(plain, data_for):
     )
     model.fit(x, y, epochs=3, verbose=0, callbacks=[kf.GradualUnfreeze(verbose=0), note])
     assert configs == [config] * 3
+
+
+CHECKPOINTS = {  # the file, and the epochs that it has seen
+    "the first": ("1.keras", 1),
+    "the k-th": ("3.keras", 3),
+    "the last": ("5.keras", 5),
+    "the best": ("best.keras", 4),
+}
+
+
+@pytest.mark.parametrize("which", CHECKPOINTS)
+def test_going_on_from_a_checkpoint_equals_one_fit(which, plain, data_for, tmp_path):
+    """ModelCheckpoint's files and initial_epoch, each group having its own step count."""
+    name, seen = CHECKPOINTS[which]
+    losses = {0: 5.0, 1: 4.0, 2: 3.0, 3: 1.0, 4: 2.0, 5: 2.0}  # the fourth epoch is the best
+
+    def value(epoch, logs):
+        logs["value"] = losses[epoch]
+
+    def fit(model, **settings):
+        x, y = data_for(model)
+        schedule = kf.GradualUnfreeze({0: "head", 2: "middle", 3: "low"}, verbose=0)
+        save, stock = {"save_freq": "epoch"}, keras.callbacks.ModelCheckpoint
+        best = {"monitor": "value", "mode": "min", "save_best_only": True}
+        callbacks = [
+            keras.callbacks.LambdaCallback(on_epoch_end=value),
+            schedule,
+            stock(str(tmp_path / "{epoch}.keras"), **save),
+            stock(str(tmp_path / "best.keras"), **save, **best),
+        ]
+        arguments = {"batch_size": 4, "shuffle": False, "verbose": 0, "epochs": 6}
+        model.fit(x, y, callbacks=callbacks, **arguments, **settings)
+        return model
+
+    whole = plain()
+    whole.compile("adam", "sparse_categorical_crossentropy")
+    fit(whole)
+    resumed = fit(keras.models.load_model(tmp_path / name), initial_epoch=seen)
+    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    assert numbers(resumed.optimizer.variables) == pytest.approx(
+        numbers(whole.optimizer.variables), rel=1e-4
+    )
