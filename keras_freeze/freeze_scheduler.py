@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from keras_freeze import companions, fit_run, initial_epoch, optimizer_state, st
 from keras_freeze.fit_run import Best, Run
 from keras_freeze.flags import BatchNormMode, check_batch_norm, phase_flags
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
-from keras_freeze.messages import is_int
+from keras_freeze.messages import as_call, is_int
 from keras_freeze.schedules.files import read
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
 from keras_freeze.schedules.previews import SchedulePreview, preview
@@ -241,13 +240,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         self._run, self._siblings = None, ()
 
     def __repr__(self) -> str:
-        parameters = inspect.signature(type(self)).parameters.values()
-        given = [
-            f"{p.name}={getattr(self, p.name)!r}"
-            for p in parameters
-            if p.default is p.empty or getattr(self, p.name) != p.default
-        ]
-        return f"{type(self).__name__}({', '.join(given)})"
+        return as_call(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model and the running fit out of copies: they belong to the original."""

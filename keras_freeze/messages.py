@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import numbers
 import re
 from collections.abc import Iterable, Sequence
@@ -70,6 +71,16 @@ def _full_matches(pattern: Any, names: Sequence[str]) -> list[str]:
         return [name for name in names if re.fullmatch(pattern, name)]
     except (re.error, TypeError):
         return []
+
+
+def as_call(instance: Any) -> str:
+    """Return the call that makes an object which keeps its arguments, without the defaults."""
+    given = [
+        f"{p.name}={getattr(instance, p.name)!r}"
+        for p in inspect.signature(type(instance)).parameters.values()
+        if p.default is p.empty or getattr(instance, p.name) != p.default
+    ]
+    return f"{type(instance).__name__}({', '.join(given)})"
 
 
 def is_int(value: Any) -> TypeGuard[int]:
