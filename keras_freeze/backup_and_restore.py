@@ -14,6 +14,7 @@ import keras
 from keras_freeze import callback_state, structure, training_state
 from keras_freeze.backup_files import BackupFolder, read
 from keras_freeze.callback_state import Restorable
+from keras_freeze.messages import call_of
 
 
 class BackupAndRestore(keras.callbacks.BackupAndRestore):
@@ -228,6 +229,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
                     stacklevel=2,
                 )
         return kept
+
+    def __repr__(self) -> str:
+        return call_of(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model and the running fit out of copies: they belong to the original."""

@@ -11,6 +11,7 @@ from keras_freeze import fit_run
 from keras_freeze.fit_run import Run
 from keras_freeze.flags import lost_in_a_file, phase_flags
 from keras_freeze.groups import LayerGroup, layer_groups
+from keras_freeze.messages import first_few
 from keras_freeze.schedules.phases import Phase, placed
 from keras_freeze.schedules.progress import soonest, timeline
 from keras_freeze.schedules.rates import multipliers
@@ -39,8 +40,8 @@ def warn_of_files(run: Run, model: keras.Model, owner: str) -> None:
     lost = lost_in_a_file(model)
     if lost and run.entered is not None:
         warnings.warn(
-            f"{owner}: model {model.name!r} ends with flags of single variables ({lost[0]!r} and "
-            f"{len(lost) - 1} others), which a plain .keras file can't keep. To go on from such a "
+            f"{owner}: model {model.name!r} ends with flags of single variables "
+            f"({first_few(lost)}), which a plain .keras file can't keep. To go on from such a "
             f"file with the optimizer's state: load it, call `{owner}(...).prepare(model, "
             f"phase={run.entered})`, then `model.load_weights(path)`. "
             "keras_freeze.BackupAndRestore keeps everything.",
