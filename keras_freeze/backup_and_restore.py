@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
@@ -10,11 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import xxhash
 
 from keras_freeze import callback_state, structure, training_state
 from keras_freeze.backup_files import BackupFolder, read
 from keras_freeze.callback_state import Restorable
 from keras_freeze.messages import call_of
+
+#: The form of the files, which changes when an older version can't be read any more.
+FORMAT = 1
+
+# The numbers that Keras counts up from model to model in one process.
+_COUNTED = re.compile(r"_\d+(?=/|\"|$)")
 
 
 class BackupAndRestore(keras.callbacks.BackupAndRestore):
@@ -24,7 +32,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     with the epoch that had not ended, and ends with the weights, optimizer state and history
     of a run that was never interrupted, to the last bit on the TensorFlow CPU backend. That
     holds for data that depend only on the number of the epoch: `shuffle=False`, or a pipeline
-    that is seeded by the epoch.
+    that is seeded by the epoch and begins anew with each.
 
     Beyond Keras's own callback it keeps the phase of a freeze schedule and what its trigger
     has counted, the flags of every layer and variable, BatchNormalization modes, group rates
@@ -75,7 +83,12 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             raise ValueError(
                 'BackupAndRestore(save_freq=...) must be "epoch". '
                 f"Received: save_freq={save_freq!r}. In the middle of an epoch the data can't be "
-                "taken up again; make epochs shorter by `steps_per_epoch` instead."
+                "taken up again."
+            )
+        if "://" in str(backup_dir):
+            raise ValueError(
+                "BackupAndRestore(backup_dir=...) must be a folder of a mounted file system, "
+                f"where a file can be replaced at once. Received: backup_dir={backup_dir!r}."
             )
         super().__init__(
             os.fspath(backup_dir) if backup_dir else "",
@@ -97,6 +110,11 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         self._beside = structure.sibling_callbacks(self)
         self._at_start = [callback_state.before(callback) for callback in self._beside]
         self._warned = set()
+        if not structure.is_built(self.model):
+            raise ValueError(
+                "BackupAndRestore must get a built model. Received: "
+                f"model={self.model.name!r}, which is not. Call it on one batch before fit."
+            )
         self._warn_of_csv_loggers()
         found = self._newest()
         if found is not None:
@@ -110,6 +128,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         """Write a backup."""
         model = self.model
         state = {
+            "format": FORMAT,
             "epoch": epoch + 1,
             "stop_training": bool(model.stop_training),
             "script": self._script(),
@@ -161,6 +180,12 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     def _restore(self, path: Path, state: Mapping[str, Any]) -> None:
         own = self._script()
+        if state.get("format") != FORMAT:
+            raise ValueError(
+                "BackupAndRestore(backup_dir=...) must hold backups of this version of "
+                f"keras_freeze. Received: {path}, in format {state.get('format')} instead of "
+                f"{FORMAT}. Go on with the version that wrote it, or delete the folder."
+            )
         for part, value in own.items():
             if state["script"].get(part) != value:
                 raise ValueError(
@@ -169,20 +194,29 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
                     f"{_difference(state['script'].get(part), value)}. Restore the script as it "
                     "was, or delete the folder to start over."
                 )
+        epochs = self.params["epochs"]
+        if state["epoch"] > epochs:
+            raise ValueError(
+                "BackupAndRestore(backup_dir=...) must hold backups of this fit. Received: "
+                f"{path}, after {state['epoch']} epochs, for a fit of {epochs}. Give each fit of "
+                "a script a folder of its own."
+            )
         pairs = self._pairs(path, state["callbacks"])
         for callback, kept in pairs:
             if isinstance(callback, Restorable):
                 callback.check_training_state(kept)
-        pace = None
         for callback, kept in pairs:
             if isinstance(callback, Restorable):
-                pace = callback.set_training_state(kept) or pace
+                callback.set_training_state(kept)
             else:
                 callback_state.give_back(callback, kept)
-        training_state.restore_all(self.model, state["model"], pace)
-        epochs = self.params["epochs"]
-        self.model._initial_epoch = epochs if state["stop_training"] else state["epoch"]
-        print(f"BackupAndRestore: going on from {path.name}, with epoch {state['epoch'] + 1}.")
+        curves = [getattr(callback, "present_curve", None) for callback in self._beside]
+        curve = next((curve for curve in curves if curve is not None), None)
+        training_state.restore_all(self.model, state["model"], curve)
+        begin = epochs if state["stop_training"] else state["epoch"]
+        self.model._initial_epoch = begin
+        what = "training was complete" if begin == epochs else f"going on with epoch {begin + 1}"
+        print(f"BackupAndRestore: {what}, from {path.name}.")
 
     def _pairs(
         self, path: Path, states: Mapping[str, Any]
@@ -206,12 +240,13 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         """Return what must be the same in the script that restores a backup."""
         model = self.model
         return {
-            # Without the numbers that Keras counts up from model to model in one process.
             "model": [
-                [re.sub(r"_\d+(?=/|$)", "", v.path), list(v.shape), str(v.dtype)]
-                for v in model.weights
+                [_COUNTED.sub("", v.path), list(v.shape), str(v.dtype)] for v in model.weights
             ],
+            "model_config": _config(model),
             "optimizer": type(model.optimizer).__name__,
+            "optimizer_config": _config(model.optimizer),
+            "steps_per_epoch": self.params.get("steps"),
         }
 
     def _state_of(self, number: int) -> dict[str, Any]:
@@ -236,6 +271,26 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model and the running fit out of copies: they belong to the original."""
         return {**vars(self), "_model": None, "params": None, "_beside": (), "_at_start": []}
+
+
+def _config(of: Any) -> str | None:
+    """Return a fingerprint of a model's or optimizer's settings, None where it tells none."""
+    try:
+        config = _constant(of.get_config())
+        text = json.dumps(config, sort_keys=True, default=keras.saving.serialize_keras_object)
+    except Exception:  # a subclassed model or a callable need not have any
+        return None
+    return xxhash.xxh3_128_hexdigest(_COUNTED.sub("", text).encode())
+
+
+def _constant(config: Any) -> Any:
+    """Leave out what training changes: learning rates and flags."""
+    if isinstance(config, dict):
+        changing = ("learning_rate", "trainable")
+        return {key: _constant(value) for key, value in config.items() if key not in changing}
+    if isinstance(config, (list, tuple)):
+        return [_constant(item) for item in config]
+    return config
 
 
 def _difference(before: Any, now: Any) -> str:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,14 @@ def read(file: Any) -> Any:
         raise ValueError(f"it is torn or corrupt ({error})") from error
 
 
+def is_numeric(dtype: np.dtype[Any]) -> bool:
+    """Tell whether an array of this dtype can be written: numbers of any kind, no objects."""
+    try:
+        return dtype.kind not in "OSUMmT" and np.dtype(dtype.name) == dtype
+    except TypeError:
+        return False
+
+
 def _as_bytes(array: np.ndarray) -> np.ndarray:
     # Not every dtype of Keras (bfloat16, float8) is one that the format knows.
     return np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
@@ -117,14 +126,17 @@ def _as_bytes(array: np.ndarray) -> np.ndarray:
 def _without_arrays(value: Any, arrays: list[np.ndarray]) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
+        if not is_numeric(array.dtype):
+            raise TypeError(f"A backup can't hold an array of dtype {array.dtype}.")
         arrays.append(array)
         kind = "array" if isinstance(value, np.ndarray) else "scalar"
         return {"$": kind, "n": len(arrays) - 1, "dtype": array.dtype.name, "shape": array.shape}
     if isinstance(value, dict):
         items = [[_without_arrays(k, arrays), _without_arrays(v, arrays)] for k, v in value.items()]
-        return {"$": "dict", "items": items}
-    if isinstance(value, tuple):
-        return {"$": "tuple", "items": [_without_arrays(item, arrays) for item in value]}
+        return {"$": "counter" if type(value) is Counter else "dict", "items": items}
+    if isinstance(value, (tuple, set)):
+        items = [_without_arrays(item, arrays) for item in value]
+        return {"$": type(value).__name__, "items": items}
     if isinstance(value, list):
         return [_without_arrays(item, arrays) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -137,9 +149,11 @@ def _with_arrays(value: Any, arrays: dict[int, np.ndarray]) -> Any:
         return [_with_arrays(item, arrays) for item in value]
     if not isinstance(value, dict):
         return value
-    if value["$"] == "dict":
-        return {_with_arrays(k, arrays): _with_arrays(v, arrays) for k, v in value["items"]}
-    if value["$"] == "tuple":
-        return tuple(_with_arrays(item, arrays) for item in value["items"])
+    if value["$"] in ("dict", "counter"):
+        items = {_with_arrays(k, arrays): _with_arrays(v, arrays) for k, v in value["items"]}
+        return Counter(items) if value["$"] == "counter" else items
+    if value["$"] in ("tuple", "set"):
+        kind = tuple if value["$"] == "tuple" else set
+        return kind(_with_arrays(item, arrays) for item in value["items"])
     array = arrays[value["n"]].view(np.dtype(value["dtype"])).reshape(value["shape"])
     return array if value["$"] == "array" else array[()]

@@ -1,18 +1,23 @@
 """What the callbacks beside a backup have counted: find it, keep it, give it back.
 
 Keras's callbacks keep their counters in attributes and reset them when training begins. What
-has changed since then is the state. It can be kept if it is plain data; of the user's own
-callbacks, what is not is named in a warning.
+has changed since then is the state. It can be kept if it is plain data, a set, a counter or a Keras
+variable; of the user's own callbacks, other containers and objects that were replaced are named
+in a warning. What changes inside an object of another kind can't be seen.
 """
 
 from __future__ import annotations
 
+import collections
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableSequence, MutableSet
 from typing import Any, Protocol, runtime_checkable
 
 import keras
 import numpy as np
+
+from keras_freeze.backup_files import is_numeric
+from keras_freeze.optimizer_state import to_host
 
 
 @runtime_checkable
@@ -62,7 +67,9 @@ def changed(
     for name, value in _attributes(callback).items():
         if name in at_start and _same(value, at_start[name]):
             continue
-        if _is_plain(value):
+        if isinstance(value, keras.Variable):
+            kept[name] = to_host(value)
+        elif _is_plain(value):
             kept[name] = copy.deepcopy(value)
         elif not type(callback).__module__.startswith(("keras.", "keras_freeze.")):
             lost.append(name)
@@ -70,9 +77,18 @@ def changed(
 
 
 def give_back(callback: keras.callbacks.Callback, state: Mapping[str, Any]) -> None:
-    """Set the attributes that were kept."""
+    """Set the attributes that were kept; in place where the script may hold them too."""
     for name, value in state.items():
-        setattr(callback, name, copy.deepcopy(value))
+        present = vars(callback).get(name)
+        if isinstance(present, keras.Variable):
+            present.assign(value)
+        elif type(present) is not type(value) or not isinstance(value, (list, dict, set)):
+            setattr(callback, name, copy.deepcopy(value))
+        elif isinstance(present, list):
+            present[:] = copy.deepcopy(value)
+        else:
+            present.clear()
+            present.update(copy.deepcopy(value))
 
 
 def names(callbacks: Iterable[keras.callbacks.Callback]) -> list[str]:
@@ -89,21 +105,35 @@ def _attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return type(value) is dict and all(_is_plain(k) and _is_plain(v) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return type(value) in (list, tuple) and all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str, np.ndarray, np.generic))
+    if type(value) in (dict, collections.Counter):
+        return all(_is_plain(k) and _is_plain(v) for k, v in value.items())
+    if type(value) in (list, tuple, set):
+        return all(map(_is_plain, value))
+    if isinstance(value, (np.ndarray, np.generic)):
+        return is_numeric(value.dtype)
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _copied(value: Any) -> Any:
-    return copy.deepcopy(value) if _is_plain(value) else value
+    """Return what a value can be compared with later; the value itself if that can't be told."""
+    if isinstance(value, keras.Variable):
+        return to_host(value)
+    try:
+        return copy.deepcopy(value) if _is_plain(value) or _is_container(value) else value
+    except Exception:  # it holds what can't be copied
+        return value
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, (Mapping, MutableSequence, MutableSet, collections.deque))
 
 
 def _same(value: Any, other: Any) -> bool:
-    if value is other:
-        return not _is_plain(value) or not isinstance(value, (dict, list, np.ndarray))
-    if not _is_plain(value) or type(value) is not type(other):
+    if isinstance(value, keras.Variable):
+        value = to_host(value)
+    if not _is_plain(value):
+        return value is other or (_is_container(value) and bool(value == other))
+    if type(value) is not type(other):
         return False
     if isinstance(value, np.ndarray):
         return value.dtype == other.dtype and np.array_equal(value, other, equal_nan=True)

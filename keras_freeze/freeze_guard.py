@@ -164,6 +164,7 @@ class FreezeGuard(keras.callbacks.Callback):
         in_force = flags_in_force(model)
         is_new = in_force is not run.in_force
         if is_new:
+            self._check_weights(run, when, leaving=True)
             run.in_force, run.flags = in_force, _with_objects(model, in_force)
             run.flipped.clear()
         flipped = [(x, not flag) for x, flag in run.flags if x.trainable != flag]
@@ -186,14 +187,16 @@ class FreezeGuard(keras.callbacks.Callback):
             "after changing `trainable`, or leave it as it was."
         )
 
-    def _check_weights(self, run: Run, when: str) -> None:
+    def _check_weights(self, run: Run, when: str, leaving: bool = False) -> None:
+        """Compare all frozen weights, or those that a transition has just thawed."""
         if not run.watched:
             return
         _ = self.model  # on JAX this brings the values back to the model
+        thawed = {id(v) for v in self._model.trainable_variables} if leaving else set()
         moved = [
             weight
-            for weight, before in run.watched.values()
-            if fingerprint(weight.variable) != before
+            for i, (weight, before) in run.watched.items()
+            if (not leaving or i in thawed) and fingerprint(weight.variable) != before
         ]
         if not moved:
             return

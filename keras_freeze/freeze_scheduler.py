@@ -25,13 +25,13 @@ from keras_freeze.flags import BatchNormMode, check_batch_norm, phase_flags
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.messages import call_of, is_int
 from keras_freeze.recompile import transition
+from keras_freeze.schedules.curves import Curve
 from keras_freeze.schedules.files import read
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
 from keras_freeze.schedules.previews import SchedulePreview, preview
 from keras_freeze.schedules.progress import Progress
 from keras_freeze.schedules.rates import Rates, check_rates
 from keras_freeze.schedules.serialization import fingerprint
-from keras_freeze.update_rules import Pace
 
 
 class FreezeScheduler(keras.callbacks.Callback):
@@ -168,6 +168,11 @@ class FreezeScheduler(keras.callbacks.Callback):
 
     def _plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
         """Return the schedule for a model with these groups and a training of this length."""
+        if self.batch_norm != "frozen" and not isinstance(self.schedule, Mapping):
+            raise ValueError(
+                f"{type(self).__name__}(batch_norm=...) must be left out where the phases of a "
+                f"schedule have modes of their own. Received: batch_norm={self.batch_norm!r}."
+            )
         if isinstance(self.schedule, FreezeSchedule):
             return self.schedule
         if isinstance(self.schedule, (str, os.PathLike)):
@@ -274,13 +279,22 @@ class FreezeScheduler(keras.callbacks.Callback):
         """Leave the model and the running fit out of copies: they belong to the original."""
         return {**vars(self), "_model": None, "_run": None, "_siblings": (), "params": None}
 
+    @property
+    def present_curve(self) -> Curve | None:
+        """The learning-rate curve of the present phase of a fit, None where there is none."""
+        run = self._run
+        if run is None or run.entered is None or run.entered < 0:
+            return None
+        return run.schedule.phases[run.entered].curve
+
     def training_state(self) -> dict[str, Any]:
         """Return where this fit is, as plain data and arrays, for a backup."""
         run = self._run
         if run is None or run.progress is None:
-            return {"schedule": None}
+            return {"plan": None}
         return {
-            "schedule": fingerprint(run.schedule),
+            "plan": self._script(run),
+            "epoch": run.epoch + 1,
             "progress": [run.progress.index, run.progress.state],
             "entered": run.entered,
             "steps": run.steps,
@@ -292,29 +306,22 @@ class FreezeScheduler(keras.callbacks.Callback):
         }
 
     def check_training_state(self, state: Mapping[str, Any]) -> None:
-        """Raise a `ValueError` if a backup was made under another schedule or other groups."""
-        if self._run is None:
+        """Raise a `ValueError` if a backup was made by another schedule, rates or groups."""
+        if self._run is None or state["plan"] is None:
             return
-        own = fingerprint(self._run.schedule)
-        names = [group.name for group in layer_groups(self.model, self.groups)]
-        if state["schedule"] is not None and state["schedule"] != own:
-            raise ValueError(
-                f"{type(self).__name__}(schedule=...) must be that of the backup. Received: "
-                f"{own}, but the backup was made under {state['schedule']}. Restore the script "
-                "as it was, or delete the backup to start over."
-            )
-        if state["schedule"] is not None and list(state["multipliers"]) not in ([], names):
-            raise ValueError(
-                f"{type(self).__name__}(groups=...) must divide the model as for the backup. "
-                f"Received: groups {', '.join(names)}, but the backup has "
-                f"{', '.join(state['multipliers'])}."
-            )
+        for name, own in self._script(self._run).items():
+            if state["plan"][name] != own:
+                raise ValueError(
+                    f"{type(self).__name__}({name}=...) must be that of the backup. Received: "
+                    f"{own}, but the backup was made with {state['plan'][name]}. Restore the "
+                    "script as it was, or delete the backup to start over."
+                )
 
-    def set_training_state(self, state: Mapping[str, Any]) -> Pace | None:
-        """Go on from where a backup was made; return the learning-rate curve of its phase."""
+    def set_training_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from where a backup was made."""
         run = self._run
-        if run is None or state["schedule"] is None:
-            return None
+        if run is None or state["plan"] is None:
+            return
         index, trigger = state["progress"]
         run.progress = Progress(run.schedule, index, trigger)
         run.entered, run.steps = state["entered"], state["steps"]
@@ -322,8 +329,20 @@ class FreezeScheduler(keras.callbacks.Callback):
         run.multipliers = dict(state["multipliers"])
         run.counts = tuple(state["counts"])
         run.best = state["best"] and Best(*state["best"])
-        phase = None if run.entered is None or run.entered < 0 else run.schedule.phases[run.entered]
-        return None if phase is None or phase.curve is None else Pace(phase.curve, 1)
+        # For a training that was complete, so that no epoch will say it.
+        initial_epoch.remember(self.model, run, state["epoch"])
+
+    def _script(self, run: Run) -> dict[str, Any]:
+        """Return what must be the same in a script that goes on with a backup."""
+        numbers = {id(v): n for n, v in enumerate(self.model.weights)}
+        return {
+            "schedule": fingerprint(run.schedule),
+            "rates": dict(self.rates) if isinstance(self.rates, Mapping) else self.rates,
+            "groups": {
+                group.name: [numbers[id(v)] for v in group.variables]
+                for group in layer_groups(self.model, self.groups)
+            },
+        }
 
     def _check_alone(self) -> None:
         others = [other for other in self._siblings if isinstance(other, FreezeScheduler)]

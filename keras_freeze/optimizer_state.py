@@ -157,9 +157,7 @@ def restore(
         ValueError: if it is another optimizer or built for other variables. Nothing has changed
             then.
     """
-    optimizers = list(_all(optimizer))
-    _check_restores(optimizers, captured, index)
-    for opt, state in zip(optimizers, captured, strict=True):
+    for opt, state in _paired(optimizer, captured, index):
         lists, scalars = _find_state(opt)
         opt._iterations.assign(state["iterations"])
         if learning_rate and state["learning_rate"] is not None:
@@ -173,25 +171,34 @@ def restore(
                     slot.assign(state["slots"][name][position[index[id(variable)]]])
 
 
-def _check_restores(
-    optimizers: Sequence[Any], captured: Sequence[Mapping[str, Any]], index: Mapping[int, int]
-) -> None:
-    def form(kind: str, variables: Any, slots: Any, scalars: Any) -> tuple[Any, ...]:
-        return kind, sorted(variables), sorted(slots), sorted(scalars)
+def _paired(
+    optimizer: Any, captured: Sequence[Mapping[str, Any]], index: Mapping[int, int]
+) -> list[tuple[Any, Mapping[str, Any]]]:
+    """Return each optimizer with its captured state.
 
-    present = []
-    for opt in optimizers:
+    They are found by their variables, since a `MultiOptimizer` orders those inside it by the
+    variables that it has met so far. One that trains nothing now begins as new.
+    """
+
+    def form(kind: str, variables: Any, slots: Any, scalars: Any) -> tuple[Any, ...]:
+        return kind, tuple(sorted(variables)), tuple(sorted(slots)), tuple(sorted(scalars))
+
+    present, saved = {}, {}
+    for opt in _all(optimizer):
         lists, scalars = _find_state(opt)
         numbers = [index[id(v)] for v in built_variables(opt)]
-        present.append(form(type(opt).__name__, numbers, lists, scalars))
-    saved = [form(s["class"], s["variables"], s["slots"], s["scalars"]) for s in captured]
-    if present != saved:
-        raise ValueError(
-            "An optimizer's state must be restored into the same optimizer. Received: state of "
-            f"{', '.join(form[0] for form in saved)} with {sorted(saved[0][2])} for "
-            f"{len(saved[0][1])} variables, for {', '.join(form[0] for form in present)} with "
-            f"{sorted(present[0][2])} for {len(present[0][1])} variables."
-        )
+        present[form(type(opt).__name__, numbers, lists, scalars)] = opt
+    for s in captured:
+        saved[form(s["class"], s["variables"], s["slots"], s["scalars"])] = s
+    for one, other in ((present, saved), (saved, present)):
+        for key in one:
+            if key[1] and key not in other:
+                raise ValueError(
+                    "An optimizer's state must be restored into the same optimizer. Received: "
+                    f"state of {', '.join(f'{k} for {len(v)} variables' for k, v, *_ in saved)}, "
+                    f"for {', '.join(f'{k} for {len(v)} variables' for k, v, *_ in present)}."
+                )
+    return [(present[key], state) for key, state in saved.items() if key in present]
 
 
 def _memento(optimizer: Any) -> Callable[[], None]:

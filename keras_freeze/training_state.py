@@ -5,7 +5,6 @@ It is what a backup writes, and what a phase goes back to when it restores its b
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from keras_freeze import optimizer_state, structure, update_rules
 from keras_freeze.flags import Flags
 from keras_freeze.recompile import strategy_scope, transition
+from keras_freeze.schedules.curves import Curve
 
 State = dict[str, Any]
 
@@ -53,25 +53,23 @@ def restore(model: keras.Model, state: Mapping[str, Any], *, learning_rate: bool
 def capture_all(model: keras.Model) -> State:
     """Copy what `capture` does, and flags, group rates, step counts and random states."""
     numbers = _numbers(model)
-    leaves = map(update_rules.rules_of, optimizer_state.leaf_optimizers(model.optimizer))
+    leaves = optimizer_state.leaf_optimizers(model.optimizer)
     return {
         **capture(model),
         "seeds": [optimizer_state.to_host(v) for v in _seeds(model)],
         "variable_flags": [bool(v.trainable) for v in model.weights],
         "layer_flags": [bool(layer.trainable) for layer in structure.every_layer(model)],
-        "rules": [_plain_rules(rules, numbers) for rules in leaves],
+        "rules": [_plain_rules(leaf, numbers) for leaf in leaves],
     }
 
 
-def restore_all(
-    model: keras.Model, state: Mapping[str, Any], pace: update_rules.Pace | None
-) -> None:
+def restore_all(model: keras.Model, state: Mapping[str, Any], curve: Curve | None) -> None:
     """Put a model back to where `capture_all` found it, flags and all.
 
     Args:
         model: `keras.Model`, compiled, with the same structure.
         state: What `capture_all` returned.
-        pace: The learning-rate curve of its phase, whose start is taken from the state.
+        curve: The learning-rate curve of its phase; length and start are in the state.
 
     Raises:
         ValueError: if model or optimizer don't fit. No value has changed then.
@@ -90,15 +88,23 @@ def restore_all(
     restore(model, state)
     for variable, value in zip(_seeds(model), state["seeds"], strict=True):
         variable.assign(value)
-    leaves = optimizer_state.leaf_optimizers(model.optimizer)
-    for leaf, rules in zip(leaves, state["rules"], strict=True):
-        variables = optimizer_state.built_variables(leaf)
-        update_rules.set_rules(leaf, variables, _rules(rules, weights, pace))
+    by_variables = {tuple(rules["variables"]): rules for rules in state["rules"]}
+    for leaf in optimizer_state.leaf_optimizers(model.optimizer):
+        rules = by_variables.get(tuple(_trained(leaf, _numbers(model))))
+        if rules is not None:
+            variables = optimizer_state.built_variables(leaf)
+            update_rules.set_rules(leaf, variables, _rules(rules, weights, curve))
     transition(model, Flags(), force=True)
 
 
-def _plain_rules(rules: update_rules.Rules, numbers: Mapping[int, int]) -> State:
+def _trained(optimizer: Any, numbers: Mapping[int, int]) -> list[int]:
+    return sorted(numbers[id(v)] for v in optimizer_state.built_variables(optimizer))
+
+
+def _plain_rules(optimizer: Any, numbers: Mapping[int, int]) -> State:
+    rules = update_rules.rules_of(optimizer)
     return {
+        "variables": _trained(optimizer, numbers),
         "cohorts": {str(numbers[i]): [c.start, c.multiplier] for i, c in rules.cohorts.items()},
         "pace": None if rules.pace is None else [rules.pace.steps, rules.pace.start],
     }
@@ -107,16 +113,16 @@ def _plain_rules(rules: update_rules.Rules, numbers: Mapping[int, int]) -> State
 def _rules(
     state: Mapping[str, Any],
     weights: Sequence[keras.Variable],
-    pace: update_rules.Pace | None,
+    curve: Curve | None,
 ) -> update_rules.Rules:
     cohorts = {
         id(weights[int(number)]): update_rules.Cohort(start, multiplier)
         for number, (start, multiplier) in state["cohorts"].items()
     }
-    if pace is not None and state["pace"] is not None:
-        steps, start = state["pace"]
-        pace = dataclasses.replace(pace, steps=steps, start=start)
-    return update_rules.Rules(cohorts, pace)
+    if curve is None or state["pace"] is None:
+        return update_rules.Rules(cohorts)
+    steps, start = state["pace"]
+    return update_rules.Rules(cohorts, update_rules.Pace(curve, steps, start))
 
 
 def _numbers(model: keras.Model) -> dict[int, int]:

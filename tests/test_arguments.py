@@ -583,10 +583,20 @@ CASES = {
         ValueError,
         ["Empty `backup_dir` argument passed"],
     ),
+    "BackupAndRestore remote": (
+        lambda: kf.BackupAndRestore("gs://bucket/run"),
+        ValueError,
+        ["BackupAndRestore(backup_dir=...) must be a folder of a mounted", "'gs://bucket/run'."],
+    ),
+    "FreezeScheduler batch_norm twice": (
+        lambda: kf.FreezeScheduler(FreezeSchedule({0: 1}), batch_norm="train"),
+        ValueError,
+        ["FreezeScheduler(batch_norm=...) must be left out", "batch_norm='train'."],
+    ),
     "BackupAndRestore save_freq": (
         lambda: kf.BackupAndRestore("backup", save_freq=100),
         ValueError,
-        ['BackupAndRestore(save_freq=...) must be "epoch".', "save_freq=100.", "steps_per_epoch"],
+        ['BackupAndRestore(save_freq=...) must be "epoch".', "save_freq=100."],
     ),
     "FreezeSchedule empty": (
         lambda: FreezeSchedule({}),

@@ -1,12 +1,16 @@
 """BackupAndRestore: what it keeps, what it refuses, and files that can't be trusted."""
 
+import collections
 import copy
 import re
+import shutil
 import threading
 import warnings
 
+import conftest
 import keras
 import numpy as np
+import optimizer_table
 import pytest
 
 import keras_freeze as kf
@@ -179,6 +183,98 @@ def test_stock_callbacks_give_no_warning(plain, data_for, tmp_path):
         train(plain, data_for, [kf.BackupAndRestore(tmp_path / "backup"), *beside], epochs=2)
 
 
+class Holder(keras.callbacks.Callback):
+    """Counts epochs in many forms, all of them changed in place."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.listed, self.seen, self.counts = shared, set(), collections.Counter()
+        self.total, self.queue = keras.Variable(0.0), collections.deque()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.listed.append(epoch)
+        self.seen.add(epoch)
+        self.counts[epoch % 2] += 1
+        self.total.assign_add(1.0)
+        self.fresh = [epoch]
+
+
+def test_what_callbacks_change_in_place_is_kept(plain, data_for, tmp_path):
+    made, shared = [], []
+
+    def callbacks():
+        shared.append([])
+        made.append(Holder(shared[-1]))
+        return [made[-1]]
+
+    interrupted(plain, data_for, tmp_path, callbacks)
+    last = made[-1]
+    assert shared[-1] is last.listed  # which the script holds too
+    assert last.listed == list(range(EPOCHS))
+    assert last.seen == set(range(EPOCHS))
+    assert last.counts == {0: 3, 1: 3}
+    assert float(last.total.numpy()) == EPOCHS
+    assert last.fresh == [EPOCHS - 1]
+
+
+def test_containers_that_can_not_be_kept_are_named(plain, data_for, tmp_path):
+    class Queues(Holder):
+        def on_epoch_end(self, epoch, logs=None):
+            self.queue.append(epoch)
+            self.labels = np.array(["cat", "dog"])
+
+    with pytest.warns(UserWarning) as caught:
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path), Queues([])], epochs=2)
+    said = [str(w.message) for w in caught if "can't keep" in str(w.message)]
+    assert [text.split("keep '")[1].split("'")[0] for text in said] == ["queue", "labels"]
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_multi_optimizer_is_resumed_whatever_the_order_of_its_parts(
+    at, plain, data_for, tmp_path
+):
+    def settings():
+        return {"optimizer": optimizer_table.ALL["multi-map"]}
+
+    def schedule():
+        return [kf.FreezeScheduler({0: Phase(2, weights="kernel"), 2: 1, 4: None}, verbose=0)]
+
+    whole, history = train(plain, data_for, schedule(), **settings())
+    resumed, told = interrupted(plain, data_for, tmp_path, schedule, at=at, **settings())
+    assert told.history == history.history
+    assert state_of(resumed)[0] == state_of(whole)[0]
+
+
+def test_two_fits_of_a_script_go_on_with_the_second(plain, data_for, tmp_path):
+    """The first is complete and runs no epoch; what it knew goes into the second all the same."""
+
+    def script(crash=None):
+        trigger = AfterEpochs(2) | OnPlateau("loss", 9)
+        callback = kf.GradualUnfreeze(trigger, total_epochs=8, verbose=0)
+        first = kf.BackupAndRestore(tmp_path / "first", delete_checkpoint=False)
+        second = kf.BackupAndRestore(tmp_path / "second", delete_checkpoint=False)
+        model, _ = train(plain, data_for, [callback, first], epochs=3)
+        again = [callback, second, Crash(crash)]
+        return train(plain, data_for, again, model=model, epochs=6, initial_epoch=3)
+
+    whole, history = script()
+    shutil.rmtree(tmp_path / "first")
+    shutil.rmtree(tmp_path / "second")
+    with pytest.raises(KeyboardInterrupt):
+        script(crash=3)
+    resumed, told = script()
+    assert told.history == history.history
+    assert state_of(resumed) == state_of(whole)
+
+
+def test_an_unbuilt_model_is_refused(tmp_path):
+    model = keras.Sequential([keras.layers.Dense(1)])
+    backup = kf.BackupAndRestore(tmp_path)
+    backup.set_model(model)
+    with pytest.raises(ValueError, match="must get a built model"):
+        backup.on_train_begin()
+
+
 def test_a_callback_may_say_itself_what_to_keep(plain, data_for, tmp_path):
     class Own(keras.callbacks.Callback):
         def __init__(self):
@@ -196,6 +292,7 @@ def test_a_callback_may_say_itself_what_to_keep(plain, data_for, tmp_path):
 
         def set_training_state(self, state):
             self.epochs = set(state["epochs"])
+            return True  # which says nothing
 
     made = []
 
@@ -261,7 +358,7 @@ def test_a_damaged_backup_falls_back_to_the_one_before(damage, plain, data_for, 
     newest.write_bytes(DAMAGE[damage](newest.read_bytes()))
     with pytest.warns(UserWarning, match=r"epoch-000004.npz can't be used.*torn or corrupt"):
         resumed, told = train(plain, data_for, [kf.BackupAndRestore(tmp_path), *schedule()])
-    assert "going on from epoch-000003.npz, with epoch 4." in capsys.readouterr().out
+    assert "going on with epoch 4, from epoch-000003.npz." in capsys.readouterr().out
     assert state_of(resumed) == state_of(whole)
     assert told.history == history.history
 
@@ -326,11 +423,17 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path):
 
 
 def test_a_file_holds_no_code(tmp_path):
-    with (tmp_path / "file").open("wb") as file, pytest.raises(TypeError, match="can't hold a set"):
-        backup_files.write(file, {"value": {1, 2}})
+    with (tmp_path / "file").open("wb") as file, pytest.raises(TypeError, match="can't hold a obj"):
+        backup_files.write(file, {"value": object()})
 
 
 # Another script
+
+
+def changed_activation():
+    model = conftest.build_plain()
+    model.layers[0].activation = keras.activations.tanh
+    return model
 
 
 CHANGES = {
@@ -341,7 +444,7 @@ CHANGES = {
     "another optimizer": ({"optimizer": "sgd"}, "another optimizer: 'Adam' then, 'SGD' now"),
     "other slots": (
         {"optimizer": lambda: keras.optimizers.Adam(amsgrad=True)},
-        "state must be restored into the same optimizer",
+        "made with another optimizer config",
     ),
     "another schedule": (
         {"callback": lambda: kf.GradualUnfreeze(1, verbose=0)},
@@ -358,6 +461,23 @@ CHANGES = {
             )
         },
         "must name layer groups of the model",
+    ),
+    "other rates": (
+        {"callback": lambda: kf.GradualUnfreeze(rates=None, verbose=0)},
+        r"GradualUnfreeze\(rates=...\) must be that of the backup",
+    ),
+    "another activation": (
+        {"build": lambda: changed_activation()},
+        "made with another model config",
+    ),
+    "optimizer settings": (
+        {"optimizer": lambda: keras.optimizers.Adam(beta_1=0.1)},
+        "made with another optimizer config",
+    ),
+    "another batch size": ({"batch_size": 8}, "another steps per epoch: 4 then, 2 now"),
+    "fewer epochs than are done": (
+        {"epochs": 2, "callback": lambda: Crash(None)},
+        "must hold backups of this fit",
     ),
     "no schedule": ({"callback": lambda: Crash(None)}, "but GradualUnfreeze is missing"),
     "another callback": (
@@ -387,7 +507,7 @@ def test_other_groups_under_the_same_names_are_refused(plain, data_for, tmp_path
         first = schedule(low="low", top="middle|head")
         train(plain, data_for, [kf.BackupAndRestore(tmp_path), first, Crash(3)])
     other = schedule(low="low", middle="middle", top="head")
-    with pytest.raises(ValueError, match="must divide the model as for the backup"):
+    with pytest.raises(ValueError, match=r"\(groups=...\) must be that of the backup"):
         train(plain, data_for, [kf.BackupAndRestore(tmp_path), other])
 
 

@@ -165,8 +165,10 @@ def _refuse(value: Any) -> Any:
 
 
 def _name_of(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return repr(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        said = {k: _name_of(v) if callable(v) else repr(v) for k, v in fields.items()}
+        return f"{type(value).__name__}({', '.join(f'{k}={v}' for k, v in said.items())})"
     kind = value if hasattr(value, "__qualname__") else type(value)
     return f"<{kind.__module__}.{kind.__qualname__}>"
 

@@ -29,7 +29,9 @@ _LOWER = (
     *("loss", "error", "mse", "mae", "rmse", "mape", "msle"),
     *("crossentropy", "divergence", "perplexity", "hinge", "poisson", "logcosh"),
 )
-_HIGHER = ("acc", "auc", "precision", "recall", "f1", "iou", "dice", "r2", "bleu", "rouge", "score")
+_HIGHER = frozenset(
+    {"acc", "accuracy", "auc", "precision", "recall", "f1", "iou", "dice", "r2", "bleu", "rouge"}
+)
 
 
 class Trigger(abc.ABC):
@@ -437,9 +439,10 @@ def told_direction(monitor: str) -> Literal["min", "max"] | None:
         ('min', 'max', None)
     """
     words = monitor.lower().split("_")
-    if any(word.startswith(_LOWER) or word.endswith(_LOWER) for word in words):
-        return "min"
-    return "max" if any(word.startswith(_HIGHER) for word in words) else None
+    falls = any(word.startswith(_LOWER) or word.endswith(_LOWER) for word in words)
+    if falls == (not _HIGHER.isdisjoint(words)):  # neither, or both
+        return None
+    return "min" if falls else "max"
 
 
 def improves(value: float, best: float | None, min_delta: float, mode: str) -> bool:
