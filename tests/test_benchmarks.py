@@ -1,7 +1,9 @@
 import importlib
+import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keras_freeze.schedules import SlantedTriangular
@@ -33,13 +35,50 @@ class TestSnippets:
         ]
         assert all(dealt[part] for part in ("train", "validation", "test"))
 
+    @pytest.mark.parametrize(
+        ("source", "place", "kind"),
+        [
+            ("import os\n", "os", "import"),
+            ('def f(a):\n    """Read."""\n', "a", "definition"),
+            ('def f(a):\n    """Read."""\n', "Read", "docstring"),
+            ("if x:\n    f(1)\n", "x", "condition"),
+            ("if x:\n    f(1)\n", "1", "call"),
+            ("if x:\n    pass\nelif y:\n    pass\n", "y", "condition"),
+            ("for x in f(2):\n    pass\n", "2", "loop"),
+            ("for x in f(2):\n    pass\n", "pass", None),
+            ("def f():\n    return 1  # one\n", "1", "return"),
+            ("def f():\n    return 1  # one\n", "one", "comment"),
+            ("raise E(3)\n", "3", "raise"),
+            ("x += 4\n", "4", "assignment"),
+            ("class A:\n    x = 5\n", "A", None),
+            ("class A:\n    x = 5\n", "5", "assignment"),
+        ],
+    )
+    def test_every_piece_is_in_the_innermost_statement(self, script, source, place, kind):
+        snippets = script("snippets")
+        of_piece = snippets.kinds(source)
+        found = of_piece[snippets.pieces(source).index(place.lower())]
+        assert (list(snippets.KINDS)[found] if found >= 0 else None) == kind
+
+    def test_a_snippet_ends_within_a_statement_and_shows_how_it_begins(self, script):
+        snippets = script("snippets")
+        of_piece = np.array([0] * 62 + [1] * 6 + [-1] * 6)
+        ends = snippets.breaks(of_piece)
+        assert ends.tolist() == [65, 66, 67]
+        assert all((of_piece[end - snippets.SEEN : end + 1] == 1).all() for end in ends)
+
     def test_the_packages_are_not_in_the_text_for_pretraining(self, script):
         snippets = script("snippets")
         pretraining = "\0".join(snippets.pretraining_text())
-        for package in snippets.PACKAGES:
-            for part in snippets.PARTS:
-                beginning = "\0".join(snippets.package_text(package, part)[:200])
-                assert beginning not in pretraining, (package, part)
+        for part in snippets.PARTS:
+            for source in snippets.sources(part):
+                if len(beginning := snippets.pieces(source)[:200]) == 200:
+                    assert "\0".join(beginning) not in pretraining
+
+    def test_no_module_is_in_two_parts(self, script):
+        snippets = script("snippets")
+        parts = [set(snippets.sources(part)) - {""} for part in snippets.PARTS]
+        assert all(one.isdisjoint(other) for one, other in itertools.combinations(parts, 2))
 
 
 class TestUlmfit:
