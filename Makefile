@@ -6,12 +6,13 @@ JOBS ?= 2
 
 BIN := .venv/bin
 DEMO_BIN := .venv-demo/bin
+BENCH_BIN := .venv-bench/bin
 PACKAGE := setup.cfg pyproject.toml requirements.txt
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-backends lint types format notebooks dist clean
+.PHONY: help demo bench test test-all test-backends lint types format notebooks dist clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +20,11 @@ help:  ## Show this list
 demo: export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: .venv-demo/installed  ## Fine-tune VGG16 on photographs, step by step (about 5 minutes)
 	$(DEMO_BIN)/python -m keras_freeze demo
+
+bench: export TF_CPP_MIN_LOG_LEVEL ?= 3
+bench: .venv-bench/installed  ## Measure what the documentation reports; runs that are there are kept
+	$(BENCH_BIN)/python benchmarks/ulmfit.py run
+	$(BENCH_BIN)/python benchmarks/guard.py
 
 test: lint types  ## Check everything that should hold at every commit
 	$(PYTEST) $(PARALLEL) -m "not slow"
@@ -50,7 +56,7 @@ dist: .venv/installed  ## Build the wheel and the source distribution
 	$(BIN)/twine check --strict dist/*
 
 clean:  ## Remove environments, caches and everything built
-	rm -rf .venv .venv-demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-demo .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: $(PACKAGE)
@@ -65,4 +71,9 @@ clean:  ## Remove environments, caches and everything built
 .venv-demo/installed: $(PACKAGE)
 	$(PYTHON) -m venv .venv-demo
 	$(DEMO_BIN)/python -m pip install --quiet --editable ".[demo]"
+	touch $@
+
+.venv-bench/installed: $(PACKAGE)
+	$(PYTHON) -m venv .venv-bench
+	$(BENCH_BIN)/python -m pip install --quiet --editable ".[benchmarks]"
 	touch $@

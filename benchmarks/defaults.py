@@ -19,7 +19,6 @@ import argparse
 import dataclasses
 import functools
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -28,10 +27,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+import runs
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 import keras_freeze as kf
 from keras_freeze.demo import photographs, sequences, vgg
@@ -133,48 +131,25 @@ def measure(task: str, arm: Arm, head_rate: float, seed: int) -> dict[str, Any]:
     }
 
 
-def read(file: Path) -> list[dict[str, Any]]:
-    """Return the runs in a results file."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
 def key(row: dict[str, Any]) -> tuple[str, str, float, int]:
     """Return what a run is known by."""
     return row["task"], row["arm"], row["head_rate"], row["seed"]
 
 
-def runs(task: str) -> Iterator[tuple[int, Arm, float]]:
+def planned(task: str) -> Iterator[tuple[int, Arm, float]]:
     """Yield all runs of a task, seed by seed, so that what is there is always balanced."""
     return ((s, a, r) for s, r, a in itertools.product(SEEDS, HEAD_RATES[task], ARMS))
 
 
-def use_one_core() -> None:
-    """Keep TensorFlow to one core, so that shards side by side do not slow each other down."""
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-
-
 def run(task: str, shard: str, file: Path) -> None:
     """Do the runs of one shard, every so many seeds, that the results do not hold yet."""
-    use_one_core()
-    file.parent.mkdir(parents=True, exist_ok=True)
+    runs.use_one_core()
     part, of = map(int, shard.split("/"))
-    for seed, arm, head_rate in runs(task):
+    for seed, arm, head_rate in planned(task):
         row = {"task": task, "arm": arm.name, "head_rate": head_rate, "seed": seed}
-        if seed % of != part or key(row) in set(map(key, read(file))):
+        if seed % of != part or key(row) in set(map(key, runs.read(file))):
             continue
-        row |= measure(task, arm, head_rate, seed)
-        with file.open("a") as out:
-            out.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
-
-
-def interval(values: list[float]) -> str:
-    """Format a mean with its 95 % confidence interval over seeds."""
-    if len(values) < 2:
-        return " ".join(f"{value:.3f}" for value in values)
-    error = statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.mean(values):.3f} ± {stats.t.ppf(0.975, len(values) - 1) * error:.3f}"
+        runs.append(file, row | measure(task, arm, head_rate, seed))
 
 
 def table(task: str, rows: list[dict[str, Any]]) -> Table:
@@ -196,7 +171,7 @@ def table(task: str, rows: list[dict[str, Any]]) -> Table:
         means = [float(np.mean(values)) for values in by_rate if values]
         seconds = statistics.mean(row["fit_s"] for row in own)
         overall = f"{statistics.mean(means):.3f}"
-        cells = [*map(interval, by_rate), overall, f"{min(means):.3f}", f"{seconds:.1f} s"]
+        cells = [*map(runs.interval, by_rate), overall, f"{min(means):.3f}", f"{seconds:.1f} s"]
         result.add_row(f"{arm.name} (n={len(own) // len(rates)})", *cells)
     return result
 
@@ -215,7 +190,7 @@ def main() -> None:
         run(arguments.task, arguments.shard, arguments.results)
         return
     for task in TASKS:
-        Console(width=120).print(table(task, read(arguments.results)))
+        Console(width=120).print(table(task, runs.read(arguments.results)))
 
 
 if __name__ == "__main__":

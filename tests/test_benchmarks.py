@@ -1,0 +1,139 @@
+import importlib
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_freeze.schedules import SlantedTriangular
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a script as it imports its neighbours: by their names."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    return importlib.import_module
+
+
+class TestSnippets:
+    def test_words_are_split_and_other_signs_stand_alone(self, script):
+        source = "parse_headers(HTTPMessage, 42)\n"
+        expected = ["parse", "_", "headers", "(", "http", "message", ",", "42", ")", "\n"]
+        assert script("snippets").pieces(source) == expected
+
+    def test_the_most_frequent_pieces_have_numbers_and_the_others_share_0(self, script):
+        snippets = script("snippets")
+        numbers = snippets.vocabulary(["a", "b", "b", "c", "c", "c"], size=2)
+        assert snippets.encode(["c", "b", "a"], numbers).tolist() == [1, 2, 0]
+
+    def test_every_module_belongs_to_one_part(self, script):
+        modules = [(f"module{n}", 100 * n) for n in range(8)]
+        dealt = script("snippets").deal(modules)
+        assert sorted(name for names in dealt.values() for name in names) == [
+            name for name, _ in modules
+        ]
+        assert all(dealt[part] for part in ("train", "validation", "test"))
+
+    @pytest.mark.parametrize(
+        ("source", "place", "kind"),
+        [
+            ("import os\n", "os", "import"),
+            ('def f(a):\n    """Read."""\n', "a", "definition"),
+            ('def f(a):\n    """Read."""\n', "Read", "docstring"),
+            ("if x:\n    f(1)\n", "x", "condition"),
+            ("if x:\n    f(1)\n", "1", "call"),
+            ("if x:\n    pass\nelif y:\n    pass\n", "y", "condition"),
+            ("for x in f(2):\n    pass\n", "2", "loop"),
+            ("for x in f(2):\n    pass\n", "pass", None),
+            ("def f():\n    return 1  # one\n", "1", "return"),
+            ("def f():\n    return 1  # one\n", "one", "comment"),
+            ("raise E(3)\n", "3", "raise"),
+            ("x += 4\n", "4", "assignment"),
+            ("class A:\n    x = 5\n", "A", None),
+            ("class A:\n    x = 5\n", "5", "assignment"),
+        ],
+    )
+    def test_every_piece_is_in_the_innermost_statement(self, script, source, place, kind):
+        snippets = script("snippets")
+        of_piece = snippets.kinds(source)
+        found = of_piece[snippets.pieces(source).index(place.lower())]
+        assert (list(snippets.KINDS)[found] if found >= 0 else None) == kind
+
+    def test_a_snippet_ends_within_a_statement_and_shows_how_it_begins(self, script):
+        snippets = script("snippets")
+        of_piece = np.array([0] * 62 + [1] * 6 + [-1] * 6)
+        ends = snippets.breaks(of_piece)
+        assert ends.tolist() == [65, 66, 67]
+        assert all((of_piece[end - snippets.SEEN : end + 1] == 1).all() for end in ends)
+
+    def test_the_packages_are_not_in_the_text_for_pretraining(self, script):
+        snippets = script("snippets")
+        pretraining = "\0".join(snippets.pretraining_text())
+        for part in snippets.PARTS:
+            for source in snippets.sources(part):
+                if len(beginning := snippets.pieces(source)[:200]) == 200:
+                    assert "\0".join(beginning) not in pretraining
+
+    def test_no_module_is_in_two_parts(self, script):
+        snippets = script("snippets")
+        parts = [set(snippets.sources(part)) - {""} for part in snippets.PARTS]
+        assert all(one.isdisjoint(other) for one, other in itertools.combinations(parts, 2))
+
+
+class TestUlmfit:
+    GROUPS = ("embedding", "lstm_1", "head")
+
+    def row(self, ulmfit, rate, seed, validation):
+        row = {"stage": "tune", "arm": "gradual", "head_rate": rate, "seed": seed}
+        return {**row, "validation_accuracy": validation}
+
+    def test_the_chosen_rate_is_the_best_on_average_over_the_tuning_seeds(self, script):
+        ulmfit = script("ulmfit")
+        low, high = ulmfit.HEAD_RATES[0], ulmfit.HEAD_RATES[-1]
+        rows = [
+            self.row(ulmfit, rate, seed, 0.4 + 0.1 * (rate == high) - 0.05 * (rate == low))
+            for rate in ulmfit.HEAD_RATES
+            for seed in ulmfit.TUNING_SEEDS
+        ]
+        rows.append(self.row(ulmfit, low, seed=0, validation=0.9))  # not a tuning seed
+        assert ulmfit.chosen_rate("gradual", rows) == high
+
+    def test_no_seed_serves_both_stages(self, script):
+        ulmfit = script("ulmfit")
+        assert not set(ulmfit.TUNING_SEEDS) & set(ulmfit.SEEDS)
+        assert len(ulmfit.SEEDS) == 10
+
+    def test_arms_have_names_of_their_own_and_callbacks(self, script):
+        ulmfit = script("ulmfit")
+        assert len({arm.name for arm in ulmfit.ARMS}) == len(ulmfit.ARMS)
+        for arm in ulmfit.ARMS:
+            assert arm.callback(self.GROUPS).verbose == 0
+
+    def test_every_phase_of_the_whole_recipe_has_a_triangle_and_group_rates(self, script):
+        arms = {arm.name: arm for arm in script("ulmfit").ARMS}
+        schedule = arms["gradual, group rates, triangles"].callback(self.GROUPS).schedule
+        assert [phase.frozen for phase in schedule.phases] == [
+            ("embedding", "lstm_1"),
+            ("embedding",),
+            (),
+        ]
+        assert all(phase.curve == SlantedTriangular() for phase in schedule.phases)
+        assert all(phase.rates == "default" for phase in schedule.phases)
+
+
+def test_runs_are_appended_and_read_again(script, tmp_path, capsys):
+    runs = script("runs")
+    file = tmp_path / "results" / "some.jsonl"
+    assert runs.read(file) == []
+    for seed in range(2):
+        runs.append(file, {"seed": seed})
+    assert runs.read(file) == [{"seed": 0}, {"seed": 1}]
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == runs.read(file)
+
+
+def test_an_interval_is_that_of_students_t(script):
+    runs = script("runs")
+    assert runs.interval([0.1, 0.2, 0.3]) == "0.200 ± 0.248"  # 4.303 * 0.1 / sqrt(3)
+    assert runs.interval([0.1, 0.2, 0.3], "+") == "+0.200 ± 0.248"
+    assert runs.interval([0.5]) == "0.500"
