@@ -61,7 +61,9 @@ def test_with_arguments(name):
     assert schedule.phases == tuple(expected)
 
 
-@pytest.mark.parametrize("until", [2, PLATEAU | 4, lambda logs: True], ids=repr)
+@pytest.mark.parametrize(
+    "until", [2, PLATEAU | 4, lambda logs: True], ids=["int", "or", "function"]
+)
 def test_any_trigger_ends_the_phases(name, until):
     schedule = getattr(schedules, name)(NAMES, until)
     assert {phase.until for phase in schedule.phases[:-1]} == {Phase(until=until).until}
