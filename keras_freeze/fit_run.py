@@ -208,8 +208,8 @@ def restore_best(run: Run, model: keras.Model, when: str) -> str | None:
 
 def leave(run: Run, model: keras.Model) -> str | None:
     """End a fit: go back to the best of the last phase, and take the group rates back."""
-    said = None
-    if run.progress is not None and run.progress.is_last:
+    said, goes_on = None, run.epoch + 1 == run.epochs < run.total_epochs
+    if run.progress is not None and run.progress.is_last and not goes_on:
         said = restore_best(run, model, "After training")
     if run.entered is not None:
         transition(model, Flags(), {})

@@ -265,7 +265,8 @@ def test_a_curve_multiplies_any_kind_of_learning_rate(rate, plain, data_for):
     assert_same(found, expected)
 
 
-def test_a_curve_goes_on_in_the_fit_that_goes_on(plain, data_for):
+@pytest.mark.parametrize("is_saved", [False, True], ids=["in this process", "in another"])
+def test_a_curve_goes_on_in_the_fit_that_goes_on(is_saved, plain, data_for, tmp_path):
     """Of a fit in two parts, with the length of the whole given."""
     schedule = FreezeSchedule([Phase(until=AfterSteps(3)), Phase(curve=Cosine())])
     whole, _ = in_a_fit(plain, data_for, keras.optimizers.SGD(BASE), schedule)
@@ -284,6 +285,9 @@ def test_a_curve_goes_on_in_the_fit_that_goes_on(plain, data_for):
             verbose=0,
             callbacks=[callback],
         )
+        if is_saved:
+            model.save(tmp_path / "part.keras")
+            model = keras.models.load_model(tmp_path / "part.keras")
     for a, b in zip(model.get_weights(), whole, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 

@@ -394,6 +394,20 @@ def test_the_fit_ends_with_the_best_of_the_last_phase(plain, data_for):
     assert {path for path in best if (best[path] != now[path]).any()} == set()
 
 
+def test_the_end_of_a_part_of_the_training_is_not_the_end_of_the_phase(plain, data_for):
+    model, states = compiled(plain(), eager=True), States()
+    schedule = FreezeSchedule([Phase(restore_best="value_loss")])
+    values = [0, 1, 2]
+    for begin, end in ((0, 2), (2, 3)):
+        callback = kf.FreezeScheduler(schedule, total_epochs=3, verbose=0)
+        settings = {"epochs": end, "initial_epoch": begin, "values": values, "beside": [states]}
+        train(model, data_for, callback, **settings)
+    ends, begins = states.ends, states.begins
+    assert not any((ends[1][path] != begins[2][path]).any() for path in begins[2])
+    now = everything(model)
+    assert not any((ends[0][path] != now[path]).any() for path in now)
+
+
 def test_a_phase_that_ends_in_mid_epoch_goes_back_to_an_epochs_end(plain, data_for):
     model, states = compiled(plain()), States()
     schedule = FreezeSchedule(
@@ -553,6 +567,24 @@ def test_a_fit_that_goes_on_says_what_is_new(plain, data_for, capsys):
     assert capsys.readouterr().out == (
         "Epoch 3/3: middle thaws. Parameters: 53 trainable, 30 frozen. Learning rate: 0.5.\n"
     )
+
+
+class StopInEpoch(keras.callbacks.Callback):
+    """Stops the fit after its second batch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 1:
+            self._model.stop_training = True
+
+
+def test_of_an_epoch_that_is_cut_short_only_the_batches_that_were_done_count(plain, data_for):
+    model = compiled(plain(), eager=True)
+    schedule = phases((2, AfterSteps(3)), (0, None))
+    settings = {"steps": 4, "epochs": 2}
+    callback = kf.FreezeScheduler(schedule, verbose=0)
+    assert train(model, data_for, callback, beside=[StopInEpoch()], **settings) == "h h"
+    text = train(model, data_for, callback, initial_epoch=1, **settings)
+    assert text == "h hml hml hml"
 
 
 def test_compiling_anew_in_between_forgets_the_best(plain, data_for):
