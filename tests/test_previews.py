@@ -214,8 +214,7 @@ plain, 20 epochs
  2      after phase 1  with the fit      head, middle,            83              0  head 0.01
                                          low                                         middle 0.005
                                                                                      low 0.0025
-                                                                                     Warmup
-"""
+                                                                                     Warmup"""
 
 
 def test_the_table_reads_so(plain):

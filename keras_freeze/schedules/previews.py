@@ -91,7 +91,7 @@ class SchedulePreview:
             file=text, width=100, no_color=True, force_terminal=False, force_jupyter=False
         )
         console.print(self)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).rstrip()
 
     def __rich__(self) -> rich.table.Table:
         """Return the preview as a table of rich."""
@@ -176,7 +176,7 @@ def preview(
         net, 5 epochs
         <BLANKLINE>
          phase  begins   ends            trains     trainable  non-trainable  learning rate
-         ───────────────────────────────────────────────────────────────────────────────────────
+         ───────────────────────────────────────────────────────────────────────────────────
          0      epoch 1  after 2 epochs  head               8             15  x1
          1      epoch 3  with the fit    head, low         23              0  head x1
                                                                               low x0.5
