@@ -164,7 +164,7 @@ class FreezeGuard(keras.callbacks.Callback):
         in_force = flags_in_force(model)
         is_new = in_force is not run.in_force
         if is_new:
-            self._check_weights(run, when, leaving=True)
+            self._check_thawed(run, when)
             run.in_force, run.flags = in_force, _with_objects(model, in_force)
             run.flipped.clear()
         flipped = [(x, not flag) for x, flag in run.flags if x.trainable != flag]
@@ -187,17 +187,19 @@ class FreezeGuard(keras.callbacks.Callback):
             "after changing `trainable`, or leave it as it was."
         )
 
-    def _check_weights(self, run: Run, when: str, leaving: bool = False) -> None:
-        """Compare all frozen weights, or those that a transition has just thawed."""
-        if not run.watched:
+    def _check_weights(self, run: Run, when: str) -> None:
+        self._compare(run, when, list(run.watched))
+
+    def _check_thawed(self, run: Run, when: str) -> None:
+        """Compare the weights that are watched no more, before the first step that trains them."""
+        self._compare(run, when, [id(v) for v in self._model.trainable_variables])
+
+    def _compare(self, run: Run, when: str, ids: list[int]) -> None:
+        pairs = [run.watched[i] for i in ids if i in run.watched]
+        if not pairs:
             return
         _ = self.model  # on JAX this brings the values back to the model
-        thawed = {id(v) for v in self._model.trainable_variables} if leaving else set()
-        moved = [
-            weight
-            for i, (weight, before) in run.watched.items()
-            if (not leaving or i in thawed) and fingerprint(weight.variable) != before
-        ]
+        moved = [weight for weight, before in pairs if fingerprint(weight.variable) != before]
         if not moved:
             return
         for weight in moved:

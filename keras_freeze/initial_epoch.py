@@ -8,7 +8,6 @@ remembers can't be known, and is an error rather than a guess.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 import weakref
 
 import keras
@@ -113,13 +112,6 @@ def joined_at(
     if epoch == 0 or is_known(model) or run.progress is None:
         return None
     done = optimizer_state.iterations(model.optimizer)
-    if not done:
-        warnings.warn(
-            f"{owner}: this fit goes on at epoch {epoch} with a new optimizer, whose moments and "
-            "step counts start over. To go on exactly, use keras_freeze.BackupAndRestore, or load "
-            "the whole model; where Keras skips the optimizer's variables then, see `prepare`.",
-            stacklevel=2,
-        )
     if not done or not model.optimizer.built or run.progress.phase is None:
         return None
     if run.schedule.start:

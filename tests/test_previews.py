@@ -51,6 +51,7 @@ def test_the_rows_are_what_a_fit_reports_for_each_schedule(name, batch_norm, dat
 
 @pytest.mark.backend
 @pytest.mark.parametrize("build", ["plain", "batch_norm", "nested"])
+@pytest.mark.filterwarnings("ignore:.*ends with flags of single variables:UserWarning")
 def test_the_rows_count_single_weights_and_batch_norm(build, request, data_for):
     assert_told(SCHEDULES["single weights"], request.getfixturevalue(build), data_for)
 
