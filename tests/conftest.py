@@ -65,6 +65,19 @@ def fresh_keras():
     keras.utils.set_random_seed(SEED)
 
 
+@pytest.fixture(scope="session")
+def mirrored():
+    """Return a MirroredStrategy over two logical CPU devices.
+
+    One for all tests, since TensorFlow mixes up the collective operations of two in a process.
+    """
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("tf.distribute")
+    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
+    assert len(devices) == 2, "set up above"
+    return tf.distribute.MirroredStrategy(devices)
+
+
 def build_plain():
     """Three dense layers: `low`, `middle`, `head`."""
     return keras.Sequential(

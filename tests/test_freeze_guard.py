@@ -549,12 +549,10 @@ def test_a_frozen_recurrent_layer_may_keep_its_state(data_for):
     assert len(compared.watched[0]) == 3
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute")
-def test_mirrored_strategy(plain, data_for):
+def test_mirrored_strategy(mirrored, plain, data_for):
     import tensorflow as tf
 
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
-    with tf.distribute.MirroredStrategy(devices).scope():
+    with mirrored.scope():
         model = compiled(plain())
     x, y = data_for(model, rows=16)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)

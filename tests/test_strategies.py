@@ -75,21 +75,6 @@ def assert_close(left, right):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def two_devices():
-    """Return a MirroredStrategy over two logical CPU devices.
-
-    One for all, since TensorFlow mixes up the collective operations of two in a process.
-    """
-    if BACKEND != "tensorflow":
-        pytest.skip("tf.distribute")
-    import tensorflow as tf
-
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
-    assert len(devices) == 2, "conftest sets up two"
-    return tf.distribute.MirroredStrategy(devices)
-
-
 @pytest.mark.parametrize(
     ("schedule", "optimizer"),
     [
@@ -102,11 +87,11 @@ def two_devices():
     ],
 )
 def test_mirrored_strategy_gives_the_one_device_result(
-    schedule, optimizer, two_devices, plain, data_for
+    schedule, optimizer, mirrored, plain, data_for
 ):
     make = SCHEDULES[schedule]
     one = train(plain, data_for, [make()], optimizer)
-    with two_devices.scope():
+    with mirrored.scope():
         two = train(plain, data_for, [make()], optimizer)
     assert_close(two, one)
     for leaf in optimizer_state.leaf_optimizers(two[2].optimizer):
@@ -114,9 +99,9 @@ def test_mirrored_strategy_gives_the_one_device_result(
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_mirrored_strategy_resumes(schedule, two_devices, plain, data_for, tmp_path):
+def test_mirrored_strategy_resumes(schedule, mirrored, plain, data_for, tmp_path):
     one = train(plain, data_for, [SCHEDULES[schedule]()])
-    with two_devices.scope():
+    with mirrored.scope():
         two = train_interrupted(plain, data_for, tmp_path, SCHEDULES[schedule])
     assert_close(two, one)
 
