@@ -5,19 +5,18 @@ from __future__ import annotations
 import collections
 import dataclasses
 import html
-import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import keras
 import rich.box
-import rich.console
 import rich.table
 import rich.text
 
 from keras_freeze import structure
 from keras_freeze.groups import Groups, layer_groups
+from keras_freeze.tables import as_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +117,7 @@ class ParameterReport:
         )
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        # Told all of this, since rich would otherwise ask the terminal or notebook around it.
-        console = rich.console.Console(
-            file=text, width=80, no_color=True, force_terminal=False, force_jupyter=False
-        )
-        console.print(self)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return as_text(self.__rich__(), width=80)
 
     def __rich__(self) -> rich.table.Table:
         """Return the report as a table of rich."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import keras
 
 from keras_freeze.flags import BatchNormMode
 from keras_freeze.groups import Groups, layer_groups
+from keras_freeze.schedules.curves import Curve
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
 from keras_freeze.schedules.rates import Rates
 from keras_freeze.schedules.triggers import OnPlateau, TriggerLike
@@ -24,7 +26,9 @@ def gradual(
     groups: Groups | None = None,
     rates: Rates = "default",
     batch_norm: BatchNormMode = "frozen",
-    **phase: Any,
+    weights: str | Sequence[str] = "all",
+    restore_best: bool | str = False,
+    curve: Curve | None = None,
 ) -> FreezeSchedule:
     """Thaw one group at a time, from the head down.
 
@@ -36,7 +40,9 @@ def gradual(
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups, as for `Phase`. `"default"` is a factor of 2.6.
         batch_norm: As for `Phase`.
-        **phase: Other arguments of each `Phase`: `restore_best`, `curve`, `weights`.
+        weights: As for `Phase`.
+        restore_best: As for `Phase`, for each phase.
+        curve: As for `Phase`, for each phase.
 
     Returns:
         `FreezeSchedule`.
@@ -53,7 +59,8 @@ def gradual(
     """
     names, counts = _division("gradual", model, groups)
     frozen = [names[:n] for n in range(len(names) - 1, -1, -1)]
-    return _schedule(frozen, until, last, counts, rates=rates, batch_norm=batch_norm, **phase)
+    phase = Phase((), rates, batch_norm, weights, until, restore_best, curve)
+    return _schedule(frozen, phase, last, counts)
 
 
 def linear_probe_then_fine_tune(
@@ -64,7 +71,9 @@ def linear_probe_then_fine_tune(
     groups: Groups | None = None,
     rates: Rates = "default",
     batch_norm: BatchNormMode = "frozen",
-    **phase: Any,
+    weights: str | Sequence[str] = "all",
+    restore_best: bool | str = False,
+    curve: Curve | None = None,
 ) -> FreezeSchedule:
     """Train the head alone until it has converged, then everything.
 
@@ -76,7 +85,9 @@ def linear_probe_then_fine_tune(
         groups: As for `gradual`.
         rates: As for `gradual`.
         batch_norm: As for `gradual`.
-        **phase: As for `gradual`.
+        weights: As for `gradual`.
+        restore_best: As for `gradual`.
+        curve: As for `gradual`.
 
     Returns:
         `FreezeSchedule` of two phases.
@@ -96,7 +107,8 @@ def linear_probe_then_fine_tune(
     names, counts = _division("linear_probe_then_fine_tune", model, groups)
     frozen = [names[:-1], ()]
     until = OnPlateau() if until is None else until
-    return _schedule(frozen, until, last, counts, rates=rates, batch_norm=batch_norm, **phase)
+    phase = Phase((), rates, batch_norm, weights, until, restore_best, curve)
+    return _schedule(frozen, phase, last, counts)
 
 
 def chain_thaw(
@@ -107,7 +119,9 @@ def chain_thaw(
     groups: Groups | None = None,
     rates: Rates = None,
     batch_norm: BatchNormMode = "frozen",
-    **phase: Any,
+    weights: str | Sequence[str] = "all",
+    restore_best: bool | str = False,
+    curve: Curve | None = None,
 ) -> FreezeSchedule:
     """Train the head, then each group alone from the input up, then everything.
 
@@ -119,7 +133,9 @@ def chain_thaw(
         groups: As for `gradual`.
         rates: As for `gradual`; defaults to None, the same rate for all, as in the paper.
         batch_norm: As for `gradual`.
-        **phase: As for `gradual`.
+        weights: As for `gradual`.
+        restore_best: As for `gradual`.
+        curve: As for `gradual`.
 
     Returns:
         `FreezeSchedule` with one phase a group, and one for all together.
@@ -138,9 +154,8 @@ def chain_thaw(
     alone = [names[-1], *names[:-1]]
     frozen = [tuple(name for name in names if name != trained) for trained in alone]
     until = OnPlateau() if until is None else until
-    return _schedule(
-        [*frozen, ()], until, last, counts, rates=rates, batch_norm=batch_norm, **phase
-    )
+    phase = Phase((), rates, batch_norm, weights, until, restore_best, curve)
+    return _schedule([*frozen, ()], phase, last, counts)
 
 
 def progressive_freeze(
@@ -151,7 +166,9 @@ def progressive_freeze(
     groups: Groups | None = None,
     rates: Rates = "default",
     batch_norm: BatchNormMode = "frozen",
-    **phase: Any,
+    weights: str | Sequence[str] = "all",
+    restore_best: bool | str = False,
+    curve: Curve | None = None,
 ) -> FreezeSchedule:
     """Train everything, then freeze one group after the other from the input up.
 
@@ -164,7 +181,9 @@ def progressive_freeze(
         groups: As for `gradual`.
         rates: As for `gradual`.
         batch_norm: As for `gradual`.
-        **phase: As for `gradual`.
+        weights: As for `gradual`.
+        restore_best: As for `gradual`.
+        curve: As for `gradual`.
 
     Returns:
         `FreezeSchedule`, at the end of which the head trains alone.
@@ -181,7 +200,8 @@ def progressive_freeze(
     """
     names, counts = _division("progressive_freeze", model, groups)
     frozen = [names[:n] for n in range(len(names))]
-    return _schedule(frozen, until, last, counts, rates=rates, batch_norm=batch_norm, **phase)
+    phase = Phase((), rates, batch_norm, weights, until, restore_best, curve)
+    return _schedule(frozen, phase, last, counts)
 
 
 def _division(
@@ -213,11 +233,11 @@ def _division(
 
 def _schedule(
     frozen: Iterable[Sequence[str]],
-    until: TriggerLike,
+    phase: Phase,
     last: TriggerLike | None,
     counts: tuple[tuple[str, int], ...],
-    **phase: Any,
 ) -> FreezeSchedule:
-    *first, final = frozen
-    phases = [Phase(tuple(names), until=until, **phase) for names in first]
-    return FreezeSchedule([*phases, Phase(tuple(final), until=last, **phase)], groups=counts)
+    """Repeat a phase with one frozen set after the other; the last has an end of its own."""
+    phases = [dataclasses.replace(phase, frozen=tuple(names)) for names in frozen]
+    phases[-1] = dataclasses.replace(phases[-1], until=last)
+    return FreezeSchedule(phases, groups=counts)

@@ -35,6 +35,9 @@ from keras_freeze.schedules.triggers import (
     told_direction,
 )
 
+if TYPE_CHECKING:
+    from keras_freeze.schedules.previews import SchedulePreview
+
 Frozen = FreezePolicy | Callable[..., bool] | int | str | Sequence[str] | None
 
 
@@ -324,14 +327,28 @@ until=AfterEpochs(epochs=4), restore_best=False, curve=None)
 
         return read(Path(path))
 
-    def preview(self, model: keras.Model, epochs: int, **settings: Any) -> Any:
+    def preview(
+        self,
+        model: keras.Model,
+        epochs: int,
+        *,
+        steps_per_epoch: int | None = None,
+        groups: Groups | None = None,
+        rates: Rates = None,
+    ) -> SchedulePreview:
         """Return a table of what this schedule will do with a model, before anything runs.
 
-        See `keras_freeze.schedules.preview`, whose arguments it takes.
+        Args:
+            model: As for `keras_freeze.schedules.preview`.
+            epochs: As for `keras_freeze.schedules.preview`.
+            steps_per_epoch: As for `keras_freeze.schedules.preview`.
+            groups: As for `keras_freeze.schedules.preview`.
+            rates: As for `keras_freeze.schedules.preview`.
         """
         from keras_freeze.schedules.previews import preview  # which imports this module
 
-        return preview(self, model, epochs, **settings)
+        steps = steps_per_epoch
+        return preview(self, model, epochs, steps_per_epoch=steps, groups=groups, rates=rates)
 
 
 def _by_calendar(given: Mapping[int, Any]) -> tuple[Phase, ...]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import io
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import rich.box
-import rich.console
 import rich.table
 import rich.text
 
@@ -31,6 +29,7 @@ from keras_freeze.schedules.triggers import (
     When,
     check_count,
 )
+from keras_freeze.tables import as_text
 
 _COLUMNS = ("phase", "begins", "ends", "trains", "trainable", "non-trainable", "learning rate")
 
@@ -86,12 +85,7 @@ class SchedulePreview:
         )
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        console = rich.console.Console(
-            file=text, width=100, no_color=True, force_terminal=False, force_jupyter=False
-        )
-        console.print(self)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).rstrip()
+        return as_text(self.__rich__(), width=100)
 
     def __rich__(self) -> rich.table.Table:
         """Return the preview as a table of rich."""
