@@ -93,6 +93,8 @@ JOINERS = [
 
 @pytest.mark.parametrize("name", JOINERS)
 def test_a_joiner_is_updated_as_by_a_fresh_optimizer(name):
+    if name == "loss-scale-constant" and keras.backend.backend() == "jax":
+        pytest.skip("Keras's own LossScaleOptimizer can't `apply` outside of a step on JAX")
     factory = optimizer_table.ALL.get(name) or constant_loss_scale
     apart = train_apart(factory, start=6, steps=20)
     assert_same(train_together(factory, start=6, steps=20), apart, rtol=2e-6)
