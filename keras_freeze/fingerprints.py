@@ -29,8 +29,13 @@ def fingerprint(variable: keras.Variable) -> bytes:
         >>> fingerprint(counter) == before
         True
     """
+    return fingerprint_of(variable.value)
+
+
+def fingerprint_of(value: Any) -> bytes:
+    """Return a hash of the bytes of a backend's value, as `fingerprint` of a variable."""
     digest = xxhash.xxh3_128()
-    for array in _on_host(variable.value):
+    for array in _on_host(value):
         digest.update(array.ravel().view(np.uint8).data)
     return digest.digest()
 

@@ -282,3 +282,31 @@ def _callback_list() -> Any | None:
             return owner
         frame = frame.f_back
     return None
+
+
+def weights_of_operation(operation: Any) -> tuple[keras.Variable, ...]:
+    """Return the weights of a layer; none for an operation on tensors."""
+    return tuple(operation.weights) if isinstance(operation, keras.Layer) else ()
+
+
+def origin_of(tensor: Any) -> Any:
+    """Return the layer or operation that returned a symbolic tensor."""
+    return tensor._keras_history[0]
+
+
+def mask_of(value: Any) -> Any | None:
+    """Return the mask that a layer has attached to a value, None if there is none."""
+    return _backend().get_keras_mask(value)
+
+
+def with_mask(value: Any, mask: Any | None) -> Any:
+    """Return a value with a mask attached to it."""
+    if mask is not None:
+        _backend().set_keras_mask(value, mask)
+    return value
+
+
+def _backend() -> Any:
+    from keras.src import backend  # which alone knows where a backend keeps masks
+
+    return backend

@@ -1,0 +1,196 @@
+"""Run the two halves of a model that is cut: what comes before the frontier, and the rest.
+
+Both halves are calls of the model itself, so that everything around its layers (training mode,
+masks, dtypes, name scopes) is Keras's own. Only the walk through its graph is replaced. Together
+with `structure` and the engine this is where Keras's private attributes are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import keras
+
+from keras_freeze import structure
+from keras_freeze.prefix_cache.frontier import Frontier, GraphCut
+
+# For each cut of a frontier, for each tensor that it keeps: the value, and its mask or None.
+Features: TypeAlias = list[list[tuple[Any, Any]]]
+Walk: TypeAlias = Callable[[GraphCut, Any, Callable[[Any], Any]], Any]
+
+
+class NotReachedError(RuntimeError):
+    """A call of the model did not go through its graph, so that it can't be cut there."""
+
+
+class _Reached(BaseException):  # noqa: N818  # a jump, which Keras's handlers of errors let pass
+    """The frontier is reached, and the rest of the call not needed."""
+
+
+@dataclasses.dataclass
+class Use:
+    """Whether a step has called the model on its own batch.
+
+    Attributes:
+        calls: Int, how many such calls there were.
+        is_batch: Bool, whether such a call is going on.
+    """
+
+    calls: int = 0
+    is_batch: bool = False
+
+
+def features_of(model: keras.Model, frontier: Frontier, x: Any, training: bool) -> Features:
+    """Compute what crosses the frontier for a batch.
+
+    Args:
+        model: The model.
+        frontier: Where it is cut.
+        x: Its inputs, a batch.
+        training: Bool, how the model is called.
+
+    Raises:
+        NotReachedError: if the model's `call` does not go through its graph.
+    """
+    found: dict[int, list[tuple[Any, Any]]] = {}
+
+    def walk(cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
+        values = _Values(cut, inputs, operation_of)
+        for node in cut.before:
+            with contextlib.suppress(_Reached):
+                values.run(node)
+        kept = [values.by_tensor[id(tensor)] for tensor in cut.kept]
+        found[id(cut)] = [(value, structure.mask_of(value)) for value in kept]
+        raise _Reached
+
+    with _walking(frontier.cuts, walk), contextlib.suppress(_Reached):
+        model(x, training=training)
+    if len(found) < len(frontier.cuts):
+        raise NotReachedError
+    return [found[id(cut)] for cut in frontier.cuts]
+
+
+@contextlib.contextmanager
+def replaying(
+    model: keras.Model, frontier: Frontier, x: Any, features: Features
+) -> Iterator[Use]:
+    """Let calls of the model on this very batch start from its features.
+
+    Any other call, on other samples or on samples that the step has changed, computes all.
+
+    Args:
+        model: The model.
+        frontier: Where it is cut.
+        x: The batch's inputs, the objects that the step passes on.
+        features: What crosses the frontier for them.
+
+    Yields:
+        `Use`, which counts these calls.
+    """
+    use = Use()
+    kept = {id(cut): own for cut, own in zip(frontier.cuts, features, strict=True)}
+
+    def walk(cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
+        if not use.is_batch:
+            return None
+        values = _Values(cut, inputs, operation_of)
+        batch = keras.ops.shape(features[0][0][0] if features[0] else _first(features))[0]
+        values.batch = batch
+        for tensor, (value, mask) in zip(cut.kept, kept[id(cut)], strict=True):
+            values.by_tensor[id(tensor)] = structure.with_mask(value, mask)
+        for node in cut.after:
+            values.run(node)
+        return [values.by_tensor[id(tensor)] for tensor in cut.graph.outputs]
+
+    with _walking(frontier.cuts, walk), _noticing(model, x, use):
+        yield use
+
+
+def _first(features: Features) -> Any:
+    return next(value for own in features for value, _ in own)
+
+
+class _Values:
+    """The values of the tensors of one graph while it is walked through."""
+
+    def __init__(self, cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> None:
+        self.cut = cut
+        self.operation_of = operation_of
+        flat = keras.tree.flatten(inputs)
+        self.by_tensor = {id(t): v for t, v in zip(cut.graph.inputs, flat, strict=True)}
+        self.batch: Any = None
+
+    def run(self, node: Any) -> None:
+        if id(node) in self.cut.inner:
+            self._stand_in(node)
+        args, kwargs = node.arguments.fill_in(self.by_tensor)
+        outputs = self.operation_of(node.operation)(*args, **kwargs)
+        for tensor, value in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
+            self.by_tensor[id(tensor)] = value
+
+    def _stand_in(self, node: Any) -> None:
+        """Give a nested model inputs of the right shape that it won't read."""
+        for tensor in node.input_tensors:
+            if id(tensor) not in self.by_tensor:
+                shape = (self.batch, *(size or 1 for size in tensor.shape[1:]))
+                self.by_tensor[id(tensor)] = keras.ops.zeros(shape, tensor.dtype)
+
+
+@contextlib.contextmanager
+def _walking(cuts: Sequence[GraphCut], walk: Walk) -> Iterator[None]:
+    """Replace the walks through these graphs; where `walk` returns None, Keras's own is made."""
+
+    def replace(cut: GraphCut) -> None:
+        own = cut.graph._run_through_graph
+
+        def run(inputs: Any, operation_fn: Any = lambda op: op, call_fn: Any = None) -> Any:
+            outputs = walk(cut, inputs, operation_fn) if call_fn is None else None
+            if outputs is None:
+                return own(inputs, operation_fn=operation_fn, call_fn=call_fn)
+            return keras.tree.pack_sequence_as(cut.graph._outputs_struct, outputs)
+
+        # Past Keras's own `__setattr__`, which would look for layers in it.
+        object.__setattr__(cut.graph, "_run_through_graph", run)
+
+    for cut in cuts:
+        replace(cut)
+    try:
+        yield
+    finally:
+        for cut in cuts:
+            object.__delattr__(cut.graph, "_run_through_graph")
+
+
+@contextlib.contextmanager
+def _noticing(model: keras.Model, x: Any, use: Use) -> Iterator[None]:
+    """Notice calls of the model on the batch itself."""
+    own_class = model.__class__
+    model.__class__ = _noticing_class(own_class, x, use)
+    try:
+        yield
+    finally:
+        model.__class__ = own_class
+
+
+def _noticing_class(own_class: type, x: Any, use: Use) -> Any:
+    # Python looks `__call__` up in the class. By the time Keras calls `call`, the inputs may
+    # have been converted, and can't be told from others any more.
+    def __call__(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+        before, use.is_batch = use.is_batch, _is_same(inputs, x)
+        use.calls += use.is_batch
+        try:
+            return own_class.__call__(self, inputs, *args, **kwargs)
+        finally:
+            use.is_batch = before
+
+    return type(own_class.__name__, (own_class,), {"__call__": __call__})
+
+
+def _is_same(inputs: Any, x: Any) -> bool:
+    left, right = keras.tree.flatten(inputs), keras.tree.flatten(x)
+    if isinstance(inputs, Mapping) != isinstance(x, Mapping) or len(left) != len(right):
+        return False
+    return all(a is b for a, b in zip(left, right, strict=True))

@@ -1,0 +1,61 @@
+"""Tell samples apart by their bytes, so that no index has to travel with the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import xxhash
+
+
+class UnreadableBatchError(TypeError):
+    """The inputs of a batch are not arrays with a row for each sample."""
+
+
+def keys_of(x: Any) -> list[bytes]:
+    """Return 128 bits for each sample of a batch, a hash of its bytes in all inputs.
+
+    With 10^9 samples, two of them share a key with a probability of about 10^-21.
+
+    Args:
+        x: An array, or a nest of arrays, of the same first dimension.
+
+    Raises:
+        UnreadableBatchError: if it is something else.
+
+    Example:
+        >>> first, second, third = keys_of(np.array([[1, 2], [1, 3], [1, 2]]))
+        >>> first == third, first == second
+        (True, False)
+    """
+    arrays = [_on_host(leaf) for leaf in keras.tree.flatten(x) if leaf is not None]
+    if not arrays or any(a.ndim == 0 or a.dtype == object for a in arrays):
+        raise UnreadableBatchError("the inputs are not arrays with a row for each sample")
+    if len({len(a) for a in arrays}) > 1:
+        raise UnreadableBatchError("the inputs have different numbers of rows")
+    # The shape tells apart rows that are padded to different lengths.
+    heads = [f"{a.shape[1:]}{a.dtype}".encode() for a in arrays]
+    rows = [np.ascontiguousarray(a).reshape(len(a), -1).view(np.uint8) for a in arrays]
+    head = b"".join(heads)
+    if len(rows) == 1:
+        seed = xxhash.xxh3_64_intdigest(head)
+        return [xxhash.xxh3_128_digest(row.data, seed) for row in rows[0]]
+    return [_digest(head, parts) for parts in zip(*rows, strict=True)]
+
+
+def _digest(head: bytes, parts: tuple[np.ndarray, ...]) -> bytes:
+    digest = xxhash.xxh3_128(head)
+    for part in parts:
+        digest.update(part.data)
+    return digest.digest()
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    try:
+        if keras.backend.backend() == "torch":
+            return np.asarray(keras.ops.convert_to_numpy(leaf))
+        return np.asarray(leaf)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        kind = type(leaf).__name__
+        raise UnreadableBatchError(f"the inputs are {kind}, not arrays") from error

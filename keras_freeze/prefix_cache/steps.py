@@ -1,0 +1,192 @@
+"""Put the cache into a model's training and validation steps while a fit runs.
+
+Keras calls `train_function` and `test_function` once a batch. While a cache is installed these
+are `Step`s, which take the batch from the iterator, ask the cache for its features, and call
+Keras's own function, made of a step that replays the model from the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import keras
+
+from keras_freeze.prefix_cache.frontier import Frontier
+from keras_freeze.prefix_cache.halves import Prefix
+from keras_freeze.prefix_cache.replay import replaying
+
+Kind = Literal["train", "test"]
+
+
+class Plan(Protocol):
+    """What a step has to know: where the model is cut, and how to compute the first half."""
+
+    frontier: Frontier
+    prefix: Prefix
+
+
+class Source(Protocol):
+    """Where steps get plans and features from."""
+
+    def wants(self, kind: Kind) -> bool:
+        """Tell whether the next batch is to be looked at."""
+
+    def cut(self, kind: Kind, state: tuple[Any, ...], x: Any) -> tuple[Plan, list[Any]] | None:
+        """Return how to cut the next step and what crosses the cut; None to leave it whole."""
+
+    def unused(self, kind: Kind) -> None:
+        """Take note that a step does not call the model on its batch."""
+
+    def forget(self) -> None:
+        """Take note that the step functions are made anew, as the model has changed."""
+
+    def after(self, kind: Kind, state: tuple[Any, ...]) -> None:
+        """Take note of the state that a step of JAX returned."""
+
+
+class Step:
+    """A model's `train_function` or `test_function`, with a cache.
+
+    Args:
+        model: `keras.Model`.
+        kind: "train" or "test".
+        make: Makes Keras's own function, whatever is there.
+        source: The cache.
+    """
+
+    def __init__(
+        self, model: keras.Model, kind: Kind, make: Callable[..., Any], source: Source
+    ) -> None:
+        self._model = model
+        self._kind = kind
+        self._make = make
+        self._source = source
+        self._plain: Any = None
+        self._cut: tuple[Plan, Any] | None = None
+        self._calls = 0
+
+    def __call__(self, *args: Any) -> Any:
+        """Make one step: `(iterator)`, on JAX `(state, iterator)`, on torch `(batches)`."""
+        if not self._source.wants(self._kind):
+            return self._make_plain()(*args)
+        *state, batches = args
+        state = tuple(state[0]) if state else ()
+        data = batches[0] if isinstance(batches, (list, tuple)) else next(batches)
+        x = _inputs(data)
+        found = self._source.cut(self._kind, state, x)
+        if found is None:
+            return self._make_plain()(*args[:-1], _one(data))
+        plan, features = found
+        result = self._make_cut(plan)(*args[:-1], _one({"data": data, "features": features}))
+        if self._calls == 0:
+            self._source.unused(self._kind)
+        if keras.backend.backend() == "jax":
+            self._source.after(self._kind, result[1])
+        return result
+
+    def _make_plain(self) -> Any:
+        if self._plain is None:
+            self._plain = self._made()
+        return self._plain
+
+    def _make_cut(self, plan: Plan) -> Any:
+        if self._cut is None or self._cut[0] is not plan:
+            name = f"{self._kind}_step"
+            own = getattr(self._model, name)
+
+            def step(*args: Any) -> Any:
+                *state, carried = args
+                data, flat = carried["data"], carried["features"]
+                features = plan.prefix.pack(flat)
+                with replaying(self._model, plan.frontier, _inputs(data), features) as use:
+                    result = own(*state, data)
+                self._calls = use.calls
+                return result
+
+            with attribute(self._model, name, step):
+                self._cut = plan, self._made()
+        return self._cut[1]
+
+    def _made(self) -> Any:
+        name = f"{self._kind}_function"
+        present = getattr(self._model, name)
+        self._make(force=True)
+        made = getattr(self._model, name)
+        setattr(self._model, name, present)
+        return made
+
+
+class attribute:  # noqa: N801  # a context manager, used as a function
+    """Give an object an attribute of its own for a while, past what Keras makes of it."""
+
+    def __init__(self, owner: Any, name: str, value: Any) -> None:
+        self._owner, self._name, self._value = owner, name, value
+
+    def __enter__(self) -> None:
+        self._before = vars(self._owner).get(self._name)
+        object.__setattr__(self._owner, self._name, self._value)
+
+    def __exit__(self, *error: object) -> None:
+        object.__delattr__(self._owner, self._name)
+        if self._before is not None:
+            object.__setattr__(self._owner, self._name, self._before)
+
+
+class Installation:
+    """The cache in a model's steps, until it is taken out again.
+
+    Args:
+        model: `keras.Model`, in a fit, before its first step.
+        source: The cache.
+    """
+
+    def __init__(self, model: keras.Model, source: Source) -> None:
+        self._model = model
+        self._source = source
+        self._own = {kind: getattr(model, f"make_{kind}_function") for kind in ("train", "test")}
+        self._before = {kind: getattr(model, f"{kind}_function") for kind in ("train", "test")}
+        self._is_changed = False
+        self._patches = [
+            attribute(model, f"make_{kind}_function", self._maker(kind))
+            for kind in ("train", "test")
+        ]
+        for patch in self._patches:
+            patch.__enter__()
+        model.train_function = self._step("train")
+        model.test_function = None
+
+    def _step(self, kind: Kind) -> Step:
+        return Step(self._model, kind, self._own[kind], self._source)
+
+    def _maker(self, kind: Kind) -> Callable[..., None]:
+        def make(force: bool = False) -> None:
+            if kind == "train" and not force:
+                # The beginning of another fit: the last one was interrupted.
+                self.remove()
+                self._model.make_train_function()
+                return
+            if kind == "train":
+                self._is_changed = True
+                self._source.forget()
+            if force or getattr(self._model, f"{kind}_function") is None:
+                setattr(self._model, f"{kind}_function", self._step(kind))
+
+        return make
+
+    def remove(self) -> None:
+        """Leave the model as it would be without a cache."""
+        for patch in self._patches:
+            patch.__exit__()
+        for kind, function in self._before.items():
+            setattr(self._model, f"{kind}_function", None if self._is_changed else function)
+        if self._is_changed:
+            self._model.make_train_function()
+
+
+def _inputs(data: Any) -> Any:
+    return keras.utils.unpack_x_y_sample_weight(data)[0]
+
+
+def _one(data: Any) -> Any:
+    return [data] if keras.backend.backend() == "torch" else iter([data])

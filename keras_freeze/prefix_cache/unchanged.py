@@ -1,0 +1,90 @@
+"""Notice that a weight has changed, at a cost that allows asking before every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_freeze.fingerprints import fingerprint_of
+
+
+class Watch:
+    """Remembers weights, and tells whether they are still the same to the last bit.
+
+    On a host it holds on to the values, so that a weight that has been written to, by whatever
+    means, is found in another place (TensorFlow), is another object (JAX) or has another version
+    (torch). Only then its bytes are compared. On other devices they are compared if asked.
+
+    Args:
+        variables: Sequence of `keras.Variable`.
+        values: Their values, where these are not to be found in them (JAX, in a step).
+    """
+
+    def __init__(
+        self, variables: Sequence[keras.Variable], values: Sequence[Any] | None = None
+    ) -> None:
+        self.variables = tuple(variables)
+        self._read = _reader(self.variables)
+        present = self._read() if values is None else list(values)
+        self._held: list[Any] = _held(present)
+        self._prints = [fingerprint_of(value) for value in present]
+
+    def changed(self, values: Sequence[Any] | None = None, thorough: bool = False) -> list[int]:
+        """Return which weights have changed.
+
+        Args:
+            values: As above.
+            thorough: Bool, whether to compare bytes where nothing quicker tells. Defaults to
+                False.
+
+        Returns:
+            List of int, positions in `variables`.
+        """
+        present = self._read() if values is None else list(values)
+        held = _held(present)
+        suspects = [
+            n
+            for n, (new, old) in enumerate(zip(held, self._held, strict=True))
+            if (thorough if new is None else not _is_same(new, old))
+        ]
+        found = [n for n in suspects if fingerprint_of(present[n]) != self._prints[n]]
+        if not found:
+            self._held = held
+        return found
+
+    def follow(self, values: Sequence[Any]) -> None:
+        """Take these as the same values in other objects, as a step of JAX returns them."""
+        self._held = _held(values)
+
+
+def _reader(variables: Sequence[keras.Variable]) -> Callable[[], list[Any]]:
+    if keras.backend.backend() != "tensorflow":
+        return lambda: [variable.value for variable in variables]
+    import tensorflow as tf
+
+    # One call for all of them, since each costs more than what it reads.
+    read = tf.function(lambda: [tf.convert_to_tensor(v.value) for v in variables])
+    return lambda: list(read())
+
+
+def _held(values: Sequence[Any]) -> list[Any]:
+    return [_hold(value) for value in values]
+
+
+def _hold(value: Any) -> Any:
+    """Return what tells whether a value has been written to; None where nothing does."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return np.asarray(value) if "CPU" in value.device else None
+    if backend == "torch":
+        return value.data_ptr(), value._version
+    return value
+
+
+def _is_same(new: Any, old: Any) -> bool:
+    if isinstance(new, np.ndarray) and isinstance(old, np.ndarray):
+        return new.__array_interface__["data"] == old.__array_interface__["data"]
+    return new == old if isinstance(new, tuple) else new is old
