@@ -7,6 +7,7 @@ from keras_freeze.freeze_scheduler import FreezeScheduler
 from keras_freeze.freezing import FreezeResult, freeze, unfreeze
 from keras_freeze.gradual_unfreeze import GradualUnfreeze
 from keras_freeze.groups import LayerGroup, layer_groups
+from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.recompile import recompile
 from keras_freeze.reports import ParameterReport, parameter_report
 
@@ -20,6 +21,7 @@ __all__ = [
     "GradualUnfreeze",
     "LayerGroup",
     "ParameterReport",
+    "PrefixCache",
     "freeze",
     "layer_groups",
     "parameter_report",

@@ -29,6 +29,7 @@ class Prefix:
         self.frontier = frontier
         self.training = training
         self._masked: list[list[bool]] = []
+        self._shapes: list[tuple[tuple[int | None, ...], Any]] = []
         self._function: Callable[..., Sequence[Any]] | None = None
 
     def __call__(self, x: Any, state: tuple[Any, ...] = ()) -> list[Any]:
@@ -53,10 +54,25 @@ class Prefix:
             [(next(rest), next(rest) if masked else None) for masked in own] for own in self._masked
         ]
 
+    def specs(self) -> list[Any]:
+        """Return the shapes and dtypes that TensorFlow has to expect; after the first call."""
+        import tensorflow as tf
+
+        return [tf.TensorSpec(shape, dtype) for shape, dtype in self._shapes]
+
     def _flat(self, x: Any) -> list[Any]:
         features = features_of(self.model, self.frontier, x, self.training)
         self._masked = [[mask is not None for _, mask in own] for own in features]
-        return [part for own in features for pair in own for part in pair if part is not None]
+        self._shapes = []
+        flat = []
+        for cut, own in zip(self.frontier.cuts, features, strict=True):
+            for tensor, (value, mask) in zip(cut.kept, own, strict=True):
+                self._shapes.append(((None, *tensor.shape[1:]), value.dtype))
+                flat.append(value)
+                if mask is not None:
+                    self._shapes.append(((None,) * len(mask.shape), mask.dtype))
+                    flat.append(mask)
+        return flat
 
     def _compiled(self) -> Callable[..., Sequence[Any]]:
         backend = keras.backend.backend()

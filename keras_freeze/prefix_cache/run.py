@@ -22,9 +22,9 @@ from keras_freeze.prefix_cache.steps import Kind
 from keras_freeze.prefix_cache.unchanged import Watch
 from keras_freeze.reports import readable_bytes
 
-# Below so many multiplications a batch, or this part of the forward pass, the frozen part takes
+# Below so many multiplications a sample, or this part of the forward pass, the frozen part takes
 # less time than it takes to tell samples apart and to call two functions instead of one.
-LEAST_WORK = 3e7
+LEAST_WORK = 1e6
 LEAST_SHARE = 0.05
 # Samples of a batch that are computed again, alone, to see that they come out the same.
 AUDITED = 2
@@ -104,8 +104,9 @@ class CacheRun:
         self._new_store = new_store
         self._steps = steps
         self._say = say
+        self._found: Frontier | None = None
+        self._is_searched = False
         self._plan: CutPlan | None = None
-        self._is_planned = False
         self._last: CutPlan | None = None
         self._stores: dict[Kind, RowStore] = {"train": new_store(), "test": new_store()}
         self._passes: dict[Kind, _Pass] = {"train": _Pass(), "test": _Pass()}
@@ -121,21 +122,23 @@ class CacheRun:
         """Tell whether the next batch is to be looked at."""
         if self._off[kind]:
             return False
-        is_plain = self._plan is None and self._is_planned
-        return not is_plain and (self._repeats[kind] or self._plan is not None or self._inference)
+        if not self._is_searched:
+            self._search()
+        goes_on = self._repeats[kind] or self._plan is not None or self._inference
+        return self._found is not None and goes_on
 
     def cut(self, kind: Kind, state: tuple[Any, ...], x: Any) -> tuple[CutPlan, list[Any]] | None:
         """Return how to cut the next step and what crosses the cut; None to leave it whole."""
-        if not self._is_planned:
-            self._make_plan(state, x)
+        if self._plan is None and self._found is not None:
+            self._make_plan(self._found, state, x)
         plan = self._plan
         if plan is None:
             return None
         self._check_weights(plan, state, thorough=self._passes[kind].batches == 0)
+        if self._plan is None:
+            return None
         this = self._passes[kind]
         this.batches += 1
-        if self._off[kind]:
-            return None
         if not self._repeats[kind]:
             return plan, self._computed(plan, state, x)
         try:
@@ -163,7 +166,8 @@ class CacheRun:
     def forget(self) -> None:
         """Take note that the model has changed: it may have to be cut elsewhere."""
         self._last = self._plan or self._last
-        self._plan, self._is_planned = None, False
+        self._plan = self._found = None
+        self._is_searched = False
         for this in self._passes.values():
             this.is_whole = this.batches == 0
 
@@ -175,18 +179,33 @@ class CacheRun:
 
     def end(self) -> None:
         """Let go of the model and of all that was kept."""
-        self._plan = self._last = self._first = None
+        self._plan = self._last = self._found = self._first = None
         for store in self._stores.values():
             store.clear()
 
     # How a plan is made.
 
-    def _make_plan(self, state: tuple[Any, ...], x: Any) -> None:
-        self._is_planned = True
-        found = self._found(x)
+    def _search(self) -> None:
+        """Find where the model can be cut, as it is now."""
+        self._is_searched = True
+        model = self._model
+        trained = {id(v) for v in model.trainable_variables}
+        found = _unsupported(model) or find(model, Setting(trained, self._inference))
         if isinstance(found, str):
             self._leave_whole(found)
-            return
+        elif self._is_worth_it(found):
+            self._found = found
+        else:
+            self._leave_whole(
+                f"the frozen part (up to {found.name}) takes too little of a step to be worth it. "
+                "Pass PrefixCache(auto=False) to try"
+            )
+
+    def _is_worth_it(self, found: Frontier) -> bool:
+        is_worth_it = found.work >= LEAST_WORK and found.share >= LEAST_SHARE
+        return is_worth_it or not self._auto or self._inference
+
+    def _make_plan(self, found: Frontier, state: tuple[Any, ...], x: Any) -> None:
         model = self._model
         variables = {id(v): v for layer in found.layers for v in layer.weights}
         order = {
@@ -214,24 +233,6 @@ class CacheRun:
         if not is_same:
             self._announce(plan, x)
 
-    def _found(self, x: Any) -> Frontier | str:
-        model = self._model
-        reason = _unsupported(model)
-        if reason:
-            return reason
-        trained = {id(v) for v in model.trainable_variables}
-        found = find(model, Setting(trained, self._inference))
-        if isinstance(found, str):
-            return found
-        if self._auto and not self._inference:
-            batch = len(keras.tree.flatten(x)[0])
-            if found.work * batch < LEAST_WORK or found.share < LEAST_SHARE:
-                return (
-                    f"the frozen part (up to {found.name}) takes too little of a step to be worth "
-                    "it. Pass cache=True to try"
-                )
-        return found
-
     def _leave_whole(self, reason: str) -> None:
         if self._inference:
             raise ValueError(
@@ -239,6 +240,7 @@ class CacheRun:
                 f"layers. Received: model={self._model.name!r}, but {reason}. Leave out "
                 'mode="inference".'
             )
+        self._found = None
         self._clear()
         self._tell(f"cache: not used, since {reason}.")
 
@@ -389,7 +391,7 @@ class CacheRun:
         self._clear()
         self._first = None
         if self._changes > MOST_CHANGES and not self._inference:
-            self._plan = None
+            self._plan = self._found = None
             self._tell(f"cache: not used any more, since weights keep changing ({name}).")
         else:
             self._tell(f"cache: emptied, since weights before the cut have changed ({name}).")

@@ -63,22 +63,24 @@ class Step:
         self._make = make
         self._source = source
         self._plain: Any = None
-        self._cut: tuple[Plan, Any] | None = None
+        self._fed: tuple[Any, Callable[..., Any]] | None = None
+        self._cut: tuple[Plan, Any, Callable[..., Any]] | None = None
         self._calls = 0
 
     def __call__(self, *args: Any) -> Any:
         """Make one step: `(iterator)`, on JAX `(state, iterator)`, on torch `(batches)`."""
         if not self._source.wants(self._kind):
             return self._make_plain()(*args)
-        *state, batches = args
-        state = tuple(state[0]) if state else ()
+        *rest, batches = args
+        state = tuple(rest[0]) if rest else ()
         data = batches[0] if isinstance(batches, (list, tuple)) else next(batches)
         x = _inputs(data)
         found = self._source.cut(self._kind, state, x)
         if found is None:
-            return self._make_plain()(*args[:-1], _one(data))
+            return self._make_fed(getattr(batches, "element_spec", None))(*rest, data)
         plan, features = found
-        result = self._make_cut(plan)(*args[:-1], _one({"data": data, "features": features}))
+        step = self._make_cut(plan, getattr(batches, "element_spec", None))
+        result = step(*rest, {"data": data, "features": features})
         if self._calls == 0:
             self._source.unused(self._kind)
         if keras.backend.backend() == "jax":
@@ -90,8 +92,14 @@ class Step:
             self._plain = self._made()
         return self._plain
 
-    def _make_cut(self, plan: Plan) -> Any:
-        if self._cut is None or self._cut[0] is not plan:
+    def _make_fed(self, spec: Any) -> Callable[..., Any]:
+        """Return Keras's function as one of a batch, for those that have been taken."""
+        if self._fed is None or self._fed[0] != spec:
+            self._fed = spec, self._on_batch(self._make_plain(), spec)
+        return self._fed[1]
+
+    def _make_cut(self, plan: Plan, spec: Any) -> Callable[..., Any]:
+        if self._cut is None or self._cut[0] is not plan or self._cut[1] != spec:
             name = f"{self._kind}_step"
             own = getattr(self._model, name)
 
@@ -105,8 +113,27 @@ class Step:
                 return result
 
             with attribute(self._model, name, step):
-                self._cut = plan, self._made()
-        return self._cut[1]
+                made = self._made()
+            signature = None
+            if spec is not None:
+                signature = {"data": spec, "features": plan.prefix.specs()}
+            self._cut = plan, spec, self._on_batch(made, signature)
+        return self._cut[2]
+
+    def _on_batch(self, made: Any, spec: Any) -> Callable[..., Any]:
+        """Return Keras's function of an iterator as one of a batch."""
+
+        def on_batch(*args: Any) -> Any:
+            *state, batch = args
+            return made(*state, [batch] if keras.backend.backend() == "torch" else iter([batch]))
+
+        if spec is None or self._model.run_eagerly:
+            return on_batch
+        import tensorflow as tf
+
+        # Traced for the shapes that the data promise, as Keras does, not for those of the first
+        # batch: Keras weights the losses of several outputs by a batch size if it is known then.
+        return tf.function(on_batch, input_signature=[spec], autograph=False)
 
     def _made(self) -> Any:
         name = f"{self._kind}_function"
@@ -187,6 +214,3 @@ class Installation:
 def _inputs(data: Any) -> Any:
     return keras.utils.unpack_x_y_sample_weight(data)[0]
 
-
-def _one(data: Any) -> Any:
-    return [data] if keras.backend.backend() == "torch" else iter([data])
