@@ -177,16 +177,23 @@ def _noticing(model: keras.Model, x: Any, use: Use) -> Iterator[None]:
 
 def _noticing_class(own_class: type, x: Any, use: Use) -> Any:
     # Python looks `__call__` up in the class. By the time Keras calls `call`, the inputs may
-    # have been converted, and can't be told from others any more.
-    def __call__(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-        before, use.is_batch = use.is_batch, _is_same(inputs, x)
-        use.calls += use.is_batch
-        try:
-            return own_class.__call__(self, inputs, *args, **kwargs)
-        finally:
-            use.is_batch = before
+    # have been converted, and can't be told from others any more; but on JAX it calls `call`
+    # alone.
+    def noticed(name: str) -> Callable[..., Any]:
+        def method(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            before = use.is_batch
+            if not (before and name == "call"):
+                use.is_batch = _is_same(inputs, x)
+                use.calls += use.is_batch
+            try:
+                return getattr(own_class, name)(self, inputs, *args, **kwargs)
+            finally:
+                use.is_batch = before
 
-    return type(own_class.__name__, (own_class,), {"__call__": __call__})
+        return method
+
+    methods = {name: noticed(name) for name in ("__call__", "call")}
+    return type(own_class.__name__, (own_class,), methods)
 
 
 def _is_same(inputs: Any, x: Any) -> bool:

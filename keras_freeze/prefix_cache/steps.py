@@ -7,6 +7,7 @@ Keras's own function, made of a step that replays the model from the features.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
@@ -117,7 +118,10 @@ class Step:
             signature = None
             if spec is not None:
                 signature = {"data": spec, "features": plan.prefix.specs()}
-            self._cut = plan, spec, self._on_batch(made, signature)
+            on_batch = self._on_batch(made, signature)
+            if keras.backend.backend() == "torch":  # where a step is looked up as it is made
+                on_batch = attribute(self._model, name, step)(on_batch)
+            self._cut = plan, spec, on_batch
         return self._cut[2]
 
     def _on_batch(self, made: Any, spec: Any) -> Callable[..., Any]:
@@ -144,7 +148,7 @@ class Step:
         return made
 
 
-class attribute:  # noqa: N801  # a context manager, used as a function
+class attribute(contextlib.ContextDecorator):  # noqa: N801  # used as a function
     """Give an object an attribute of its own for a while, past what Keras makes of it."""
 
     def __init__(self, owner: Any, name: str, value: Any) -> None:
