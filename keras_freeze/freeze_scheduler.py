@@ -24,6 +24,7 @@ from keras_freeze.fit_run import Best, Run
 from keras_freeze.flags import BatchNormMode, check_batch_norm, phase_flags
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.messages import call_of, is_int
+from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.recompile import transition
 from keras_freeze.schedules.curves import Curve
 from keras_freeze.schedules.files import read
@@ -52,6 +53,9 @@ class FreezeScheduler(keras.callbacks.Callback):
             neighbouring groups, `"default"`, or None (default) for the same rate everywhere.
         batch_norm: Mode for `BatchNormalization` layers of the pretrained part, for schedules
             given as a mapping: `"frozen"` (default), `"follow"`, `"statistics"` or `"train"`.
+        cache: Whether to compute what is frozen once, not in every epoch: `"auto"` (default)
+            where that pays, True wherever it can be done, False, or a `PrefixCache` with
+            arguments of your own. The results are the same.
         total_epochs: Int, the epochs of the whole training when it is split over several fits.
             Defaults to those of the fit.
         log_details: Bool. Add `phase`, `frozen_groups` (a count) and `learning_rate/<group>`
@@ -86,6 +90,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         groups: Groups | None = None,
         rates: Rates = None,
         batch_norm: BatchNormMode = "frozen",
+        cache: bool | str | PrefixCache = "auto",
         total_epochs: int | None = None,
         log_details: bool = False,
         verbose: int = 1,
@@ -95,11 +100,13 @@ class FreezeScheduler(keras.callbacks.Callback):
         self.groups = groups
         self.rates = rates
         self.batch_norm = batch_norm
+        self.cache = cache
         self.total_epochs = total_epochs
         self.log_details = log_details
         self.verbose = verbose
         self._run: Run | None = None
         self._siblings: Sequence[keras.callbacks.Callback] = ()
+        self._cache: PrefixCache | None = None
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -118,6 +125,11 @@ class FreezeScheduler(keras.callbacks.Callback):
         if self.verbose not in (0, 1):
             raise ValueError(
                 f"{owner}(verbose=...) must be 0 or 1. Received: verbose={self.verbose!r}."
+            )
+        if not isinstance(self.cache, (bool, PrefixCache)) and self.cache != "auto":
+            raise ValueError(
+                f'{owner}(cache=...) must be "auto", True, False or a PrefixCache. '
+                f"Received: cache={self.cache!r}."
             )
         self._check_schedule()
 
@@ -212,12 +224,38 @@ class FreezeScheduler(keras.callbacks.Callback):
         run = Run(schedule, fit_epochs, total, steps, stride, self.groups, self.rates)
         schedule_checks.check(run, self.model, type(self).__name__)
         self._run = run
+        self._begin_cache()
+
+    def _begin_cache(self) -> None:
+        owner = type(self).__name__
+        if any(isinstance(other, PrefixCache) for other in self._siblings):
+            if isinstance(self.cache, PrefixCache) or self.cache is True:
+                raise ValueError(
+                    f"{owner}(cache=...) must be left out beside a PrefixCache in the list of "
+                    f"callbacks. Received: cache={self.cache!r}."
+                )
+            return
+        if isinstance(self.cache, PrefixCache):
+            self._cache = self.cache
+        elif self.cache:
+            self._cache = PrefixCache(auto=self.cache == "auto", verbose=self.verbose)
+        if self._cache is not None:
+            self._cache.set_params(self.params)
+            self._cache.set_model(self._model)
+            self._cache.on_train_begin()
+
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Let the cache know that an evaluation begins."""
+        if self._cache is not None:
+            self._cache.on_test_begin()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make the transition that is due."""
         run = self._run
         if run is None:
             return
+        if self._cache is not None:
+            self._cache.on_epoch_begin(epoch)
         run.epoch, run.batch = epoch, 0
         if run.progress is None:
             self._begin(run)
@@ -266,6 +304,9 @@ class FreezeScheduler(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leave the flags as they are and take the group rates back."""
+        if self._cache is not None:
+            self._cache.on_train_end()
+            self._cache = None
         if self._run is not None:
             said = fit_run.leave(self._run, self.model)
             self._say([said] if said else [])
@@ -277,7 +318,14 @@ class FreezeScheduler(keras.callbacks.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model and the running fit out of copies: they belong to the original."""
-        return {**vars(self), "_model": None, "_run": None, "_siblings": (), "params": None}
+        return {
+            **vars(self),
+            "_model": None,
+            "_run": None,
+            "_siblings": (),
+            "_cache": None,
+            "params": None,
+        }
 
     @property
     def present_curve(self) -> Curve | None:

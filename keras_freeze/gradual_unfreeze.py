@@ -11,6 +11,7 @@ from keras_freeze.flags import BatchNormMode
 from keras_freeze.freeze_scheduler import FreezeScheduler
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.messages import is_int
+from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules.builders import gradual
 from keras_freeze.schedules.calendar import check_plan, even_starts, thaw_plan
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
@@ -43,6 +44,9 @@ class GradualUnfreeze(FreezeScheduler):
         batch_norm: What `BatchNormalization` layers of the pretrained part do: `"frozen"`
             (default) never train, `"follow"` thaw with their group, `"statistics"` thaw but
             for their moving statistics, `"train"` always train.
+        cache: Whether to compute what is frozen once, not in every epoch: `"auto"` (default)
+            where that pays, True wherever it can be done, False, or a `PrefixCache` with
+            arguments of your own. The results are the same.
         total_epochs: Int, the epochs of the whole training when it is split over several fits.
             Defaults to those of the fit.
         log_details: Bool. Add `phase`, `frozen_groups` (a count) and `learning_rate/<group>`
@@ -79,6 +83,7 @@ class GradualUnfreeze(FreezeScheduler):
         groups: Groups | None = None,
         rates: Rates = "default",
         batch_norm: BatchNormMode = "frozen",
+        cache: bool | str | PrefixCache = "auto",
         total_epochs: int | None = None,
         log_details: bool = False,
         verbose: int = 1,
@@ -88,6 +93,7 @@ class GradualUnfreeze(FreezeScheduler):
             groups=groups,
             rates=rates,
             batch_norm=batch_norm,
+            cache=cache,
             total_epochs=total_epochs,
             log_details=log_details,
             verbose=verbose,

@@ -29,9 +29,11 @@ def fit(build, data, *callbacks, optimizer="adam", compile_options=(), **setting
     keras.utils.set_random_seed(7)
     model = build()
     # `accuracy` only where every output is a class.
-    loss = [
-        "mse" if t.shape[-1] == 1 else "sparse_categorical_crossentropy" for t in model.outputs
-    ] if getattr(model, "outputs", None) else ["sparse_categorical_crossentropy"]
+    loss = (
+        ["mse" if t.shape[-1] == 1 else "sparse_categorical_crossentropy" for t in model.outputs]
+        if getattr(model, "outputs", None)
+        else ["sparse_categorical_crossentropy"]
+    )
     options = {"loss": loss if len(loss) > 1 else loss[0], **dict(compile_options)}
     model.compile(optimizer, **options)
     if isinstance(data, tuple):
@@ -60,6 +62,7 @@ def fit(build, data, *callbacks, optimizer="adam", compile_options=(), **setting
 
 def assert_same(left, right, exact=BACKEND == "tensorflow"):
     """Compare two outcomes: to the last bit, or up to the rounding of floats."""
+
     def compare(a, b):
         if exact:
             np.testing.assert_array_equal(a, b)

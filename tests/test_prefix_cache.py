@@ -10,35 +10,660 @@ import keras_freeze as kf
 from keras_freeze.schedules import AfterSteps, FreezeSchedule, Phase
 
 BACKEND = cached.BACKEND
+on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow")
 
 
-def frozen(build, first=None, **options):
-    """Return a factory of the model with a part frozen."""
+def frozen(build, depth=None, **where):
+    """Return a factory of the model with a part of it frozen."""
 
     def make():
         model = build()
-        kf.freeze(model, **({"groups": first} if first is not None else options))
+        kf.freeze(model, **({"groups": depth} if depth is not None else where))
         return model
 
     return make
 
 
-@pytest.mark.backend
-def test_head_only(any_model, data_for):
-    model = any_model()
-    data = data_for(model, rows=20)
-    depth = len(kf.layer_groups(model)) - 1
-    statistics = cached.compare(frozen(any_model, depth), data)
-    # 20 rows, each computed once for training and once for validation.
-    assert statistics.misses == 40
-    assert statistics.hits == 80
+def images(rows=20, size=8, channels=2, classes=3):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(rows, size, size, channels)).astype("float32")
+    return x, rng.integers(0, classes, rows)
+
+
+def vectors(rows=20):
+    rng = np.random.default_rng(3)
+    return rng.normal(size=(rows, 4)).astype("float32"), rng.integers(0, 3, rows)
+
+
+# Models
 
 
 @pytest.mark.backend
-def test_gradual(any_model, data_for):
+def test_the_head_alone(any_model, data_for):
     model = any_model()
-    data = data_for(model, rows=20)
-    groups = len(kf.layer_groups(model))
-    cached.compare(
-        any_model, data, lambda: kf.GradualUnfreeze(2, verbose=0), epochs=2 * groups
+    statistics = cached.compare(
+        frozen(any_model, len(kf.layer_groups(model)) - 1), data_for(model, rows=20)
     )
+    # 20 rows, each computed once for training and once for validation; 3 epochs.
+    assert (statistics.misses, statistics.hits) == (40, 80)
+
+
+@pytest.mark.backend
+def test_gradual_unfreezing(any_model, data_for):
+    model = any_model()
+    epochs = 2 * len(kf.layer_groups(model))
+    plain = cached.fit(
+        any_model, data_for(model), kf.GradualUnfreeze(2, cache=False, verbose=0), epochs=epochs
+    )
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    schedule = kf.GradualUnfreeze(2, cache=cache, verbose=0)
+    cached.assert_same(cached.fit(any_model, data_for(model), schedule, epochs=epochs), plain)
+    assert cache.statistics.hits
+
+
+def test_a_nested_backbone_cut_in_its_middle(nested):
+    def build():
+        model = nested()
+        kf.freeze(model, layers=["block1_conv"])
+        return model
+
+    cached.compare(build, images())
+
+
+def test_a_nested_backbone_behind_frozen_layers():
+    def build():
+        inner_in = keras.Input((8, 8, 3))
+        x = layers.Conv2D(4, 3, name="inner_1")(inner_in)
+        inner = keras.Model(inner_in, layers.Conv2D(4, 3, name="inner_2")(x), name="inner")
+        inputs = keras.Input((8, 8, 2))
+        x = inner(layers.Conv2D(3, 1, name="stem")(inputs))
+        outputs = layers.Dense(3, activation="softmax")(layers.Flatten()(x))
+        return keras.Model(inputs, outputs)
+
+    cached.compare(frozen(build, layers=["stem", "inner_1"]), images())
+
+
+def skips():
+    """A model of which the head reads the input, a frozen layer and a deeper one."""
+    inputs = keras.Input((4,))
+    scaled = layers.Rescaling(0.5)(inputs)
+    low = layers.Dense(5, activation="relu", name="low")(scaled)
+    middle = layers.Dense(5, activation="relu", name="middle")(low)
+    x = layers.Concatenate()([layers.Add()([low, middle]), scaled, low * 2.0, inputs])
+    return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+
+@pytest.mark.parametrize("names", [["low"], ["low", "middle"]])
+def test_several_tensors_cross_the_cut(names):
+    cached.compare(frozen(skips, layers=names), vectors())
+
+
+def attention_encoder(rate=0.0):
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(11, 8, mask_zero=True, name="embedding")(inputs)
+    for n in (1, 2):
+        attended = layers.MultiHeadAttention(2, 4, dropout=rate, name=f"attention_{n}")(x, x)
+        x = layers.LayerNormalization(name=f"norm_{n}")(x + attended)
+        x = x + layers.Dense(8, activation="gelu", name=f"dense_{n}")(x)
+    x = layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+
+def tokens(rows=20):
+    rng = np.random.default_rng(3)
+    return rng.integers(0, 11, (rows, 6)).astype("int32"), rng.integers(0, 3, rows)
+
+
+@pytest.mark.parametrize("depth", ["embedding", "attention_1", "dense_2"])
+def test_masks_cross_the_cut(depth):
+    below = {
+        "embedding": "embedding",
+        "attention_1": "embedding|.*_1",
+        "dense_2": "embedding|.*_[12]",
+    }
+    cached.compare(frozen(attention_encoder, matching=below[depth]), tokens())
+
+
+def lstm_stack():
+    return keras.Sequential(
+        [
+            keras.Input((6,), dtype="int32"),
+            layers.Embedding(11, 4, mask_zero=True, name="embedding"),
+            layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="both"),
+            layers.GRU(4, return_sequences=True, name="gru"),
+            layers.TimeDistributed(layers.Dense(4), name="each"),
+            layers.LSTM(4, name="lstm"),
+            layers.Dense(3, activation="softmax", name="head"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_a_stack_of_recurrent_layers(depth):
+    cached.compare(frozen(lstm_stack, depth), tokens())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [None, False])
+@pytest.mark.parametrize(
+    ("family", "size"), [("VGG16", 32), ("ResNet50", 32), ("EfficientNetB0", 32)]
+)
+def test_families_of_applications(family, size, training):
+    def build():
+        backbone = getattr(keras.applications, family)(
+            weights=None, include_top=False, input_shape=(size, size, 3)
+        )
+        backbone.trainable = False
+        inputs = keras.Input((size, size, 3))
+        x = backbone(inputs) if training is None else backbone(inputs, training=training)
+        x = layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x))
+        return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+
+    cached.compare(build, images(size=size, channels=3), epochs=2)
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.backend
+def test_other_precisions(precision, nested):
+    keras.config.set_dtype_policy(precision)
+    try:
+        cached.compare(frozen(nested, layers=["backbone"]), images())
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+@on_tensorflow
+def test_compiled_by_xla_it_agrees_up_to_rounding(batch_norm):
+    build = frozen(batch_norm, 1)
+    options = {"compile_options": {"jit_compile": True}, "epochs": 3}
+    plain = cached.fit(build, images(), **options)
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    cached.assert_same(cached.fit(build, images(), cache, **options), plain, exact=False)
+    assert cache.statistics.hits
+
+
+@on_tensorflow
+def test_eager_steps(batch_norm):
+    options = {"compile_options": {"run_eagerly": True}}
+    cached.compare(frozen(batch_norm, 1), images(), **options)
+
+
+# Data
+
+
+def pipeline(kind):
+    import tensorflow as tf
+
+    x, y = images(rows=21)
+    weights = np.linspace(0.5, 1.5, 21).astype("float32")
+    parts = (x, y, weights) if kind == "weighted" else (x, y)
+    data = tf.data.Dataset.from_tensor_slices(parts)
+    if kind in ("shuffled", "repeated"):
+        data = data.shuffle(21, seed=5)
+    data = data.batch(8, drop_remainder=kind == "static").prefetch(1)
+    return data.repeat() if kind == "repeated" else data
+
+
+@pytest.mark.parametrize("kind", ["batched", "shuffled", "repeated", "weighted", "static"])
+def test_tf_data(kind, batch_norm):
+    steps = {"steps_per_epoch": 3} if kind == "repeated" else {}
+    outcomes = []
+    for cache in (None, kf.PrefixCache(auto=False, verbose=0)):
+        data = pipeline(kind)
+        outcomes.append(
+            cached.fit(
+                frozen(batch_norm, 1),
+                data,
+                *([cache] if cache else []),
+                probe=images()[0],
+                epochs=3,
+                shuffle=False,
+                **steps,
+            )
+        )
+    cached.assert_same(*outcomes)
+    assert cache.statistics.hits
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        x, y = images(rows=21)
+        return x[8 * index : 8 * index + 8], y[8 * index : 8 * index + 8]
+
+
+@pytest.mark.backend
+def test_py_dataset(batch_norm):
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    arguments = {"probe": images()[0], "epochs": 3}
+    build = frozen(batch_norm, 1)
+    plain = cached.fit(build, Batches(), **arguments)
+    cached.assert_same(cached.fit(build, Batches(), cache, **arguments), plain)
+    assert cache.statistics.hits == 42
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"class_weight": {0: 1.0, 1: 2.0, 2: 0.5}},
+        {"sample_weight": np.linspace(0.1, 2.0, 20).astype("float32")},
+        {"validation_split": 0.25, "validation_data": None},
+        {"shuffle": False, "batch_size": 7},
+        {"validation_freq": 2},
+        {"validation_data": None},
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+def test_arguments_of_fit(settings, batch_norm):
+    cached.compare(frozen(batch_norm, 1), images(), epochs=4, **settings)
+
+
+def test_inputs_of_another_dtype(batch_norm):
+    x, y = images()
+    cached.compare(frozen(batch_norm, 1), ((x * 40).astype("int32"), y))
+    cached.compare(frozen(batch_norm, 1), (x.astype("float64"), y))
+
+
+def test_dictionaries_of_inputs():
+    def build():
+        a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+        shared = layers.Dense(5, name="shared")
+        x = layers.Concatenate()([shared(a), shared(b)])
+        return keras.Model({"a": a, "b": b}, layers.Dense(3, activation="softmax")(x))
+
+    x, y = vectors()
+    cached.compare(frozen(build, layers=["shared"]), ({"b": x[::-1], "a": x}, y))
+
+
+class Augmented(keras.utils.PyDataset):
+    """Other noise on each image in each epoch."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y, self.epoch = x, y, 0
+
+    def __len__(self):
+        return len(self.x) // 8
+
+    def __getitem__(self, index):
+        rows = slice(8 * index, 8 * index + 8)
+        noise = np.random.default_rng([self.epoch, index]).normal(size=self.x[rows].shape)
+        return (self.x[rows] + noise).astype("float32"), self.y[rows]
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+
+@pytest.mark.backend
+def test_random_augmentation_is_noticed_in_the_second_epoch(batch_norm, capsys):
+    x, y = images(rows=64)
+
+    def run(*callbacks):
+        arguments = {"probe": x, "epochs": 3, "validation_data": (x, y), "shuffle": False}
+        return cached.fit(frozen(batch_norm, 1), Augmented(x, y), *callbacks, **arguments)
+
+    cache = kf.PrefixCache(auto=False)
+    cached.assert_same(run(cache), run())
+    said = capsys.readouterr().out
+    assert said.count("training goes on without, since no sample of the epoch before") == 1
+    # Validation goes on: 64 samples twice.
+    assert cache.statistics.hits == 128
+    assert cache.statistics.misses == 64 * 4
+
+
+# Schedules and other callbacks
+
+
+@pytest.mark.backend
+def test_transitions_in_the_middle_of_an_epoch(batch_norm):
+    def schedule(cache):
+        phases = [Phase(2, until=AfterSteps(4)), Phase(1, until=AfterSteps(7)), Phase(0)]
+        return kf.FreezeScheduler(FreezeSchedule(phases), cache=cache, verbose=0)
+
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    plain = cached.fit(batch_norm, images(), schedule(False), epochs=6)
+    cached.assert_same(cached.fit(batch_norm, images(), schedule(cache), epochs=6), plain)
+    assert cache.statistics.hits
+
+
+class At(keras.callbacks.Callback):
+    """Does something to the model at a moment."""
+
+    def __init__(self, action, epoch=1, batch=None):
+        super().__init__()
+        self.action, self.epoch, self.batch, self.now = action, epoch, batch, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+        if self.batch is None and epoch == self.epoch:
+            self.action(self.model)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.now, batch) == (self.epoch, self.batch):
+            self.action(self.model)
+
+
+def scale_kernel(model):
+    kernel = next(v for v in model.weights if v.path.endswith("block1_conv/kernel"))
+    kernel.assign(kernel * 1.5)
+
+
+def load_others(model):
+    model.set_weights([w * 0.9 for w in model.get_weights()])
+
+
+def thaw(model):
+    kf.unfreeze(model, groups=1)
+
+
+def freeze_more(model):
+    kf.freeze(model, groups=1)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("batch", [None, 1], ids=["between epochs", "within an epoch"])
+@pytest.mark.parametrize("action", [scale_kernel, load_others, thaw], ids=lambda f: f.__name__)
+def test_what_changes_the_prefix_is_noticed(action, batch, batch_norm):
+    cached.compare(
+        frozen(batch_norm, layers=["block1_conv", "block1_bn"]),
+        images(),
+        lambda: At(action, 2, batch),
+        epochs=4,
+    )
+
+
+def test_a_prefix_that_keeps_changing_is_not_cached(batch_norm, capsys):
+    class Restless(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            scale_kernel(self.model)
+
+    cached.compare(
+        frozen(batch_norm, 1),
+        images(),
+        Restless,
+        cache=kf.PrefixCache(auto=False),
+        epochs=4,
+        expect_hits=False,
+    )
+    said = capsys.readouterr().out
+    assert "not used any more, since weights keep changing (block1_conv/kernel)" in said
+
+
+def test_a_second_fit_and_a_fit_without(batch_norm):
+    build, data = frozen(batch_norm, 1), images()
+    outcomes = []
+    for cache in (None, kf.PrefixCache(auto=False, verbose=0)):
+        model = build()
+        model.compile("adam", "sparse_categorical_crossentropy")
+        callbacks = [cache] if cache else []
+        settings = {"epochs": 2, "batch_size": 8, "verbose": 0, "shuffle": False}
+        model.fit(*data, callbacks=callbacks, **settings)
+        scale_kernel(model)
+        model.fit(*data, callbacks=callbacks, **settings)
+        model.fit(*data, **settings)
+        outcomes.append(model.get_weights())
+        assert not {"train_step", "make_train_function"} & set(vars(model))
+    for a, b in zip(*outcomes, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_after_an_interrupted_fit_the_next_is_plain(batch_norm):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    model = frozen(batch_norm, 1)()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*images(), verbose=0, callbacks=[cache, Stop()])
+    model.fit(*images(), epochs=2, verbose=0)
+    assert cache.statistics.hits == 0
+    assert "make_train_function" not in vars(model)
+
+
+@pytest.mark.backend
+def test_beside_other_callbacks(batch_norm, tmp_path):
+    def others():
+        return [
+            kf.FreezeGuard(every=2),
+            keras.callbacks.ReduceLROnPlateau("loss", patience=1),
+            keras.callbacks.EarlyStopping("loss", patience=1, restore_best_weights=True),
+            keras.callbacks.ModelCheckpoint(tmp_path / "m.keras", save_best_only=True),
+            kf.BackupAndRestore(tmp_path / "backup"),
+        ]
+
+    build, data = frozen(batch_norm, 1), images()
+    plain = cached.fit(build, data, *others(), epochs=4)
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    (tmp_path / "m.keras").unlink()
+    cached.assert_same(cached.fit(build, data, cache, *others(), epochs=4), plain)
+    keras.models.load_model(tmp_path / "m.keras")
+
+
+# What is not cached, and is told
+
+
+class Custom(layers.Layer):
+    def call(self, x):
+        return x * 2.0
+
+
+class OwnStep(keras.Model):
+    def train_step(self, *args):
+        *state, (x, y) = args
+        return super().train_step(*state, (keras.ops.flip(x, axis=1), y))
+
+
+class Distorted(keras.Model):
+    def train_step(self, *args):
+        *state, data = args
+        return super().train_step(*state, data)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = super().compute_loss(x, y, y_pred, sample_weight)
+        return loss + 0.1 * keras.ops.mean(x)
+
+
+def custom_model(cls):
+    def build():
+        inputs = keras.Input((4,))
+        x = layers.Dense(5, activation="relu", name="low")(inputs)
+        return cls(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    return frozen(build, layers=["low"])
+
+
+def test_a_step_that_changes_its_inputs_is_left_alone(capsys):
+    cache = kf.PrefixCache(auto=False)
+    statistics = cached.compare(custom_model(OwnStep), vectors(), cache=cache)
+    said = capsys.readouterr().out
+    assert "training goes on without, since the model's train_step does not call it" in said
+    assert statistics.hits == 40  # validation
+
+
+def test_a_step_of_ones_own_and_a_loss_of_the_inputs():
+    cached.compare(custom_model(Distorted), vectors())
+
+
+REFUSED = {
+    "custom": (lambda: Custom(name="mine"), "Custom 'mine' can't be judged"),
+    "dropout": (lambda: layers.Dropout(0.5, name="drop"), "Dropout 'drop' drops at random"),
+    "loss": (
+        lambda: layers.ActivityRegularization(0.1, name="extra"),
+        "ActivityRegularization 'extra' adds a loss for what it returns",
+    ),
+    "activity": (
+        lambda: layers.Dense(4, activity_regularizer="l2", name="dense"),
+        "Dense 'dense' adds a loss for what it returns",
+    ),
+    "lambda": (lambda: layers.Lambda(lambda x: x, name="f"), "Lambda 'f' runs code that can't be"),
+    "noise": (lambda: layers.GaussianNoise(0.5, name="hiss"), "GaussianNoise 'hiss' adds noise"),
+    "spectral": (
+        lambda: layers.SpectralNormalization(layers.Dense(4), name="sn"),
+        "SpectralNormalization 'sn' updates a vector as it trains",
+    ),
+    "function": (
+        lambda: layers.Dense(4, activation=lambda x: x, name="dense"),
+        "Dense 'dense' has an activation that can't be judged",
+    ),
+    "across": (lambda: layers.Softmax(axis=0, name="s"), "Softmax 's' works across samples"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_can_not_be_cached_ends_the_prefix(kind, capsys):
+    layer, reason = REFUSED[kind]
+
+    def build():
+        inputs = keras.Input((4,))
+        x = layers.Dense(4, name="low")(layer()(inputs))
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    def make():
+        model = build()
+        for own in model.layers[:-1]:
+            own.trainable = False
+        return model
+
+    cached.compare(make, vectors(), cache=kf.PrefixCache(auto=False), expect_hits=False)
+    assert f"cache: not used, since {reason}" in capsys.readouterr().out
+
+
+@on_tensorflow
+def test_several_batches_a_step_are_left_alone(batch_norm, capsys):
+    cached.compare(
+        frozen(batch_norm, 1),
+        images(),
+        cache=kf.PrefixCache(auto=False),
+        expect_hits=False,
+        compile_options={"steps_per_execution": 2},
+    )
+    assert "not used, since a step makes several batches" in capsys.readouterr().out
+
+
+def test_several_devices_are_left_alone(mirrored, batch_norm, capsys):
+    with mirrored.scope():
+        model = frozen(batch_norm, 1)()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(*images(), verbose=0, callbacks=[kf.PrefixCache(auto=False)])
+    assert "not used, since the model is spread over several devices" in capsys.readouterr().out
+
+
+def test_what_is_too_small_to_pay_is_left_alone(batch_norm, capsys):
+    cache = kf.PrefixCache()
+    cached.compare(frozen(batch_norm, 1), images(), cache=cache, expect_hits=False)
+    assert "takes too little of a step to be worth it" in capsys.readouterr().out
+
+
+# As at inference
+
+
+def test_inference_mode_drops_nothing_in_the_frozen_part(capsys):
+    def whole():
+        encoder = attention_encoder(rate=0.4)
+        x = layers.Dropout(0.5, seed=3)(encoder.layers[-2].output)
+        outputs = layers.Dense(3, activation="softmax", name="head")(x)
+        model = keras.Model(encoder.inputs, outputs)
+        rng = np.random.default_rng(1)
+        model.set_weights([rng.normal(scale=0.3, size=w.shape) for w in model.get_weights()])
+        kf.freeze(model, matching="embedding|.*_[12]")
+        return model
+
+    def head():
+        model = keras.Sequential(
+            [
+                keras.Input((8,)),
+                layers.Dropout(0.5, seed=3),
+                layers.Dense(3, activation="softmax", name="head"),
+            ]
+        )
+        model.set_weights(whole().get_weights()[-2:])
+        return model
+
+    cache = kf.PrefixCache(mode="inference")
+    with_cache = cached.fit(whole, tokens(), cache, epochs=3)
+    model = whole()
+    features = keras.Model(model.inputs, model.layers[-3].output).predict(tokens()[0], verbose=0)
+    by_hand = cached.fit(head, (features, tokens()[1]), epochs=3)
+    np.testing.assert_array_equal(with_cache.history["loss"], by_hand.history["loss"])
+    assert cache.statistics.hits
+    assert "Frozen layers run as at inference" in capsys.readouterr().out
+    plain = cached.fit(whole, tokens(), epochs=3)
+    assert plain.history["loss"] != by_hand.history["loss"]
+
+
+def test_inference_mode_that_can_not_be_had_is_an_error():
+    def build():
+        inputs = keras.Input((4,))
+        x = layers.Dense(4, name="low")(Custom(name="mine")(inputs))
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    cache = kf.PrefixCache(mode="inference")
+    with pytest.raises(ValueError, match=r'mode="inference"\) must be able to cut.*mine'):
+        cached.fit(frozen(build, layers=["low"]), vectors(), cache)
+
+
+# Memory
+
+
+def test_beyond_the_limit_features_go_to_files(batch_norm, tmp_path):
+    cache = kf.PrefixCache(max_bytes=0, directory=tmp_path, auto=False, verbose=0)
+    statistics = cached.compare(frozen(batch_norm, 1), images(), cache=cache)
+    assert statistics.hits == 80
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("folder", ["missing", "full"])
+def test_where_files_can_not_be_written_training_goes_on(folder, batch_norm, tmp_path, monkeypatch):
+    if folder == "full":
+        from keras_freeze.prefix_cache import row_store
+
+        def full(*args):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(row_store, "_mapped", full)
+        directory = tmp_path
+    else:
+        directory = tmp_path / "missing"
+    cache = kf.PrefixCache(max_bytes=0, directory=directory, auto=False, verbose=0)
+    with pytest.warns(UserWarning, match="training goes on uncached, since features can't be"):
+        statistics = cached.compare(frozen(batch_norm, 1), images(), cache=cache, expect_hits=False)
+    assert statistics.nbytes == 0
+
+
+# The lines that are printed, and arguments
+
+
+def test_what_is_said(batch_norm, capsys):
+    cached.fit(frozen(batch_norm, 1), images(), kf.PrefixCache(auto=False), epochs=3)
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("cache: up to 24 samples at block1_pool, ")
+    assert last.startswith("cache: 67 % of 120 samples were looked up; at most ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"max_bytes": "1 GB"}, TypeError, r"PrefixCache\(max_bytes=...\) must be an int"),
+        ({"max_bytes": -1}, ValueError, r"PrefixCache\(max_bytes=...\) must not be negative"),
+        ({"mode": "eval"}, ValueError, r'PrefixCache\(mode=...\) must be "training" or'),
+        ({"verbose": 2}, ValueError, r"PrefixCache\(verbose=...\) must be 0 or 1"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        kf.PrefixCache(**arguments)
+
+
+def test_wrong_arguments_of_a_schedule(plain, data_for):
+    with pytest.raises(ValueError, match=r"GradualUnfreeze\(cache=...\) must be"):
+        kf.GradualUnfreeze(cache="yes")
+    model = plain()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    callbacks = [kf.GradualUnfreeze(cache=True, verbose=0), kf.PrefixCache(verbose=0)]
+    with pytest.raises(ValueError, match=r"GradualUnfreeze\(cache=...\) must be left out beside"):
+        model.fit(*data_for(model), verbose=0, callbacks=callbacks)

@@ -88,8 +88,7 @@ class PrefixCache(keras.callbacks.Callback):
             )
         if mode not in ("training", "inference"):
             raise ValueError(
-                'PrefixCache(mode=...) must be "training" or "inference". '
-                f"Received: mode={mode!r}."
+                f'PrefixCache(mode=...) must be "training" or "inference". Received: mode={mode!r}.'
             )
         if verbose not in (0, 1):
             raise ValueError(

@@ -61,7 +61,7 @@ def _reason(operation: Any, setting: Setting) -> str | None:
     if rule is None:
         return "can't be judged"
     if isinstance(operation, keras.Layer):
-        if any(id(v) in setting.trained for v, _ in structure.own_variables(operation)):
+        if any(id(v) in setting.trained for v in operation.weights):
             return "trains"
         if operation.activity_regularizer is not None:
             return "adds a loss for what it returns"
@@ -88,6 +88,11 @@ def _foreign_function(layer: Any) -> str | None:
         if function is not None and module.partition(".")[0] != "keras":
             return f"has an {name} that can't be judged"
     return None
+
+
+def _each(names: str, rule: Rule) -> dict[str, Rule]:
+    """Return one rule for several names."""
+    return dict.fromkeys(names.split(), rule)
 
 
 def _pure(operation: Any, setting: Setting) -> str | None:
@@ -182,7 +187,7 @@ _DROPS = _with_rate("rate")
 
 # Composite layers of KerasHub, which only call the layers that they hold.
 _HUB = {
-    "CachedMultiHeadAttention": _with_rate("_dropout"),
+    "CachedMultiHeadAttention": _children,
     "PositionEmbedding": _pure,
     "ReversibleEmbedding": _pure,
     "SinePositionEncoding": _pure,
@@ -193,44 +198,41 @@ _HUB = {
 
 # Every layer in keras.layers, by the name of its class.
 LAYERS: dict[str, Rule] = {
-    **dict.fromkeys(
+    **_each(
         """
         Activation AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D
         AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D Add Average
-        AveragePooling1D AveragePooling2D AveragePooling3D CategoryEncoding CenterCrop
-        Concatenate Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose
-        Cropping1D Cropping2D Cropping3D Dense DepthwiseConv1D DepthwiseConv2D Discretization
-        Dot ELU EinsumDense Embedding Flatten GlobalAveragePooling1D GlobalAveragePooling2D
-        GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D
-        GroupNormalization Identity InputLayer LayerNormalization LeakyReLU Masking
-        MaxPooling1D MaxPooling2D MaxPooling3D Maximum MelSpectrogram Minimum Multiply
-        Normalization PReLU Permute RMSNormalization ReLU RepeatVector Rescaling Reshape
-        Resizing ReversibleEmbedding STFTSpectrogram SeparableConv1D SeparableConv2D Softmax
-        Subtract UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D
-        ZeroPadding2D ZeroPadding3D
-        """.split(),
+        AveragePooling1D AveragePooling2D AveragePooling3D CategoryEncoding CenterCrop Concatenate
+        Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose Cropping1D Cropping2D
+        Cropping3D Dense DepthwiseConv1D DepthwiseConv2D Discretization Dot ELU EinsumDense
+        Embedding Flatten GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D
+        GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GroupNormalization Identity
+        InputLayer LayerNormalization LeakyReLU Masking MaxPooling1D MaxPooling2D MaxPooling3D
+        Maximum MelSpectrogram Minimum Multiply Normalization PReLU Permute RMSNormalization ReLU
+        RepeatVector Rescaling Reshape Resizing ReversibleEmbedding STFTSpectrogram
+        SeparableConv1D SeparableConv2D Softmax Subtract UnitNormalization UpSampling1D
+        UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D
+        """,
         _pure,
     ),
-    **dict.fromkeys("AlphaDropout Dropout GaussianDropout".split(), _DROPS),
-    **dict.fromkeys("SpatialDropout1D SpatialDropout2D SpatialDropout3D".split(), _DROPS),
+    **_each("AlphaDropout Dropout GaussianDropout", _DROPS),
+    **_each("SpatialDropout1D SpatialDropout2D SpatialDropout3D", _DROPS),
     "GaussianNoise": _with_rate("stddev", "adds noise"),
-    **dict.fromkeys("AdditiveAttention Attention".split(), _with_rate("dropout")),
-    "MultiHeadAttention": _with_rate("_dropout"),
-    "GroupedQueryAttention": _with_rate("dropout"),
+    **_each("AdditiveAttention Attention", _with_rate("dropout")),
+    **_each("GroupedQueryAttention MultiHeadAttention", _children),
     "BatchNormalization": _batch_norm,
-    **dict.fromkeys("ConvLSTM1D ConvLSTM2D ConvLSTM3D GRU LSTM RNN SimpleRNN".split(), _recurrent),
-    **dict.fromkeys("GRUCell LSTMCell SimpleRNNCell".split(), _cell),
-    **dict.fromkeys("ConvLSTMCell".split(), _cell),
+    **_each("ConvLSTM1D ConvLSTM2D ConvLSTM3D GRU LSTM RNN SimpleRNN", _recurrent),
+    **_each("ConvLSTMCell GRUCell LSTMCell SimpleRNNCell", _cell),
     "StackedRNNCells": _parts("cells"),
     "Bidirectional": _parts("forward_layer", "backward_layer"),
     "TimeDistributed": _parts("layer"),
-    **dict.fromkeys("Functional Model Sequential".split(), _model),
+    **_each("Functional Model Sequential", _model),
     **_HUB,
     "ActivityRegularization": _never("adds a loss for what it returns"),
     "SpectralNormalization": lambda layer, setting: (
         _parts("layer")(layer, setting) if setting.inference else "updates a vector as it trains"
     ),
-    **dict.fromkeys(
+    **_each(
         """
         AugMix AutoContrast ContrastLimitedAdaptiveHistogramEqualization CutMix Equalization
         MaxNumBoundingBoxes MixUp RandAugment RandomBrightness RandomColorDegeneration
@@ -238,35 +240,32 @@ LAYERS: dict[str, Rule] = {
         RandomFlip RandomGaussianBlur RandomGrayscale RandomHue RandomInvert RandomPerspective
         RandomPosterization RandomRotation RandomSaturation RandomSharpness RandomShear
         RandomTranslation RandomZoom Solarization
-        """.split(),
+        """,
         _RANDOM,
     ),
-    **dict.fromkeys(
-        "FlaxLayer JaxLayer Lambda Layer Pipeline TFSMLayer TorchModuleWrapper Wrapper".split(),
-        _OWN_CODE,
-    ),
-    **dict.fromkeys(
-        "HashedCrossing Hashing IntegerLookup StringLookup TextVectorization".split(), _TABLE
-    ),
+    **_each("FlaxLayer JaxLayer Lambda Layer Pipeline TFSMLayer", _OWN_CODE),
+    **_each("TorchModuleWrapper Wrapper", _OWN_CODE),
+    **_each("HashedCrossing Hashing IntegerLookup StringLookup TextVectorization", _TABLE),
 }
 
 # The operations on tensors of which row i of the output depends on row i of the inputs alone.
 OPERATIONS: dict[str, Rule] = {
-    **dict.fromkeys(
+    **_each(
         """
-        Abs Absolute Add Arctan Arctan2 Cast Ceil Clip Concatenate Cos Cosh Divide DivideNoNan Elu Equal Erf
-        Exp Expm1 Floor FloorDivide Gelu Greater GreaterEqual HardSigmoid HardSilu HardTanh
-        LeakyRelu Less LessEqual Log Log10 Log1p Log2 LogSigmoid LogicalAnd LogicalNot
-        LogicalOr Maximum Minimum Mod Multiply Negative NotEqual Pad Power Reciprocal Relu Relu6 Round Rsqrt Selu Sigmoid
-        Sign Silu Sin Sinh Softplus Softsign Sqrt Square StopGradient Subtract Tan Tanh TrueDivide Where
-        """.split(),
+        Abs Absolute Add Arctan Arctan2 Cast Ceil Clip Concatenate Cos Cosh Divide DivideNoNan Elu
+        Equal Erf Exp Expm1 Floor FloorDivide Gelu Greater GreaterEqual HardSigmoid HardSilu
+        HardTanh LeakyRelu Less LessEqual Log Log10 Log1p Log2 LogSigmoid LogicalAnd LogicalNot
+        LogicalOr Maximum Minimum Mod Multiply Negative NotEqual Pad Power Reciprocal Relu Relu6
+        Round Rsqrt Selu Sigmoid Sign Silu Sin Sinh Softplus Softsign Sqrt Square StopGradient
+        Subtract Tan Tanh TrueDivide Where
+        """,
         _pure,
     ),
-    **dict.fromkeys(
+    **_each(
         """
         Amax Amin ExpandDims Logsumexp LogSoftmax Max Mean Min Normalize Prod Squeeze Stack Std
         Sum Var
-        """.split(),
+        """,
         _reduction,
     ),
     "GetItem": _get_item,

@@ -75,7 +75,7 @@ def find(model: keras.Model, setting: Setting) -> Frontier | str:
         setting: `Setting`, what trains and how the frozen part is called.
 
     Returns:
-        `Frontier`; or str, the reason.
+        `Frontier`; or str, the reason, "" if no frozen layer comes before those that train.
     """
     graph = structure.functional_graph(model)
     if graph is None:
@@ -84,12 +84,13 @@ def find(model: keras.Model, setting: Setting) -> Frontier | str:
     cut = analysis.cut(graph, dict.fromkeys(map(id, graph.inputs), "free"))
     cuts = tuple(cut.every_cut())
     if not any(one.kept for one in cuts):
-        return next(iter(analysis.reasons), "no layer before those that train has frozen weights")
+        first = next(iter(analysis.reasons), "")
+        return "" if _just_trains(first) else first
     layers = tuple(dict.fromkeys(_weighted_layers(cuts)))
     name = ", ".join(structure.origin_of(t).name for one in cuts for t in one.kept)
     work = sum(_work(node) for one in cuts for node in one.before)
     whole = sum(map(_work, structure.nodes(graph)))
-    reasons = [reason for reason in analysis.reasons if not reason.endswith("trains")]
+    reasons = [reason for reason in analysis.reasons if not _just_trains(reason)]
     share = work / whole if whole else 0.0
     return Frontier(cuts, layers, name, reasons[0] if reasons else "", work, share)
 
@@ -121,6 +122,7 @@ class _Analysis:
 
     def _able(self, graph: Any, kinds: dict[int, Kind]) -> tuple[set[int], dict[int, GraphCut]]:
         able: set[int] = set()
+        inference = self.setting.inference
         inner: dict[int, GraphCut] = {}
         calls = [id(node.operation) for node in structure.nodes(graph)]
         for node in structure.nodes(graph):
@@ -141,13 +143,31 @@ class _Analysis:
             found = self.cut(nested, {i: kind for i, kind in within if kind is not None})
             if any(cut.kept for cut in found.every_cut()):
                 inner[id(node)] = found
-        return able, inner
+        return (self._without_end(graph, able, kinds), inner) if inference else (able, inner)
+
+    def _without_end(self, graph: Any, able: set[int], kinds: dict[int, Kind]) -> set[int]:
+        """Leave out what acts at random behind the last frozen weights: it is the head's."""
+        nodes = [node for node in structure.nodes(graph) if id(node) in able]
+        heavy = [node for node in nodes if structure.weights_of_operation(node.operation)]
+        leading = _leading_to({id(t) for node in heavy for t in node.output_tensors}, nodes, able)
+        training = dataclasses.replace(self.setting, inference=False)
+        for node in nodes:
+            known = all(id(t) in kinds for t in node.input_tensors)
+            if not known or (node not in leading and reason_in_graph(node, training)):
+                able = able - {id(node)}
+                for tensor in node.output_tensors:
+                    del kinds[id(tensor)]
+        return able
 
     def _reason(self, node: Any) -> str | None:
         reason = reason_in_graph(node, self.setting)
         if reason is None and any(t.shape[:1] != self.batch for t in node.output_tensors):
             return f"{node.operation.name!r} returns something else than a row for each sample"
         return reason
+
+
+def _just_trains(reason: str) -> bool:
+    return reason.endswith("' trains")
 
 
 def _leading_to(wanted: set[int], nodes: Sequence[Any], able: set[int]) -> list[Any]:

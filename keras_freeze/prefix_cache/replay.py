@@ -26,7 +26,7 @@ class NotReachedError(RuntimeError):
     """A call of the model did not go through its graph, so that it can't be cut there."""
 
 
-class _Reached(BaseException):  # noqa: N818  # a jump, which Keras's handlers of errors let pass
+class _Reached(BaseException):  # a jump, which Keras's handlers of errors let pass
     """The frontier is reached, and the rest of the call not needed."""
 
 
@@ -74,9 +74,7 @@ def features_of(model: keras.Model, frontier: Frontier, x: Any, training: bool) 
 
 
 @contextlib.contextmanager
-def replaying(
-    model: keras.Model, frontier: Frontier, x: Any, features: Features
-) -> Iterator[Use]:
+def replaying(model: keras.Model, frontier: Frontier, x: Any, features: Features) -> Iterator[Use]:
     """Let calls of the model on this very batch start from its features.
 
     Any other call, on other samples or on samples that the step has changed, computes all.

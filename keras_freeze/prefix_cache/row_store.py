@@ -63,9 +63,8 @@ class RowStore:
         except KeyError:
             return None
         signature = places[0][0].signature
-        if any(block.signature is not signature for block, _ in places):
-            if any(block.signature != signature for block, _ in places):
-                return None
+        if any(block.signature != signature for block, _ in places):
+            return None
         stacked = [np.empty((len(keys), *shape), dtype) for shape, dtype in signature]
         for n, (block, row) in enumerate(places):
             for target, source in zip(stacked, block.arrays, strict=True):

@@ -234,7 +234,7 @@ class CacheRun:
             self._announce(plan, x)
 
     def _leave_whole(self, reason: str) -> None:
-        if self._inference:
+        if self._inference and reason:
             raise ValueError(
                 'PrefixCache(mode="inference") must be able to cut the model behind its frozen '
                 f"layers. Received: model={self._model.name!r}, but {reason}. Leave out "
@@ -242,7 +242,8 @@ class CacheRun:
             )
         self._found = None
         self._clear()
-        self._tell(f"cache: not used, since {reason}.")
+        if reason:
+            self._tell(f"cache: not used, since {reason}.")
 
     def _announce(self, plan: CutPlan, x: Any) -> None:
         found, store = plan.frontier, self._first[1] if self._first else []
@@ -267,9 +268,7 @@ class CacheRun:
 
     # How a batch's features come about.
 
-    def _looked_up(
-        self, kind: Kind, plan: CutPlan, state: tuple[Any, ...], x: Any
-    ) -> list[Any]:
+    def _looked_up(self, kind: Kind, plan: CutPlan, state: tuple[Any, ...], x: Any) -> list[Any]:
         begun = time.perf_counter()
         this, store = self._passes[kind], self._stores[kind]
         keys = keys_of(x)
@@ -323,9 +322,7 @@ class CacheRun:
         this = self._passes[kind]
         enough = max(1, (self._steps or 16) // 4) if kind == "train" else 2
         if this.earlier and this.batches >= enough and this.hits == 0:
-            self._stop(
-                kind, "no sample of the epoch before has come again (random augmentation?)"
-            )
+            self._stop(kind, "no sample of the epoch before has come again (random augmentation?)")
 
     def _stop(self, kind: Kind, reason: str) -> None:
         self._repeats[kind] = False
@@ -369,9 +366,7 @@ class CacheRun:
         )
         return False
 
-    def _agree(
-        self, plan: CutPlan, state: tuple[Any, ...], x: Any, flat: Sequence[Any]
-    ) -> bool:
+    def _agree(self, plan: CutPlan, state: tuple[Any, ...], x: Any, flat: Sequence[Any]) -> bool:
         batch = len(keras.tree.flatten(x)[0])
         picked = list(range(batch))[::-1][:AUDITED]
         few = keras.tree.map_structure(lambda t: keras.ops.take(t, picked, axis=0), x)

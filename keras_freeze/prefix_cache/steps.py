@@ -148,7 +148,7 @@ class Step:
         return made
 
 
-class attribute(contextlib.ContextDecorator):  # noqa: N801  # used as a function
+class attribute(contextlib.ContextDecorator):  # used as a function
     """Give an object an attribute of its own for a while, past what Keras makes of it."""
 
     def __init__(self, owner: Any, name: str, value: Any) -> None:
@@ -217,4 +217,3 @@ class Installation:
 
 def _inputs(data: Any) -> Any:
     return keras.utils.unpack_x_y_sample_weight(data)[0]
-
