@@ -140,7 +140,8 @@ class CacheRun:
         this = self._passes[kind]
         this.batches += 1
         if not self._repeats[kind]:
-            return plan, self._computed(plan, state, x)
+            self.statistics.misses += len(keras.tree.flatten(x)[0])
+            return plan, plan.prefix(x, state)
         try:
             return plan, self._looked_up(kind, plan, state, x)
         except UnreadableBatchError as error:

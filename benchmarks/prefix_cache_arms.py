@@ -1,0 +1,239 @@
+"""One arm of a case of `prefix_cache.py`, in a process of its own: prints its measures."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from keras import layers
+
+import keras_freeze as kf
+from keras_freeze.demo import vgg
+
+BATCH = 32
+LOSS = "sparse_categorical_crossentropy"
+BLOCKS = ["block1", "block2", "block3", "block4", "block5"]
+Data = tuple[Any, Any, tuple[Any, Any]]
+spent: dict[str, float] = {}
+
+
+@contextmanager
+def measured() -> Iterator[None]:
+    """Count the time of what is inside."""
+    began, began_processor = time.perf_counter(), time.process_time()
+    yield
+    spent["seconds"] = time.perf_counter() - began
+    spent["processor_s"] = time.process_time() - began_processor
+
+
+def images(size: int = 64, rows: int = 512) -> Data:
+    rng = np.random.default_rng(0)
+
+    def part(n: int) -> tuple[Any, Any]:
+        x = rng.normal(0, 58, (n, size, size, 3)).astype("float32")
+        return x, rng.integers(0, 15, n)
+
+    return *part(rows), part(rows // 4)
+
+
+def texts(length: int) -> Data:
+    rng = np.random.default_rng(0)
+
+    def part(n: int) -> tuple[Any, Any]:
+        return rng.integers(1, 2000, (n, length)).astype("int32"), rng.integers(0, 15, n)
+
+    return *part(512), part(128)
+
+
+def vgg16(size: int = 64) -> Any:
+    return vgg.classifier(vgg.backbone(size, "none")[0], 15)
+
+
+def resnet50() -> Any:
+    backbone = keras.applications.ResNet50(
+        weights=None, include_top=False, input_shape=(64, 64, 3), pooling="avg"
+    )
+    outputs = layers.Dense(15, activation="softmax", name="head")(backbone.output)
+    return keras.Model(backbone.inputs, outputs)
+
+
+def transformer() -> Any:
+    inputs = keras.Input((64,), dtype="int32")
+    x = layers.Embedding(2000, 128, mask_zero=True)(inputs)
+    for _ in range(4):
+        x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, 32)(x, x))
+        hidden = layers.Dense(512, activation="gelu")(x)
+        x = layers.LayerNormalization()(x + layers.Dense(128)(hidden))
+    x = layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, layers.Dense(15, activation="softmax", name="head")(x))
+
+
+def lstm() -> Any:
+    stack = [layers.LSTM(128, return_sequences=n < 2) for n in range(3)]
+    head = layers.Dense(15, activation="softmax", name="head")
+    return keras.Sequential(
+        [keras.Input((64,), dtype="int32"), layers.Embedding(2000, 128, mask_zero=True)]
+        + stack
+        + [head]
+    )
+
+
+def fit(model: Any, data: Data, epochs: int, *callbacks: Any, first: int = 0) -> None:
+    x, y, validation = data
+    settings = {"batch_size": BATCH, "verbose": 0, "initial_epoch": first, "epochs": epochs}
+    model.fit(x, y, validation_data=validation, callbacks=list(callbacks), **settings)
+
+
+def suffix_of(model: Any, cut: Any) -> Any:
+    """Return the rest of a model behind a symbolic tensor, with the same layers."""
+    inputs = keras.Input(cut.shape[1:], dtype=cut.dtype)
+    values = {id(cut): inputs}
+    for layer in model.layers:
+        sources = [id(t) for node in layer._inbound_nodes[:1] for t in node.input_tensors]
+        if sources and all(source in values for source in sources):
+            values[id(layer.output)] = layer(values[sources[0]])
+    return keras.Model(inputs, values[id(model.outputs[0])])
+
+
+def floor(model: Any, cut: Any, data: Data, epochs: int) -> None:
+    """Pass all samples once through what is before the cut, and train the rest alone."""
+    x, y, (xv, yv) = data
+    prefix = keras.Model(model.inputs, cut)
+    rest = suffix_of(model, cut)
+    rest.compile("adam", LOSS)
+    features, others = (prefix.predict(part, BATCH, verbose=0) for part in (x, xv))
+    fit(rest, (features, y, (others, yv)), epochs)
+
+
+def head_only(build: Callable[[], Any], data: Data, arm: str, epochs: int) -> None:
+    model = build()
+    model.compile("adam", LOSS)
+    kf.freeze(model, groups=len(kf.layer_groups(model)) - 1)
+    with measured():
+        if arm == "floor":
+            last = max(n for n, layer in enumerate(model.layers) if layer.trainable_weights == [])
+            first = next(n for n, layer in enumerate(model.layers) if layer.trainable_weights)
+            floor(model, model.layers[min(last, first - 1)].output, data, epochs)
+        else:
+            fit(model, data, epochs, *([kf.PrefixCache()] if arm == "cache" else []))
+
+
+def recipe(model: Any, data: Data, epochs: int) -> None:
+    """Thaw by hand, as the Keras guide on transfer learning does: flags, compile, fit."""
+    frozen = [BLOCKS, BLOCKS[:4], BLOCKS[:3]]
+    for names in frozen:
+        for layer in model.layers:
+            layer.trainable = not layer.name.startswith(tuple(names))
+        model.compile("adam", LOSS)
+        fit(model, data, epochs)
+
+
+def gradual(arm: str, cache: Any = "auto") -> None:
+    model, data = vgg16(), images()
+    model.compile("adam", LOSS)
+    with measured():
+        if arm == "plain":
+            recipe(model, data, 5)
+        elif arm == "cache":
+            schedule = {0: "head", 5: "block5", 10: "block4"}
+            fit(model, data, 15, kf.GradualUnfreeze(schedule, rates=None, cache=cache))
+        else:
+            for name in ("block5_pool", "block4_pool", "block3_pool"):
+                floor(model, model.get_layer(name).output, data, 5)
+
+
+def transitions(arm: str) -> None:
+    model, data = vgg16(32), images(32, 64)
+    model.compile("adam", LOSS)
+    with measured():
+        if arm == "cache":
+            fit(model, data, 6, kf.GradualUnfreeze(1, rates=None, cache=False, verbose=0))
+            return
+        for depth in range(5, -1, -1):
+            for layer in model.layers:
+                layer.trainable = not layer.name.startswith(tuple(BLOCKS[:depth]) or "-")
+            model.compile("adam", LOSS)
+            fit(model, data, 6 - depth, first=5 - depth)
+
+
+def too_small(arm: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 32)).astype("float32")
+    data = x, rng.integers(0, 15, len(x)), (x[:2000], rng.integers(0, 15, 2000))
+    model = keras.Sequential(
+        [keras.Input((32,))]
+        + [layers.Dense(64, activation="relu", name=f"dense_{n}") for n in range(3)]
+        + [layers.Dense(15, activation="softmax", name="head")]
+    )
+    model.compile("adam", LOSS)
+    kf.freeze(model, groups=len(kf.layer_groups(model)) - 1)
+    with measured():
+        fit(model, data, 10, *([kf.PrefixCache()] if arm == "cache" else []))
+
+
+class Augmented(keras.utils.PyDataset):
+    """Other noise in each epoch."""
+
+    def __init__(self, x: Any, y: Any) -> None:
+        super().__init__()
+        self.x, self.y, self.epoch = x, y, 0
+
+    def __len__(self) -> int:
+        return len(self.x) // BATCH
+
+    def __getitem__(self, index: int) -> Any:
+        rows = slice(BATCH * index, BATCH * (index + 1))
+        shift = np.random.default_rng([self.epoch, index]).normal(0, 10)
+        return self.x[rows] + np.float32(shift), self.y[rows]
+
+    def on_epoch_end(self) -> None:
+        self.epoch += 1
+
+
+def augmented(arm: str) -> None:
+    model, (x, y, _) = vgg16(), images()
+    model.compile("adam", LOSS)
+    kf.freeze(model, groups=5)
+    callbacks = [kf.PrefixCache()] if arm == "cache" else []
+    with measured():
+        model.fit(Augmented(x, y), epochs=4, verbose=0, callbacks=callbacks)
+
+
+def larger(arm: str, size: int, rows: int) -> None:
+    """Train with the cache: 48 x 48 pixels and 256 images as "plain", more as "cache"."""
+    size, rows = (size, rows) if arm == "cache" else (48, 256)
+    head_only(lambda: vgg16(size), images(size, rows), "cache", 5)
+
+
+ARMS: dict[str, Callable[[str], None]] = {
+    "head-10": lambda arm: head_only(vgg16, images(), arm, 10),
+    "head-30": lambda arm: head_only(vgg16, images(), arm, 30),
+    "gradual-15": gradual,
+    "resnet50": lambda arm: head_only(resnet50, images(), arm, 10),
+    "transformer": lambda arm: head_only(transformer, texts(64), arm, 10),
+    "lstm": lambda arm: head_only(lstm, texts(64), arm, 10),
+    "cache-off": lambda arm: gradual(arm, cache=False),
+    "transitions": transitions,
+    "too-small": too_small,
+    "augmented": augmented,
+    "samples": lambda arm: larger(arm, 48, 1024),
+    "area": lambda arm: larger(arm, 96, 256),
+}
+
+
+if __name__ == "__main__":
+    keras.utils.set_random_seed(0)
+    ARMS[sys.argv[1]](sys.argv[2])
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    print(json.dumps({**spent, "peak_bytes": peak}))
