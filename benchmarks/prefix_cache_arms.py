@@ -79,12 +79,13 @@ def transformer() -> Any:
 
 
 def lstm() -> Any:
-    stack = [layers.LSTM(128, return_sequences=n < 2) for n in range(3)]
-    head = layers.Dense(15, activation="softmax", name="head")
     return keras.Sequential(
-        [keras.Input((64,), dtype="int32"), layers.Embedding(2000, 128, mask_zero=True)]
-        + stack
-        + [head]
+        [
+            keras.Input((64,), dtype="int32"),
+            layers.Embedding(2000, 128, mask_zero=True),
+            *(layers.LSTM(128, return_sequences=n < 2) for n in range(3)),
+            layers.Dense(15, activation="softmax", name="head"),
+        ]
     )
 
 

@@ -10,6 +10,7 @@ import keras
 
 from keras_freeze.backup_and_restore import BackupAndRestore
 from keras_freeze.fit_run import Run
+from keras_freeze.prefix_cache import PrefixCache
 
 
 def refuse_stock_backup(owner: str, siblings: Iterable[Any]) -> None:
@@ -39,3 +40,23 @@ def warn_of_early_stopping(owner: str, run: Run, siblings: Iterable[Any]) -> Non
                     f"start_from_epoch={reached[-1]} to EarlyStopping to let it begin.",
                     stacklevel=2,
                 )
+
+
+def cache_for(
+    owner: str, cache: bool | str | PrefixCache, siblings: Iterable[Any], verbose: int
+) -> PrefixCache | None:
+    """Return the cache that a schedule runs along with it, None if there is to be none.
+
+    Raises:
+        ValueError: if one is asked for, and another stands in the list of callbacks.
+    """
+    if any(isinstance(other, PrefixCache) for other in siblings):
+        if isinstance(cache, PrefixCache) or cache is True:
+            raise ValueError(
+                f"{owner}(cache=...) must be left out beside a PrefixCache in the list of "
+                f"callbacks. Received: cache={cache!r}."
+            )
+        return None
+    if isinstance(cache, PrefixCache):
+        return cache
+    return PrefixCache(auto=cache == "auto", verbose=verbose) if cache else None

@@ -96,6 +96,14 @@ class Run:
         """Return when each phase begins, None where that depends on the logs."""
         return timeline(self.schedule, self.steps_per_epoch, self.stride)
 
+    @property
+    def next_transition(self) -> int | None:
+        """The first epoch that is wholly behind the present phase; None where that isn't known."""
+        if self.progress is None or self.progress.is_last:
+            return self.epochs
+        moment = self.moments()[self.progress.index + 1]
+        return None if moment is None else moment.epoch + (moment.step > 0)
+
     def rates_of(self, phase: Phase) -> Rates:
         """Return the group rates of a phase, which may leave them to the callback."""
         return self.rates if phase.rates is None else phase.rates

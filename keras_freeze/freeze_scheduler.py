@@ -214,7 +214,8 @@ class FreezeScheduler(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and check that it can be carried out."""
         self._check_alone()
-        companions.refuse_stock_backup(type(self).__name__, self._siblings)
+        owner = type(self).__name__
+        companions.refuse_stock_backup(owner, self._siblings)
         groups = layer_groups(self.model, self.groups)
         fit_epochs = self.params["epochs"]
         names, total = tuple(group.name for group in groups), self.total_epochs or fit_epochs
@@ -222,23 +223,9 @@ class FreezeScheduler(keras.callbacks.Callback):
         steps = self.params.get("steps")
         stride = getattr(self._model, "steps_per_execution", 1)
         run = Run(schedule, fit_epochs, total, steps, stride, self.groups, self.rates)
-        schedule_checks.check(run, self.model, type(self).__name__)
+        schedule_checks.check(run, self.model, owner)
         self._run = run
-        self._begin_cache()
-
-    def _begin_cache(self) -> None:
-        owner = type(self).__name__
-        if any(isinstance(other, PrefixCache) for other in self._siblings):
-            if isinstance(self.cache, PrefixCache) or self.cache is True:
-                raise ValueError(
-                    f"{owner}(cache=...) must be left out beside a PrefixCache in the list of "
-                    f"callbacks. Received: cache={self.cache!r}."
-                )
-            return
-        if isinstance(self.cache, PrefixCache):
-            self._cache = self.cache
-        elif self.cache:
-            self._cache = PrefixCache(auto=self.cache == "auto", verbose=self.verbose)
+        self._cache = companions.cache_for(owner, self.cache, self._siblings, self.verbose)
         if self._cache is not None:
             self._cache.set_params(self.params)
             self._cache.set_model(self._model)
@@ -261,7 +248,12 @@ class FreezeScheduler(keras.callbacks.Callback):
             self._begin(run)
         else:
             self._say(fit_run.advance(run, self.model))
+        self._tell_cache(run)
         initial_epoch.remember(self.model, run, epoch)
+
+    def _tell_cache(self, run: Run) -> None:
+        if self._cache is not None:
+            self._cache.expect(run.next_transition)
 
     def _begin(self, run: Run) -> None:
         owner, groups = type(self).__name__, layer_groups(self.model, self.groups)
@@ -282,6 +274,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         run.count_steps(batch)
         if run.progress.is_over and not run.progress.is_last:
             self._say(fit_run.advance(run, self.model))
+            self._tell_cache(run)
         if run.progress.is_last and run.progress.after_steps(run.execution).is_over:
             self._model.stop_training = True  # which Keras looks at after this execution
 

@@ -95,6 +95,7 @@ CALLBACKS = {
     ),
     kf.BackupAndRestore: lambda folder: kf.BackupAndRestore(str(folder), delete_checkpoint=True),
     kf.FreezeGuard: lambda folder: kf.FreezeGuard(2, action="warn"),
+    kf.PrefixCache: lambda folder: kf.PrefixCache(0, str(folder), auto=False, verbose=0),
 }
 
 

@@ -100,18 +100,22 @@ class PrefixCache(keras.callbacks.Callback):
         self.auto = auto
         self.verbose = verbose
         self.statistics = Statistics()
+        self._epoch = 0
+        self._next_transition: int | None = None
         self._run: CacheRun | None = None
         self._installation: Installation | None = None
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Put the cache into the model's steps."""
         self._remove()
+        self._next_transition = self.params["epochs"]
         self._run = CacheRun(
             self.model,
             inference=self.mode == "inference",
             auto=self.auto,
             new_store=lambda: RowStore(self.max_bytes, self.directory),
             steps=self.params.get("steps"),
+            epochs_left=self._epochs_left,
             say=self._say,
         )
         self.statistics = self._run.statistics
@@ -119,6 +123,7 @@ class PrefixCache(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Take note that samples should come again."""
+        self._epoch = epoch
         if self._run is not None:
             self._run.begin("train")
 
@@ -137,6 +142,20 @@ class PrefixCache(keras.callbacks.Callback):
                 f"{readable_bytes(found.nbytes)} kept; saved about {max(0.0, found.saved_s):.1f} s."
             )
         self._remove()
+
+    def expect(self, epoch: int | None) -> None:
+        """Take note when the model will change next, so that nothing is kept in vain.
+
+        Args:
+            epoch: Int, 0-based; None if that is not known.
+        """
+        self._next_transition = epoch
+
+    def _epochs_left(self) -> int | None:
+        end = self.params.get("epochs")
+        return (
+            None if self._next_transition is None else min(end, self._next_transition) - self._epoch
+        )
 
     def _remove(self) -> None:
         if self._installation is not None:

@@ -84,6 +84,8 @@ class CacheRun:
         auto: Bool, whether to leave out what would not pay.
         new_store: Makes a `RowStore`.
         steps: Int, batches in an epoch; None if not known.
+        epochs_left: Returns the epochs that the model will stay frozen as it is; None if that is
+            not known.
         say: Prints a line.
     """
 
@@ -95,6 +97,7 @@ class CacheRun:
         auto: bool,
         new_store: Callable[[], RowStore],
         steps: int | None,
+        epochs_left: Callable[[], int | None],
         say: Callable[[str], None],
     ) -> None:
         self.statistics = Statistics()
@@ -103,6 +106,7 @@ class CacheRun:
         self._auto = auto
         self._new_store = new_store
         self._steps = steps
+        self._epochs_left = epochs_left
         self._say = say
         self._found: Frontier | None = None
         self._is_searched = False
@@ -196,6 +200,8 @@ class CacheRun:
             self._leave_whole(found)
         elif self._is_worth_it(found):
             self._found = found
+        elif self._epochs_left() == 1:
+            self._leave_whole("")  # nothing comes again
         else:
             self._leave_whole(
                 f"the frozen part (up to {found.name}) takes too little of a step to be worth it. "
@@ -203,8 +209,8 @@ class CacheRun:
             )
 
     def _is_worth_it(self, found: Frontier) -> bool:
-        is_worth_it = found.work >= LEAST_WORK and found.share >= LEAST_SHARE
-        return is_worth_it or not self._auto or self._inference
+        is_heavy = found.work >= LEAST_WORK and found.share >= LEAST_SHARE
+        return (is_heavy and self._epochs_left() != 1) or not self._auto or self._inference
 
     def _make_plan(self, found: Frontier, state: tuple[Any, ...], x: Any) -> None:
         model = self._model
