@@ -7,6 +7,8 @@ import pytest
 from keras import layers
 
 import keras_freeze as kf
+from keras_freeze.prefix_cache import determinism
+from keras_freeze.prefix_cache.row_store import RowStore
 from keras_freeze.schedules import AfterSteps, FreezeSchedule, Phase
 
 BACKEND = cached.BACKEND
@@ -160,6 +162,73 @@ def test_families_of_applications(family, size, training):
         return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
     cached.compare(build, images(size=size, channels=3), epochs=2)
+
+
+def heads_at_several_depths():
+    inputs = keras.Input((4,))
+    low = layers.Dense(5, activation="relu", name="low")(inputs)
+    middle = layers.Dense(5, activation="relu", name="middle")(low)
+    outputs = [
+        layers.Dense(3, activation="softmax", name=f"head_{n}")(x)
+        for n, x in enumerate([low, middle])
+    ]
+    return keras.Model(inputs, outputs)
+
+
+def test_several_outputs_tap_the_backbone():
+    x, y = vectors()
+    cached.compare(frozen(heads_at_several_depths, layers=["low", "middle"]), (x, [y, y]))
+
+
+class Subclassed(keras.Model):
+    """A model without a graph: its own code between a backbone and a head."""
+
+    def __init__(self, rate=0.0):
+        super().__init__()
+        self.backbone = keras.Sequential(
+            [
+                keras.Input((4,)),
+                layers.Dense(6, activation="relu", name="low"),
+                layers.Dropout(rate),
+                layers.Dense(6, activation="relu", name="middle"),
+            ],
+            name="backbone",
+        )
+        self.second = layers.Dense(6, name="second")
+        self.head = layers.Dense(3, activation="softmax", name="head")
+
+    def call(self, x, training=None):
+        deep = self.second(self.backbone(x, training=False))
+        return self.head(deep + 2.0 * self.backbone(x * 0.5, training=False))
+
+
+def subclassed(*names, rate=0.0):
+    def build():
+        model = Subclassed(rate)
+        model.build((None, 4))
+        for name in names:
+            part = model.backbone if name in ("low", "middle") else model
+            (part.get_layer(name) if part is not model else getattr(model, name)).trainable = False
+        return model
+
+    return build
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    "names", [("low",), ("low", "middle"), ("low", "middle", "second")], ids="-".join
+)
+def test_a_subclassed_model(names):
+    cached.compare(subclassed(*names), vectors())
+
+
+def test_a_backbone_called_as_at_inference_drops_nothing():
+    cached.compare(subclassed("low", "middle", rate=0.5), vectors())
+
+
+def test_a_subclassed_model_of_which_nothing_can_be_kept(capsys):
+    statistics = cached.compare(subclassed("second"), vectors(), expect_hits=False)
+    assert statistics.misses == 0
 
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
@@ -441,6 +510,51 @@ def test_beside_other_callbacks(batch_norm, tmp_path):
     (tmp_path / "m.keras").unlink()
     cached.assert_same(cached.fit(build, data, cache, *others(), epochs=4), plain)
     keras.models.load_model(tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize("mode", ["follow", "statistics", "train"])
+def test_modes_of_batch_norm(mode, batch_norm):
+    def schedule(cache):
+        plan = {0: 2, 2: 1, 4: None}
+        return kf.FreezeScheduler(plan, batch_norm=mode, cache=cache, verbose=0)
+
+    plain = cached.fit(batch_norm, images(), schedule(False), epochs=6)
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    cached.assert_same(cached.fit(batch_norm, images(), schedule(cache), epochs=6), plain)
+    assert (cache.statistics.hits > 0) == (mode != "train")
+
+
+# What must not be taken for deterministic is found out
+
+
+def test_a_layer_wrongly_taken_for_deterministic_is_found_before_it_is_used(monkeypatch, capsys):
+    monkeypatch.setitem(determinism.LAYERS, "Dropout", determinism._pure)
+
+    def build():
+        inputs = keras.Input((4,))
+        x = layers.Dense(16, name="low")(layers.Dropout(0.5, seed=1)(inputs))
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    cache = kf.PrefixCache(auto=False)
+    model = frozen(build, layers=["low"])()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(*vectors(), epochs=2, verbose=0, callbacks=[cache])
+    assert "depends on the samples beside it, or on chance" in capsys.readouterr().out
+    assert cache.statistics.hits == 0
+
+
+def test_features_that_are_outdated_are_found_in_the_audit(batch_norm, monkeypatch):
+    get = RowStore.get
+
+    def other(self, keys):
+        rows = get(self, keys)
+        return rows and [row * 1.01 for row in rows]
+
+    monkeypatch.setattr(RowStore, "get", other)
+    build, data = frozen(batch_norm, 1), images()
+    with pytest.warns(UserWarning, match="is not what it was in an earlier epoch"):
+        statistics = cached.compare(build, data, expect_hits=False)
+    assert statistics.nbytes
 
 
 # What is not cached, and is told

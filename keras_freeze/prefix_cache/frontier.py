@@ -14,7 +14,7 @@ from typing import Any, Literal
 import keras
 
 from keras_freeze import structure
-from keras_freeze.prefix_cache.determinism import Setting, reason_in_graph
+from keras_freeze.prefix_cache.determinism import Setting, reason_against, reason_in_graph
 
 # What a tensor is: computed from the batch without weights, so that it costs little to compute
 # again; or an output of frozen layers, worth to be kept.
@@ -51,7 +51,10 @@ class Frontier:
     """Where a model is cut.
 
     Attributes:
+        setting: What trains and how the frozen part is called.
         cuts: Every `GraphCut`, the model's own first.
+        children: The own layers of a subclassed model, which is cut at their calls.
+        split: Those of them that are models and cut themselves.
         layers: Layers before the cut that have weights.
         name: Str, the names of the layers of which the output is kept.
         ended_by: Why the first layer behind the cut is not before it; "" if it just trains.
@@ -59,7 +62,10 @@ class Frontier:
         share: Part of the model's forward pass that this is, from 0 to 1.
     """
 
+    setting: Setting
     cuts: tuple[GraphCut, ...]
+    children: tuple[keras.Layer, ...]
+    split: tuple[keras.Layer, ...]
     layers: tuple[keras.Layer, ...]
     name: str
     ended_by: str
@@ -79,7 +85,7 @@ def find(model: keras.Model, setting: Setting) -> Frontier | str:
     """
     graph = structure.functional_graph(model)
     if graph is None:
-        return f"model {model.name!r} has no graph of layers that could be cut"
+        return _in_calls(model, setting)
     analysis = _Analysis(setting, graph)
     cut = analysis.cut(graph, dict.fromkeys(map(id, graph.inputs), "free"))
     cuts = tuple(cut.every_cut())
@@ -92,7 +98,48 @@ def find(model: keras.Model, setting: Setting) -> Frontier | str:
     whole = sum(map(_work, structure.nodes(graph)))
     reasons = [reason for reason in analysis.reasons if not _just_trains(reason)]
     share = work / whole if whole else 0.0
-    return Frontier(cuts, layers, name, reasons[0] if reasons else "", work, share)
+    ended_by = reasons[0] if reasons else ""
+    return Frontier(setting, cuts, (), (), layers, name, ended_by, work, share)
+
+
+def _in_calls(model: keras.Model, setting: Setting) -> Frontier | str:
+    """Cut a subclassed model at the calls of its own layers."""
+    children = structure.children(model)
+    reasons = {id(layer): reason_against(layer, setting) for layer in children}
+    whole = [layer for layer in children if reasons[id(layer)] is None and layer.weights]
+    split: dict[int, tuple[GraphCut, ...]] = {}
+    for layer in children:
+        graph = structure.functional_graph(layer)
+        if graph is not None and reasons[id(layer)] is not None:
+            cut = _Analysis(setting, graph).cut(graph, dict.fromkeys(map(id, graph.inputs), "free"))
+            if any(one.kept for one in cut.every_cut()):
+                split[id(layer)] = tuple(cut.every_cut())
+    cuts = tuple(one for own in split.values() for one in own)
+    if not whole and not cuts:
+        first = next((reason for reason in reasons.values() if reason), "")
+        return "" if _just_trains(first) else first
+    work = sum(map(_work_of, whole)) + sum(_work(node) for one in cuts for node in one.before)
+    names = [layer.name for layer in whole]
+    names += [structure.origin_of(t).name for one in cuts for t in one.kept]
+    return Frontier(
+        setting,
+        cuts,
+        children,
+        tuple(layer for layer in children if id(layer) in split),
+        (*whole, *dict.fromkeys(_weighted_layers(cuts))),
+        ", ".join(names),
+        "",
+        work,
+        work / max(1.0, sum(map(_work_of, children))),
+    )
+
+
+def _work_of(layer: keras.Layer) -> float:
+    """Return about how many multiplications a layer takes, of which no call is known."""
+    graph = structure.functional_graph(layer)
+    if graph is not None:
+        return sum(map(_work, structure.nodes(graph)))
+    return float(sum(math.prod(v.shape) for v in layer.weights if len(v.shape) > 1))
 
 
 class _Analysis:

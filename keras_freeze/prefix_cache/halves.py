@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_freeze.prefix_cache.frontier import Frontier
+from keras_freeze.prefix_cache.layer_calls import Call
 from keras_freeze.prefix_cache.replay import Features, features_of
 
 
@@ -28,6 +29,7 @@ class Prefix:
         self.model = model
         self.frontier = frontier
         self.training = training
+        self.calls: tuple[Call, ...] = ()
         self._masked: list[list[bool]] = []
         self._shapes: list[tuple[tuple[int | None, ...], Any]] = []
         self._function: Callable[..., Sequence[Any]] | None = None
@@ -61,13 +63,16 @@ class Prefix:
         return [tf.TensorSpec(shape, dtype) for shape, dtype in self._shapes]
 
     def _flat(self, x: Any) -> list[Any]:
-        features = features_of(self.model, self.frontier, x, self.training)
+        features, self.calls = features_of(self.model, self.frontier, x, self.training)
         self._masked = [[mask is not None for _, mask in own] for own in features]
+        shapes = [[value.shape for value, _ in own] for own in features[: len(self.calls)]]
+        shapes += [[t.shape for t in cut.kept] for cut in self.frontier.cuts]
         self._shapes = []
         flat = []
-        for cut, own in zip(self.frontier.cuts, features, strict=True):
-            for tensor, (value, mask) in zip(cut.kept, own, strict=True):
-                self._shapes.append(((None, *tensor.shape[1:]), value.dtype))
+        for known, own in zip(shapes, features, strict=True):
+            # A cut inside a subclassed model's layer may not have been reached.
+            for shape, (value, mask) in zip(known, own, strict=False):
+                self._shapes.append(((None, *shape[1:]), value.dtype))
                 flat.append(value)
                 if mask is not None:
                     self._shapes.append(((None,) * len(mask.shape), mask.dtype))

@@ -10,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext as _nothing
 from typing import Any, TypeAlias
 
 import keras
 
 from keras_freeze import structure
 from keras_freeze.prefix_cache.frontier import Frontier, GraphCut
+from keras_freeze.prefix_cache.layer_calls import Call, Player, Recorder, intercepted
 
-# For each cut of a frontier, for each tensor that it keeps: the value, and its mask or None.
+# For each recorded call of a layer, then for each cut of a frontier, for each tensor that it
+# keeps: the value, and its mask or None.
 Features: TypeAlias = list[list[tuple[Any, Any]]]
 Walk: TypeAlias = Callable[[GraphCut, Any, Callable[[Any], Any]], Any]
 
@@ -43,7 +46,9 @@ class Use:
     is_batch: bool = False
 
 
-def features_of(model: keras.Model, frontier: Frontier, x: Any, training: bool) -> Features:
+def features_of(
+    model: keras.Model, frontier: Frontier, x: Any, training: bool
+) -> tuple[Features, tuple[Call, ...]]:
     """Compute what crosses the frontier for a batch.
 
     Args:
@@ -52,10 +57,16 @@ def features_of(model: keras.Model, frontier: Frontier, x: Any, training: bool) 
         x: Its inputs, a batch.
         training: Bool, how the model is called.
 
+    Returns:
+        Tuple of the features, of which those of a subclassed model's own layers come first, and
+        of the calls of these layers.
+
     Raises:
         NotReachedError: if the model's `call` does not go through its graph.
     """
     found: dict[int, list[tuple[Any, Any]]] = {}
+    split = {id(layer) for layer in frontier.split}
+    recorder = Recorder(frontier.setting, split, _Reached)
 
     def walk(cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
         values = _Values(cut, inputs, operation_of)
@@ -66,15 +77,26 @@ def features_of(model: keras.Model, frontier: Frontier, x: Any, training: bool) 
         found[id(cut)] = [(value, structure.mask_of(value)) for value in kept]
         raise _Reached
 
-    with _walking(frontier.cuts, walk), contextlib.suppress(_Reached):
+    def around(inputs: Any) -> contextlib.AbstractContextManager[None]:
+        return intercepted(frontier.children, recorder, inputs)
+
+    with (
+        _walking(frontier.cuts, walk),
+        _noticing(model, x, Use(), around),
+        contextlib.suppress(_Reached),
+    ):
         model(x, training=training)
-    if len(found) < len(frontier.cuts):
+    is_whole = len(found) == len(frontier.cuts) or frontier.children
+    if not is_whole or not (found or recorder.calls):
         raise NotReachedError
-    return [found[id(cut)] for cut in frontier.cuts]
+    features = [*recorder.outputs, *(found.get(id(cut), []) for cut in frontier.cuts)]
+    return features, tuple(recorder.calls)
 
 
 @contextlib.contextmanager
-def replaying(model: keras.Model, frontier: Frontier, x: Any, features: Features) -> Iterator[Use]:
+def replaying(
+    model: keras.Model, frontier: Frontier, x: Any, features: Features, calls: Sequence[Call]
+) -> Iterator[Use]:
     """Let calls of the model on this very batch start from its features.
 
     Any other call, on other samples or on samples that the step has changed, computes all.
@@ -84,31 +106,32 @@ def replaying(model: keras.Model, frontier: Frontier, x: Any, features: Features
         frontier: Where it is cut.
         x: The batch's inputs, the objects that the step passes on.
         features: What crosses the frontier for them.
+        calls: As `features_of` returned them.
 
     Yields:
         `Use`, which counts these calls.
     """
     use = Use()
-    kept = {id(cut): own for cut, own in zip(frontier.cuts, features, strict=True)}
+    outputs, rest = features[: len(calls)], features[len(calls) :]
+    kept = {id(cut): own for cut, own in zip(frontier.cuts, rest, strict=True) if own}
+    one = next(value for own in features for value, _ in own)
 
     def walk(cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
-        if not use.is_batch:
+        if not use.is_batch or not any(id(inner) in kept for inner in cut.every_cut()):
             return None
         values = _Values(cut, inputs, operation_of)
-        batch = keras.ops.shape(features[0][0][0] if features[0] else _first(features))[0]
-        values.batch = batch
-        for tensor, (value, mask) in zip(cut.kept, kept[id(cut)], strict=True):
+        values.batch = keras.ops.shape(one)[0]
+        for tensor, (value, mask) in zip(cut.kept, kept.get(id(cut), []), strict=True):
             values.by_tensor[id(tensor)] = structure.with_mask(value, mask)
         for node in cut.after:
             values.run(node)
         return [values.by_tensor[id(tensor)] for tensor in cut.graph.outputs]
 
-    with _walking(frontier.cuts, walk), _noticing(model, x, use):
+    def around(inputs: Any) -> contextlib.AbstractContextManager[None]:
+        return intercepted(frontier.children, Player(calls, outputs), inputs)
+
+    with _walking(frontier.cuts, walk), _noticing(model, x, use, around):
         yield use
-
-
-def _first(features: Features) -> Any:
-    return next(value for own in features for value, _ in own)
 
 
 class _Values:
@@ -163,17 +186,22 @@ def _walking(cuts: Sequence[GraphCut], walk: Walk) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _noticing(model: keras.Model, x: Any, use: Use) -> Iterator[None]:
-    """Notice calls of the model on the batch itself."""
+def _noticing(
+    model: keras.Model,
+    x: Any,
+    use: Use,
+    around: Callable[[Any], contextlib.AbstractContextManager[None]],
+) -> Iterator[None]:
+    """Notice calls of the model on the batch itself; run its `call` inside of `around`."""
     own_class = model.__class__
-    model.__class__ = _noticing_class(own_class, x, use)
+    model.__class__ = _noticing_class(own_class, x, use, around)
     try:
         yield
     finally:
         model.__class__ = own_class
 
 
-def _noticing_class(own_class: type, x: Any, use: Use) -> Any:
+def _noticing_class(own_class: type, x: Any, use: Use, around: Callable[[Any], Any]) -> Any:
     # Python looks `__call__` up in the class. By the time Keras calls `call`, the inputs may
     # have been converted, and can't be told from others any more; but on JAX it calls `call`
     # alone.
@@ -183,8 +211,10 @@ def _noticing_class(own_class: type, x: Any, use: Use) -> Any:
             if not (before and name == "call"):
                 use.is_batch = _is_same(inputs, x)
                 use.calls += use.is_batch
+            within = around(inputs) if name == "call" and use.is_batch else _nothing()
             try:
-                return getattr(own_class, name)(self, inputs, *args, **kwargs)
+                with within:
+                    return getattr(own_class, name)(self, inputs, *args, **kwargs)
             finally:
                 use.is_batch = before
 

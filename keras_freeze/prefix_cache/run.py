@@ -413,7 +413,8 @@ def _unsupported(model: keras.Model) -> str:
 
 
 def _ids(frontier: Frontier) -> list[int]:
-    return [id(tensor) for cut in frontier.cuts for tensor in cut.kept]
+    whole = [id(layer) for layer in frontier.layers] if frontier.children else []
+    return whole + [id(tensor) for cut in frontier.cuts for tensor in cut.kept]
 
 
 def _host(tensor: Any) -> np.ndarray:

@@ -107,8 +107,8 @@ class Step:
             def step(*args: Any) -> Any:
                 *state, carried = args
                 data, flat = carried["data"], carried["features"]
-                features = plan.prefix.pack(flat)
-                with replaying(self._model, plan.frontier, _inputs(data), features) as use:
+                where = plan.frontier, _inputs(data), plan.prefix.pack(flat)
+                with replaying(self._model, *where, plan.prefix.calls) as use:
                     result = own(*state, data)
                 self._calls = use.calls
                 return result

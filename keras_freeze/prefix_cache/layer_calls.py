@@ -1,0 +1,134 @@
+"""Cut a subclassed model, whose graph of layers nobody knows, at the calls of its own layers.
+
+Its `call` is run as it is. A layer of it that is frozen and deterministic, and that gets the
+batch itself or what such a layer returned, is called once for each sample; afterwards its output
+is handed out instead. What `call` does between two layers is computed in every step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from typing import Any, TypeAlias
+
+import keras
+
+from keras_freeze import structure
+from keras_freeze.prefix_cache.determinism import Setting, reason_against
+
+# A layer that was called, and the arguments of the call that are no tensors.
+Call: TypeAlias = tuple[keras.Layer, tuple[Any, ...]]
+Outputs: TypeAlias = list[tuple[Any, Any]]
+
+
+@dataclasses.dataclass
+class Recorder:
+    """Calls the frozen layers of a model, and notes what they return, up to the first other.
+
+    Args:
+        setting: What trains.
+        split: Ids of layers that are models and cut themselves.
+        reached: Raised where a layer is called that can't be kept.
+    """
+
+    setting: Setting
+    split: Set[int]
+    reached: type[BaseException]
+    calls: list[Call] = dataclasses.field(default_factory=list)
+    outputs: list[Outputs] = dataclasses.field(default_factory=list)
+
+    def __call__(self, layer: Any, own: Callable[..., Any], known: _Known, *args: Any) -> Any:
+        """Make a call of a layer, or end the recording."""
+        positional, named = args
+        inference = self.setting.inference or named.get("training") is False
+        setting = dataclasses.replace(self.setting, inference=inference)
+        if not known.all_in(args):
+            raise self.reached
+        if id(layer) in self.split:
+            return own(*positional, **named)
+        if reason_against(layer, setting):
+            raise self.reached
+        outputs = own(*positional, **named)
+        flat = keras.tree.flatten(outputs)
+        self.calls.append((layer, _others(args)))
+        self.outputs.append([(value, structure.mask_of(value)) for value in flat])
+        known.add(flat)
+        return outputs
+
+
+@dataclasses.dataclass
+class Player:
+    """Hands out what the recorded calls of layers returned.
+
+    Args:
+        calls: As recorded.
+        outputs: What they returned for the present batch.
+    """
+
+    calls: Sequence[Call]
+    outputs: Sequence[Outputs]
+    played: int = 0
+
+    def __call__(self, layer: Any, own: Callable[..., Any], known: _Known, *args: Any) -> Any:
+        """Return the output of a call if it is the next that was recorded, else make it."""
+        positional, named = args
+        if self.played < len(self.calls) and known.all_in(args):
+            recorded, others = self.calls[self.played]
+            if recorded is layer and others == _others(args):
+                kept = self.outputs[self.played]
+                self.played += 1
+                values = [structure.with_mask(value, mask) for value, mask in kept]
+                known.add(values)
+                return values[0] if len(values) == 1 else values
+        return own(*positional, **named)
+
+
+class _Known:
+    """Tensors that are the batch, or come from it by frozen layers alone."""
+
+    def __init__(self, inputs: Any) -> None:
+        self._tensors = {id(t): t for t in keras.tree.flatten(inputs)}
+
+    def add(self, tensors: Sequence[Any]) -> None:
+        self._tensors.update((id(t), t) for t in tensors)
+
+    def all_in(self, arguments: Any) -> bool:
+        tensors = [leaf for leaf in keras.tree.flatten(arguments) if keras.ops.is_tensor(leaf)]
+        return bool(tensors) and all(id(tensor) in self._tensors for tensor in tensors)
+
+
+@contextlib.contextmanager
+def intercepted(layers: Sequence[keras.Layer], handle: Any, inputs: Any) -> Iterator[None]:
+    """Let `handle` make the calls of these layers while a model computes.
+
+    Args:
+        layers: The model's own layers.
+        handle: A `Recorder` or a `Player`.
+        inputs: What the model's `call` got.
+    """
+    known = _Known(inputs)
+
+    def replace(layer: keras.Layer) -> None:
+        own = layer.call
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return handle(layer, own, known, args, kwargs)
+
+        # Past Keras's own `__setattr__`, which would look for layers in it.
+        object.__setattr__(layer, "call", call)
+
+    for layer in layers:
+        replace(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            object.__delattr__(layer, "call")
+
+
+def _others(arguments: tuple[Sequence[Any], Mapping[str, Any]]) -> tuple[Any, ...]:
+    positional, named = arguments
+    named = {name: value for name, value in named.items() if name != "training"}
+    leaves = keras.tree.flatten((positional, named))
+    return tuple(leaf for leaf in leaves if not keras.ops.is_tensor(leaf))
