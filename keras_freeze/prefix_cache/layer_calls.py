@@ -17,8 +17,9 @@ import keras
 from keras_freeze import structure
 from keras_freeze.prefix_cache.determinism import Setting, reason_against
 
-# A layer that was called, and the arguments of the call that are no tensors.
-Call: TypeAlias = tuple[keras.Layer, tuple[Any, ...]]
+# A layer that was called, the arguments of the call that are no tensors, and how what it returned
+# is nested.
+Call: TypeAlias = tuple[keras.Layer, tuple[Any, ...], Any]
 Outputs: TypeAlias = list[tuple[Any, Any]]
 
 
@@ -51,7 +52,8 @@ class Recorder:
             raise self.reached
         outputs = own(*positional, **named)
         flat = keras.tree.flatten(outputs)
-        self.calls.append((layer, _others(args)))
+        nest = keras.tree.map_structure(lambda tensor: 0, outputs)
+        self.calls.append((layer, _others(args), nest))
         self.outputs.append([(value, structure.mask_of(value)) for value in flat])
         known.add(flat)
         return outputs
@@ -64,24 +66,33 @@ class Player:
     Args:
         calls: As recorded.
         outputs: What they returned for the present batch.
+        split: Ids of layers that are models and cut themselves.
+        is_split: Bool, whether such a layer is being called on the batch.
     """
 
     calls: Sequence[Call]
     outputs: Sequence[Outputs]
+    split: Set[int]
+    is_split: bool = False
     played: int = 0
 
     def __call__(self, layer: Any, own: Callable[..., Any], known: _Known, *args: Any) -> Any:
         """Return the output of a call if it is the next that was recorded, else make it."""
         positional, named = args
-        if self.played < len(self.calls) and known.all_in(args):
-            recorded, others = self.calls[self.played]
+        is_known, is_next = known.all_in(args), self.played < len(self.calls)
+        if is_known and is_next:
+            recorded, others, nest = self.calls[self.played]
             if recorded is layer and others == _others(args):
                 kept = self.outputs[self.played]
                 self.played += 1
                 values = [structure.with_mask(value, mask) for value, mask in kept]
                 known.add(values)
-                return values[0] if len(values) == 1 else values
-        return own(*positional, **named)
+                return keras.tree.pack_sequence_as(nest, values)
+        self.is_split = is_known and not is_next and id(layer) in self.split
+        try:
+            return own(*positional, **named)
+        finally:
+            self.is_split = False
 
 
 class _Known:

@@ -115,9 +115,11 @@ def replaying(
     outputs, rest = features[: len(calls)], features[len(calls) :]
     kept = {id(cut): own for cut, own in zip(frontier.cuts, rest, strict=True) if own}
     one = next(value for own in features for value, _ in own)
+    player = Player((), (), frozenset())
 
     def walk(cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
-        if not use.is_batch or not any(id(inner) in kept for inner in cut.every_cut()):
+        is_cut = use.is_batch and any(id(inner) in kept for inner in cut.every_cut())
+        if not is_cut or (frontier.children and not player.is_split):
             return None
         values = _Values(cut, inputs, operation_of)
         values.batch = keras.ops.shape(one)[0]
@@ -128,7 +130,9 @@ def replaying(
         return [values.by_tensor[id(tensor)] for tensor in cut.graph.outputs]
 
     def around(inputs: Any) -> contextlib.AbstractContextManager[None]:
-        return intercepted(frontier.children, Player(calls, outputs), inputs)
+        nonlocal player
+        player = Player(calls, outputs, {id(layer) for layer in frontier.split})
+        return intercepted(frontier.children, player, inputs)
 
     with _walking(frontier.cuts, walk), _noticing(model, x, use, around):
         yield use
