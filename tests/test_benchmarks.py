@@ -137,3 +137,43 @@ def test_an_interval_is_that_of_students_t(script):
     assert runs.interval([0.1, 0.2, 0.3]) == "0.200 ± 0.248"  # 4.303 * 0.1 / sqrt(3)
     assert runs.interval([0.1, 0.2, 0.3], "+") == "+0.200 ± 0.248"
     assert runs.interval([0.5]) == "0.500"
+
+
+class TestPrefixCache:
+    def row(self, arm, n, seconds):
+        return {"case": "lstm", "arm": arm, "round": n, "seconds": seconds, "peak_bytes": 2**20}
+
+    def test_ratios_are_taken_round_by_round(self, script):
+        times = {"plain": [10.0, 30.0, 20.0], "cache": [2.0, 3.0, 8.0], "floor": [1.0, 3.0, 5.0]}
+        rows = [self.row(arm, n, t) for arm, own in times.items() for n, t in enumerate(own)]
+        found = script("prefix_cache").medians(rows, "lstm")
+        assert found["cache"] == {
+            "seconds": 3.0,
+            "peak_mb": 1.0,
+            "rounds": 3,
+            "to_plain": 0.2,
+            "to_floor": 1.6,
+        }
+
+    def test_every_case_is_described_and_begins_with_what_it_is_compared_with(self, script):
+        prefix_cache = script("prefix_cache")
+        assert prefix_cache.WHAT.keys() == prefix_cache.CASES.keys()
+        assert {arms[0] for arms in prefix_cache.CASES.values()} == {"plain"}
+
+    def test_the_floor_trains_the_rest_of_the_model(self, script):
+        arms = script("prefix_cache_arms")
+        model = arms.keras.Sequential(
+            [
+                arms.keras.Input((4,)),
+                arms.layers.Dense(3, name="low"),
+                arms.layers.Dense(2, name="middle"),
+                arms.layers.Dense(2, name="head"),
+            ]
+        )
+        rest = arms.suffix_of(model, model.get_layer("low").output)
+        assert [layer.name for layer in rest.layers[1:]] == ["middle", "head"]
+        x = np.ones((5, 4), "float32")
+        whole = arms.keras.Model(model.inputs, model.get_layer("low").output)
+        np.testing.assert_allclose(
+            rest.predict(whole.predict(x, verbose=0), verbose=0), model.predict(x, verbose=0)
+        )

@@ -138,7 +138,7 @@ OPERATIONS = {
     "relu": (ops.relu, None),
     "first token": (lambda x: x[:, 0], None),
     "first of the last axis": (lambda x: x[..., 0], None),
-    "first sample": (lambda x: x[0:1], "picks samples"),
+    "first sample": (lambda x: x[0], "picks samples"),
     "every sample's mean": (lambda x: ops.mean(x, axis=-1), None),
     "the batch's mean": (lambda x: ops.mean(x, axis=0), "works across samples"),
     "the mean of all": (ops.mean, "works across samples"),

@@ -183,8 +183,9 @@ def test_several_outputs_tap_the_backbone():
 class Subclassed(keras.Model):
     """A model without a graph: its own code between a backbone and a head."""
 
-    def __init__(self, rate=0.0):
+    def __init__(self, rate=0.0, again=0.0):
         super().__init__()
+        self.again = again
         self.backbone = keras.Sequential(
             [
                 keras.Input((4,)),
@@ -198,14 +199,16 @@ class Subclassed(keras.Model):
         self.head = layers.Dense(3, activation="softmax", name="head")
 
     def call(self, x, training=None):
-        deep = self.second(self.backbone(x, training=False))
-        return self.head(deep + 2.0 * self.backbone(x * 0.5, training=False))
+        deep = self.second(self.backbone(x, training=False)) + 1.0
+        if self.again:
+            deep += self.again * self.backbone(x * 0.5, training=False)
+        return self.head(deep)
 
 
-def subclassed(*names, rate=0.0):
+def subclassed(*names, rate=0.0, again=0.0):
     def build():
-        model = Subclassed(rate)
-        model.build((None, 4))
+        model = Subclassed(rate, again)
+        model(np.zeros((1, 4), "float32"))
         for name in names:
             part = model.backbone if name in ("low", "middle") else model
             (part.get_layer(name) if part is not model else getattr(model, name)).trainable = False
@@ -220,6 +223,13 @@ def subclassed(*names, rate=0.0):
 )
 def test_a_subclassed_model(names):
     cached.compare(subclassed(*names), vectors())
+    # Only the call on the batch itself is served; the graph of the step is another one then, and
+    # TensorFlow may round otherwise.
+    build = subclassed(*names, again=2.0)
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    outcomes = [cached.fit(build, vectors(), *given, epochs=3) for given in ([cache], [])]
+    cached.assert_same(*outcomes, exact=False)
+    assert cache.statistics.hits
 
 
 def test_a_backbone_called_as_at_inference_drops_nothing():
@@ -512,6 +522,7 @@ def test_beside_other_callbacks(batch_norm, tmp_path):
     keras.models.load_model(tmp_path / "m.keras")
 
 
+@pytest.mark.filterwarnings("ignore:.*flags of single variables")
 @pytest.mark.parametrize("mode", ["follow", "statistics", "train"])
 def test_modes_of_batch_norm(mode, batch_norm):
     def schedule(cache):
@@ -521,7 +532,7 @@ def test_modes_of_batch_norm(mode, batch_norm):
     plain = cached.fit(batch_norm, images(), schedule(False), epochs=6)
     cache = kf.PrefixCache(auto=False, verbose=0)
     cached.assert_same(cached.fit(batch_norm, images(), schedule(cache), epochs=6), plain)
-    assert (cache.statistics.hits > 0) == (mode != "train")
+    assert cache.statistics.hits
 
 
 # What must not be taken for deterministic is found out

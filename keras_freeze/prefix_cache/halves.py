@@ -91,7 +91,10 @@ class Prefix:
             return self._flat
         import tensorflow as tf
 
-        return tf.function(self._flat, reduce_retracing=True, jit_compile=self.model.jit_compile)
+        jit_compile = self.model.jit_compile
+        return tf.function(
+            self._flat, reduce_retracing=True, jit_compile=jit_compile, autograph=False
+        )
 
     def _on_jax(self) -> Callable[..., Sequence[Any]]:
         import jax

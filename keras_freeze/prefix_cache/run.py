@@ -117,6 +117,7 @@ class CacheRun:
         self._off: dict[Kind, bool] = {"train": False, "test": False}
         self._repeats: dict[Kind, bool] = {"train": True, "test": True}
         self._changes = 0
+        self._is_small = False
         self._said = ""
         self._first: tuple[Any, list[Any]] | None = None
 
@@ -133,24 +134,29 @@ class CacheRun:
 
     def cut(self, kind: Kind, state: tuple[Any, ...], x: Any) -> tuple[CutPlan, list[Any]] | None:
         """Return how to cut the next step and what crosses the cut; None to leave it whole."""
+        keys: list[bytes] = []
+        if self._repeats[kind]:
+            try:
+                keys = self._keys(x)
+            except UnreadableBatchError as error:
+                self._leave_whole(str(error))
+                return None
         if self._plan is None and self._found is not None:
             self._make_plan(self._found, state, x)
-        plan = self._plan
-        if plan is None:
+        plan, this = self._plan, self._passes[kind]
+        if plan is None or not self._has_its_weights(plan, state, thorough=this.batches == 0):
             return None
-        self._check_weights(plan, state, thorough=self._passes[kind].batches == 0)
-        if self._plan is None:
-            return None
-        this = self._passes[kind]
-        this.batches += 1
-        if not self._repeats[kind]:
-            self.statistics.misses += len(keras.tree.flatten(x)[0])
-            return plan, plan.prefix(x, state)
-        try:
-            return plan, self._looked_up(kind, plan, state, x)
-        except UnreadableBatchError as error:
-            self._stop(kind, str(error))
-            return None if not self._inference else (plan, self._computed(plan, state, x))
+        self._passes[kind].batches += 1
+        if keys:
+            return plan, self._looked_up(kind, plan, state, x, keys)
+        self.statistics.misses += _rows(x)
+        return plan, plan.prefix(x, state)
+
+    def _keys(self, x: Any) -> list[bytes]:
+        begun = time.perf_counter()
+        keys = keys_of(x)
+        self.statistics.lookup_s += time.perf_counter() - begun
+        return keys
 
     def after(self, kind: Kind, state: tuple[Any, ...]) -> None:
         """Take note of the state that a step of JAX returned."""
@@ -200,9 +206,10 @@ class CacheRun:
             self._leave_whole(found)
         elif self._is_worth_it(found):
             self._found = found
-        elif self._epochs_left() == 1:
-            self._leave_whole("")  # nothing comes again
+        elif self._epochs_left() == 1 or self._is_small:
+            self._leave_whole("")  # nothing comes again; or it has been said
         else:
+            self._is_small = True
             self._leave_whole(
                 f"the frozen part (up to {found.name}) takes too little of a step to be worth it. "
                 "Pass PrefixCache(auto=False) to try"
@@ -254,7 +261,7 @@ class CacheRun:
 
     def _announce(self, plan: CutPlan, x: Any) -> None:
         found, store = plan.frontier, self._first[1] if self._first else []
-        batch = len(keras.tree.flatten(x)[0])
+        batch = _rows(x)
         row = sum(np.asarray(_host(t)).nbytes for t in store) / max(1, batch)
         samples = f"up to {self._steps * batch:,} samples" if self._steps else "samples"
         total = f", {readable_bytes(row * self._steps * batch)}" if self._steps else ""
@@ -275,10 +282,11 @@ class CacheRun:
 
     # How a batch's features come about.
 
-    def _looked_up(self, kind: Kind, plan: CutPlan, state: tuple[Any, ...], x: Any) -> list[Any]:
+    def _looked_up(
+        self, kind: Kind, plan: CutPlan, state: tuple[Any, ...], x: Any, keys: list[bytes]
+    ) -> list[Any]:
         begun = time.perf_counter()
         this, store = self._passes[kind], self._stores[kind]
-        keys = keys_of(x)
         hits = store.hits(keys)
         this.hits += hits
         rows = store.get(keys) if hits == len(keys) else None
@@ -296,7 +304,7 @@ class CacheRun:
         return flat
 
     def _computed(self, plan: CutPlan, state: tuple[Any, ...], x: Any) -> list[Any]:
-        count = len(keras.tree.flatten(x)[0])
+        count = _rows(x)
         self.statistics.misses += count
         if self._first is not None and self._first[0] is x:
             flat, self._first = self._first[1], None
@@ -327,8 +335,11 @@ class CacheRun:
     def _judge(self, kind: Kind) -> None:
         """Stop keeping samples if those of an earlier epoch do not come again."""
         this = self._passes[kind]
-        enough = max(1, (self._steps or 16) // 4) if kind == "train" else 2
-        if this.earlier and this.batches >= enough and this.hits == 0:
+        # An evaluation on other data, by some other callback, doesn't mean that those of
+        # validation won't come again.
+        enough = max(1, (self._steps or 16) // 4) if kind == "train" else 1
+        passes = 1 if kind == "train" else 4
+        if this.earlier >= passes and this.batches >= enough and this.hits == 0:
             self._stop(kind, "no sample of the epoch before has come again (random augmentation?)")
 
     def _stop(self, kind: Kind, reason: str) -> None:
@@ -348,7 +359,7 @@ class CacheRun:
 
     def _trial(self, plan: CutPlan, state: tuple[Any, ...], x: Any) -> str:
         """Compute a batch and some of its rows alone, before anything is looked up."""
-        batch = len(keras.tree.flatten(x)[0])
+        batch = _rows(x)
         flat = plan.prefix(x, state)
         if any(tensor.shape[0] != batch for tensor in flat):
             return f"{plan.frontier.name} returns something else than a row for each sample"
@@ -374,7 +385,7 @@ class CacheRun:
         return False
 
     def _agree(self, plan: CutPlan, state: tuple[Any, ...], x: Any, flat: Sequence[Any]) -> bool:
-        batch = len(keras.tree.flatten(x)[0])
+        batch = _rows(x)
         picked = list(range(batch))[::-1][:AUDITED]
         few = keras.tree.map_structure(lambda t: keras.ops.take(t, picked, axis=0), x)
         again = plan.prefix(few, state)
@@ -382,11 +393,12 @@ class CacheRun:
             _is_close(_host(new), _host(old)[picked]) for new, old in zip(again, flat, strict=True)
         )
 
-    def _check_weights(self, plan: CutPlan, state: tuple[Any, ...], thorough: bool) -> None:
+    def _has_its_weights(self, plan: CutPlan, state: tuple[Any, ...], thorough: bool) -> bool:
+        """Empty the cache if weights have changed; tell whether it is still to be used."""
         values = plan.values(state)
         changed = plan.watch.changed(values, thorough)
         if not changed:
-            return
+            return True
         self._changes += 1
         name = plan.watch.variables[changed[0]].path
         plan.watch = Watch(plan.watch.variables, values)
@@ -395,8 +407,9 @@ class CacheRun:
         if self._changes > MOST_CHANGES and not self._inference:
             self._plan = self._found = None
             self._tell(f"cache: not used any more, since weights keep changing ({name}).")
-        else:
-            self._tell(f"cache: emptied, since weights before the cut have changed ({name}).")
+            return False
+        self._tell(f"cache: emptied, since weights before the cut have changed ({name}).")
+        return True
 
 
 def _unsupported(model: keras.Model) -> str:
@@ -410,6 +423,10 @@ def _unsupported(model: keras.Model) -> str:
     if keras.backend.backend() == "torch" and model.jit_compile:
         return "torch.compile makes one function of the whole step"
     return ""
+
+
+def _rows(x: Any) -> int:
+    return next(len(leaf) for leaf in keras.tree.flatten(x) if leaf is not None)
 
 
 def _ids(frontier: Frontier) -> list[int]:

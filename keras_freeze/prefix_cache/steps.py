@@ -210,9 +210,10 @@ class Installation:
         for patch in self._patches:
             patch.__exit__()
         for kind, function in self._before.items():
-            setattr(self._model, f"{kind}_function", None if self._is_changed else function)
-        if self._is_changed:
-            self._model.make_train_function()
+            # `compile` has taken it away if it is not there any more.
+            if isinstance(getattr(self._model, f"{kind}_function"), Step):
+                setattr(self._model, f"{kind}_function", None if self._is_changed else function)
+                self._own[kind]()
 
 
 def _inputs(data: Any) -> Any:
