@@ -718,7 +718,33 @@ CASES = {
         ValueError,
         ['FreezeGuard(action=...) must be "raise" or "warn".', "Received: action='ignore'."],
     ),
+    # PrefixCache
+    "PrefixCache max_bytes": (
+        lambda: kf.PrefixCache("1 GB"),
+        TypeError,
+        ["PrefixCache(max_bytes=...) must be an int.", "Received: max_bytes='1 GB'."],
+    ),
+    "PrefixCache negative": (
+        lambda: kf.PrefixCache(-1),
+        ValueError,
+        ["PrefixCache(max_bytes=...) must not be negative.", "Received: max_bytes=-1."],
+    ),
+    "PrefixCache mode": (
+        lambda: kf.PrefixCache(mode="eval"),
+        ValueError,
+        ['PrefixCache(mode=...) must be "training" or "inference".', "Received: mode='eval'."],
+    ),
+    "PrefixCache verbose": (
+        lambda: kf.PrefixCache(verbose=2),
+        ValueError,
+        ["PrefixCache(verbose=...) must be 0 or 1.", "Received: verbose=2."],
+    ),
     # GradualUnfreeze
+    "GradualUnfreeze cache": (
+        lambda: kf.GradualUnfreeze(cache="yes"),
+        ValueError,
+        ['GradualUnfreeze(cache=...) must be "auto", True, False or a PrefixCache.', "'yes'."],
+    ),
     "GradualUnfreeze schedule": (
         lambda: kf.GradualUnfreeze("evenly"),
         ValueError,

@@ -759,7 +759,7 @@ def test_where_files_can_not_be_written_training_goes_on(folder, batch_norm, tmp
     assert statistics.nbytes == 0
 
 
-# The lines that are printed, and arguments
+# The lines that are printed
 
 
 def test_what_is_said(batch_norm, capsys):
@@ -769,24 +769,7 @@ def test_what_is_said(batch_norm, capsys):
     assert last.startswith("cache: 67 % of 120 samples were looked up; at most ")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"max_bytes": "1 GB"}, TypeError, r"PrefixCache\(max_bytes=...\) must be an int"),
-        ({"max_bytes": -1}, ValueError, r"PrefixCache\(max_bytes=...\) must not be negative"),
-        ({"mode": "eval"}, ValueError, r'PrefixCache\(mode=...\) must be "training" or'),
-        ({"verbose": 2}, ValueError, r"PrefixCache\(verbose=...\) must be 0 or 1"),
-    ],
-    ids=lambda value: str(value)[:24],
-)
-def test_wrong_arguments(arguments, error, message):
-    with pytest.raises(error, match=message):
-        kf.PrefixCache(**arguments)
-
-
-def test_wrong_arguments_of_a_schedule(plain, data_for):
-    with pytest.raises(ValueError, match=r"GradualUnfreeze\(cache=...\) must be"):
-        kf.GradualUnfreeze(cache="yes")
+def test_two_caches_in_one_fit(plain, data_for):
     model = plain()
     model.compile("sgd", "sparse_categorical_crossentropy")
     callbacks = [kf.GradualUnfreeze(cache=True, verbose=0), kf.PrefixCache(verbose=0)]

@@ -278,7 +278,8 @@ def test_it_says_what_it_does(plain, data_for, capsys):
     )
     model = plain()
     model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
-    train(model, data_for, kf.FreezeScheduler(schedule), epochs=9, values=[2, 1, 1, 0, 0])
+    callback = kf.FreezeScheduler(schedule, cache=False)
+    train(model, data_for, callback, epochs=9, values=[2, 1, 1, 0, 0])
     assert capsys.readouterr().out.splitlines() == [
         "Epoch 1/9: head trains, low and middle are frozen. Parameters: 18 trainable, 65 frozen. "
         "Learning rate: 0.5.",

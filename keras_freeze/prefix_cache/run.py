@@ -210,9 +210,10 @@ class CacheRun:
             self._leave_whole("")  # nothing comes again; or it has been said
         else:
             self._is_small = True
+            ends = f"; it ends there since {found.ended_by}" if found.ended_by else ""
             self._leave_whole(
-                f"the frozen part (up to {found.name}) takes too little of a step to be worth it. "
-                "Pass PrefixCache(auto=False) to try"
+                f"the frozen part (up to {found.name}{ends}) takes too little of a step to be "
+                "worth it. Pass PrefixCache(auto=False) to try"
             )
 
     def _is_worth_it(self, found: Frontier) -> bool:
@@ -266,7 +267,7 @@ class CacheRun:
         samples = f"up to {self._steps * batch:,} samples" if self._steps else "samples"
         total = f", {readable_bytes(row * self._steps * batch)}" if self._steps else ""
         text = (
-            f"cache: {samples} at {found.name}{total}; skips {100 * found.share:.0f} % of the "
+            f"cache: {samples} at {found.name}{total}; skips {int(100 * found.share)} % of the "
             "forward pass"
         )
         if found.ended_by:
