@@ -7,6 +7,7 @@ JOBS ?= 2
 BIN := .venv/bin
 DEMO_BIN := .venv-demo/bin
 BENCH_BIN := .venv-bench/bin
+PEERS_BIN := .venv-peers/bin
 PACKAGE := setup.cfg pyproject.toml requirements.txt
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n $(JOBS) --dist worksteal
@@ -22,9 +23,10 @@ demo: .venv-demo/installed  ## Fine-tune VGG16 on photographs, step by step (abo
 	$(DEMO_BIN)/python -m keras_freeze demo
 
 bench: export TF_CPP_MIN_LOG_LEVEL ?= 3
-bench: .venv-bench/installed  ## Measure what the documentation reports; runs that are there are kept
+bench: .venv-bench/installed .venv-peers/installed  ## Measure what the documentation reports; runs that are there are kept
 	$(BENCH_BIN)/python benchmarks/ulmfit.py run
 	$(BENCH_BIN)/python benchmarks/guard.py
+	$(BENCH_BIN)/python benchmarks/prefix_cache.py run --peers $(PEERS_BIN)/python
 
 test: lint types  ## Check everything that should hold at every commit
 	$(PYTEST) $(PARALLEL) -m "not slow"
@@ -56,7 +58,7 @@ dist: .venv/installed  ## Build the wheel and the source distribution
 	$(BIN)/twine check --strict dist/*
 
 clean:  ## Remove environments, caches and everything built
-	rm -rf .venv .venv-demo .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-demo .venv-bench .venv-peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: $(PACKAGE)
@@ -76,4 +78,10 @@ clean:  ## Remove environments, caches and everything built
 .venv-bench/installed: $(PACKAGE)
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH_BIN)/python -m pip install --quiet --editable ".[benchmarks]"
+	touch $@
+
+# The peers on torch have an environment of their own, with what keras_freeze doesn't need.
+.venv-peers/installed: benchmarks/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS_BIN)/python -m pip install --quiet --requirement $<
 	touch $@

@@ -1,8 +1,8 @@
 """The arms of `prefix_cache.py` on torch: the same network, batches and data with Lightning.
 
-    python -m pip install torch==2.13.0 lightning==2.6.6 finetuning-scheduler==2.14.1
+    python -m pip install -r benchmarks/peers.txt
 
-These are needed in the environment that runs this file; keras_freeze is not.
+is what the environment that runs this file needs; keras_freeze is not.
 """
 
 from __future__ import annotations

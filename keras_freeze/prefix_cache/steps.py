@@ -16,6 +16,7 @@ import keras
 from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.halves import Prefix
 from keras_freeze.prefix_cache.replay import replaying
+from keras_freeze.recompile import stand_in
 
 Kind = Literal["train", "test"]
 
@@ -54,16 +55,22 @@ class Step:
         kind: "train" or "test".
         make: Makes Keras's own function, whatever is there.
         source: The cache.
+        plain: Keras's own function, if there is one that is still good.
     """
 
     def __init__(
-        self, model: keras.Model, kind: Kind, make: Callable[..., Any], source: Source
+        self,
+        model: keras.Model,
+        kind: Kind,
+        make: Callable[..., Any],
+        source: Source,
+        plain: Any = None,
     ) -> None:
         self._model = model
         self._kind = kind
         self._make = make
         self._source = source
-        self._plain: Any = None
+        self.plain = plain
         self._fed: tuple[Any, Callable[..., Any]] | None = None
         self._cut: tuple[Plan, Any, Callable[..., Any]] | None = None
         self._calls = 0
@@ -89,9 +96,9 @@ class Step:
         return result
 
     def _make_plain(self) -> Any:
-        if self._plain is None:
-            self._plain = self._made()
-        return self._plain
+        if self.plain is None:
+            self.plain = self._made()
+        return self.plain
 
     def _make_fed(self, spec: Any) -> Callable[..., Any]:
         """Return Keras's function as one of a batch, for those that have been taken."""
@@ -175,20 +182,19 @@ class Installation:
     def __init__(self, model: keras.Model, source: Source) -> None:
         self._model = model
         self._source = source
-        self._own = {kind: getattr(model, f"make_{kind}_function") for kind in ("train", "test")}
-        self._before = {kind: getattr(model, f"{kind}_function") for kind in ("train", "test")}
-        self._is_changed = False
+        kinds: tuple[Kind, ...] = ("train", "test")
+        self._own = {kind: getattr(model, f"make_{kind}_function") for kind in kinds}
         self._patches = [
-            attribute(model, f"make_{kind}_function", self._maker(kind))
-            for kind in ("train", "test")
+            attribute(model, f"make_{kind}_function", self._maker(kind)) for kind in kinds
         ]
         for patch in self._patches:
             patch.__enter__()
-        model.train_function = self._step("train")
-        model.test_function = None
-
-    def _step(self, kind: Kind) -> Step:
-        return Step(self._model, kind, self._own[kind], self._source)
+        for kind in self._own:
+            present = getattr(model, f"{kind}_function")
+            step = Step(model, kind, self._own[kind], source, present)
+            setattr(model, f"{kind}_function", None if present is None else step)
+            if kind == "train":
+                stand_in(model, present, step)
 
     def _maker(self, kind: Kind) -> Callable[..., None]:
         def make(force: bool = False) -> None:
@@ -198,10 +204,10 @@ class Installation:
                 self._model.make_train_function()
                 return
             if kind == "train":
-                self._is_changed = True
                 self._source.forget()
             if force or getattr(self._model, f"{kind}_function") is None:
-                setattr(self._model, f"{kind}_function", self._step(kind))
+                step = Step(self._model, kind, self._own[kind], self._source)
+                setattr(self._model, f"{kind}_function", step)
 
         return make
 
@@ -209,11 +215,13 @@ class Installation:
         """Leave the model as it would be without a cache."""
         for patch in self._patches:
             patch.__exit__()
-        for kind, function in self._before.items():
-            # `compile` has taken it away if it is not there any more.
-            if isinstance(getattr(self._model, f"{kind}_function"), Step):
-                setattr(self._model, f"{kind}_function", None if self._is_changed else function)
-                self._own[kind]()
+        for kind, make in self._own.items():
+            step = getattr(self._model, f"{kind}_function")
+            if isinstance(step, Step):  # else `compile` has taken it away
+                setattr(self._model, f"{kind}_function", step.plain)
+                make()
+                if kind == "train":
+                    stand_in(self._model, step, self._model.train_function)
 
 
 def _inputs(data: Any) -> Any:
