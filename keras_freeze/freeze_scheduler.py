@@ -231,11 +231,6 @@ class FreezeScheduler(keras.callbacks.Callback):
             self._cache.set_model(self._model)
             self._cache.on_train_begin()
 
-    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Let the cache know that an evaluation begins."""
-        if self._cache is not None:
-            self._cache.on_test_begin()
-
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make the transition that is due."""
         run = self._run

@@ -172,6 +172,19 @@ def functional_graph(model: keras.Model) -> Any | None:
     return model if hasattr(model, "_nodes_by_depth") else None
 
 
+def walked_graph(model: Any) -> Any | None:
+    """Return a model's graph of calls if a call of the model is a walk through it, and no more.
+
+    A class that derives from Functional or Sequential and has a `call` of its own may do
+    something before, after or instead.
+    """
+    if isinstance(model, keras.Model):
+        owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
+        if owner.__module__.partition(".")[0] == "keras":
+            return functional_graph(model)
+    return None
+
+
 def nodes(functional: Any) -> tuple[Any, ...]:
     """Return the calls of a Functional model (`operation`, tensors), from input to output."""
     by_depth = functional._nodes_by_depth
@@ -271,6 +284,13 @@ def move_to_end(callback: Any) -> None:
         owner.callbacks = sorted(
             owner.callbacks, key=lambda other: getattr(other, "rank_at_end", int(other is callback))
         )
+
+
+def is_called_by(name: str) -> bool:
+    """Tell whether the function that asks was called by one of this name."""
+    frame = inspect.currentframe()
+    caller = frame and frame.f_back and frame.f_back.f_back
+    return caller is not None and caller.f_code.co_name == name
 
 
 def _callback_list() -> Any | None:

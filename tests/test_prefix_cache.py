@@ -392,6 +392,64 @@ def test_random_augmentation_is_noticed_in_the_second_epoch(batch_norm, capsys):
     assert cache.statistics.misses == 64 * 4
 
 
+def test_single_samples_and_a_generator(batch_norm):
+    cached.compare(frozen(batch_norm, 1), images(rows=5), batch_size=1)
+
+    def batches():
+        x, y = images()
+        while True:
+            for n in range(0, 20, 8):
+                yield x[n : n + 8], y[n : n + 8]
+
+    outcomes = []
+    for given in ([], [kf.PrefixCache(auto=False, verbose=0)]):
+        settings = {"probe": images()[0], "epochs": 4, "steps_per_epoch": 3, "shuffle": False}
+        outcomes.append(cached.fit(frozen(batch_norm, 1), batches(), *given, **settings))
+    cached.assert_same(*outcomes)
+    assert given[0].statistics.hits == 60
+
+
+def test_texts_of_different_length():
+    import tensorflow as tf
+
+    class Reader(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.embedding = layers.Embedding(11, 4, mask_zero=True)
+            self.lstm = layers.LSTM(4, return_sequences=True)
+            self.last = layers.LSTM(3)
+            self.head = layers.Dense(3, activation="softmax")
+
+        def call(self, x):
+            return self.head(self.last(self.lstm(self.embedding(x))))
+
+    def build():
+        model = Reader()
+        model(np.ones((1, 3), "int32"))
+        for layer in (model.embedding, model.lstm):
+            layer.trainable = False
+        return model
+
+    def data():
+        rng = np.random.default_rng(0)
+        rows = [rng.integers(1, 11, n).astype("int32") for n in (3, 4, 3, 5, 6, 2, 4, 4, 7)]
+        texts = tf.data.Dataset.from_generator(
+            lambda: iter(zip(rows, range(9), strict=True)),
+            output_signature=(tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.int32)),
+        )
+        return (
+            texts.map(lambda x, y: (x, y % 3))
+            .padded_batch(3)
+            .apply(tf.data.experimental.assert_cardinality(3))
+        )
+
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    settings = {"probe": np.ones((2, 3), "int32"), "epochs": 3, "shuffle": False}
+    plain = cached.fit(build, data(), **settings)
+    cached.assert_same(cached.fit(build, data(), cache, **settings), plain)
+    assert cache.statistics.hits == 18
+
+
 # Schedules and other callbacks
 
 
@@ -488,6 +546,35 @@ def test_a_second_fit_and_a_fit_without(batch_norm):
         np.testing.assert_array_equal(a, b)
 
 
+def test_training_on_a_batch_by_hand_within_a_fit(batch_norm):
+    class ByHand(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if keras.backend.backend() == "tensorflow":
+                x, y = images(rows=4)
+                self.model.train_on_batch(x[::-1], y)
+                self.model.evaluate(x * 2.0, y, verbose=0)
+
+    cached.compare(frozen(batch_norm, 1), images(), ByHand, epochs=4)
+
+
+@pytest.mark.backend
+def test_one_cache_serves_the_fit_after_an_interrupted_one(batch_norm):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    build, data = frozen(batch_norm, 1), images()
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    model = build()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*data, epochs=3, verbose=0, callbacks=[cache, Stop()])
+    model.fit(*data, epochs=2, verbose=0, callbacks=[cache])
+    assert (cache.statistics.misses, cache.statistics.hits) == (20, 20)
+    assert not {"train_step", "make_train_function"} & set(vars(model))
+
+
 def test_after_an_interrupted_fit_the_next_is_plain(batch_norm):
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -519,6 +606,7 @@ def test_beside_other_callbacks(batch_norm, tmp_path):
     cache = kf.PrefixCache(auto=False, verbose=0)
     (tmp_path / "m.keras").unlink()
     cached.assert_same(cached.fit(build, data, cache, *others(), epochs=4), plain)
+    assert cache.statistics.hits
     keras.models.load_model(tmp_path / "m.keras")
 
 
@@ -611,6 +699,106 @@ def test_a_step_that_changes_its_inputs_is_left_alone(capsys):
 
 def test_a_step_of_ones_own_and_a_loss_of_the_inputs():
     cached.compare(custom_model(Distorted), vectors())
+
+
+class OwnCall(keras.Model):
+    """A Functional model that does more than walk through its graph."""
+
+    def call(self, x, training=None, mask=None):
+        if training:
+            x = x[:, ::-1]
+        return super().call(x, training=training) + super().call(x * 0.5, training=training)
+
+
+def test_a_call_around_the_graph_is_not_skipped(capsys):
+    cached.compare(
+        custom_model(OwnCall), vectors(), cache=kf.PrefixCache(auto=False), expect_hits=False
+    )
+    assert "does not pass the batch itself to its frozen layers" in capsys.readouterr().out
+
+
+def shared_backbone(again):
+    def build():
+        inner_in = keras.Input((4,))
+        x = layers.Dense(4, activation="relu", name="low")(inner_in)
+        inner = keras.Model(inner_in, layers.Dense(4, name="middle")(x), name="inner")
+        one, many = keras.Input((4,)), keras.Input((3, 4))
+        pooled = layers.GlobalAveragePooling1D()(again(inner)(many))
+        x = layers.Concatenate()([inner(one), pooled])
+        return keras.Model([one, many], layers.Dense(3, activation="softmax", name="head")(x))
+
+    return frozen(build, layers=["low"])
+
+
+def test_a_model_that_is_cut_and_used_elsewhere_too():
+    class Each(layers.Layer):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def call(self, x):
+            return keras.ops.stack([self.inner(x[:, n]) for n in range(3)], axis=1)
+
+    x, y = vectors()
+    many = np.stack([x, x + 1.0, x * 2.0], axis=1)
+    cached.compare(shared_backbone(Each), ([x, many], y))
+    cached.compare(shared_backbone(layers.TimeDistributed), ([x, many], y))
+
+
+@on_tensorflow
+def test_what_a_models_own_code_counts_is_counted_once():
+    class Counting(Subclassed):
+        def __init__(self):
+            super().__init__()
+            self.seen = self.add_weight(shape=(), dtype="int32", trainable=False, name="seen")
+            self.seeds = keras.random.SeedGenerator(3)
+
+        def build(self, shape):
+            for layer in (self.second, self.head):
+                layer.build((None, 6))
+
+        def call(self, x, training=None):
+            self.seen.assign_add(1)
+            x = self.backbone(x, training=False)
+            return self.head(self.second(x) + keras.random.normal((1, 6), seed=self.seeds))
+
+    def build():
+        model = Counting()
+        model(np.zeros((1, 4), "float32"))
+        model.backbone.trainable = False
+        return model
+
+    cached.compare(build, vectors())
+
+
+def test_a_model_that_is_not_called_on_its_inputs_alone(capsys):
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.low = layers.Dense(5, name="low")
+            self.head = layers.Dense(3, activation="softmax")
+
+        def call(self, first, second):
+            return self.head(self.low(first) + second)
+
+        def train_step(self, *args):
+            *_, (x, y) = args
+            import tensorflow as tf
+
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(first=x, second=1.0 + x[:, :1]))
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply(gradients, self.trainable_variables)
+            return {"loss": loss}
+
+    model = Two()
+    x, y = vectors()
+    model(x, x[:, :1])
+    model.low.trainable = False
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    if BACKEND == "tensorflow":
+        model.fit(x, y, verbose=0, callbacks=[kf.PrefixCache(auto=False)])
+        assert "can't be called on a batch's inputs alone" in capsys.readouterr().out
 
 
 REFUSED = {

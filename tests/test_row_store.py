@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from keras_freeze.prefix_cache import row_store
-from keras_freeze.prefix_cache.row_store import RowStore
+from keras_freeze.prefix_cache.row_store import Budget, RowStore
 from keras_freeze.prefix_cache.samples import UnreadableBatchError, keys_of
 
 DTYPES = ["float32", "float16", "int64", "bool", "uint8"]
@@ -26,7 +26,7 @@ DTYPES = ["float32", "float16", "int64", "bool", "uint8"]
 def test_what_is_put_comes_back(parts, rows, limit, seed):
     rng = np.random.default_rng(seed)
     values = [(rng.normal(size=(rows, *shape)) * 9).astype(dtype) for dtype, shape in parts]
-    store = RowStore(limit)
+    store = RowStore(Budget(limit))
     half = rows // 2
     keys = [f"key {n}" for n in range(rows)]
     store.put(keys[:half], [v[:half] for v in values])
@@ -45,7 +45,7 @@ def test_what_is_put_comes_back(parts, rows, limit, seed):
 
 def test_many_blocks(monkeypatch):
     monkeypatch.setattr(row_store, "BLOCK_BYTES", 100)
-    store, values = RowStore(250), np.arange(100, dtype="float64").reshape(50, 2)
+    store, values = RowStore(Budget(250)), np.arange(100, dtype="float64").reshape(50, 2)
     store.put(range(50), [values])
     assert store.is_on_disk
     np.testing.assert_array_equal(store.get(range(49, -1, -1))[0], values[::-1])
@@ -68,15 +68,27 @@ def test_the_first_value_of_a_key_stays():
 
 def test_a_file_that_can_not_be_written(tmp_path):
     with pytest.raises(OSError, match="missing"):
-        RowStore(0, tmp_path / "missing").put(["a"], [np.zeros((1, 2))])
+        RowStore(Budget(0), tmp_path / "missing").put(["a"], [np.zeros((1, 2))])
 
 
 def test_by_default_a_quarter_of_the_free_memory(monkeypatch):
     monkeypatch.setattr(row_store, "free_memory", lambda: 400)
     store = RowStore()
     store.put(["a"], [np.zeros((1, 2))])
-    assert store.max_bytes == 100
+    assert store.budget.max_bytes == 100
     assert row_store.free_memory() == 400
+
+
+def test_stores_share_a_budget_and_give_back():
+    budget = Budget(100)
+    stores = [RowStore(budget), RowStore(budget)]
+    for store in stores:
+        store.put(range(10), [np.zeros((10, 1))])
+    assert [store.is_on_disk for store in stores] == [False, True]
+    stores[0].clear()
+    third = RowStore(budget)
+    third.put(range(10), [np.zeros((10, 1))])
+    assert not third.is_on_disk
 
 
 def test_free_memory_is_a_size():
@@ -105,6 +117,11 @@ def test_the_bytes_alone_are_not_enough():
     assert keys_of(zeros)[0] not in [keys_of(other)[0] for other in others]
 
 
+def test_which_input_is_missing_counts():
+    x = np.ones((1, 2))
+    assert keys_of([x, None]) != keys_of([None, x])
+
+
 def test_a_view_has_the_key_of_a_copy():
     x = np.arange(24.0).reshape(4, 6)
     assert keys_of(x[::-1, ::2]) == keys_of(x[::-1, ::2].copy())
@@ -116,7 +133,7 @@ def test_a_view_has_the_key_of_a_copy():
         (np.float32(1.0), "not arrays with a row for each sample"),
         (np.array(["a", {}], dtype=object), "not arrays with a row for each sample"),
         ([np.zeros((2, 1)), np.zeros((3, 1))], "different numbers of rows"),
-        ([], "not arrays"),
+        ([None], "not arrays"),
     ],
 )
 def test_batches_that_can_not_be_read(x, message):

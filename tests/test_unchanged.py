@@ -75,6 +75,14 @@ def test_a_write_in_place(variables):
     assert watch.changed() == [0]
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch")
+def test_a_write_past_torchs_count_is_found_if_asked(variables):
+    watch = Watch(variables)
+    variables[0].value.data.mul_(0.9)
+    assert watch.changed() == []
+    assert watch.changed(thorough=True) == [0]
+
+
 def test_values_may_be_found_elsewhere(variables):
     values = [variable.value for variable in variables]
     watch = Watch(variables, values)

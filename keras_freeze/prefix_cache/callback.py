@@ -9,7 +9,7 @@ from typing import Any, Literal
 import keras
 
 from keras_freeze.messages import call_of, is_int
-from keras_freeze.prefix_cache.row_store import RowStore
+from keras_freeze.prefix_cache.row_store import Budget, RowStore
 from keras_freeze.prefix_cache.run import CacheRun
 from keras_freeze.prefix_cache.statistics import Statistics
 from keras_freeze.prefix_cache.steps import Installation
@@ -109,11 +109,12 @@ class PrefixCache(keras.callbacks.Callback):
         """Put the cache into the model's steps."""
         self._remove()
         self._next_transition = self.params["epochs"]
+        budget = Budget(self.max_bytes)
         self._run = CacheRun(
             self.model,
             inference=self.mode == "inference",
             auto=self.auto,
-            new_store=lambda: RowStore(self.max_bytes, self.directory),
+            new_store=lambda: RowStore(budget, self.directory),
             steps=self.params.get("steps"),
             epochs_left=self._epochs_left,
             say=self._say,
@@ -126,11 +127,6 @@ class PrefixCache(keras.callbacks.Callback):
         self._epoch = epoch
         if self._run is not None:
             self._run.begin("train")
-
-    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Take note that samples of validation should come again."""
-        if self._run is not None:
-            self._run.begin("test")
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Take the cache out of the model, and say what it gave."""
@@ -160,8 +156,6 @@ class PrefixCache(keras.callbacks.Callback):
     def _remove(self) -> None:
         if self._installation is not None:
             self._installation.remove()
-        if self._run is not None:
-            self._run.end()
         self._installation = self._run = None
 
     def _say(self, text: str) -> None:

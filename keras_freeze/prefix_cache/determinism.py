@@ -147,18 +147,19 @@ def _first_reason(layers: Iterable[Any], setting: Setting) -> str | None:
 
 
 def _model(model: Any, setting: Setting) -> str | None:
-    graph = structure.functional_graph(model)
+    graph = structure.walked_graph(model)
     if graph is None:
-        return "has no graph"
+        return "runs code that can't be judged"
     found = (reason_in_graph(node, setting) for node in structure.nodes(graph))
     return next((reason for reason in found if reason), None)
 
 
 def reason_in_graph(node: Any, setting: Setting) -> str | None:
     """Do as `reason_against` for a call in the graph of a Functional model."""
-    return reason_against(
-        node.operation, dataclasses.replace(setting, arguments=node.arguments.args)
-    )
+    arguments = node.arguments
+    if any(isinstance(x, keras.Variable) for x in keras.tree.flatten(arguments.args)):
+        return f"{node.operation.name!r} reads a variable that is no layer's"
+    return reason_against(node.operation, dataclasses.replace(setting, arguments=arguments.args))
 
 
 def _reduction(operation: Any, setting: Setting) -> str | None:

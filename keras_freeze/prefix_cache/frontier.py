@@ -83,12 +83,14 @@ def find(model: keras.Model, setting: Setting) -> Frontier | str:
     Returns:
         `Frontier`; or str, the reason, "" if no frozen layer comes before those that train.
     """
-    graph = structure.functional_graph(model)
+    graph = structure.walked_graph(model)
     if graph is None:
         return _in_calls(model, setting)
     analysis = _Analysis(setting, graph)
     cut = analysis.cut(graph, dict.fromkeys(map(id, graph.inputs), "free"))
     cuts = tuple(cut.every_cut())
+    if len({id(one.graph) for one in cuts}) < len(cuts):
+        return "a model inside it that is frozen in part is used in several places"
     if not any(one.kept for one in cuts):
         first = next(iter(analysis.reasons), "")
         return "" if _just_trains(first) else first
@@ -109,7 +111,7 @@ def _in_calls(model: keras.Model, setting: Setting) -> Frontier | str:
     whole = [layer for layer in children if reasons[id(layer)] is None and layer.weights]
     split: dict[int, tuple[GraphCut, ...]] = {}
     for layer in children:
-        graph = structure.functional_graph(layer)
+        graph = structure.walked_graph(layer)
         if graph is not None and reasons[id(layer)] is not None:
             cut = _Analysis(setting, graph).cut(graph, dict.fromkeys(map(id, graph.inputs), "free"))
             if any(one.kept for one in cut.every_cut()):
@@ -182,7 +184,7 @@ class _Analysis:
                 is_free = "kept" not in given and not structure.weights_of_operation(node.operation)
                 kinds.update((id(t), "free" if is_free else "kept") for t in node.output_tensors)
                 continue
-            nested = structure.functional_graph(node.operation)
+            nested = structure.walked_graph(node.operation)
             if nested is None or calls.count(id(node.operation)) > 1:
                 self.reasons.append(reason)
                 continue

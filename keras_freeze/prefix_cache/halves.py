@@ -56,22 +56,26 @@ class Prefix:
             [(next(rest), next(rest) if masked else None) for masked in own] for own in self._masked
         ]
 
-    def specs(self) -> list[Any]:
-        """Return the shapes and dtypes that TensorFlow has to expect; after the first call."""
+    def specs(self, flat: Sequence[Any]) -> list[Any]:
+        """Return the shapes and dtypes of flat tensors that TensorFlow has to expect.
+
+        They are those of the graph where there is one, so that batches may differ in length.
+        """
         import tensorflow as tf
 
+        if self.frontier.children:
+            return [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in flat]
         return [tf.TensorSpec(shape, dtype) for shape, dtype in self._shapes]
 
     def _flat(self, x: Any) -> list[Any]:
         features, self.calls = features_of(self.model, self.frontier, x, self.training)
         self._masked = [[mask is not None for _, mask in own] for own in features]
-        shapes = [[value.shape for value, _ in own] for own in features[: len(self.calls)]]
-        shapes += [[t.shape for t in cut.kept] for cut in self.frontier.cuts]
+        kept = [() for _ in self.calls] + [cut.kept for cut in self.frontier.cuts]
         self._shapes = []
         flat = []
-        for known, own in zip(shapes, features, strict=True):
-            # A cut inside a subclassed model's layer may not have been reached.
-            for shape, (value, mask) in zip(known, own, strict=False):
+        for tensors, own in zip(kept, features, strict=True):
+            for n, (value, mask) in enumerate(own):
+                shape = tensors[n].shape if tensors else value.shape
                 self._shapes.append(((None, *shape[1:]), value.dtype))
                 flat.append(value)
                 if mask is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -29,12 +29,12 @@ class Recorder:
 
     Args:
         setting: What trains.
-        split: Ids of layers that are models and cut themselves.
+        split: By id of a layer that is a model and cut itself, what prepares the cut.
         reached: Raised where a layer is called that can't be kept.
     """
 
     setting: Setting
-    split: Set[int]
+    split: Mapping[int, Callable[[], None]]
     reached: type[BaseException]
     calls: list[Call] = dataclasses.field(default_factory=list)
     outputs: list[Outputs] = dataclasses.field(default_factory=list)
@@ -47,6 +47,7 @@ class Recorder:
         if not known.all_in(args):
             raise self.reached
         if id(layer) in self.split:
+            self.split[id(layer)]()
             return own(*positional, **named)
         if reason_against(layer, setting):
             raise self.reached
@@ -66,14 +67,12 @@ class Player:
     Args:
         calls: As recorded.
         outputs: What they returned for the present batch.
-        split: Ids of layers that are models and cut themselves.
-        is_split: Bool, whether such a layer is being called on the batch.
+        split: By id of a layer that is a model and cut itself, what prepares the cut.
     """
 
     calls: Sequence[Call]
     outputs: Sequence[Outputs]
-    split: Set[int]
-    is_split: bool = False
+    split: dict[int, Callable[[], None]]
     played: int = 0
 
     def __call__(self, layer: Any, own: Callable[..., Any], known: _Known, *args: Any) -> Any:
@@ -88,11 +87,9 @@ class Player:
                 values = [structure.with_mask(value, mask) for value, mask in kept]
                 known.add(values)
                 return keras.tree.pack_sequence_as(nest, values)
-        self.is_split = is_known and not is_next and id(layer) in self.split
-        try:
-            return own(*positional, **named)
-        finally:
-            self.is_split = False
+        if is_known and not is_next and id(layer) in self.split:
+            self.split.pop(id(layer))()  # once
+        return own(*positional, **named)
 
 
 class _Known:

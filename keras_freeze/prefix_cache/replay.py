@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext as _nothing
 from typing import Any, TypeAlias
 
 import keras
@@ -40,10 +40,19 @@ class Use:
     Attributes:
         calls: Int, how many such calls there were.
         is_batch: Bool, whether such a call is going on.
+        armed: Ids of the cuts of which the next walk is that of the batch. Other walks through
+            the same graph, of a layer that is used elsewhere too, are Keras's own.
     """
 
     calls: int = 0
     is_batch: bool = False
+    armed: set[int] = dataclasses.field(default_factory=set)
+
+    def is_due(self, cut: GraphCut) -> bool:
+        """Tell once, when it is asked for the walk that a cut is armed for."""
+        is_due = id(cut) in self.armed
+        self.armed.discard(id(cut))
+        return is_due
 
 
 def features_of(
@@ -65,11 +74,13 @@ def features_of(
         NotReachedError: if the model's `call` does not go through its graph.
     """
     found: dict[int, list[tuple[Any, Any]]] = {}
-    split = {id(layer) for layer in frontier.split}
-    recorder = Recorder(frontier.setting, split, _Reached)
+    use = Use()
+    recorder = Recorder(frontier.setting, _split(frontier, use), _Reached)
 
     def walk(cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
-        values = _Values(cut, inputs, operation_of)
+        if not use.is_due(cut):
+            return None
+        values = _Values(cut, inputs, operation_of, use)
         for node in cut.before:
             with contextlib.suppress(_Reached):
                 values.run(node)
@@ -78,11 +89,12 @@ def features_of(
         raise _Reached
 
     def around(inputs: Any) -> contextlib.AbstractContextManager[None]:
-        return intercepted(frontier.children, recorder, inputs)
+        return _around(frontier, use, recorder, inputs)
 
     with (
         _walking(frontier.cuts, walk),
-        _noticing(model, x, Use(), around),
+        _noticing(model, _Step(x, use, around)),
+        _without_traces(frontier),
         contextlib.suppress(_Reached),
     ):
         model(x, training=training)
@@ -115,13 +127,11 @@ def replaying(
     outputs, rest = features[: len(calls)], features[len(calls) :]
     kept = {id(cut): own for cut, own in zip(frontier.cuts, rest, strict=True) if own}
     one = next(value for own in features for value, _ in own)
-    player = Player((), (), frozenset())
 
     def walk(cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
-        is_cut = use.is_batch and any(id(inner) in kept for inner in cut.every_cut())
-        if not is_cut or (frontier.children and not player.is_split):
+        if not use.is_due(cut) or not any(id(inner) in kept for inner in cut.every_cut()):
             return None
-        values = _Values(cut, inputs, operation_of)
+        values = _Values(cut, inputs, operation_of, use)
         values.batch = keras.ops.shape(one)[0]
         for tensor, (value, mask) in zip(cut.kept, kept.get(id(cut), []), strict=True):
             values.by_tensor[id(tensor)] = structure.with_mask(value, mask)
@@ -130,27 +140,55 @@ def replaying(
         return [values.by_tensor[id(tensor)] for tensor in cut.graph.outputs]
 
     def around(inputs: Any) -> contextlib.AbstractContextManager[None]:
-        nonlocal player
-        player = Player(calls, outputs, {id(layer) for layer in frontier.split})
-        return intercepted(frontier.children, player, inputs)
+        player = Player(calls, outputs, _split(frontier, use))
+        return _around(frontier, use, player, inputs)
 
-    with _walking(frontier.cuts, walk), _noticing(model, x, use, around):
+    with _walking(frontier.cuts, walk), _noticing(model, _Step(x, use, around)):
         yield use
+
+
+def _around(
+    frontier: Frontier, use: Use, handle: Recorder | Player, inputs: Any
+) -> contextlib.AbstractContextManager[None]:
+    """Return what a call of the model on the batch is made in."""
+    if frontier.children:
+        return intercepted(frontier.children, handle, inputs)
+    use.armed = {id(frontier.cuts[0])}
+    return contextlib.nullcontext()
+
+
+def _split(frontier: Frontier, use: Use) -> dict[int, Callable[[], None]]:
+    """Return by layer that is cut itself what arms its cut."""
+    by_graph = {id(cut.graph): cut for cut in frontier.cuts}
+    cuts = {id(layer): by_graph[id(structure.functional_graph(layer))] for layer in frontier.split}
+    return {i: functools.partial(use.armed.add, id(cut)) for i, cut in cuts.items()}
+
+
+def _without_traces(frontier: Frontier) -> contextlib.AbstractContextManager[Any]:
+    """Discard what the code of a subclassed model assigns, since a step will run it again."""
+    # On JAX the whole function runs without any.
+    needed = frontier.children and keras.backend.backend() != "jax"
+    return keras.StatelessScope() if needed else contextlib.nullcontext()
 
 
 class _Values:
     """The values of the tensors of one graph while it is walked through."""
 
-    def __init__(self, cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any], use: Use
+    ) -> None:
         self.cut = cut
         self.operation_of = operation_of
+        self.use = use
         flat = keras.tree.flatten(inputs)
         self.by_tensor = {id(t): v for t, v in zip(cut.graph.inputs, flat, strict=True)}
         self.batch: Any = None
 
     def run(self, node: Any) -> None:
-        if id(node) in self.cut.inner:
+        inner = self.cut.inner.get(id(node))
+        if inner is not None:
             self._stand_in(node)
+            self.use.armed.add(id(inner))
         args, kwargs = node.arguments.fill_in(self.by_tensor)
         outputs = self.operation_of(node.operation)(*args, **kwargs)
         for tensor, value in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
@@ -189,36 +227,45 @@ def _walking(cuts: Sequence[GraphCut], walk: Walk) -> Iterator[None]:
             object.__delattr__(cut.graph, "_run_through_graph")
 
 
+@dataclasses.dataclass
+class _Step:
+    """A batch, and what a call of the model on it is made in."""
+
+    x: Any
+    use: Use
+    around: Callable[[Any], contextlib.AbstractContextManager[None]]
+
+
 @contextlib.contextmanager
-def _noticing(
-    model: keras.Model,
-    x: Any,
-    use: Use,
-    around: Callable[[Any], contextlib.AbstractContextManager[None]],
-) -> Iterator[None]:
+def _noticing(model: keras.Model, step: _Step) -> Iterator[None]:
     """Notice calls of the model on the batch itself; run its `call` inside of `around`."""
     own_class = model.__class__
-    model.__class__ = _noticing_class(own_class, x, use, around)
+    object.__setattr__(model, "_keras_freeze_step", step)
+    model.__class__ = _noticing_class(own_class)
     try:
         yield
     finally:
         model.__class__ = own_class
+        object.__delattr__(model, "_keras_freeze_step")
 
 
-def _noticing_class(own_class: type, x: Any, use: Use, around: Callable[[Any], Any]) -> Any:
+@functools.lru_cache(maxsize=16)
+def _noticing_class(own_class: type) -> Any:
     # Python looks `__call__` up in the class. By the time Keras calls `call`, the inputs may
     # have been converted, and can't be told from others any more; but on JAX it calls `call`
     # alone.
     def noticed(name: str) -> Callable[..., Any]:
-        def method(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            before = use.is_batch
+        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            step: _Step = self._keras_freeze_step
+            use, before = step.use, step.use.is_batch
             if not (before and name == "call"):
-                use.is_batch = _is_same(inputs, x)
+                use.is_batch = _is_same(args[0] if args else None, step.x)
                 use.calls += use.is_batch
-            within = around(inputs) if name == "call" and use.is_batch else _nothing()
+            is_made = name == "call" and use.is_batch
+            within = step.around(args[0]) if is_made else contextlib.nullcontext()
             try:
                 with within:
-                    return getattr(own_class, name)(self, inputs, *args, **kwargs)
+                    return getattr(own_class, name)(self, *args, **kwargs)
             finally:
                 use.is_batch = before
 

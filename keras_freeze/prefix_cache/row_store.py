@@ -20,12 +20,29 @@ MEMORY_SHARE = 4
 Signature: TypeAlias = tuple[tuple[tuple[int, ...], Any], ...]
 
 
+class Budget:
+    """The memory that several stores may use together.
+
+    Args:
+        max_bytes: Int. Defaults to a quarter of the memory that is free when it is first asked.
+    """
+
+    def __init__(self, max_bytes: int | None = None) -> None:
+        self.max_bytes = max_bytes
+        self.reserved = 0
+
+    def rows(self, row_bytes: int) -> int:
+        """Return how many rows of this size there is room for."""
+        if self.max_bytes is None:
+            self.max_bytes = free_memory() // MEMORY_SHARE
+        return max(0, self.max_bytes - self.reserved) // row_bytes
+
+
 class RowStore:
     """Rows of one or several arrays, found again by a key.
 
     Args:
-        max_bytes: Int, the most bytes of memory; further rows go to files. Defaults to a
-            quarter of the memory that is free when the first row comes.
+        budget: `Budget`, the memory to use; further rows go to files. Defaults to one of its own.
         directory: Folder for these files. They have no name there and are gone with the store.
             Defaults to the system's folder for temporary files.
 
@@ -39,9 +56,9 @@ class RowStore:
     """
 
     def __init__(
-        self, max_bytes: int | None = None, directory: str | os.PathLike[str] | None = None
+        self, budget: Budget | None = None, directory: str | os.PathLike[str] | None = None
     ) -> None:
-        self.max_bytes = max_bytes
+        self.budget = budget or Budget()
         self.directory = directory
         self.nbytes = 0
         self.is_on_disk = False
@@ -89,19 +106,19 @@ class RowStore:
 
     def clear(self) -> None:
         """Forget all rows and give their memory back."""
+        self.budget.reserved -= self._reserved
         self.nbytes = self._reserved = 0
         self._places.clear()
         self._open.clear()
 
     def _new_block(self, signature: Signature) -> _Block:
-        if self.max_bytes is None:
-            self.max_bytes = free_memory() // MEMORY_SHARE
         row_bytes = max(1, sum(math.prod(shape) * dtype.itemsize for shape, dtype in signature))
         rows = max(1, BLOCK_BYTES // row_bytes)
-        fits = max(0, self.max_bytes - self._reserved) // row_bytes
+        fits = self.budget.rows(row_bytes)
         if fits:
             rows = min(rows, fits)
             self._reserved += rows * row_bytes
+            self.budget.reserved += rows * row_bytes
             arrays = [np.empty((rows, *shape), dtype) for shape, dtype in signature]
         else:
             self.is_on_disk = True

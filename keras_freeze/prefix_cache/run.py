@@ -120,6 +120,8 @@ class CacheRun:
         self._is_small = False
         self._said = ""
         self._first: tuple[Any, list[Any]] | None = None
+        self._is_eager = model.run_eagerly or keras.backend.backend() == "torch"
+        self._flags: tuple[bool, ...] = ()
 
     # What steps ask.
 
@@ -127,6 +129,8 @@ class CacheRun:
         """Tell whether the next batch is to be looked at."""
         if self._off[kind]:
             return False
+        if self._plan is not None and self._is_eager and _flags(self._plan) != self._flags:
+            self.forget()  # which takes effect without a new step where nothing is traced
         if not self._is_searched:
             self._search()
         goes_on = self._repeats[kind] or self._plan is not None or self._inference
@@ -143,12 +147,21 @@ class CacheRun:
                 return None
         if self._plan is None and self._found is not None:
             self._make_plan(self._found, state, x)
+        try:
+            return self._cut(kind, state, x, keys)
+        finally:
+            self._first = None
+
+    def _cut(
+        self, kind: Kind, state: tuple[Any, ...], x: Any, keys: list[bytes]
+    ) -> tuple[CutPlan, list[Any]] | None:
         plan, this = self._plan, self._passes[kind]
         if plan is None or not self._has_its_weights(plan, state, thorough=this.batches == 0):
             return None
         self._passes[kind].batches += 1
         if keys:
-            return plan, self._looked_up(kind, plan, state, x, keys)
+            features = self._looked_up(kind, plan, state, x, keys)
+            return None if self._plan is None else (plan, features)
         self.statistics.misses += _rows(x)
         return plan, plan.prefix(x, state)
 
@@ -240,11 +253,13 @@ class CacheRun:
         try:
             reason = self._trial(plan, state, x)
         except NotReachedError:
-            reason = f"calls of model {model.name!r} do not go through its graph of layers"
+            reason = f"model {model.name!r} does not pass the batch itself to its frozen layers"
+        except Exception as error:  # of the model's own code, which may expect other arguments
+            reason = f"model {model.name!r} can't be called on a batch's inputs alone: {error}"
         if reason:
             self._leave_whole(reason)
             return
-        self._plan = plan
+        self._plan, self._flags = plan, _flags(plan)
         if not is_same:
             self._announce(plan, x)
 
@@ -298,6 +313,8 @@ class CacheRun:
                 self.statistics.hits += len(keys)
                 return [keras.ops.convert_to_tensor(row) for row in rows]
             self._stop(kind, "")
+            if not self._inference:
+                self._plan = self._found = None
         flat = self._computed(plan, state, x)
         if self._repeats[kind]:
             self._keep(kind, keys, flat)
@@ -387,8 +404,12 @@ class CacheRun:
 
     def _agree(self, plan: CutPlan, state: tuple[Any, ...], x: Any, flat: Sequence[Any]) -> bool:
         batch = _rows(x)
-        picked = list(range(batch))[::-1][:AUDITED]
-        few = keras.tree.map_structure(lambda t: keras.ops.take(t, picked, axis=0), x)
+        picked = list(range(batch))[::-1][: max(1, min(AUDITED, batch - 1))]
+
+        def pick(leaf: Any) -> Any:
+            return None if leaf is None else keras.ops.take(leaf, picked, axis=0)
+
+        few = keras.tree.map_structure(pick, x)
         again = plan.prefix(few, state)
         return all(
             _is_close(_host(new), _host(old)[picked]) for new, old in zip(again, flat, strict=True)
@@ -424,6 +445,11 @@ def _unsupported(model: keras.Model) -> str:
     if keras.backend.backend() == "torch" and model.jit_compile:
         return "torch.compile makes one function of the whole step"
     return ""
+
+
+def _flags(plan: CutPlan) -> tuple[bool, ...]:
+    layers = tuple(layer.trainable for layer in plan.frontier.layers)
+    return layers + tuple(variable.trainable for variable in plan.watch.variables)
 
 
 def _rows(x: Any) -> int:

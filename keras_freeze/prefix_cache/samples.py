@@ -29,13 +29,15 @@ def keys_of(x: Any) -> list[bytes]:
         >>> first == third, first == second
         (True, False)
     """
-    arrays = [_on_host(leaf) for leaf in keras.tree.flatten(x) if leaf is not None]
+    leaves = keras.tree.flatten(x)
+    arrays = [_on_host(leaf) for leaf in leaves if leaf is not None]
     if not arrays or any(a.ndim == 0 or a.dtype == object for a in arrays):
         raise UnreadableBatchError("the inputs are not arrays with a row for each sample")
     if len({len(a) for a in arrays}) > 1:
         raise UnreadableBatchError("the inputs have different numbers of rows")
     # The shape tells apart rows that are padded to different lengths.
     heads = [f"{a.shape[1:]}{a.dtype}".encode() for a in arrays]
+    heads.append(bytes(leaf is None for leaf in leaves))
     rows = [np.ascontiguousarray(a).reshape(len(a), -1).view(np.uint8) for a in arrays]
     head = b"".join(heads)
     if len(rows) == 1:

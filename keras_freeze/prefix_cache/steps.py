@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import keras
 
+from keras_freeze import structure
 from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.halves import Prefix
 from keras_freeze.prefix_cache.replay import replaying
@@ -43,6 +44,12 @@ class Source(Protocol):
     def forget(self) -> None:
         """Take note that the step functions are made anew, as the model has changed."""
 
+    def begin(self, kind: Kind) -> None:
+        """Take note that an epoch, or an evaluation, begins."""
+
+    def end(self) -> None:
+        """Let go of the model and of all that was kept."""
+
     def after(self, kind: Kind, state: tuple[Any, ...]) -> None:
         """Take note of the state that a step of JAX returned."""
 
@@ -72,7 +79,7 @@ class Step:
         self._source = source
         self.plain = plain
         self._fed: tuple[Any, Callable[..., Any]] | None = None
-        self._cut: tuple[Plan, Any, Callable[..., Any]] | None = None
+        self._cuts: list[tuple[Plan, Any, Callable[..., Any]]] = []
         self._calls = 0
 
     def __call__(self, *args: Any) -> Any:
@@ -87,7 +94,7 @@ class Step:
         if found is None:
             return self._make_fed(getattr(batches, "element_spec", None))(*rest, data)
         plan, features = found
-        step = self._make_cut(plan, getattr(batches, "element_spec", None))
+        step = self._make_cut(plan, getattr(batches, "element_spec", None), features)
         result = step(*rest, {"data": data, "features": features})
         if self._calls == 0:
             self._source.unused(self._kind)
@@ -106,30 +113,36 @@ class Step:
             self._fed = spec, self._on_batch(self._make_plain(), spec)
         return self._fed[1]
 
-    def _make_cut(self, plan: Plan, spec: Any) -> Callable[..., Any]:
-        if self._cut is None or self._cut[0] is not plan or self._cut[1] != spec:
-            name = f"{self._kind}_step"
-            own = getattr(self._model, name)
+    def _make_cut(self, plan: Plan, spec: Any, features: list[Any]) -> Callable[..., Any]:
+        signature = None
+        if spec is not None:
+            signature = {"data": spec, "features": plan.prefix.specs(features)}
+        for of_plan, of_signature, made in self._cuts:
+            if of_plan is plan and of_signature == signature:
+                return made
+        made = self._cut(plan, signature)
+        self._cuts = [cut for cut in self._cuts if cut[0] is plan] + [(plan, signature, made)]
+        return made
 
-            def step(*args: Any) -> Any:
-                *state, carried = args
-                data, flat = carried["data"], carried["features"]
-                where = plan.frontier, _inputs(data), plan.prefix.pack(flat)
-                with replaying(self._model, *where, plan.prefix.calls) as use:
-                    result = own(*state, data)
-                self._calls = use.calls
-                return result
+    def _cut(self, plan: Plan, signature: Any) -> Callable[..., Any]:
+        """Return Keras's function, of a step that replays the model, as one of a batch."""
+        name = f"{self._kind}_step"
+        own = getattr(self._model, name)
 
-            with attribute(self._model, name, step):
-                made = self._made()
-            signature = None
-            if spec is not None:
-                signature = {"data": spec, "features": plan.prefix.specs()}
-            on_batch = self._on_batch(made, signature)
-            if keras.backend.backend() == "torch":  # where a step is looked up as it is made
-                on_batch = attribute(self._model, name, step)(on_batch)
-            self._cut = plan, spec, on_batch
-        return self._cut[2]
+        def step(*args: Any) -> Any:
+            *state, carried = args
+            data, flat = carried["data"], carried["features"]
+            where = plan.frontier, _inputs(data), plan.prefix.pack(flat)
+            with replaying(self._model, *where, plan.prefix.calls) as use:
+                result = own(*state, data)
+            self._calls = use.calls
+            return result
+
+        patch = attribute(self._model, name, step)
+        with patch:
+            made = self._on_batch(self._made(), signature)
+        # On torch a step is looked up as it is made.
+        return patch(made) if keras.backend.backend() == "torch" else made
 
     def _on_batch(self, made: Any, spec: Any) -> Callable[..., Any]:
         """Return Keras's function of an iterator as one of a batch."""
@@ -198,13 +211,15 @@ class Installation:
 
     def _maker(self, kind: Kind) -> Callable[..., None]:
         def make(force: bool = False) -> None:
-            if kind == "train" and not force:
-                # The beginning of another fit: the last one was interrupted.
+            if kind == "train" and structure.is_called_by("fit"):
+                # Another fit begins: the one that this was for has been interrupted.
                 self.remove()
                 self._model.make_train_function()
                 return
-            if kind == "train":
+            if kind == "train" and force:
                 self._source.forget()
+            if kind == "test":
+                self._source.begin("test")
             if force or getattr(self._model, f"{kind}_function") is None:
                 step = Step(self._model, kind, self._own[kind], self._source)
                 setattr(self._model, f"{kind}_function", step)
@@ -212,9 +227,13 @@ class Installation:
         return make
 
     def remove(self) -> None:
-        """Leave the model as it would be without a cache."""
+        """Leave the model as it would be without a cache; a second time it does nothing."""
+        if not self._patches:
+            return
         for patch in self._patches:
             patch.__exit__()
+        self._patches = []
+        self._source.end()
         for kind, make in self._own.items():
             step = getattr(self._model, f"{kind}_function")
             if isinstance(step, Step):  # else `compile` has taken it away

@@ -14,9 +14,10 @@ from keras_freeze.fingerprints import fingerprint_of
 class Watch:
     """Remembers weights, and tells whether they are still the same to the last bit.
 
-    On a host it holds on to the values, so that a weight that has been written to, by whatever
-    means, is found in another place (TensorFlow), is another object (JAX) or has another version
-    (torch). Only then its bytes are compared. On other devices they are compared if asked.
+    On a host, a weight that has been written to is found in another place (TensorFlow, by whatever
+    means it was written), is another object (JAX) or has another version (torch, but for writes
+    through `.data`). Only then its bytes are compared; where that is not certain, and on other
+    devices, they are compared if asked for.
 
     Args:
         variables: Sequence of `keras.Variable`.
@@ -37,8 +38,8 @@ class Watch:
 
         Args:
             values: As above.
-            thorough: Bool, whether to compare bytes where nothing quicker tells. Defaults to
-                False.
+            thorough: Bool, whether to compare bytes where nothing quicker is certain. Defaults
+                to False.
 
         Returns:
             List of int, positions in `variables`.
@@ -48,7 +49,7 @@ class Watch:
         suspects = [
             n
             for n, (new, old) in enumerate(zip(held, self._held, strict=True))
-            if (thorough if new is None else not _is_same(new, old))
+            if not _is_same(new, old) or (thorough and not isinstance(new, np.ndarray))
         ]
         found = [n for n in suspects if fingerprint_of(present[n]) != self._prints[n]]
         if not found:
@@ -87,4 +88,4 @@ def _hold(value: Any) -> Any:
 def _is_same(new: Any, old: Any) -> bool:
     if isinstance(new, np.ndarray) and isinstance(old, np.ndarray):
         return new.__array_interface__["data"] == old.__array_interface__["data"]
-    return new == old if isinstance(new, tuple) else new is old
+    return new == old if isinstance(new, tuple) else new is old  # None on other devices
