@@ -50,7 +50,6 @@ def test_the_head_alone(any_model, data_for):
     assert (statistics.misses, statistics.hits) == (40, 80)
 
 
-@pytest.mark.backend
 def test_gradual_unfreezing(any_model, data_for):
     model = any_model()
     epochs = 2 * len(kf.layer_groups(model))

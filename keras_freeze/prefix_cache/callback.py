@@ -120,7 +120,8 @@ class PrefixCache(keras.callbacks.Callback):
             say=self._say,
         )
         self.statistics = self._run.statistics
-        self._installation = Installation(self.model, self._run)
+        if self._run.is_possible():
+            self._installation = Installation(self.model, self._run)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Take note that samples should come again."""

@@ -123,7 +123,14 @@ class CacheRun:
         self._is_eager = model.run_eagerly or keras.backend.backend() == "torch"
         self._flags: tuple[bool, ...] = ()
 
-    # What steps ask.
+    # What steps and the callback ask.
+
+    def is_possible(self) -> bool:
+        """Tell whether the model's steps can be wrapped; say it if they can't."""
+        reason = _unsupported(self._model)
+        if reason:
+            self._leave_whole(reason)
+        return not reason
 
     def wants(self, kind: Kind) -> bool:
         """Tell whether the next batch is to be looked at."""
@@ -214,7 +221,7 @@ class CacheRun:
         self._is_searched = True
         model = self._model
         trained = {id(v) for v in model.trainable_variables}
-        found = _unsupported(model) or find(model, Setting(trained, self._inference))
+        found = find(model, Setting(trained, self._inference))
         if isinstance(found, str):
             self._leave_whole(found)
         elif self._is_worth_it(found):
@@ -435,6 +442,7 @@ class CacheRun:
 
 
 def _unsupported(model: keras.Model) -> str:
+    """Say why a model's steps can't be wrapped at all; "" if they can."""
     if model.steps_per_execution > 1:
         return "a step makes several batches (steps_per_execution)"
     strategy = getattr(model, "distribute_strategy", None)
