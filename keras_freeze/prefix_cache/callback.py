@@ -29,8 +29,9 @@ class PrefixCache(keras.callbacks.Callback):
 
     A layer that can't be judged, such as a custom one, and one that acts at random while it
     trains, such as a `Dropout`, end the part that is cached. Weights before the cut that are
-    changed by something else are noticed before the next step; and in each epoch some samples
-    are computed again and compared.
+    changed by something else are noticed before the next step (on a GPU, and on torch where they
+    are written through `.data`: before the next epoch); and in each epoch some samples are
+    computed again and compared.
 
     Args:
         max_bytes: Int, the most bytes of memory to use; further features go to files that are
