@@ -43,7 +43,7 @@ class Prefix:
                 of the variables that train and that don't.
         """
         if self._function is None:
-            self._function = self._compiled()
+            self._function = self._compiled(x)
         backend = keras.backend.backend()
         if backend == "jax":
             return list(self._function(state[0], state[1], x))
@@ -83,7 +83,7 @@ class Prefix:
                     flat.append(mask)
         return flat
 
-    def _compiled(self) -> Callable[..., Sequence[Any]]:
+    def _compiled(self, x: Any) -> Callable[..., Sequence[Any]]:
         backend = keras.backend.backend()
         if backend == "jax":
             return self._on_jax()
@@ -96,9 +96,16 @@ class Prefix:
         import tensorflow as tf
 
         jit_compile = self.model.jit_compile
-        return tf.function(
+        function = tf.function(
             self._flat, reduce_retracing=True, jit_compile=jit_compile, autograph=False
         )
+
+        # Traced for any number of samples at once, not for one number and then again for any.
+        def any_rows(leaf: Any) -> Any:
+            return None if leaf is None else tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype)
+
+        function.get_concrete_function(keras.tree.map_structure(any_rows, x))
+        return function
 
     def _on_jax(self) -> Callable[..., Sequence[Any]]:
         import jax

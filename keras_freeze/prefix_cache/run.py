@@ -65,14 +65,12 @@ class _Pass:
         batches: Int, of this epoch.
         hits: Int, samples found.
         is_whole: Bool, whether the model was cut there at the beginning of the epoch.
-        is_audited: Bool.
     """
 
     earlier: int = 0
     batches: int = 0
     hits: int = 0
     is_whole: bool = True
-    is_audited: bool = False
 
 
 class CacheRun:
@@ -118,6 +116,7 @@ class CacheRun:
         self._repeats: dict[Kind, bool] = {"train": True, "test": True}
         self._changes = 0
         self._is_small = False
+        self._is_audited = False
         self._said = ""
         self._first: tuple[Any, list[Any]] | None = None
         self._is_eager = model.run_eagerly or keras.backend.backend() == "torch"
@@ -207,6 +206,8 @@ class CacheRun:
         last = self._passes[kind]
         earlier = last.earlier + (last.is_whole and last.batches > 0)
         self._passes[kind] = _Pass(earlier=earlier)
+        if kind == "train":
+            self._is_audited = False
 
     def end(self) -> None:
         """Let go of the model and of all that was kept."""
@@ -315,8 +316,8 @@ class CacheRun:
         rows = store.get(keys) if hits == len(keys) else None
         self.statistics.lookup_s += time.perf_counter() - begun
         if rows is not None:
-            if this.is_audited or self._passes_audit(plan, state, x, rows):
-                this.is_audited = True
+            if self._is_audited or self._passes_audit(plan, state, x, rows):
+                self._is_audited = True
                 self.statistics.hits += len(keys)
                 return [keras.ops.convert_to_tensor(row) for row in rows]
             self._stop(kind, "")
