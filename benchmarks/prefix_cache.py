@@ -124,7 +124,8 @@ def picture(rows: list[dict[str, Any]], file: Path) -> None:
     """Draw the time of each arm as a part of plain Keras's."""
     import matplotlib.pyplot as plt
 
-    cases = ["head-10", "head-30", "gradual-15", "resnet50", "transformer", "lstm"]
+    shown = ["head-10", "head-30", "gradual-15", "resnet50", "transformer", "lstm"]
+    cases = [case for case in shown if "cache" in medians(rows, case)]
     names = {"cache": "keras_freeze", "floor": "floor", "lightning": "Lightning"}
     names["finetuning-scheduler"] = "FinetuningScheduler"
     colors = dict(zip(names, ["#1f77b4", "#b0b0b0", "#ff7f0e", "#d62728"], strict=True))
