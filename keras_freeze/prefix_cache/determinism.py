@@ -50,8 +50,8 @@ def reason_against(operation: Any, setting: Setting) -> str | None:
         "Dropout 'drop' drops at random"
     """
     reason = _reason(operation, setting)
-    if reason is None or reason.endswith("'"):
-        return reason
+    if reason is None:
+        return None
     return f"{type(operation).__name__} {getattr(operation, 'name', '')!r} {reason}"
 
 
