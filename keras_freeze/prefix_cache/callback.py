@@ -9,11 +9,11 @@ from typing import Any, Literal
 import keras
 
 from keras_freeze.messages import call_of, is_int
+from keras_freeze.prefix_cache import lines
 from keras_freeze.prefix_cache.row_store import Budget, RowStore
 from keras_freeze.prefix_cache.run import CacheRun
 from keras_freeze.prefix_cache.statistics import Statistics
 from keras_freeze.prefix_cache.steps import Installation
-from keras_freeze.reports import readable_bytes
 
 Mode = Literal["training", "inference"]
 
@@ -133,12 +133,7 @@ class PrefixCache(keras.callbacks.Callback):
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Take the cache out of the model, and say what it gave."""
         if self._run is not None and self.statistics.hits:
-            found = self.statistics
-            count = found.hits + found.misses
-            self._say(
-                f"cache: {100 * found.hit_rate:.0f} % of {count:,} samples were looked up; at most "
-                f"{readable_bytes(found.nbytes)} kept; saved about {max(0.0, found.saved_s):.1f} s."
-            )
+            self._say(lines.of_fit(self.statistics))
         self._remove()
 
     def expect(self, epoch: int | None) -> None:

@@ -6,7 +6,7 @@ followed by its mask if it has one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +14,7 @@ import keras
 from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.layer_calls import Call
 from keras_freeze.prefix_cache.replay import Features, features_of
+from keras_freeze.prefix_cache.samples import Batch
 
 
 class Prefix:
@@ -32,22 +33,15 @@ class Prefix:
         self.calls: tuple[Call, ...] = ()
         self._masked: list[list[bool]] = []
         self._shapes: list[tuple[tuple[int | None, ...], Any]] = []
-        self._function: Callable[..., Sequence[Any]] | None = None
+        self._functions: dict[Hashable, Callable[..., Sequence[Any]]] = {}
 
-    def __call__(self, x: Any, state: tuple[Any, ...] = ()) -> list[Any]:
-        """Compute the tensors that cross the cut for a batch.
-
-        Args:
-            x: The batch's inputs.
-            state: What JAX's trainer passes into a step; its first two elements are the values
-                of the variables that train and that don't.
-        """
-        if self._function is None:
-            self._function = self._compiled(x)
-        backend = keras.backend.backend()
-        if backend == "jax":
-            return list(self._function(state[0], state[1], x))
-        return list(self._function(x))
+    def __call__(self, batch: Batch) -> list[Any]:
+        """Compute the tensors that cross the cut for a batch."""
+        if keras.backend.backend() == "tensorflow" and not self.model.run_eagerly:
+            return list(self._traced(batch)(batch.x))
+        if None not in self._functions:
+            self._functions[None] = self._made()
+        return list(self._functions[None](*batch.state[:2], batch.x))
 
     def pack(self, flat: Sequence[Any]) -> Features:
         """Return flat tensors as `replaying` takes them."""
@@ -56,16 +50,22 @@ class Prefix:
             [(next(rest), next(rest) if masked else None) for masked in own] for own in self._masked
         ]
 
-    def specs(self, flat: Sequence[Any]) -> list[Any]:
+    def specs(self, flat: Sequence[Any], rows: int | None) -> list[Any]:
         """Return the shapes and dtypes of flat tensors that TensorFlow has to expect.
 
         They are those of the graph where there is one, so that batches may differ in length.
+
+        Args:
+            flat: Tensors, as a call returned them.
+            rows: Int, the size that all batches have; None if it may differ. TensorFlow orders
+                sums and products by what it knows of shapes, so that the second half has to be
+                traced for as much as the whole would be.
         """
         import tensorflow as tf
 
         if self.frontier.children:
-            return [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in flat]
-        return [tf.TensorSpec(shape, dtype) for shape, dtype in self._shapes]
+            return [tf.TensorSpec((rows, *tensor.shape[1:]), tensor.dtype) for tensor in flat]
+        return [tf.TensorSpec((rows, *shape), dtype) for shape, dtype in self._shapes]
 
     def _flat(self, x: Any) -> list[Any]:
         features, self.calls = features_of(self.model, self.frontier, x, self.training)
@@ -76,14 +76,14 @@ class Prefix:
         for tensors, own in zip(kept, features, strict=True):
             for n, (value, mask) in enumerate(own):
                 shape = tensors[n].shape if tensors else value.shape
-                self._shapes.append(((None, *shape[1:]), value.dtype))
+                self._shapes.append((tuple(shape[1:]), value.dtype))
                 flat.append(value)
                 if mask is not None:
-                    self._shapes.append(((None,) * len(mask.shape), mask.dtype))
+                    self._shapes.append(((None,) * (len(mask.shape) - 1), mask.dtype))
                     flat.append(mask)
         return flat
 
-    def _compiled(self, x: Any) -> Callable[..., Sequence[Any]]:
+    def _made(self) -> Callable[..., Sequence[Any]]:
         backend = keras.backend.backend()
         if backend == "jax":
             return self._on_jax()
@@ -91,21 +91,34 @@ class Prefix:
             import torch
 
             return torch.no_grad()(self._flat)
-        if self.model.run_eagerly:
-            return self._flat
+        return self._flat
+
+    def _traced(self, batch: Batch) -> Callable[..., Sequence[Any]]:
+        """Return TensorFlow's function for what its data promise of all batches.
+
+        It orders sums and products by what it knows of shapes, so that this half has to be traced
+        for as much as the whole model would be. For batches of another size it is traced again,
+        for any number of samples.
+        """
         import tensorflow as tf
 
-        jit_compile = self.model.jit_compile
-        function = tf.function(
-            self._flat, reduce_retracing=True, jit_compile=jit_compile, autograph=False
-        )
-
-        # Traced for any number of samples at once, not for one number and then again for any.
         def any_rows(leaf: Any) -> Any:
             return None if leaf is None else tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype)
 
-        function.get_concrete_function(keras.tree.map_structure(any_rows, x))
-        return function
+        shapes = batch.x if batch.promised is None else batch.promised
+        if batch.promised_rows != batch.rows:
+            shapes = keras.tree.map_structure(any_rows, shapes)
+        key = None if batch.promised is None else tuple(keras.tree.flatten(shapes))
+        if key not in self._functions:
+            function = tf.function(
+                self._flat,
+                reduce_retracing=True,
+                jit_compile=self.model.jit_compile,
+                autograph=False,
+            )
+            function.get_concrete_function(shapes)
+            self._functions[key] = function
+        return self._functions[key]
 
     def _on_jax(self) -> Callable[..., Sequence[Any]]:
         import jax

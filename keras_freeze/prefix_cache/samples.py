@@ -1,7 +1,9 @@
-"""Tell samples apart by their bytes, so that no index has to travel with the data."""
+"""Batches, and what tells their samples apart: their bytes, so that no index has to travel."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,6 +13,42 @@ import xxhash
 
 class UnreadableBatchError(TypeError):
     """The inputs of a batch are not arrays with a row for each sample."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """The inputs of a batch, and what a step gets with them.
+
+    Attributes:
+        x: The inputs, an array or a nest of arrays.
+        state: What JAX's trainer passes into a step; its first two elements are the values of the
+            variables that train and that don't. Empty on other backends.
+        promised: TensorFlow's shapes and dtypes of the inputs of all batches, if they are known.
+    """
+
+    x: Any
+    state: tuple[Any, ...] = ()
+    promised: Any = None
+
+    @property
+    def rows(self) -> int:
+        """Int, the number of samples."""
+        return int(next(len(leaf) for leaf in keras.tree.flatten(self.x) if leaf is not None))
+
+    @property
+    def promised_rows(self) -> int | None:
+        """Int, the number of samples that all batches have; None if it may differ."""
+        leaves = [leaf for leaf in keras.tree.flatten(self.promised) if leaf is not None]
+        rows: int | None = leaves[0].shape[0] if leaves else None
+        return rows
+
+    def picked(self, rows: Sequence[int]) -> Batch:
+        """Return a batch of some of its samples."""
+
+        def pick(leaf: Any) -> Any:
+            return None if leaf is None else keras.ops.take(leaf, rows, axis=0)
+
+        return dataclasses.replace(self, x=keras.tree.map_structure(pick, self.x))
 
 
 def keys_of(x: Any) -> list[bytes]:

@@ -17,6 +17,7 @@ from keras_freeze import structure
 from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.halves import Prefix
 from keras_freeze.prefix_cache.replay import replaying
+from keras_freeze.prefix_cache.samples import Batch
 from keras_freeze.recompile import stand_in
 
 Kind = Literal["train", "test"]
@@ -35,7 +36,7 @@ class Source(Protocol):
     def wants(self, kind: Kind) -> bool:
         """Tell whether the next batch is to be looked at."""
 
-    def cut(self, kind: Kind, state: tuple[Any, ...], x: Any) -> tuple[Plan, list[Any]] | None:
+    def cut(self, kind: Kind, batch: Batch) -> tuple[Plan, list[Any]] | None:
         """Return how to cut the next step and what crosses the cut; None to leave it whole."""
 
     def unused(self, kind: Kind) -> None:
@@ -89,12 +90,13 @@ class Step:
         *rest, batches = args
         state = tuple(rest[0]) if rest else ()
         data = batches[0] if isinstance(batches, (list, tuple)) else next(batches)
-        x = _inputs(data)
-        found = self._source.cut(self._kind, state, x)
+        spec = getattr(batches, "element_spec", None)
+        batch = Batch(_inputs(data), state, None if spec is None else _inputs(spec))
+        found = self._source.cut(self._kind, batch)
         if found is None:
-            return self._make_fed(getattr(batches, "element_spec", None))(*rest, data)
+            return self._make_fed(spec)(*rest, data)
         plan, features = found
-        step = self._make_cut(plan, getattr(batches, "element_spec", None), features)
+        step = self._make_cut(plan, spec, batch, features)
         result = step(*rest, {"data": data, "features": features})
         if self._calls == 0:
             self._source.unused(self._kind)
@@ -113,10 +115,13 @@ class Step:
             self._fed = spec, self._on_batch(self._make_plain(), spec)
         return self._fed[1]
 
-    def _make_cut(self, plan: Plan, spec: Any, features: list[Any]) -> Callable[..., Any]:
+    def _make_cut(
+        self, plan: Plan, spec: Any, batch: Batch, features: list[Any]
+    ) -> Callable[..., Any]:
         signature = None
         if spec is not None:
-            signature = {"data": spec, "features": plan.prefix.specs(features)}
+            of_features = plan.prefix.specs(features, batch.promised_rows)
+            signature = {"data": spec, "features": of_features}
         for of_plan, of_signature, made in self._cuts:
             if of_plan is plan and of_signature == signature:
                 return made

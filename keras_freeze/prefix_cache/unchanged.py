@@ -67,8 +67,11 @@ def _reader(variables: Sequence[keras.Variable]) -> Callable[[], list[Any]]:
     import tensorflow as tf
 
     # One call for all of them, since each costs more than what it reads.
-    read = tf.function(lambda: [tf.convert_to_tensor(v.value) for v in variables])
-    return lambda: list(read())
+    def read() -> list[Any]:
+        return [tf.convert_to_tensor(variable.value) for variable in variables]
+
+    concrete = tf.function(read, autograph=False).get_concrete_function()
+    return lambda: list(concrete())
 
 
 def _held(values: Sequence[Any]) -> list[Any]:
@@ -87,5 +90,5 @@ def _hold(value: Any) -> Any:
 
 def _is_same(new: Any, old: Any) -> bool:
     if isinstance(new, np.ndarray) and isinstance(old, np.ndarray):
-        return new.__array_interface__["data"] == old.__array_interface__["data"]
+        return np.may_share_memory(new, old)  # the old one is held, so its place is not free
     return new == old if isinstance(new, tuple) else new is old  # None on other devices
