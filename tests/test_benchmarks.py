@@ -177,3 +177,33 @@ class TestPrefixCache:
         np.testing.assert_allclose(
             rest.predict(whole.predict(x, verbose=0), verbose=0), model.predict(x, verbose=0)
         )
+
+
+class TestPhotographs:
+    def test_arms_are_compared_seed_by_seed(self, script):
+        photographs = script("photographs")
+        rows = [
+            {"arm": arm, "seed": seed, "accuracy": base + 0.1 * seed, "fit_s": 4.0 + seed}
+            for arm, base in [("all at once", 0.3), ("head only", 0.2)]
+            for seed in range(2)
+        ]
+        header, _, reference, other = photographs.table(rows).splitlines()
+        assert [cell.strip() for cell in header.split("|")[1:3]] == ["arm", "test accuracy"]
+        assert reference == "| all at once | 0.350 ± 0.635 |  | 1.00 | 4.5 |"
+        assert other == "| head only | 0.250 ± 0.635 | -0.100 ± 0.000 | 1.00 | 4.5 |"
+
+    def test_every_arm_trains_as_it_is_called(self, script):
+        arms = script("photographs").ARMS
+        assert list(arms) == [
+            "from scratch",
+            "all at once",
+            "head only",
+            "GradualUnfreeze()",
+            "block5 to head",
+        ]
+        model = script("photographs").demo.build(32, None, 0)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        x, y = np.zeros((2, 32, 32, 3), "float32"), np.zeros(2)
+        model.fit(x, y, epochs=1, verbose=0, callbacks=[arms["block5 to head"].callback()])
+        trained = {v.path.split("/")[0].split("_")[0] for v in model.trainable_variables}
+        assert trained == {"block5", "scale", "hidden", "classes"}
