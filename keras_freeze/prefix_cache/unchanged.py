@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -15,9 +15,9 @@ class Watch:
     """Remembers weights, and tells whether they are still the same to the last bit.
 
     On a host, a weight that has been written to is found in another place (TensorFlow, by whatever
-    means it was written), is another object (JAX) or has another version (torch, but for writes
-    through `.data`). Only then its bytes are compared; where that is not certain, and on other
-    devices, they are compared if asked for.
+    means it was written) or is another object (JAX); the old one is held, and compared with it.
+    On torch it has another version (but for writes through `.data`), and on other devices there
+    is nothing to go by: there a fingerprint is compared, on other devices if asked for.
 
     Args:
         variables: Sequence of `keras.Variable`.
@@ -30,8 +30,7 @@ class Watch:
         self.variables = tuple(variables)
         self._read = _reader(self.variables)
         present = self._read() if values is None else list(values)
-        self._held: list[Any] = _held(present)
-        self._prints = [fingerprint_of(value) for value in present]
+        self._held = [_hold(value) for value in present]
 
     def changed(self, values: Sequence[Any] | None = None, thorough: bool = False) -> list[int]:
         """Return which weights have changed.
@@ -45,20 +44,70 @@ class Watch:
             List of int, positions in `variables`.
         """
         present = self._read() if values is None else list(values)
-        held = _held(present)
-        suspects = [
-            n
-            for n, (new, old) in enumerate(zip(held, self._held, strict=True))
-            if not _is_same(new, old) or (thorough and not isinstance(new, np.ndarray))
-        ]
-        found = [n for n in suspects if fingerprint_of(present[n]) != self._prints[n]]
-        if not found:
-            self._held = held
-        return found
+        pairs = enumerate(zip(present, self._held, strict=True))
+        return [n for n, (value, held) in pairs if held.is_changed(value, thorough)]
 
     def follow(self, values: Sequence[Any]) -> None:
         """Take these as the same values in other objects, as a step of JAX returns them."""
-        self._held = _held(values)
+        for held, value in zip(self._held, values, strict=True):
+            held.follow(value)
+
+
+class _Held(Protocol):
+    """What tells whether a value has been written to."""
+
+    def is_changed(self, value: Any, thorough: bool) -> bool:
+        """Compare the present value; if it is the same elsewhere, take note of where."""
+
+    def follow(self, value: Any) -> None:
+        """Take note of where the same value is now."""
+
+
+class _Place:
+    """A tensor of TensorFlow on the host, by where it is: written to, it is elsewhere."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self._array = np.asarray(value)
+
+    def is_changed(self, value: Any, thorough: bool) -> bool:
+        # The old one is held, so that its place is not free.
+        if np.may_share_memory(np.asarray(value), self._array):
+            return False
+        if fingerprint_of(value) != fingerprint_of(self._value):
+            return True
+        self.follow(value)
+        return False
+
+    def follow(self, value: Any) -> None:
+        self._value, self._array = value, np.asarray(value)
+
+
+class _Print:
+    """Any other value: the object (JAX) or its version (torch), and its fingerprint."""
+
+    def __init__(self, value: Any) -> None:
+        self._print = fingerprint_of(value)
+        self.follow(value)
+
+    def is_changed(self, value: Any, thorough: bool) -> bool:
+        if not thorough and _mark(value) == self._mark:
+            return False
+        if fingerprint_of(value) != self._print:
+            return True
+        self.follow(value)
+        return False
+
+    def follow(self, value: Any) -> None:
+        self._mark, self._value = _mark(value), value
+
+
+def _mark(value: Any) -> Any:
+    """Return what is another where a value has been written to; None where nothing is."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        return value.data_ptr(), value._version
+    return id(value) if backend == "jax" else None
 
 
 def _reader(variables: Sequence[keras.Variable]) -> Callable[[], list[Any]]:
@@ -74,21 +123,6 @@ def _reader(variables: Sequence[keras.Variable]) -> Callable[[], list[Any]]:
     return lambda: list(concrete())
 
 
-def _held(values: Sequence[Any]) -> list[Any]:
-    return [_hold(value) for value in values]
-
-
-def _hold(value: Any) -> Any:
-    """Return what tells whether a value has been written to; None where nothing does."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        return np.asarray(value) if "CPU" in value.device else None
-    if backend == "torch":
-        return value.data_ptr(), value._version
-    return value
-
-
-def _is_same(new: Any, old: Any) -> bool:
-    if isinstance(new, np.ndarray) and isinstance(old, np.ndarray):
-        return np.may_share_memory(new, old)  # the old one is held, so its place is not free
-    return new == old if isinstance(new, tuple) else new is old  # None on other devices
+def _hold(value: Any) -> _Held:
+    is_place = keras.backend.backend() == "tensorflow" and "CPU" in value.device
+    return _Place(value) if is_place else _Print(value)
