@@ -514,13 +514,20 @@ def thaw(model):
     kf.unfreeze(model, groups=1)
 
 
+def lower_precision(model):
+    model.get_layer("block1_conv").dtype_policy = keras.DTypePolicy("mixed_bfloat16")
+    kf.recompile(model, force=True)
+
+
 def freeze_more(model):
     kf.freeze(model, groups=1)
 
 
 @pytest.mark.backend
 @pytest.mark.parametrize("batch", [None, 1], ids=["between epochs", "within an epoch"])
-@pytest.mark.parametrize("action", [scale_kernel, load_others, thaw], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "action", [scale_kernel, load_others, thaw, lower_precision], ids=lambda f: f.__name__
+)
 def test_what_changes_the_prefix_is_noticed(action, batch, batch_norm):
     cached.compare(
         frozen(batch_norm, layers=["block1_conv", "block1_bn"]),
@@ -673,6 +680,57 @@ def test_features_that_are_outdated_are_found_in_the_audit(batch_norm, monkeypat
     with pytest.warns(UserWarning, match="is not what it was in an earlier epoch"):
         statistics = cached.compare(build, data, expect_hits=False)
     assert statistics.nbytes
+
+
+def test_every_epoch_is_audited_and_a_failure_drops_all(batch_norm, monkeypatch):
+    get, calls = RowStore.get, []
+
+    def later_other(self, keys):
+        rows = get(self, keys)
+        if rows is not None:
+            calls.append(keys)
+        # 3 batches each to train and to validate: the second epoch is looked up as it was.
+        return rows and [row * (1.01 if len(calls) > 6 else 1.0) for row in rows]
+
+    monkeypatch.setattr(RowStore, "get", later_other)
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    with pytest.warns(UserWarning, match="is not what it was in an earlier epoch"):
+        cached.compare(frozen(batch_norm, 1), images(), cache=cache, epochs=5)
+    assert len(calls) == 7  # nothing is looked up any more, in validation neither
+    assert cache.statistics.hits == 40
+
+
+class Teacher(keras.Model):
+    """Changes a weight of the frozen part in each step."""
+
+    def train_step(self, state, data):
+        logs, state = super().train_step(state, data)
+        others = [1.01 * v if v.shape == (3, 3, 2, 4) else v for v in state[1]]
+        return logs, (state[0], others, *state[2:])
+
+
+@pytest.mark.backend
+@pytest.mark.skipif(BACKEND != "jax", reason="other backends show where a weight is")
+def test_a_step_that_writes_to_what_is_frozen(batch_norm):
+    def build():
+        model = batch_norm()
+        return Teacher(model.inputs, model.outputs)
+
+    cached.compare(frozen(build, 1), images(), expect_hits=False)
+
+
+def test_freezing_late_in_an_epoch_does_not_look_like_augmentation(batch_norm):
+    def schedule(cache):
+        first, then = Phase(until=AfterSteps(5)), Phase(frozen=1)
+        return kf.FreezeScheduler(FreezeSchedule([first, then]), cache=cache, verbose=0)
+
+    settings = {"epochs": 4, "shuffle": False, "batch_size": 4}
+    data = images(rows=32)
+    plain = cached.fit(batch_norm, data, schedule(False), **settings)
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    cached.assert_same(cached.fit(batch_norm, data, schedule(cache), **settings), plain)
+    # Of the first epoch 3 batches are cut, and of the others all 8.
+    assert cache.statistics.hits == 32 * (2 + 3) + 12
 
 
 # What is not cached, and is told

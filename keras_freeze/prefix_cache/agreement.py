@@ -52,6 +52,6 @@ def is_close(new: np.ndarray, old: np.ndarray) -> bool:
         return bool((new == old).all())
     bits = {"float64": 52, "float32": 23, "float16": 10}.get(dtype, 7)
     left, right = new.astype("float64"), old.astype("float64")
-    scale = float(np.max(np.abs(right), initial=0.0))
+    scale = float(np.max(np.abs(right), initial=0.0, where=np.isfinite(right)))
     tolerance = scale * min(0.05, 1000 * 2.0**-bits)
     return bool(np.allclose(left, right, rtol=0.0, atol=tolerance, equal_nan=True))

@@ -32,7 +32,7 @@ class Prefix:
         self.training = training
         self.calls: tuple[Call, ...] = ()
         self._masked: list[list[bool]] = []
-        self._shapes: list[tuple[tuple[int | None, ...], Any]] = []
+        self._shapes: dict[Hashable, list[tuple[Any, Any]]] = {}
         self._functions: dict[Hashable, Callable[..., Sequence[Any]]] = {}
 
     def __call__(self, batch: Batch) -> list[Any]:
@@ -50,38 +50,24 @@ class Prefix:
             [(next(rest), next(rest) if masked else None) for masked in own] for own in self._masked
         ]
 
-    def specs(self, flat: Sequence[Any], rows: int | None) -> list[Any]:
-        """Return the shapes and dtypes of flat tensors that TensorFlow has to expect.
+    def specs(self, batch: Batch) -> list[Any]:
+        """Return the shapes and dtypes that TensorFlow has to expect of what crosses the cut.
 
-        They are those of the graph where there is one, so that batches may differ in length.
-
-        Args:
-            flat: Tensors, as a call returned them.
-            rows: Int, the size that all batches have; None if it may differ. TensorFlow orders
-                sums and products by what it knows of shapes, so that the second half has to be
-                traced for as much as the whole would be.
+        They are as much as is promised of the batches: TensorFlow orders sums and products by
+        what it knows of shapes, so that the second half has to be traced for as much as the whole
+        would be.
         """
         import tensorflow as tf
 
-        if self.frontier.children:
-            return [tf.TensorSpec((rows, *tensor.shape[1:]), tensor.dtype) for tensor in flat]
-        return [tf.TensorSpec((rows, *shape), dtype) for shape, dtype in self._shapes]
+        key, _ = self._expected(batch)
+        self._traced(batch)
+        return [tf.TensorSpec((batch.promised_rows, *s), dtype) for s, dtype in self._shapes[key]]
 
     def _flat(self, x: Any) -> list[Any]:
         features, self.calls = features_of(self.model, self.frontier, x, self.training)
         self._masked = [[mask is not None for _, mask in own] for own in features]
-        kept = [() for _ in self.calls] + [cut.kept for cut in self.frontier.cuts]
-        self._shapes = []
-        flat = []
-        for tensors, own in zip(kept, features, strict=True):
-            for n, (value, mask) in enumerate(own):
-                shape = tensors[n].shape if tensors else value.shape
-                self._shapes.append((tuple(shape[1:]), value.dtype))
-                flat.append(value)
-                if mask is not None:
-                    self._shapes.append(((None,) * (len(mask.shape) - 1), mask.dtype))
-                    flat.append(mask)
-        return flat
+        pairs = [pair for own in features for pair in own]
+        return [tensor for pair in pairs for tensor in pair if tensor is not None]
 
     def _made(self) -> Callable[..., Sequence[Any]]:
         backend = keras.backend.backend()
@@ -96,10 +82,25 @@ class Prefix:
     def _traced(self, batch: Batch) -> Callable[..., Sequence[Any]]:
         """Return TensorFlow's function for what its data promise of all batches.
 
-        It orders sums and products by what it knows of shapes, so that this half has to be traced
-        for as much as the whole model would be. For batches of another size it is traced again,
-        for any number of samples.
+        For batches of another size it is traced again, for any number of samples.
         """
+        import tensorflow as tf
+
+        key, shapes = self._expected(batch)
+        if key not in self._functions:
+            function = tf.function(
+                self._flat,
+                reduce_retracing=True,
+                jit_compile=self.model.jit_compile,
+                autograph=False,
+            )
+            traced = function.get_concrete_function(shapes)
+            self._functions[key] = function
+            self._shapes[key] = [(t.shape[1:], t.dtype) for t in traced.structured_outputs]
+        return self._functions[key]
+
+    def _expected(self, batch: Batch) -> tuple[Hashable, Any]:
+        """Return the shapes that a batch's function is traced for, and the key it is kept under."""
         import tensorflow as tf
 
         def any_rows(leaf: Any) -> Any:
@@ -108,17 +109,7 @@ class Prefix:
         shapes = batch.x if batch.promised is None else batch.promised
         if batch.promised_rows != batch.rows:
             shapes = keras.tree.map_structure(any_rows, shapes)
-        key = None if batch.promised is None else tuple(keras.tree.flatten(shapes))
-        if key not in self._functions:
-            function = tf.function(
-                self._flat,
-                reduce_retracing=True,
-                jit_compile=self.model.jit_compile,
-                autograph=False,
-            )
-            function.get_concrete_function(shapes)
-            self._functions[key] = function
-        return self._functions[key]
+        return None if batch.promised is None else tuple(keras.tree.flatten(shapes)), shapes
 
     def _on_jax(self) -> Callable[..., Sequence[Any]]:
         import jax

@@ -12,21 +12,20 @@ from keras_freeze.prefix_cache.row_store import RowStore
 class Kept:
     """The features of training's or validation's samples.
 
-    An epoch that begins counts; one in which the model was cut anew does not show whether
-    samples come again.
+    An epoch in which the model was cut anew does not show whether samples come again.
 
     Args:
         store: `RowStore`.
-        passes: Int, whole epochs that have to be over before samples are expected to come again.
+        passes: Int, whole epochs without a sample that came again, after which that is expected.
         enough: Int, batches of a further epoch after which one of them should have.
 
     Example:
         >>> kept = Kept(RowStore(), passes=1, enough=1)
         >>> for sample in (b"a", b"b"):
         ...     kept.begin()
-        ...     kept.count()
         ...     found = kept.look_up([sample])
         ...     kept.keep([sample], [np.ones((1, 3))])
+        ...     kept.count()
         >>> kept.is_in_vain
         True
     """
@@ -38,32 +37,35 @@ class Kept:
         self._enough = enough
         self._earlier = 0
         self._batches = 0
+        self._looked_up = 0
         self._hits = 0
         self._is_whole = True
 
     @property
     def is_at_begin(self) -> bool:
-        """Bool, whether no batch of this epoch has been counted."""
-        return self._batches == 0
+        """Bool, whether no batch of this epoch has been looked up."""
+        return self._looked_up == 0
 
     @property
     def is_in_vain(self) -> bool:
         """Bool, whether samples should have come again by now, and have not."""
-        is_due = self._earlier >= self._passes and self._batches >= self._enough
+        is_due = self._earlier >= self._passes and self._looked_up >= self._enough
         return is_due and not self._hits
 
     def begin(self) -> None:
         """Take note that an epoch, or an evaluation, begins."""
-        self._earlier += self._is_whole and self._batches > 0
-        self._batches = self._hits = 0
+        before = 0 if self._hits else self._earlier
+        self._earlier = before + (self._is_whole and self._looked_up > 0)
+        self._batches = self._looked_up = self._hits = 0
         self._is_whole = True
 
     def count(self) -> None:
-        """Take note of a batch."""
+        """Take note that a batch is over, looked up or not."""
         self._batches += 1
 
     def look_up(self, keys: Sequence[bytes]) -> list[np.ndarray] | None:
         """Return the features of these samples; None if those of one are missing."""
+        self._looked_up += 1
         hits = self.store.hits(keys)
         self._hits += hits
         return self.store.get(keys) if hits == len(keys) else None

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_freeze import structure
 from keras_freeze.prefix_cache.agreement import agrees
 from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.halves import Prefix
@@ -29,25 +30,24 @@ class CutPlan:
         prefix: Computes what crosses it.
         watch: Its weights.
         positions: Of these weights in what JAX's trainer passes into a step.
+        place: What tells cuts apart: the tensors that are kept, and the dtype policies before.
     """
 
     frontier: Frontier
     prefix: Prefix
     watch: Watch
     positions: tuple[int, ...]
+    place: tuple[Any, ...]
 
     def values(self, state: tuple[Any, ...]) -> list[Any] | None:
         """Return the values of the weights in a step of JAX, None elsewhere."""
         return _values(self.positions, state)
 
-    def flags(self) -> tuple[bool, ...]:
-        """Return what is frozen, as the layers and weights before the cut say it."""
+    def settings(self) -> tuple[Any, ...]:
+        """Return what may be changed by hand before the cut: what is frozen, and dtype policies."""
         layers = tuple(layer.trainable for layer in self.frontier.layers)
-        return layers + tuple(variable.trainable for variable in self.watch.variables)
-
-    def is_cut_like(self, other: CutPlan) -> bool:
-        """Tell whether another plan keeps the same tensors."""
-        return _ids(self.frontier) == _ids(other.frontier)
+        variables = tuple(variable.trainable for variable in self.watch.variables)
+        return layers, variables, _policies(self.frontier)
 
 
 def make(
@@ -70,10 +70,11 @@ def make(
     positions = tuple(order[i] for i in variables)
     values = _values(positions, batch.state)
     prefix = Prefix(model, frontier, training=not inference)
-    is_same = last is not None and _ids(last.frontier) == _ids(frontier)
-    if last is not None and is_same and not last.watch.changed(values):
-        return CutPlan(frontier, prefix, last.watch, positions)
-    return CutPlan(frontier, prefix, Watch(list(variables.values()), values), positions)
+    place = _ids(frontier), _policies(frontier)
+    if last is not None and last.place == place and not last.watch.changed(values):
+        return CutPlan(frontier, prefix, last.watch, positions, place)
+    watch = Watch(list(variables.values()), values)
+    return CutPlan(frontier, prefix, watch, positions, place)
 
 
 def trial(plan: CutPlan, batch: Batch) -> list[Any] | str:
@@ -125,6 +126,14 @@ def _values(positions: tuple[int, ...], state: tuple[Any, ...]) -> list[Any] | N
     return [both[n] for n in positions]
 
 
-def _ids(frontier: Frontier) -> list[int]:
+def _ids(frontier: Frontier) -> tuple[int, ...]:
     whole = [id(layer) for layer in frontier.layers] if frontier.children else []
-    return whole + [id(tensor) for cut in frontier.cuts for tensor in cut.kept]
+    return (*whole, *(id(tensor) for cut in frontier.cuts for tensor in cut.kept))
+
+
+def _policies(frontier: Frontier) -> tuple[str, ...]:
+    """Return the dtype policies of all layers before the cut, nested ones included."""
+    called = [node.operation for cut in frontier.cuts for node in cut.before]
+    layers = [x for x in (*frontier.layers, *called) if isinstance(x, keras.Layer)]
+    inside = dict.fromkeys(inner for layer in layers for inner in structure.every_layer(layer))
+    return tuple(layer.dtype_policy.name for layer in inside)

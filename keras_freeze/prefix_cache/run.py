@@ -70,13 +70,14 @@ class CacheRun:
             "test": Kept(new_store(), passes=EVALUATIONS, enough=1),
         }
         self._off: set[Kind] = set()
+        self._cut_kinds: set[Kind] = set()
         self._changes = 0
         self._is_small = False
         self._is_audited = False
         self._said = ""
         self._first: list[Any] | None = None
         self._is_eager = model.run_eagerly or keras.backend.backend() == "torch"
-        self._flags: tuple[bool, ...] = ()
+        self._settings: tuple[Any, ...] = ()
 
     # What steps and the callback ask.
 
@@ -89,14 +90,16 @@ class CacheRun:
 
     def wants(self, kind: Kind) -> bool:
         """Tell whether the next batch is to be looked at."""
-        if kind in self._off:
-            return False
-        if self._plan is not None and self._is_eager and self._plan.flags() != self._flags:
+        if self._plan is not None and self._is_eager and self._plan.settings() != self._settings:
             self.forget()  # which takes effect without a new step where nothing is traced
         if not self._is_searched:
             self._search()
-        goes_on = self._kept[kind].repeats or self._plan is not None or self._inference
-        return self._found is not None and goes_on
+        # Where samples don't come again, a step that is cut already stays so: it is traced.
+        goes_on = self._kept[kind].repeats or kind in self._cut_kinds or self._inference
+        is_wanted = self._found is not None and goes_on and kind not in self._off
+        if not is_wanted:
+            self._kept[kind].count()
+        return is_wanted
 
     def cut(self, kind: Kind, batch: Batch) -> tuple[CutPlan, list[Any]] | None:
         """Return how to cut the next step and what crosses the cut; None to leave it whole."""
@@ -104,7 +107,7 @@ class CacheRun:
         if self._kept[kind].repeats:
             begun = time.perf_counter()
             try:
-                keys = keys_of(batch.x)
+                keys = keys_of(batch.x, batch.promised_rows)
             except UnreadableBatchError as error:
                 self._leave_whole(str(error))
                 return None
@@ -115,10 +118,13 @@ class CacheRun:
             return self._cut(kind, batch, keys)
         finally:
             self._first = None
+            self._kept[kind].count()
 
     def after(self, kind: Kind, state: tuple[Any, ...]) -> None:
         """Take note of the state that a step of JAX returned."""
-        if self._plan is not None:
+        name = f"{kind}_step"
+        is_own = getattr(type(self._model), name) is not getattr(keras.Model, name)
+        if self._plan is not None and not is_own:  # for that may write to what is frozen
             self._plan.watch.follow(self._plan.values(state) or [])
 
     def unused(self, kind: Kind) -> None:
@@ -136,6 +142,7 @@ class CacheRun:
         """Take note that the model has changed: it may have to be cut elsewhere."""
         self._last = self._plan or self._last
         self._plan = self._found = None
+        self._cut_kinds.clear()
         self._is_searched = False
         for kept in self._kept.values():
             kept.break_off()
@@ -186,8 +193,9 @@ class CacheRun:
         if isinstance(features, str):
             self._leave_whole(features)
             return
-        self._plan, self._flags, self._first = plan, plan.flags(), features
-        if last is None or not plan.is_cut_like(last):
+        self._plan, self._settings, self._first = plan, plan.settings(), features
+        self._last = None
+        if last is None or plan.place != last.place:
             self._tell(lines.of_cut(found, features, batch.rows, self._steps, self._inference))
 
     def _leave_whole(self, reason: str) -> None:
@@ -197,7 +205,7 @@ class CacheRun:
                 f"layers. Received: model={self._model.name!r}, but {reason}. Leave out "
                 'mode="inference".'
             )
-        self._found = None
+        self._found = self._last = None
         self._clear()
         if reason:
             self._tell(f"cache: not used, since {reason}.")
@@ -213,7 +221,7 @@ class CacheRun:
         plan, kept = self._plan, self._kept[kind]
         if plan is None or not self._has_its_weights(plan, batch, thorough=kept.is_at_begin):
             return None
-        kept.count()
+        self._cut_kinds.add(kind)
         if not keys:
             self.statistics.misses += batch.rows
             return plan, self._first or plan.prefix(batch)
@@ -231,7 +239,8 @@ class CacheRun:
                 self._is_audited = True
                 self.statistics.hits += len(keys)
                 return [keras.ops.convert_to_tensor(row) for row in rows]
-            self._stop(kind, "")
+            for every in self._kept.values():
+                every.stop()
             if not self._inference:
                 self._plan = self._found = None
         flat, arrays = self._computed(plan, batch)

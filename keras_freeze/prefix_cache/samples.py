@@ -51,13 +51,15 @@ class Batch:
         return dataclasses.replace(self, x=keras.tree.map_structure(pick, self.x))
 
 
-def keys_of(x: Any) -> list[bytes]:
+def keys_of(x: Any, promised_rows: int | None = None) -> list[bytes]:
     """Return 128 bits for each sample of a batch, a hash of its bytes in all inputs.
 
     With 10^9 samples, two of them share a key with a probability of about 10^-21.
 
     Args:
         x: An array, or a nest of arrays, of the same first dimension.
+        promised_rows: Int, the size of all batches. It is part of the key, since TensorFlow may
+            compute the same sample to another last bit where it knows that size.
 
     Raises:
         UnreadableBatchError: if it is something else.
@@ -75,7 +77,7 @@ def keys_of(x: Any) -> list[bytes]:
         raise UnreadableBatchError("the inputs have different numbers of rows")
     # The shape tells apart rows that are padded to different lengths.
     heads = [f"{a.shape[1:]}{a.dtype}".encode() for a in arrays]
-    heads.append(bytes(leaf is None for leaf in leaves))
+    heads.append(bytes(leaf is None for leaf in leaves) + str(promised_rows).encode())
     rows = [np.ascontiguousarray(a).reshape(len(a), -1).view(np.uint8) for a in arrays]
     head = b"".join(heads)
     if len(rows) == 1:

@@ -86,6 +86,7 @@ class Step:
     def __call__(self, *args: Any) -> Any:
         """Make one step: `(iterator)`, on JAX `(state, iterator)`, on torch `(batches)`."""
         if not self._source.wants(self._kind):
+            self._cuts = []
             return self._make_plain()(*args)
         *rest, batches = args
         state = tuple(rest[0]) if rest else ()
@@ -96,7 +97,7 @@ class Step:
         if found is None:
             return self._make_fed(spec)(*rest, data)
         plan, features = found
-        step = self._make_cut(plan, spec, batch, features)
+        step = self._make_cut(plan, spec, batch)
         result = step(*rest, {"data": data, "features": features})
         if self._calls == 0:
             self._source.unused(self._kind)
@@ -115,13 +116,10 @@ class Step:
             self._fed = spec, self._on_batch(self._make_plain(), spec)
         return self._fed[1]
 
-    def _make_cut(
-        self, plan: Plan, spec: Any, batch: Batch, features: list[Any]
-    ) -> Callable[..., Any]:
+    def _make_cut(self, plan: Plan, spec: Any, batch: Batch) -> Callable[..., Any]:
         signature = None
-        if spec is not None:
-            of_features = plan.prefix.specs(features, batch.promised_rows)
-            signature = {"data": spec, "features": of_features}
+        if spec is not None and not self._model.run_eagerly:
+            signature = {"data": spec, "features": plan.prefix.specs(batch)}
         for of_plan, of_signature, made in self._cuts:
             if of_plan is plan and of_signature == signature:
                 return made
@@ -223,7 +221,7 @@ class Installation:
                 return
             if kind == "train" and force:
                 self._source.forget()
-            if kind == "test":
+            if kind == "test" and structure.is_called_by("evaluate"):
                 self._source.begin("test")
             if force or getattr(self._model, f"{kind}_function") is None:
                 step = Step(self._model, kind, self._own[kind], self._source)

@@ -15,9 +15,9 @@ class Watch:
     """Remembers weights, and tells whether they are still the same to the last bit.
 
     On a host, a weight that has been written to is found in another place (TensorFlow, by whatever
-    means it was written) or is another object (JAX); the old one is held, and compared with it.
-    On torch it has another version (but for writes through `.data`), and on other devices there
-    is nothing to go by: there a fingerprint is compared, on other devices if asked for.
+    means it was written), is another object (JAX), or has another version (torch, but for writes
+    through `.data`). Only then is it compared with what was there; on other devices there is
+    nothing to go by, and fingerprints are compared if asked for.
 
     Args:
         variables: Sequence of `keras.Variable`.
@@ -67,14 +67,16 @@ class _Place:
     """A tensor of TensorFlow on the host, by where it is: written to, it is elsewhere."""
 
     def __init__(self, value: Any) -> None:
-        self._value = value
-        self._array = np.asarray(value)
+        self._print: bytes | None = None
+        self.follow(value)
 
     def is_changed(self, value: Any, thorough: bool) -> bool:
         # The old one is held, so that its place is not free.
         if np.may_share_memory(np.asarray(value), self._array):
             return False
-        if fingerprint_of(value) != fingerprint_of(self._value):
+        if self._print is None:
+            self._print = fingerprint_of(self._value)
+        if fingerprint_of(value) != self._print:
             return True
         self.follow(value)
         return False
