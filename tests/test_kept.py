@@ -56,11 +56,11 @@ def test_samples_that_have_come_again_are_expected_to_go_on():
     kept = Kept(RowStore(), passes=2, enough=1)
     for _ in range(4):
         epoch(kept, "ab")
-    assert epoch(kept, "other") == [False]
+    assert epoch(kept, "cd") == [False]
     assert epoch(kept, "ab") == [False]
-    assert epoch(kept, "third") == [False]
-    assert epoch(kept, "fourth") == [False]
-    assert epoch(kept, "fifth") == [True]
+    assert epoch(kept, "ef") == [False]
+    assert epoch(kept, "gh") == [False]
+    assert epoch(kept, "ij") == [True]
 
 
 def test_what_is_cleared_or_stopped_is_gone(kept):

@@ -54,8 +54,9 @@ class Kept:
 
     def begin(self) -> None:
         """Take note that an epoch, or an evaluation, begins."""
-        before = 0 if self._hits else self._earlier
-        self._earlier = before + (self._is_whole and self._looked_up > 0)
+        self._earlier += self._is_whole and self._looked_up > 0
+        if self._hits:
+            self._earlier = 0
         self._batches = self._looked_up = self._hits = 0
         self._is_whole = True
 
