@@ -138,8 +138,9 @@ def picture(rows: list[dict[str, Any]], file: Path) -> None:
             x = place + (n - (len(arms) - 1) / 2) * 0.2
             label = names[arm] if place == 0 else None
             axes.bar(x, value, 0.18, color=colors[arm], label=label)
-            axes.text(x, value + 0.015, f"{value:.2f}", ha="center", fontsize=8)
-    axes.axhline(1.0, color="black", linewidth=0.8)
+            on_white = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+            axes.text(x, value + 0.02, f"{value:.2f}", ha="center", fontsize=8, bbox=on_white)
+    axes.axhline(1.0, color="black", linewidth=0.8, zorder=0)
     axes.text(len(cases) - 0.5, 1.02, "plain Keras", ha="right", fontsize=8)
     axes.set_xticks(range(len(cases)), cases)
     axes.set_ylabel("training time, plain Keras = 1")
