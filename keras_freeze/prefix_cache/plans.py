@@ -31,6 +31,7 @@ class CutPlan:
         watch: Its weights.
         positions: Of these weights in what JAX's trainer passes into a step.
         place: What tells cuts apart: the tensors that are kept, and the dtype policies before.
+        layers: All layers before the cut, nested ones included.
     """
 
     frontier: Frontier
@@ -38,6 +39,7 @@ class CutPlan:
     watch: Watch
     positions: tuple[int, ...]
     place: tuple[Any, ...]
+    layers: tuple[keras.Layer, ...]
 
     def values(self, state: tuple[Any, ...]) -> list[Any] | None:
         """Return the values of the weights in a step of JAX, None elsewhere."""
@@ -47,7 +49,7 @@ class CutPlan:
         """Return what may be changed by hand before the cut: what is frozen, and dtype policies."""
         layers = tuple(layer.trainable for layer in self.frontier.layers)
         variables = tuple(variable.trainable for variable in self.watch.variables)
-        return layers, variables, _policies(self.frontier)
+        return layers, variables, _policies(self.layers)
 
 
 def make(
@@ -70,11 +72,12 @@ def make(
     positions = tuple(order[i] for i in variables)
     values = _values(positions, batch.state)
     prefix = Prefix(model, frontier, training=not inference)
-    place = _ids(frontier), _policies(frontier)
+    layers = _layers(frontier)
+    place = _ids(frontier), _policies(layers)
     if last is not None and last.place == place and not last.watch.changed(values):
-        return CutPlan(frontier, prefix, last.watch, positions, place)
+        return CutPlan(frontier, prefix, last.watch, positions, place, layers)
     watch = Watch(list(variables.values()), values)
-    return CutPlan(frontier, prefix, watch, positions, place)
+    return CutPlan(frontier, prefix, watch, positions, place, layers)
 
 
 def trial(plan: CutPlan, batch: Batch) -> list[Any] | str:
@@ -131,9 +134,12 @@ def _ids(frontier: Frontier) -> tuple[int, ...]:
     return (*whole, *(id(tensor) for cut in frontier.cuts for tensor in cut.kept))
 
 
-def _policies(frontier: Frontier) -> tuple[str, ...]:
-    """Return the dtype policies of all layers before the cut, nested ones included."""
+def _policies(layers: tuple[keras.Layer, ...]) -> tuple[str, ...]:
+    return tuple(layer.dtype_policy.name for layer in layers)
+
+
+def _layers(frontier: Frontier) -> tuple[keras.Layer, ...]:
+    """Return all layers before the cut, nested ones included."""
     called = [node.operation for cut in frontier.cuts for node in cut.before]
     layers = [x for x in (*frontier.layers, *called) if isinstance(x, keras.Layer)]
-    inside = dict.fromkeys(inner for layer in layers for inner in structure.every_layer(layer))
-    return tuple(layer.dtype_policy.name for layer in inside)
+    return tuple(dict.fromkeys(x for layer in layers for x in structure.every_layer(layer)))

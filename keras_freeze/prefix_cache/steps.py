@@ -117,14 +117,14 @@ class Step:
         return self._fed[1]
 
     def _make_cut(self, plan: Plan, spec: Any, batch: Batch) -> Callable[..., Any]:
+        for of_plan, of_spec, made in self._cuts:
+            if of_plan is plan and of_spec == spec:
+                return made
         signature = None
         if spec is not None and not self._model.run_eagerly:
             signature = {"data": spec, "features": plan.prefix.specs(batch)}
-        for of_plan, of_signature, made in self._cuts:
-            if of_plan is plan and of_signature == signature:
-                return made
         made = self._cut(plan, signature)
-        self._cuts = [cut for cut in self._cuts if cut[0] is plan] + [(plan, signature, made)]
+        self._cuts = [cut for cut in self._cuts if cut[0] is plan] + [(plan, spec, made)]
         return made
 
     def _cut(self, plan: Plan, signature: Any) -> Callable[..., Any]:
