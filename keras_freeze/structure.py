@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import math
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -288,9 +289,8 @@ def move_to_end(callback: Any) -> None:
 
 def is_called_by(name: str) -> bool:
     """Tell whether the function that asks was called by one of this name."""
-    frame = inspect.currentframe()
-    caller = frame and frame.f_back and frame.f_back.f_back
-    return caller is not None and caller.f_code.co_name == name
+    # No name for a frame: its own would keep it and its callers' values until a collection.
+    return sys._getframe(2).f_code.co_name == name
 
 
 def _callback_list() -> Any | None:

@@ -16,6 +16,7 @@ import keras
 from keras_freeze import structure
 from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.halves import Prefix
+from keras_freeze.prefix_cache.iterators import Iterators
 from keras_freeze.prefix_cache.replay import replaying
 from keras_freeze.prefix_cache.samples import Batch
 from keras_freeze.recompile import stand_in
@@ -63,6 +64,7 @@ class Step:
         kind: "train" or "test".
         make: Makes Keras's own function, whatever is there.
         source: The cache.
+        iterators: Where the epoch's iterator is held.
         plain: Keras's own function, if there is one that is still good.
     """
 
@@ -72,12 +74,14 @@ class Step:
         kind: Kind,
         make: Callable[..., Any],
         source: Source,
+        iterators: Iterators,
         plain: Any = None,
     ) -> None:
         self._model = model
         self._kind = kind
         self._make = make
         self._source = source
+        self._iterators = iterators
         self.plain = plain
         self._fed: tuple[Any, Callable[..., Any]] | None = None
         self._cuts: list[tuple[Plan, Any, Callable[..., Any]]] = []
@@ -85,13 +89,15 @@ class Step:
 
     def __call__(self, *args: Any) -> Any:
         """Make one step: `(iterator)`, on JAX `(state, iterator)`, on torch `(batches)`."""
+        *rest, batches = args
+        spec = getattr(batches, "element_spec", None)
+        if spec is not None:
+            self._iterators.hold(self._kind, batches)
         if not self._source.wants(self._kind):
             self._cuts = []
             return self._make_plain()(*args)
-        *rest, batches = args
         state = tuple(rest[0]) if rest else ()
         data = batches[0] if isinstance(batches, (list, tuple)) else next(batches)
-        spec = getattr(batches, "element_spec", None)
         batch = Batch(_inputs(data), state, None if spec is None else _inputs(spec))
         found = self._source.cut(self._kind, batch)
         if found is None:
@@ -198,6 +204,7 @@ class Installation:
     def __init__(self, model: keras.Model, source: Source) -> None:
         self._model = model
         self._source = source
+        self._iterators = Iterators()
         kinds: tuple[Kind, ...] = ("train", "test")
         self._own = {kind: getattr(model, f"make_{kind}_function") for kind in kinds}
         self._patches = [
@@ -207,7 +214,7 @@ class Installation:
             patch.__enter__()
         for kind in self._own:
             present = getattr(model, f"{kind}_function")
-            step = Step(model, kind, self._own[kind], source, present)
+            step = Step(model, kind, self._own[kind], source, self._iterators, present)
             setattr(model, f"{kind}_function", None if present is None else step)
             if kind == "train":
                 stand_in(model, present, step)
@@ -224,7 +231,7 @@ class Installation:
             if kind == "test" and structure.is_called_by("evaluate"):
                 self._source.begin("test")
             if force or getattr(self._model, f"{kind}_function") is None:
-                step = Step(self._model, kind, self._own[kind], self._source)
+                step = Step(self._model, kind, self._own[kind], self._source, self._iterators)
                 setattr(self._model, f"{kind}_function", step)
 
         return make

@@ -1,0 +1,29 @@
+"""Let go of an epoch's iterator without waiting for it.
+
+tf.data tunes each iterator on a thread that sleeps longer the longer the iterator has lived, and
+an iterator that is deleted waits for it: now and then for the whole of its sleep, about as long
+as the epoch took. An epoch that is read from a cache would wait for the one that filled it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from typing import Any
+
+
+class Iterators:
+    """The iterator of each kind's last epoch, kept until the next one comes.
+
+    It is let go of on a thread of its own, since whoever lets go last waits.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[Hashable, Any] = {}
+
+    def hold(self, kind: Hashable, iterator: Any) -> None:
+        """Keep an iterator in the place of the one before it, which may be the same."""
+        if self._held.get(kind) is not iterator:
+            before = [self._held.pop(kind, None)]
+            self._held[kind] = iterator
+            threading.Thread(target=before.clear, name="iterators").start()
