@@ -15,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 import keras_freeze as kf
@@ -89,10 +90,29 @@ def lstm() -> Any:
     )
 
 
+def batches(arrays: Any, shuffle: bool = False) -> tf.data.Dataset:
+    """Batch arrays as Keras does, but without tf.data's autotuning.
+
+    An iterator that is tuned may wait for its tuner as it is deleted, now and then for as long as
+    its epoch took, so that equal runs would take from 80 to 100 seconds.
+    """
+    tensors = keras.tree.map_structure(tf.constant, arrays)
+    rows = len(keras.tree.flatten(tensors)[0])
+    order = tf.data.Dataset.range(rows)
+    if shuffle:
+        order = order.shuffle(rows)
+    order = order.batch(BATCH, drop_remainder=rows % BATCH == 0)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    gathered = order.map(lambda rows: tf.nest.map_structure(lambda t: tf.gather(t, rows), tensors))
+    return gathered.prefetch(2).with_options(options)
+
+
 def fit(model: Any, data: Data, epochs: int, *callbacks: Any, first: int = 0) -> None:
     x, y, validation = data
-    settings = {"batch_size": BATCH, "verbose": 0, "initial_epoch": first, "epochs": epochs}
-    model.fit(x, y, validation_data=validation, callbacks=list(callbacks), **settings)
+    training = batches((x, y), shuffle=True)
+    settings = {"verbose": 0, "initial_epoch": first, "epochs": epochs}
+    model.fit(training, validation_data=batches(validation), callbacks=list(callbacks), **settings)
 
 
 def suffix_of(model: Any, cut: Any) -> Any:
@@ -112,7 +132,7 @@ def floor(model: Any, cut: Any, data: Data, epochs: int) -> None:
     prefix = keras.Model(model.inputs, cut)
     rest = suffix_of(model, cut)
     rest.compile("adam", LOSS)
-    features, others = (prefix.predict(part, BATCH, verbose=0) for part in (x, xv))
+    features, others = (prefix.predict(batches(part), verbose=0) for part in (x, xv))
     fit(rest, (features, y, (others, yv)), epochs)
 
 
@@ -182,32 +202,16 @@ def too_small(arm: str) -> None:
         fit(model, data, 10, *([kf.PrefixCache()] if arm == "cache" else []))
 
 
-class Augmented(keras.utils.PyDataset):
-    """Other noise in each epoch."""
-
-    def __init__(self, x: Any, y: Any) -> None:
-        super().__init__()
-        self.x, self.y, self.epoch = x, y, 0
-
-    def __len__(self) -> int:
-        return len(self.x) // BATCH
-
-    def __getitem__(self, index: int) -> Any:
-        rows = slice(BATCH * index, BATCH * (index + 1))
-        shift = np.random.default_rng([self.epoch, index]).normal(0, 10)
-        return self.x[rows] + np.float32(shift), self.y[rows]
-
-    def on_epoch_end(self) -> None:
-        self.epoch += 1
-
-
 def augmented(arm: str) -> None:
     model, (x, y, _) = vgg16(), images()
     model.compile("adam", LOSS)
     kf.freeze(model, groups=5)
+    noisy = batches((x, y), shuffle=True).map(
+        lambda x, y: (x + tf.random.normal((len(x), 1, 1, 1), stddev=10), y)
+    )
     callbacks = [kf.PrefixCache()] if arm == "cache" else []
     with measured():
-        model.fit(Augmented(x, y), epochs=4, verbose=0, callbacks=callbacks)
+        model.fit(noisy, epochs=4, verbose=0, callbacks=callbacks)
 
 
 def larger(arm: str, size: int, rows: int) -> None:
