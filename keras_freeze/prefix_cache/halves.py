@@ -6,6 +6,7 @@ followed by its mask if it has one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -31,12 +32,24 @@ class Prefix:
         self.frontier = frontier
         self.training = training
         self.calls: tuple[Call, ...] = ()
+        #: Float, seconds of the first call, most of which it takes to trace a function.
+        self.first_s = 0.0
         self._masked: list[list[bool]] = []
         self._shapes: dict[Hashable, list[tuple[Any, Any]]] = {}
         self._functions: dict[Hashable, Callable[..., Sequence[Any]]] = {}
 
     def __call__(self, batch: Batch) -> list[Any]:
         """Compute the tensors that cross the cut for a batch."""
+        begun = time.perf_counter()
+        flat = self._computed(batch)
+        self.first_s = self.first_s or time.perf_counter() - begun
+        return flat
+
+    def is_of_one_size(self, batch: Batch) -> bool:
+        """Tell whether such batches have a function that is for no other number of samples."""
+        return batch.promised_rows is not None and not self.model.run_eagerly
+
+    def _computed(self, batch: Batch) -> list[Any]:
         if keras.backend.backend() == "tensorflow" and not self.model.run_eagerly:
             return list(self._traced(batch)(batch.x))
         if None not in self._functions:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_freeze import structure
-from keras_freeze.prefix_cache.agreement import agrees
+from keras_freeze.prefix_cache.agreement import Audit, is_own
 from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.halves import Prefix
 from keras_freeze.prefix_cache.replay import NotReachedError
@@ -32,6 +32,7 @@ class CutPlan:
         positions: Of these weights in what JAX's trainer passes into a step.
         place: What tells cuts apart: the tensors that are kept, and the dtype policies before.
         layers: All layers before the cut, nested ones included.
+        audit: Computes features again that were looked up.
     """
 
     frontier: Frontier
@@ -40,6 +41,7 @@ class CutPlan:
     positions: tuple[int, ...]
     place: tuple[Any, ...]
     layers: tuple[keras.Layer, ...]
+    audit: Audit
 
     def values(self, state: tuple[Any, ...]) -> list[Any] | None:
         """Return the values of the weights in a step of JAX, None elsewhere."""
@@ -74,10 +76,9 @@ def make(
     prefix = Prefix(model, frontier, training=not inference)
     layers = _layers(frontier)
     place = _ids(frontier), _policies(layers)
-    if last is not None and last.place == place and not last.watch.changed(values):
-        return CutPlan(frontier, prefix, last.watch, positions, place, layers)
-    watch = Watch(list(variables.values()), values)
-    return CutPlan(frontier, prefix, watch, positions, place, layers)
+    is_watched = last is not None and last.place == place and not last.watch.changed(values)
+    watch = last.watch if last and is_watched else Watch(list(variables.values()), values)
+    return CutPlan(frontier, prefix, watch, positions, place, layers, Audit(prefix))
 
 
 def trial(plan: CutPlan, batch: Batch) -> list[Any] | str:
@@ -91,7 +92,7 @@ def trial(plan: CutPlan, batch: Batch) -> list[Any] | str:
         flat = plan.prefix(batch)
         if any(tensor.shape[0] != batch.rows for tensor in flat):
             return f"{plan.frontier.name} returns something else than a row for each sample"
-        if agrees(plan.prefix, batch, flat):
+        if is_own(plan.prefix, batch, flat):
             return flat
     except NotReachedError:
         return f"model {name!r} does not pass the batch itself to its frozen layers"

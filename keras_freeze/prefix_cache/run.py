@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_freeze.prefix_cache import lines, plans
-from keras_freeze.prefix_cache.agreement import agrees, to_host
+from keras_freeze.prefix_cache.agreement import to_host
 from keras_freeze.prefix_cache.determinism import Setting
 from keras_freeze.prefix_cache.frontier import Frontier, find
 from keras_freeze.prefix_cache.kept import Kept
@@ -289,7 +289,7 @@ class CacheRun:
     # What must hold.
 
     def _passes_audit(self, plan: CutPlan, batch: Batch, rows: Sequence[np.ndarray]) -> bool:
-        if agrees(plan.prefix, batch, rows):
+        if plan.audit.passes(batch, rows, self.statistics.sample_s * batch.rows):
             return True
         warnings.warn(
             f"PrefixCache: the output of {plan.frontier.name} for a sample is not what it was in "

@@ -32,6 +32,11 @@ class Statistics:
         return self.hits / max(1, self.hits + self.misses)
 
     @property
+    def sample_s(self) -> float:
+        """About how many seconds it takes to compute a sample's features."""
+        return self.compute_s / max(1, self.computed)
+
+    @property
     def saved_s(self) -> float:
         """About how many seconds were saved."""
-        return self.hits * self.compute_s / max(1, self.computed) - self.lookup_s
+        return self.hits * self.sample_s - self.lookup_s
