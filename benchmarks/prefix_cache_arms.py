@@ -94,7 +94,7 @@ def batches(arrays: Any, shuffle: bool = False) -> tf.data.Dataset:
     """Batch arrays as Keras does, but without tf.data's autotuning.
 
     An iterator that is tuned may wait for its tuner as it is deleted, now and then for as long as
-    its epoch took, so that equal runs would take from 80 to 100 seconds.
+    its epoch took, so that equal runs would differ by a tenth and more.
     """
     tensors = keras.tree.map_structure(tf.constant, arrays)
     rows = len(keras.tree.flatten(tensors)[0])

@@ -7,7 +7,7 @@ import pytest
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.prefix_cache import determinism
+from keras_freeze.prefix_cache import determinism, halves
 from keras_freeze.prefix_cache.row_store import RowStore
 from keras_freeze.schedules import AfterSteps, FreezeSchedule, Phase
 
@@ -681,6 +681,17 @@ def test_features_that_are_outdated_are_found_in_the_audit(batch_norm, monkeypat
     with pytest.warns(UserWarning, match="is not what it was in an earlier epoch"):
         statistics = cached.compare(build, data, expect_hits=False)
     assert statistics.nbytes
+
+
+@on_tensorflow
+def test_a_cut_is_tried_with_the_function_that_is_traced_already(batch_norm, monkeypatch):
+    traced, own = [], halves.features_of
+    monkeypatch.setattr(
+        halves, "features_of", lambda *args: traced.append(args[2].shape[0]) or own(*args)
+    )
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    cached.fit(frozen(batch_norm, 1), images(rows=24), cache, epochs=1)
+    assert traced == [8]  # the size of all batches, in training and validation
 
 
 def test_every_epoch_is_audited_and_a_failure_drops_all(batch_norm, monkeypatch):
