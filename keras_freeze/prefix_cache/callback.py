@@ -9,7 +9,7 @@ from typing import Any, Literal
 import keras
 
 from keras_freeze.messages import call_of, is_int
-from keras_freeze.prefix_cache import lines
+from keras_freeze.prefix_cache import library, lines
 from keras_freeze.prefix_cache.row_store import Budget, RowStore
 from keras_freeze.prefix_cache.run import CacheRun
 from keras_freeze.prefix_cache.statistics import Statistics
@@ -111,6 +111,9 @@ class PrefixCache(keras.callbacks.Callback):
         self._remove()
         self._next_transition = self.params["epochs"]
         budget = Budget(self.max_bytes)
+        shared = library.present()
+        if shared is not None and not shared.suits(self.max_bytes, self.directory):
+            shared = None
         self._run = CacheRun(
             self.model,
             inference=self.mode == "inference",
@@ -119,6 +122,7 @@ class PrefixCache(keras.callbacks.Callback):
             steps=self.params.get("steps"),
             epochs_left=self._epochs_left,
             say=self._say,
+            library=shared,
         )
         self.statistics = self._run.statistics
         if self._run.is_possible():

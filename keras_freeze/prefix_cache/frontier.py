@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -44,6 +44,26 @@ class GraphCut:
         yield self
         for cut in self.inner.values():
             yield from cut.every_cut()
+
+    def remaining(self, known: Collection[int]) -> list[Any]:
+        """Return the calls that lead to what is kept, from tensors of which the ids are known."""
+        return self._remaining(known)[0] if known else list(self.before)
+
+    def _remaining(self, known: Collection[int]) -> tuple[list[Any], set[int]]:
+        wanted = {id(tensor) for tensor in self.kept if id(tensor) not in known}
+        found = []
+        for node in reversed(self.before):
+            inner = self.inner.get(id(node))
+            needs_inputs = inner is None
+            if inner is not None:
+                inputs = {id(tensor) for tensor in inner.graph.inputs}
+                needs_inputs = bool(inputs & inner._remaining(known)[1])
+            elif all(id(tensor) not in wanted for tensor in node.output_tensors):
+                continue
+            found.append(node)
+            if needs_inputs:
+                wanted |= {id(t) for t in node.input_tensors if id(t) not in known}
+        return found[::-1], wanted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,6 +153,16 @@ def _in_calls(model: keras.Model, setting: Setting) -> Frontier | str:
         "",
         work,
         work / max(1.0, sum(map(_work_of, children))),
+    )
+
+
+def work_from(frontier: Frontier, known: Collection[int]) -> float:
+    """Return about how many multiplications lead from known tensors to what is kept."""
+    return sum(
+        _work(node)
+        for cut in frontier.cuts
+        for node in cut.remaining(known)
+        if id(node) not in cut.inner
     )
 
 

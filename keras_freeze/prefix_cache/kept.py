@@ -33,6 +33,7 @@ class Kept:
     def __init__(self, store: RowStore, *, passes: int, enough: int) -> None:
         self.store = store
         self.repeats = True
+        self._own = store
         self._passes = passes
         self._enough = enough
         self._earlier = 0
@@ -64,6 +65,10 @@ class Kept:
         """Take note that a batch is over, looked up or not."""
         self._batches += 1
 
+    def use(self, store: RowStore) -> None:
+        """Keep features in a store that others use too, until everything is cleared."""
+        self.store = store
+
     def look_up(self, keys: Sequence[bytes]) -> list[np.ndarray] | None:
         """Return the features of these samples; None if those of one are missing."""
         self._looked_up += 1
@@ -84,12 +89,13 @@ class Kept:
         self._is_whole = self._batches == 0
 
     def clear(self) -> None:
-        """Forget all features."""
-        self.store.clear()
+        """Forget all features; leave a store of others as it is."""
+        self._own.clear()
+        self.store = self._own
         self._earlier = self._hits = 0
         self.break_off()
 
     def stop(self) -> None:
-        """Forget all features, and keep no more."""
+        """Forget all features, those of others too, and keep no more."""
         self.repeats = False
         self.store.clear()

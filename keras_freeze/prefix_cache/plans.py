@@ -13,6 +13,7 @@ from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.halves import Prefix
 from keras_freeze.prefix_cache.replay import NotReachedError
 from keras_freeze.prefix_cache.samples import Batch
+from keras_freeze.prefix_cache.shared_cut import SharedCut
 from keras_freeze.prefix_cache.unchanged import Watch
 
 # Below so many multiplications a sample, or this part of the forward pass, the frozen part takes
@@ -33,6 +34,7 @@ class CutPlan:
         place: What tells cuts apart: the tensors that are kept, and the dtype policies before.
         layers: All layers before the cut, nested ones included.
         audit: Computes features again that were looked up.
+        shared: What other trainings may have computed of it; None if there are none.
     """
 
     frontier: Frontier
@@ -42,6 +44,7 @@ class CutPlan:
     place: tuple[Any, ...]
     layers: tuple[keras.Layer, ...]
     audit: Audit
+    shared: SharedCut | None = None
 
     def values(self, state: tuple[Any, ...]) -> list[Any] | None:
         """Return the values of the weights in a step of JAX, None elsewhere."""

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import keras
@@ -56,7 +57,11 @@ class Use:
 
 
 def features_of(
-    model: keras.Model, frontier: Frontier, x: Any, training: bool
+    model: keras.Model,
+    frontier: Frontier,
+    x: Any,
+    training: bool,
+    known: Mapping[int, tuple[Any, Any]] = MappingProxyType({}),
 ) -> tuple[Features, tuple[Call, ...]]:
     """Compute what crosses the frontier for a batch.
 
@@ -65,6 +70,8 @@ def features_of(
         frontier: Where it is cut.
         x: Its inputs, a batch.
         training: Bool, how the model is called.
+        known: Values and masks, by the ids of their symbolic tensors, to start from. Defaults to
+            none: from the inputs.
 
     Returns:
         Tuple of the features, of which those of a subclassed model's own layers come first, and
@@ -81,7 +88,11 @@ def features_of(
         if not use.is_due(cut):
             return None
         values = _Values(cut, inputs, operation_of, use)
-        for node in cut.before:
+        if known:
+            values.batch = keras.ops.shape(next(iter(known.values()))[0])[0]
+        for tensor, (value, mask) in known.items():
+            values.by_tensor[tensor] = structure.with_mask(value, mask)
+        for node in cut.remaining(known):
             with contextlib.suppress(_Reached):
                 values.run(node)
         kept = [values.by_tensor[id(tensor)] for tensor in cut.kept]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,9 +15,11 @@ from keras_freeze.prefix_cache.agreement import to_host
 from keras_freeze.prefix_cache.determinism import Setting
 from keras_freeze.prefix_cache.frontier import Frontier, find
 from keras_freeze.prefix_cache.kept import Kept
+from keras_freeze.prefix_cache.library import Library
 from keras_freeze.prefix_cache.plans import CutPlan
 from keras_freeze.prefix_cache.row_store import RowStore
 from keras_freeze.prefix_cache.samples import Batch, UnreadableBatchError, keys_of
+from keras_freeze.prefix_cache.shared_cut import SharedCut
 from keras_freeze.prefix_cache.statistics import Statistics
 from keras_freeze.prefix_cache.steps import Kind
 from keras_freeze.prefix_cache.unchanged import Watch
@@ -41,6 +43,7 @@ class CacheRun:
         epochs_left: Returns the epochs that the model will stay frozen as it is; None if that is
             not known.
         say: Prints a line.
+        library: `Library` to share features with other trainings; None to share none.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class CacheRun:
         steps: int | None,
         epochs_left: Callable[[], int | None],
         say: Callable[[str], None],
+        library: Library | None = None,
     ) -> None:
         self.statistics = Statistics()
         self._model = model
@@ -61,6 +65,7 @@ class CacheRun:
         self._steps = steps
         self._epochs_left = epochs_left
         self._say = say
+        self._library = library
         self._found: Frontier | None = None
         self._is_searched = False
         self._plan: CutPlan | None = None
@@ -113,7 +118,7 @@ class CacheRun:
                 return None
             self.statistics.lookup_s += time.perf_counter() - begun
         if self._plan is None and self._found is not None:
-            self._make_plan(self._found, batch)
+            self._make_plan(self._found, kind, batch, keys)
         try:
             return self._cut(kind, batch, keys)
         finally:
@@ -171,7 +176,7 @@ class CacheRun:
             self._leave_whole(found)
             return
         is_wanted = not self._auto or self._inference
-        comes_again = self._epochs_left() != 1
+        comes_again = self._epochs_left() != 1 or self._library is not None
         if is_wanted or (comes_again and plans.is_heavy(found)):
             self._found = found
         elif not comes_again or self._is_small:
@@ -184,19 +189,41 @@ class CacheRun:
                 "worth it. Pass PrefixCache(auto=False) to try"
             )
 
-    def _make_plan(self, found: Frontier, batch: Batch) -> None:
+    def _make_plan(self, found: Frontier, kind: Kind, batch: Batch, keys: Sequence[bytes]) -> None:
         last = self._last
         plan = plans.make(self._model, found, self._inference, batch, last)
         if last is None or plan.watch is not last.watch:
             self._clear()
-        features = plans.trial(plan, batch)
-        if isinstance(features, str):
-            self._leave_whole(features)
-            return
-        self._plan, self._settings, self._first = plan, plan.settings(), features
+        self._share(plan, batch)
+        features: Sequence[Any] | None = self._of_others(plan, kind, batch, keys)
+        if features is None:
+            tried = plans.trial(plan, batch)
+            if isinstance(tried, str):
+                self._leave_whole(tried)
+                return
+            features = self._first = tried
+        self._plan, self._settings = plan, plan.settings()
         self._last = None
         if last is None or plan.place != last.place:
             self._tell(lines.of_cut(found, features, batch.rows, self._steps, self._inference))
+
+    def _share(self, plan: CutPlan, batch: Batch) -> None:
+        if self._library is not None:
+            present = plan.values(batch.state) or []
+            values = dict(zip(map(id, plan.watch.variables), present, strict=bool(present)))
+            by_name = isinstance(batch.x, Mapping)
+            shared = SharedCut(self._library, plan.prefix, values, by_name=by_name)
+            plan.shared = shared if shared.is_possible else None
+
+    def _of_others(
+        self, plan: CutPlan, kind: Kind, batch: Batch, keys: Sequence[bytes]
+    ) -> list[np.ndarray] | None:
+        """Return the features of a batch if another training has computed all of them."""
+        shelf = plan.shared.shelf(kind, batch) if plan.shared and keys else None
+        rows = shelf.store.get(keys) if shelf else None
+        if plan.shared and shelf and rows is not None:
+            plan.shared.adopt(shelf, batch)
+        return rows
 
     def _leave_whole(self, reason: str) -> None:
         if self._inference and reason:
@@ -232,6 +259,10 @@ class CacheRun:
         self, kind: Kind, plan: CutPlan, batch: Batch, keys: Sequence[bytes]
     ) -> list[Any]:
         begun = time.perf_counter()
+        if plan.shared:
+            shelf = plan.shared.shelf(kind, batch)
+            if shelf is not None:
+                self._kept[kind].use(shelf.store)
         rows = self._kept[kind].look_up(keys)
         self.statistics.lookup_s += time.perf_counter() - begun
         if rows is not None:
@@ -243,17 +274,21 @@ class CacheRun:
                 every.stop()
             if not self._inference:
                 self._plan = self._found = None
-        flat, arrays = self._computed(plan, batch)
+        flat, arrays = self._computed(kind, plan, batch, keys)
         if self._kept[kind].repeats:
             self._keep(kind, keys, arrays)
         return flat
 
-    def _computed(self, plan: CutPlan, batch: Batch) -> tuple[list[Any], list[np.ndarray]]:
+    def _computed(
+        self, kind: Kind, plan: CutPlan, batch: Batch, keys: Sequence[bytes]
+    ) -> tuple[list[Any], list[np.ndarray]]:
         self.statistics.misses += batch.rows
         if self._first is not None:
             return self._first, [to_host(tensor) for tensor in self._first]
         begun = time.perf_counter()
-        flat = plan.prefix(batch)
+        flat = plan.shared.compute(kind, batch, keys) if plan.shared else None
+        if flat is None:
+            flat = plan.prefix(batch)
         arrays = [to_host(tensor) for tensor in flat]
         self.statistics.compute_s += time.perf_counter() - begun
         self.statistics.computed += batch.rows
@@ -309,6 +344,9 @@ class CacheRun:
         name = plan.watch.variables[changed[0]].path
         plan.watch = Watch(plan.watch.variables, values)
         self._clear()
+        if plan.shared:
+            plan.shared.forget()  # what was computed since may be of the new ones
+        self._share(plan, batch)
         self._first = None
         if self._changes > MOST_CHANGES and not self._inference:
             self._plan = self._found = None
