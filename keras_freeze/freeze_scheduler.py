@@ -30,7 +30,7 @@ from keras_freeze.schedules.curves import Curve
 from keras_freeze.schedules.files import read
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
 from keras_freeze.schedules.previews import SchedulePreview, preview
-from keras_freeze.schedules.progress import Progress
+from keras_freeze.schedules.progress import Progress, timeline
 from keras_freeze.schedules.rates import Rates, check_rates
 from keras_freeze.schedules.serialization import fingerprint
 
@@ -149,10 +149,22 @@ class FreezeScheduler(keras.callbacks.Callback):
         Returns:
             `SchedulePreview`, which prints as a table.
         """
-        names = [group.name for group in layer_groups(model, self.groups)]
-        schedule = self._plan(names, self.total_epochs or epochs)
+        schedule = self._plan_for(model, self.total_epochs or epochs)
         steps, groups, rates = steps_per_epoch, self.groups, self.rates
         return preview(schedule, model, epochs, steps_per_epoch=steps, groups=groups, rates=rates)
+
+    def phase_starts(self, model: keras.Model, epochs: int) -> tuple[int | None, ...]:
+        """Return the epoch (0-based) in which each phase begins in a training of this length.
+
+        Args:
+            model: `keras.Model`, built.
+            epochs: Int, the epochs of the training.
+
+        Returns:
+            Tuple of int; None where the beginning depends on the logs or on steps.
+        """
+        moments = timeline(self._plan_for(model, self.total_epochs or epochs), None)
+        return tuple(None if moment is None else moment.epoch for moment in moments)
 
     def prepare(self, model: keras.Model, phase: int = -1, *, epochs: int | None = None) -> None:
         """Set a model's flags as they are in a phase, before its optimizer's state is loaded.
@@ -174,9 +186,13 @@ class FreezeScheduler(keras.callbacks.Callback):
         """
         groups = layer_groups(model, self.groups)
         total = epochs or self.total_epochs or len(groups)
-        planned = self._plan([group.name for group in groups], total).phases[phase]
+        planned = self._plan_for(model, total).phases[phase]
         frozen = planned.policy(self.groups).select(model)
         transition(model, phase_flags(model, frozen, planned.batch_norm, groups))
+
+    def _plan_for(self, model: keras.Model, epochs: int) -> FreezeSchedule:
+        """Return the schedule for a model and a training of this length."""
+        return self._plan([group.name for group in layer_groups(model, self.groups)], epochs)
 
     def _plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
         """Return the schedule for a model with these groups and a training of this length."""
@@ -216,10 +232,9 @@ class FreezeScheduler(keras.callbacks.Callback):
         self._check_alone()
         owner = type(self).__name__
         companions.refuse_stock_backup(owner, self._siblings)
-        groups = layer_groups(self.model, self.groups)
         fit_epochs = self.params["epochs"]
-        names, total = tuple(group.name for group in groups), self.total_epochs or fit_epochs
-        schedule = self._plan(names, total)
+        total = self.total_epochs or fit_epochs
+        schedule = self._plan_for(self.model, total)
         steps = self.params.get("steps")
         stride = getattr(self._model, "steps_per_execution", 1)
         run = Run(schedule, fit_epochs, total, steps, stride, self.groups, self.rates)

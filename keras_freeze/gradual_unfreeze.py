@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
+
 from keras_freeze import initial_epoch, optimizer_state, structure
 from keras_freeze.flags import BatchNormMode
 from keras_freeze.freeze_scheduler import FreezeScheduler
@@ -139,9 +141,10 @@ class GradualUnfreeze(FreezeScheduler):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and say where it differs from one group at a time."""
         super().on_train_begin(logs)
-        count = len(layer_groups(self.model, self.groups))
+        total = len(layer_groups(self.model, self.groups))
+        count = total - self._groups_that_stay(self.model)
         epochs = self.total_epochs or self.params["epochs"]
-        if count == 1:
+        if total == 1:
             warnings.warn(
                 f"GradualUnfreeze finds a single layer group in model {self.model.name!r}, so "
                 "there is nothing to thaw. Pass groups= to divide it.",
@@ -152,6 +155,10 @@ class GradualUnfreeze(FreezeScheduler):
                 f"GradualUnfreeze: {epochs} epochs for {count} layer groups, so several "
                 "groups thaw at once."
             )
+
+    def _groups_that_stay(self, model: keras.Model) -> int:
+        """Return how many groups, from the input on, are never to thaw."""
+        return 0
 
     def _groups_to_keep(self, groups: Sequence[LayerGroup], epoch: int) -> frozenset[str]:
         known = initial_epoch.is_known(self.model)

@@ -40,6 +40,7 @@ class Memory:
 
 
 _memory: weakref.WeakKeyDictionary[keras.Model, Memory] = weakref.WeakKeyDictionary()
+_taken_as_known: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
 
 def remember(model: keras.Model, run: Run, next_epoch: int) -> None:
@@ -51,7 +52,12 @@ def remember(model: keras.Model, run: Run, next_epoch: int) -> None:
 
 def is_known(model: keras.Model) -> bool:
     """Tell whether this process has trained a model by a schedule before."""
-    return model in _memory
+    return model in _memory or model in _taken_as_known
+
+
+def take_as_known(model: keras.Model) -> None:
+    """Take note that a model's optimizer knows when each variable began to train."""
+    _taken_as_known.add(model)
 
 
 def place(run: Run, model: keras.Model, owner: str) -> None:
