@@ -1,6 +1,6 @@
 """The fine-tuning scheduler for Keras 3: freeze, thaw layer by layer, lose nothing."""
 
-from keras_freeze import plots, policies, schedules
+from keras_freeze import plots, policies, schedules, tuning
 from keras_freeze.backup_and_restore import BackupAndRestore
 from keras_freeze.freeze_guard import FreezeGuard
 from keras_freeze.freeze_scheduler import FreezeScheduler
@@ -29,5 +29,6 @@ __all__ = [
     "policies",
     "recompile",
     "schedules",
+    "tuning",
     "unfreeze",
 ]

@@ -2,7 +2,6 @@
 
 The callbacks of this package write `trainable_params` and `non_trainable_params` into the
 history of a `fit`; these functions draw them beside a metric and mark the transitions.
-matplotlib is imported when a picture is drawn.
 """
 
 from __future__ import annotations
@@ -13,26 +12,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from keras_freeze.plots.style import (
+    COLOURS,
+    FROZEN_COLOUR,
+    OVER_MARKS,
+    STYLE,
+    finished,
+    short_count,
+)
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-__all__ = ["comparison", "training", "transitions"]
-
-# Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_FROZEN_COLOUR = "#C9D6DF"
-_STYLE: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.alpha": 0.3,
-    "axes.titlesize": "medium",
-}
-
-# A legend that the dotted lines of transitions don't cross.
-_OVER_MARKS: dict[str, Any] = {"edgecolor": "none", "framealpha": 1.0}
 
 History = Any  # `keras.callbacks.History`, or its `history`: a mapping from name to values
 
@@ -67,8 +58,8 @@ def training(history: History, *, metric: str | None = None) -> Figure:
     _require(log, metric, "trainable_params", "non_trainable_params")
     figure, ((upper,), (lower,)) = _panels(columns=1)
     for name, label, colour in (
-        (metric, "training", _COLOURS[0]),
-        (f"val_{metric}", "validation", _COLOURS[1]),
+        (metric, "training", COLOURS[0]),
+        (f"val_{metric}", "validation", COLOURS[1]),
     ):
         if name in log:
             _draw_metric(upper, [log[name]], label, colour)
@@ -76,8 +67,8 @@ def training(history: History, *, metric: str | None = None) -> Figure:
     for axes in (upper, lower):
         _mark(axes, transitions(log))
     upper.set_ylabel(metric)
-    upper.legend(loc="best", **_OVER_MARKS)
-    return _finished(figure)
+    upper.legend(loc="best", **OVER_MARKS)
+    return finished(figure)
 
 
 def comparison(
@@ -110,7 +101,7 @@ def comparison(
         for arms in columns.values()
     ]
     labels = list(dict.fromkeys(label for arms in read for label in arms))
-    colours = dict(zip(labels, itertools.cycle(_COLOURS)))  # a label's is the same everywhere
+    colours = dict(zip(labels, itertools.cycle(COLOURS)))  # a label's is the same everywhere
     figure, (uppers, lowers) = _panels(columns=len(columns))
     for title, arms, upper, lower in zip(columns, read, uppers, lowers, strict=True):
         for label, logs in arms.items():
@@ -132,7 +123,7 @@ def comparison(
         ncols=len(labels),
         frameon=False,
     )
-    return _finished(figure)
+    return finished(figure)
 
 
 def transitions(history: History) -> list[int]:
@@ -177,7 +168,7 @@ def _panels(columns: int) -> tuple[Figure, Any]:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
             2, columns, squeeze=False, sharex=True, sharey="row", layout="constrained",
             figsize=(2 + 4.5 * columns, 5.4), height_ratios=(3, 2),
@@ -188,33 +179,20 @@ def _panels(columns: int) -> tuple[Figure, Any]:
     for axes in panels[1]:
         axes.set_xlabel("epochs trained")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(_short_count)
+        axes.yaxis.set_major_formatter(short_count)
     return figure, panels
-
-
-def _short_count(count: float, _: int | None = None) -> str:
-    """Write a number of parameters as on an axis.
-
-    Example:
-        >>> _short_count(14_700_000), _short_count(135_000), _short_count(96)
-        ('14.7M', '135k', '96')
-    """
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g}{letter}"
-    return f"{count:g}"
 
 
 def _draw_counts(axes: Axes, log: Mapping[str, Sequence[float]]) -> None:
     """Draw how the model's parameters divide into trainable and frozen ones."""
     edges = np.arange(len(log["trainable_params"]) + 1)
     trainable, frozen = (np.array(log[f"{kind}_params"]) for kind in ("trainable", "non_trainable"))
-    axes.stairs(trainable, edges, fill=True, color=_COLOURS[0], label="trainable")
+    axes.stairs(trainable, edges, fill=True, color=COLOURS[0], label="trainable")
     total = trainable + frozen
-    axes.stairs(total, edges, baseline=trainable, fill=True, color=_FROZEN_COLOUR, label="frozen")
+    axes.stairs(total, edges, baseline=trainable, fill=True, color=FROZEN_COLOUR, label="frozen")
     axes.set_ylabel("parameters")
     axes.set_ylim(0, 1.25 * total.max())  # room for the legend
-    axes.legend(loc="upper left", ncols=2, **_OVER_MARKS)
+    axes.legend(loc="upper left", ncols=2, **OVER_MARKS)
 
 
 def _draw_metric(axes: Axes, values: list[Sequence[float]], label: str, colour: str) -> None:
@@ -234,11 +212,3 @@ def _draw_steps(axes: Axes, counts: Sequence[float], colour: str, width: float) 
 def _mark(axes: Axes, epochs: list[int], colour: str = "0.35") -> None:
     for epoch in epochs:
         axes.axvline(epoch, color=colour, linestyle=":", linewidth=1, gid="transition")
-
-
-def _finished(figure: Figure) -> Figure:
-    """Take the figure from pyplot, which in a notebook would show it a second time."""
-    import matplotlib.pyplot as plt
-
-    plt.close(figure)
-    return figure

@@ -1,0 +1,44 @@
+"""What all pictures of this package look like."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+FROZEN_COLOUR = "#C9D6DF"
+STYLE: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.alpha": 0.3,
+    "axes.titlesize": "medium",
+}
+
+# A legend that the dotted lines of transitions don't cross.
+OVER_MARKS: dict[str, Any] = {"edgecolor": "none", "framealpha": 1.0}
+
+
+def short_count(count: float, _: float | None = None) -> str:
+    """Write a number of parameters as on an axis.
+
+    Example:
+        >>> short_count(14_700_000), short_count(135_000), short_count(96)
+        ('14.7M', '135k', '96')
+    """
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:g}"
+
+
+def finished(figure: Figure) -> Figure:
+    """Take the figure from pyplot, which in a notebook would show it a second time."""
+    import matplotlib.pyplot as plt
+
+    plt.close(figure)
+    return figure

@@ -1,0 +1,128 @@
+"""`DepthSweep`: train at every freeze depth, and see which is best."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import keras_tuner
+
+from keras_freeze.tuning.oracles import DepthSweepOracle
+from keras_freeze.tuning.spaces import Unit, asking, freeze_depth
+from keras_freeze.tuning.tuner import FreezeTuner
+from keras_freeze.tuning.tuners import MOST_FAILURES, RETRIES
+
+_BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class DepthSweep(FreezeTuner):
+    """Train a model at every freeze depth, the deepest first, since it is the cheapest.
+
+    The way to find out how much of a pretrained model to freeze, with nothing to learn about
+    tuners: a function that builds the model and the arguments of `fit`.
+
+    Args:
+        build: Function that returns a compiled `keras.Model` with its pretrained weights; it may
+            take KerasTuner's `hp`, of which everything but the depth keeps its default. Or a
+            `keras_tuner.HyperModel`. If it calls `tuning.freeze_depth` itself, that depth is
+            swept.
+        objective: String or `keras_tuner.Objective`, what counts. Defaults to `"val_loss"`.
+        min: The least depth, as for `tuning.freeze_depth`.
+        max: The greatest.
+        unit: `"group"` (default), `"layer"` or `"fraction"`.
+        executions_per_trial: Int, trainings at each depth, each from the pretrained weights, for
+            the spread of the score. Defaults to 1.
+        max_retries_per_trial: Int, further attempts at a depth that fails. Defaults to 1.
+        max_consecutive_failed_trials: Int, failed depths in a row that end the sweep. Defaults to
+            10.
+        **kwargs: As for `keras_tuner.Tuner`: `directory`, `project_name`, `overwrite` and others.
+            A sweep that was stopped goes on where it was, unless `overwrite=True`.
+
+    Raises:
+        ValueError: if `build` asks for several depths, or for one of its own beside `min` or `max`.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> def build():
+        ...     model = keras.Sequential(
+        ...         [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(1)]
+        ...     )
+        ...     model.compile("sgd", "mse")
+        ...     return model
+        >>> x, y = np.ones((8, 4)), np.ones((8, 1))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sweep = DepthSweep(build, directory=folder)
+        ...     sweep.search(x, y, validation_data=(x, y), epochs=2, verbose=0)
+        ...     found = {row["freeze_depth"]: row["trainable_params"] for row in sweep.rows()}
+        >>> found
+        {1: 4, 0: 19}
+    """
+
+    def __init__(
+        self,
+        build: Callable[..., keras.Model] | keras_tuner.HyperModel,
+        objective: Any = "val_loss",
+        *,
+        min: int | float | None = None,
+        max: int | float | None = None,
+        unit: Unit = "group",
+        executions_per_trial: int = 1,
+        max_retries_per_trial: int = RETRIES,
+        max_consecutive_failed_trials: int = MOST_FAILURES,
+        **kwargs: Any,
+    ) -> None:
+        oracle = DepthSweepOracle(
+            objective=objective,
+            max_retries_per_trial=max_retries_per_trial,
+            max_consecutive_failed_trials=max_consecutive_failed_trials,
+        )
+        hypermodel = _Swept(build, {"min": min, "max": max, "unit": unit}, oracle)
+        super().__init__(oracle, hypermodel, executions_per_trial=executions_per_trial, **kwargs)
+
+    def on_trial_end(self, trial: Any) -> None:
+        """End a trial; the depths that are left are shallower and can't use its features."""
+        super().on_trial_end(trial)
+        self.library.clear()
+
+
+class _Swept(keras_tuner.HyperModel):
+    """A user's build function, with a freeze depth if it asks for none."""
+
+    def __init__(self, build: Any, options: dict[str, Any], oracle: DepthSweepOracle) -> None:
+        super().__init__()
+        self._inner = build if isinstance(build, keras_tuner.HyperModel) else None
+        self._user_build = self._inner.build if self._inner else build
+        self._takes_hp = _takes_hp(self._user_build)
+        self._options = options
+        self._oracle = oracle
+
+    def build(self, hp: Any) -> keras.Model:
+        with asking() as names:
+            model = self._user_build(hp) if self._takes_hp else self._user_build()
+            if not names:
+                freeze_depth(hp, model, **self._options)
+            elif len(names) > 1 or any(self._options[name] is not None for name in ("min", "max")):
+                raise ValueError(
+                    "DepthSweep(build=...) must ask for one freeze depth at most, and for none "
+                    f"where min= or max= are given. Received: a build function that asks for "
+                    f"{', '.join(names)}. Use tuning.RandomSearch for several."
+                )
+        self._oracle.depth_name = names[0]
+        return model
+
+    def declare_hyperparameters(self, hp: Any) -> None:
+        if self._inner is not None:
+            self._inner.declare_hyperparameters(hp)
+
+    def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
+        if self._inner is None:
+            return super().fit(hp, model, *args, **kwargs)
+        return self._inner.fit(hp, model, *args, **kwargs)
+
+
+def _takes_hp(build: Callable[..., Any]) -> bool:
+    """Tell whether a build function has a parameter that only `hp` can be meant for."""
+    parameters = inspect.signature(build).parameters.values()
+    return any(p.name == "hp" or (p.default is p.empty and p.kind in _BY_PLACE) for p in parameters)

@@ -1,0 +1,163 @@
+"""Watch a trial's training: what trains when, how well, how fast, and how the model is at best."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_freeze import structure, training_state
+from keras_freeze.fit_run import frozen_groups
+from keras_freeze.freeze_scheduler import FreezeScheduler
+from keras_freeze.groups import layer_groups
+from keras_freeze.reports import parameter_report
+from keras_freeze.selections import Selection
+from keras_freeze.tuning import depths
+from keras_freeze.tuning.records import Execution, TrainedPart, TrialRecord
+
+
+@dataclasses.dataclass
+class BestState:
+    """The best epoch of all executions of a trial.
+
+    Attributes:
+        score: Float, the objective; None before there is one.
+        state: What `training_state.capture_all` returned.
+        ends: The same at the end of each execution, where another trial will go on from there.
+    """
+
+    score: float | None = None
+    state: training_state.State | None = None
+    ends: list[training_state.State | None] = dataclasses.field(default_factory=list)
+
+
+class Recorder(keras.callbacks.Callback):
+    """Writes down one training of a trial, after the callbacks that may change what trains.
+
+    Epochs are counted on over the fits of a training, if there are several.
+
+    Args:
+        record: `TrialRecord` of the trial, which gets another `Execution`.
+        folder: `pathlib.Path` of the trial, where the record is written after every epoch.
+        best: `BestState` of the trial.
+        objective: KerasTuner's `Objective`.
+        total_epochs: Int, for schedules that don't say how long the whole training is; None
+            where a fit is the whole.
+        check: Called with each schedule beside this callback and the model, before it begins.
+    """
+
+    rank_at_end = 1  # see `structure.move_to_end`
+
+    def __init__(
+        self,
+        record: TrialRecord,
+        folder: Path,
+        best: BestState,
+        objective: Any,
+        total_epochs: int | None = None,
+        check: Callable[[FreezeScheduler, keras.Model], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.record = record
+        self.folder = folder
+        self.best = best
+        self.objective = objective
+        self.total_epochs = total_epochs
+        self.execution = Execution()
+        record.executions.append(self.execution)
+        self._check = check
+        self._lent: list[FreezeScheduler] = []
+        self._flags: tuple[bool, ...] | None = None
+        self._begun: float | None = None
+
+    def set_model(self, model: keras.Model) -> None:
+        """Take the model, and tell schedules how long the whole training is."""
+        super().set_model(model)
+        structure.move_to_end(self)
+        depth = depths.depth_of(model)
+        self.record.freeze_depth = None if depth is None else depth.value
+        for other in structure.sibling_callbacks(self):
+            if not isinstance(other, FreezeScheduler):
+                continue
+            if self._check is not None:
+                self._check(other, model)
+            if other.total_epochs is None and self.total_epochs is not None:
+                other.total_epochs = self.total_epochs
+                self._lent.append(other)
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Note what trains, and the time."""
+        if not self.execution.epoch_s:
+            self.execution.initial_epoch = epoch
+        self.execution.is_traced.append(self._note_parts())
+        self._begun = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Note how long the epoch took and what came out; keep the model if it is the best."""
+        execution, logs = self.execution, logs or {}
+        if self._begun is None:  # a loop of the user's own, which does not say that one begins
+            self.on_epoch_begin(epoch)
+        elapsed_s = time.perf_counter() - (self._begun or 0.0)
+        execution.is_traced[-1] |= self._note_parts()
+        for name, value in logs.items():
+            execution.history.setdefault(name, []).append(_plain(value))
+        if self.objective.has_value(logs):
+            self._compare(float(self.objective.get_value(logs)))
+        elif self.best.score is None:
+            # What counts is returned after training, so that the last epoch is the one.
+            self.best.state = self._captured()
+        execution.epoch_s.append(elapsed_s)
+        self._begun = None
+        self.record.save(self.folder)
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Keep the model as it is in the end, where another trial will go on with it."""
+        for other in self._lent:
+            other.total_epochs = None
+        self._lent = []
+        if self.total_epochs is not None:
+            self.best.ends[len(self.record.executions) - 1 :] = [self._captured()]
+
+    def _compare(self, score: float) -> None:
+        execution, best = self.execution, self.best
+        if math.isnan(score):
+            return
+        if execution.score is None or self.objective.better_than(score, execution.score):
+            execution.score, execution.best_epoch = score, execution.end
+        if best.score is None or self.objective.better_than(score, best.score):
+            best.score, best.state = score, self._captured()
+
+    def _captured(self) -> training_state.State | None:
+        has_optimizer = getattr(self.model, "optimizer", None) is not None
+        return training_state.capture_all(self.model) if has_optimizer else None
+
+    def _note_parts(self) -> bool:
+        """Note what trains if that has changed, which makes Keras trace its step again."""
+        model = self.model
+        flags = tuple(bool(variable.trainable) for variable in model.weights)
+        if flags == self._flags:
+            return False
+        self._flags = flags
+        report = parameter_report(model)
+        part = TrainedPart(
+            self.execution.end,
+            frozen_groups(model, layer_groups(model), Selection()),
+            report.trainable_params,
+            report.non_trainable_params,
+            report.trainable_bytes,
+            report.non_trainable_bytes,
+        )
+        self.execution.parts.append(part)
+        return True
+
+
+def _plain(value: Any) -> Any:
+    """Return a log as a number, or as lists of them where a metric has several."""
+    is_tensor = keras.ops.is_tensor(value)
+    return np.asarray(keras.ops.convert_to_numpy(value) if is_tensor else value).tolist()

@@ -1,0 +1,147 @@
+"""What a search has found, as rows: read from its folder, so that any process can ask."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import rich.box
+import rich.table
+
+from keras_freeze.tables import as_text
+from keras_freeze.tuning import records
+from keras_freeze.tuning.records import TrialRecord
+
+COMPLETED = "COMPLETED"
+# Of the printed table, in characters: more than any has, since a column that lacks room is cut.
+WIDTH = 1000
+# What a search is, which KerasTuner does not write down.
+FILE = "keras_freeze_search.json"
+
+
+def rows(project: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return a row for each trial that has begun, by the trials' ids.
+
+    Args:
+        project: The folder of a search: its directory and project name.
+
+    Returns:
+        List of dict: `trial_id`, `status`, `freeze_depth`, `frozen_groups` (a count, in the best
+        epoch), `trainable_params`, `non_trainable_params`, `trainable_bytes`,
+        `non_trainable_bytes` (there too), `score` (None unless completed), `score_std`,
+        `executions`, `best_epoch` (0-based, of the first execution), `epochs`, `seconds`,
+        `failures` (messages), `values` (hyperparameters by name). None where nothing is known.
+    """
+    folder = Path(project)
+    return [_row(record, _status(folder, record)) for record in records.read_all(folder)]
+
+
+def about(project: str | os.PathLike[str]) -> dict[str, str]:
+    """Return what a search is: `search` (its kind), `objective` and `direction`.
+
+    Raises:
+        ValueError: if the folder is not that of a search.
+    """
+    file = Path(project) / FILE
+    if not file.exists():
+        raise ValueError(
+            "The folder of a search must hold what a tuner of keras_freeze.tuning has written. "
+            f"Received: {str(project)!r}, which has no {FILE}. Pass its directory joined with its "
+            "project name."
+        )
+    found: dict[str, str] = json.loads(file.read_text())
+    return found
+
+
+def frame(project: str | os.PathLike[str]) -> Any:
+    """Return `rows` as a pandas frame; as they are, where pandas is not installed."""
+    found = rows(project)
+    if importlib.util.find_spec("pandas") is None:
+        return found
+    import pandas as pd
+
+    return pd.DataFrame(found)
+
+
+def best_first(found: list[dict[str, Any]], direction: str) -> list[dict[str, Any]]:
+    """Return the rows of completed trials, the best first.
+
+    Example:
+        >>> rows = [{"status": "COMPLETED", "score": n} for n in (0.1, 0.3)]
+        >>> [row["score"] for row in best_first(rows, "max")]
+        [0.3, 0.1]
+    """
+    done = [row for row in found if row["status"] == COMPLETED and row["score"] is not None]
+    return sorted(done, key=lambda row: row["score"], reverse=direction == "max")
+
+
+def summary(
+    project: str | os.PathLike[str], objective: str, direction: str, num_trials: int
+) -> str:
+    """Return the best trials as a table, and how many failed."""
+    found = rows(project)
+    best = best_first(found, direction)[:num_trials]
+    table = rich.table.Table(
+        title=f"{objective}, the best {len(best)} of {len(found)} trials",
+        title_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+    )
+    every_name = dict.fromkeys(name for row in best for name in row["values"])
+    names = [name for name in every_name if not _is_told(name, best)]
+    for column in ("depth", "trainable", "frozen", objective, "seconds", *names):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in best:
+        table.add_row(*_cells(row), *(str(row["values"].get(name, "")) for name in names))
+    text = as_text(table, width=WIDTH)
+    failed = [row for row in found if row["status"] == "FAILED"]
+    lines = [f"failed: {row['trial_id']}: {(row['failures'] or ['?'])[-1]}" for row in failed]
+    return "\n".join([text, *lines])
+
+
+def _is_told(name: str, rows: list[dict[str, Any]]) -> bool:
+    """Tell whether a hyperparameter is KerasTuner's own, or the depth that has a column anyway."""
+    is_depth = all(row["values"].get(name) == row["freeze_depth"] for row in rows)
+    return name.startswith("tuner/") or is_depth
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    spread = "" if row["score_std"] is None else f" ± {row['score_std']:.4f}"
+    depth = row["frozen_groups"] if row["freeze_depth"] is None else row["freeze_depth"]
+    counts = (row["trainable_params"], row["non_trainable_params"])
+    return [
+        "" if depth is None else f"{depth:g}",
+        *("" if count is None else f"{count:,}" for count in counts),
+        f"{row['score']:.4f}{spread}",
+        f"{row['seconds']:.1f}",
+    ]
+
+
+def _row(record: TrialRecord, status: str) -> dict[str, Any]:
+    first = record.executions[0] if record.executions else None
+    part = first.scored_part if first else None
+    return {
+        "trial_id": record.trial_id,
+        "status": status,
+        "freeze_depth": record.freeze_depth,
+        "frozen_groups": len(part.frozen_groups) if part else None,
+        "trainable_params": part.trainable_params if part else None,
+        "non_trainable_params": part.non_trainable_params if part else None,
+        "trainable_bytes": part.trainable_bytes if part else None,
+        "non_trainable_bytes": part.non_trainable_bytes if part else None,
+        "score": record.score if status == COMPLETED else None,
+        "score_std": record.score_std if status == COMPLETED else None,
+        "executions": len(record.executions),
+        "best_epoch": first.best_epoch if first else None,
+        "epochs": sum(len(execution.epoch_s) for execution in record.executions),
+        "seconds": record.seconds,
+        "failures": record.failures,
+        "values": record.values,
+    }
+
+
+def _status(project: Path, record: TrialRecord) -> str:
+    file = project / f"trial_{record.trial_id}" / "trial.json"
+    return str(json.loads(file.read_text())["status"])
