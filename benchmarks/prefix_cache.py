@@ -17,12 +17,11 @@ is given by `--peers`; without it they are left out.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import runs
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "prefix_cache.jsonl"
@@ -60,50 +59,18 @@ WHAT = {
 
 def run(cases: list[str], rounds: int, peers: str | None) -> None:
     """Measure what is missing, the arms of a case in turns."""
-    import runs
 
-    done = {(row["case"], row["arm"], row["round"]) for row in runs.read(RESULTS)}
-    for case in cases:
-        for n in range(rounds):
-            arms = CASES[case][n % len(CASES[case]) :] + CASES[case][: n % len(CASES[case])]
-            for arm in arms:
-                if (case, arm, n) in done or (arm in PEERS and peers is None):
-                    continue
-                if arm in PEERS:
-                    command = [str(peers), str(HERE / "prefix_cache_peers.py"), case, arm]
-                else:
-                    command = [sys.executable, str(HERE / "prefix_cache_arms.py"), case, arm]
-                out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                measured = json.loads(out.splitlines()[-1])
-                row = {"case": case, "arm": arm, "round": n, **measured}
-                runs.append(RESULTS, {**row, "machine": runs.machine()})
+    def command(case: str, arm: str) -> list[str] | None:
+        if arm not in PEERS:
+            return [sys.executable, str(HERE / "prefix_cache_arms.py"), case, arm]
+        return None if peers is None else [peers, str(HERE / "prefix_cache_peers.py"), case, arm]
+
+    runs.in_turns(RESULTS, {case: CASES[case] for case in cases}, rounds, command)
 
 
 def medians(rows: list[dict[str, Any]], case: str) -> dict[str, dict[str, float]]:
     """Return for each arm of a case the medians, and of the ratios round by round."""
-    by_arm: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in rows:
-        if row["case"] == case:
-            by_arm.setdefault(row["arm"], {})[row["round"]] = row
-    found = {}
-    for arm in CASES[case]:
-        own = by_arm.get(arm, {})
-        if not own:
-            continue
-        found[arm] = {
-            "seconds": statistics.median(row["seconds"] for row in own.values()),
-            "peak_mb": statistics.median(row["peak_bytes"] / 2**20 for row in own.values()),
-            "rounds": len(own),
-        }
-        for other in ("plain", "floor"):
-            pairs = [
-                own[n]["seconds"] / by_arm[other][n]["seconds"]
-                for n in own
-                if n in by_arm.get(other, {})
-            ]
-            if pairs:
-                found[arm][f"to_{other}"] = statistics.median(pairs)
-    return found
+    return runs.medians(rows, case, CASES[case], ("plain", "floor"))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -151,8 +118,6 @@ def picture(rows: list[dict[str, Any]], file: Path) -> None:
 
 def main() -> None:
     """Measure, or show what was measured."""
-    import runs
-
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["run", "table"])
     parser.add_argument("--case", action="append", choices=list(CASES), help="only these")

@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,62 @@ def machine() -> dict[str, Any]:
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
     }
+
+
+def in_turns(
+    file: Path,
+    cases: Mapping[str, Sequence[str]],
+    rounds: int,
+    command: Callable[[str, str], list[str] | None],
+) -> None:
+    """Measure what is missing: each arm of a case in a process of its own, the arms in turns.
+
+    Args:
+        file: The results, a line a run; runs that are there are kept.
+        cases: Case to its arms.
+        rounds: Int, how often each arm runs.
+        command: Returns what measures an arm of a case and prints JSON in its last line; None to
+            leave it out.
+    """
+    done = {(row["case"], row["arm"], row["round"]) for row in read(file)}
+    for case, arms in cases.items():
+        for n in range(rounds):
+            for arm in [*arms[n % len(arms) :], *arms[: n % len(arms)]]:
+                run = command(case, arm)
+                if (case, arm, n) in done or run is None:
+                    continue
+                out = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+                row = {"case": case, "arm": arm, "round": n, **json.loads(out.splitlines()[-1])}
+                append(file, {**row, "machine": machine()})
+
+
+def medians(
+    rows: Sequence[Mapping[str, Any]], case: str, arms: Sequence[str], others: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return for each arm of a case the medians, and of its ratios to others round by round."""
+    by_arm: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["case"] == case:
+            by_arm.setdefault(row["arm"], {})[row["round"]] = row
+    found = {}
+    for arm in arms:
+        own = by_arm.get(arm, {})
+        if not own:
+            continue
+        found[arm] = {
+            "seconds": statistics.median(row["seconds"] for row in own.values()),
+            "peak_mb": statistics.median(row["peak_bytes"] / 2**20 for row in own.values()),
+            "rounds": len(own),
+        }
+        for other in others:
+            pairs = [
+                own[n]["seconds"] / by_arm[other][n]["seconds"]
+                for n in own
+                if n in by_arm.get(other, {})
+            ]
+            if pairs:
+                found[arm][f"to_{other}"] = statistics.median(pairs)
+    return found
 
 
 def half_width(values: Sequence[float]) -> float:
