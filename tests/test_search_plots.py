@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_freeze import plots
-from keras_freeze.tuning import results
+from keras_freeze.tuning import records, results
 from keras_freeze.tuning.records import Execution, TrainedPart, TrialRecord
 
 
@@ -49,6 +49,20 @@ def stars(figure):
     return [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines]
 
 
+def test_of_hyperband_nothing_is_averaged_and_time_is_counted_on(searched):
+    folder = searched(3)
+    for n, (epochs, before) in enumerate([(2, {}), (5, {"tuner/trial_id": "000"}), (2, {})]):
+        record = records.read(folder / f"trial_{n:03d}")
+        record.values |= {"tuner/epochs": epochs, **before}
+        record.save(folder / f"trial_{n:03d}")
+    figure = plots.search(folder)
+    depth, _, seconds, *_ = figure.axes
+    assert depth.get_title() == "score by depth, of every training"
+    assert not depth.containers
+    (points,) = (line for line in seconds.lines if len(line.get_xdata()) == 3)
+    assert sorted(points.get_xdata()) == [5.0, 5.0 + 10.0, 15.0]
+
+
 @pytest.mark.parametrize("count", [3, 200])
 def test_every_trial_is_drawn_and_the_best_marked(searched, count):
     folder = searched(count)
@@ -72,7 +86,9 @@ def test_every_trial_is_drawn_and_the_best_marked(searched, count):
 def test_the_front_holds_what_no_other_beats(searched):
     folder = searched(30)
     axes = plots.search(folder).axes[1]
-    (front,) = (line for line in axes.lines if line.get_label() == "none is better in both")
+    (front,) = (
+        line for line in axes.lines if line.get_label() == "Pareto front: none is better in both"
+    )
     points = list(zip(front.get_xdata(), front.get_ydata(), strict=True))
     rows = [(row["trainable_params"], row["score"]) for row in results.rows(folder)]
     for cost, score in points:

@@ -120,11 +120,20 @@ class TestTeam:
         assert self.team(tmp_path, code, restarts=1, patience_s=1.0).run() == 1
         assert "The chief waits for a worker that stays down" in capsys.readouterr().out
 
+    def test_what_the_chief_says_last_is_shown(self, tmp_path, capsys):
+        code = "print(*range(99), sep=chr(10)); sys.exit(2)"
+        assert self.team(tmp_path, code, restarts=0).run() == 2
+        said = capsys.readouterr().out.splitlines()
+        assert said[-1] == "98" and "79" in said and "78" not in said
+        assert (tmp_path / "logs" / "chief.log").read_text().count("98") == 1
+        self.team(tmp_path, code, restarts=0).run()
+        assert (tmp_path / "logs" / "chief.log").read_text().count("98") == 1
+
     def test_a_chief_that_has_more_to_do_is_left_to_it(self, tmp_path):
         code = "time.sleep(4) if os.environ['KERASTUNER_TUNER_ID'] == 'chief' else 0"
         assert self.team(tmp_path, code, patience_s=0.5).run() == 0
 
-    @pytest.mark.parametrize("arguments", [["--workers", "0", "x.py"], []])
+    @pytest.mark.parametrize("arguments", [["--workers", "0", "x.py"], [], ["absent.py"]])
     def test_wrong_arguments(self, arguments):
         with pytest.raises(SystemExit):
             workers.main(arguments)

@@ -57,6 +57,12 @@ class TestDepthSweep:
         assert [by_id[i]["trainable_params"] for i in order] == [18, 53, 83]
         assert [by_id[i]["non_trainable_params"] for i in order] == [65, 30, 0]
 
+    def test_it_says_what_depth_counts(self, build, tmp_path, capsys):
+        sweep = tuning.DepthSweep(build, max=0, **project(tmp_path))
+        sweep.search(X, Y, **{**DATA, "verbose": 2})
+        said = "counts layer groups from the input: low, middle. The head (head) always trains."
+        assert said in capsys.readouterr().out
+
     def test_a_build_function_without_arguments(self, plain, tmp_path):
         def make():
             model = plain()
@@ -114,10 +120,8 @@ class TestDepthSweep:
 
     def test_the_same_model_each_time(self, build, tmp_path):
         model = build()
-        sweep = tuning.DepthSweep(
-            lambda: model, max_consecutive_failed_trials=1, **project(tmp_path)
-        )
-        with pytest.raises(RuntimeError, match="must return a new model each time"):
+        sweep = tuning.DepthSweep(lambda: model, **project(tmp_path))
+        with pytest.raises(ValueError, match="must return a new model each time"):
             sweep.search(X, Y, **DATA)
 
     def test_it_goes_on_where_it_was(self, build, tmp_path):
@@ -202,6 +206,7 @@ class TestTrials:
         assert len(execution.history["val_loss"]) == len(execution.epoch_s) == 4
         assert execution.history["trainable_params"] == [18, 53, 83, 83]
         assert execution.score == min(execution.history["val_loss"])
+        assert record.values == {"schedule": "1"}  # which is asked for in `fit`
 
     def test_every_trial_begins_with_the_pretrained_weights(self, tmp_path):
         backbone = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, name="low")])
@@ -419,7 +424,8 @@ class TestTrials:
         tuner = tuning.RandomSearch(
             lambda hp: build(), "val_loss", max_trials=1, **project(tmp_path)
         )
-        tuner.search(X, Y, callbacks=[Late()], **DATA)
+        with pytest.raises(RuntimeError, match=r"none is complete.*not a number \(NaN\)"):
+            tuner.search(X, Y, callbacks=[Late()], **DATA)
         (record,) = records.read_all(Path(tuner.project_dir))
         assert record.executions[0].best_epoch == 1
 
@@ -435,7 +441,8 @@ class TestTrials:
                 raise error
 
         tuner = tuning.RandomSearch(Model(), "val_loss", max_trials=1, **project(tmp_path))
-        tuner.search(X, Y, **DATA)
+        with pytest.raises(RuntimeError, match="none is complete"):
+            tuner.search(X, Y, **DATA)
         (row,) = tuner.rows()
         assert (row["status"], len(row["failures"]), row["score"]) == ("FAILED", 1, None)
 
@@ -443,14 +450,13 @@ class TestTrials:
         class Killed(BaseException):
             pass
 
-        def search():
-            tuner = tuning.RandomSearch(
+        def new():
+            return tuning.RandomSearch(
                 lambda hp: build(), "val_loss", max_trials=1, **project(tmp_path)
             )
-            tuner.search(X, Y, **DATA)
-            return tuner
 
-        tuner = search()
+        tuner = new()
+        tuner.search(X, Y, **DATA)
         folder = Path(tuner.project_dir) / "trial_0"
         record = records.read(folder)
         record.is_running, record.killed = True, 2
@@ -458,7 +464,9 @@ class TestTrials:
         trial = tuner.oracle.trials["0"]
         trial.status = "RUNNING"
         tuner.oracle._save_trial(trial)
-        (row,) = search().rows()
+        with pytest.raises(RuntimeError, match="none is complete.*killed 3 times in this trial"):
+            new().search(X, Y, **DATA)
+        (row,) = tuner.rows()
         assert row["status"] == "FAILED"
         assert "killed 3 times in this trial" in row["failures"][-1]
 
@@ -527,7 +535,7 @@ class TestTrials:
             model = build()
             runs.append(hp.Int("n", 0, 0))
             loss = "sparse_categorical_crossentropy"
-            if len(runs) == 3:  # after one for the space and one for what builds share
+            if len(runs) == 4:  # after two for the space and one for what builds share
                 loss = lambda y, p: keras.ops.sum(p) * float("nan")  # noqa: E731
             model.compile("sgd", loss)
             return model
@@ -549,18 +557,46 @@ class TestTrials:
 
     def test_a_folder_with_another_search(self, build, tmp_path):
         tuning.DepthSweep(build, **project(tmp_path))
-        message = r"must name a folder without another search.*a DepthSweep for 'val_loss'"
-        with pytest.raises(ValueError, match=message):
-            tuning.DepthSweep(build, "val_accuracy", **project(tmp_path))
-        with pytest.raises(ValueError, match=message):
+
+        def wider():
+            model = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(9) for _ in "abc")])
+            model.compile("sgd", "mse")
+            return model
+
+        for other, said in (
+            ({"objective": "val_accuracy"}, "one with objective val_loss instead of val_accuracy"),
+            ({"executions_per_trial": 2}, "one with executions_per_trial 1 instead of 2"),
+            ({"max": 1}, "one with max None instead of 1"),
+            ({"build": wider}, "one with model 6 weights, 83 numbers instead of 6 weights, 225"),
+        ):
+            with pytest.raises(ValueError, match=f"a folder without another search.*{said}"):
+                tuning.DepthSweep(**{"build": build, **other}, **project(tmp_path))
+        with pytest.raises(ValueError, match="one with search DepthSweep instead of RandomSearch"):
             tuning.RandomSearch(with_depth(build), "val_loss", **project(tmp_path))
+        tuning.DepthSweep(build, **project(tmp_path))
         tuning.RandomSearch(with_depth(build), "val_loss", overwrite=True, **project(tmp_path))
+
+    def test_when_every_trial_fails(self, build, tmp_path):
+        def make():
+            model = build()
+            model.compiled = False
+            return model
+
+        message = r"of 3 trials in .* none is complete. Pass overwrite=True.*must call `compile"
+        with pytest.raises(RuntimeError, match=message):
+            tuning.DepthSweep(make, **project(tmp_path)).search(X, Y, **DATA)
+        again = tuning.DepthSweep(build, **project(tmp_path))
+        with pytest.raises(RuntimeError, match=message):
+            again.search(X, Y, **DATA)
+        with pytest.raises(ValueError, match=message):
+            again.get_best_models()
 
     def test_models_that_are_too_large_count_with_what_is_frozen(self, build, tmp_path):
         tuner = tuning.RandomSearch(
             with_depth(build), "val_loss", max_trials=3, max_model_size=82, **project(tmp_path)
         )
-        tuner.search(X, Y, **DATA)
+        with pytest.raises(RuntimeError, match="none is complete"):
+            tuner.search(X, Y, **DATA)
         assert [row["status"] for row in tuner.rows()] == ["FAILED"] * 3
         assert all(
             "83 parameters, more than max_model_size=82" in row["failures"][0]

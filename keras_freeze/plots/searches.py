@@ -49,6 +49,11 @@ class _Search:
     direction: str
 
     @property
+    def is_halved(self) -> bool:
+        """Bool, whether trials have different epochs, so that scores can't be averaged."""
+        return len({row["values"].get("tuner/epochs") for row in self.rows}) > 1
+
+    @property
     def best(self) -> dict[str, Any]:
         return self.rows[0]
 
@@ -56,8 +61,9 @@ class _Search:
 def search(search: Any, *, rate: str | None = None) -> Figure:
     """Draw a search: the score by freeze depth, by parameters, by time, and epoch by epoch.
 
-    The depth panel shows every trial, the mean and the standard deviation at each depth, and
-    behind them how many parameters train there. In the next two a line joins the trials that no
+    The depth panel shows every training, the mean and the standard deviation at each depth (not
+    of Hyperband, where trials have different epochs), and behind them how many parameters train
+    there. In the next two a line joins the trials that no
     other beats in both (the Pareto front). The best trial is a star everywhere. Where a
     learning rate was searched as well, a last panel is a map of depth against it.
 
@@ -94,6 +100,11 @@ def _read(search: Any) -> _Search:
     about = results.about(folder)
     done = results.best_first(results.rows(folder), about["direction"])
     rows = [row for row in done if row["trainable_params"] is not None]
+    seconds = {row["trial_id"]: row["seconds"] for row in rows}
+    for row in sorted(rows, key=lambda row: row["values"].get("tuner/epochs", 0)):
+        # Of Hyperband, where a trial goes on from another.
+        row["seconds"] += seconds.get(row["values"].get("tuner/trial_id"), 0.0)
+        seconds[row["trial_id"]] = row["seconds"]
     if not rows:
         raise ValueError(
             "plots.search(search=...) must have at least one trial that is complete, and of which "
@@ -158,15 +169,18 @@ def _draw_depth(axes: Axes, found: _Search) -> None:
     behind.set_ylabel("parameters trained (bars)")
     behind.grid(visible=False)
     behind.spines["right"].set_visible(True)
-    _dots(axes, [_depth(row) for row in found.rows], [row["score"] for row in found.rows])
-    scores = [_scores(own, found) for own in by_depth]
-    means = [np.mean(own) for own in scores]
-    spreads = [float(np.std(own, ddof=1)) if len(own) > 1 else 0.0 for own in scores]
-    axes.errorbar(depths, means, spreads, color=COLOURS[6], marker="o", ms=4, capsize=3, lw=1.2)
+    pairs = [(_depth(row), score) for row in found.rows for score in _scores([row], found)]
+    _dots(axes, [depth for depth, _ in pairs], [score for _, score in pairs])
+    axes.set_title("score by depth, of every training")
+    if not found.is_halved:
+        scores = [_scores(own, found) for own in by_depth]
+        means = [np.mean(own) for own in scores]
+        spreads = [float(np.std(own, ddof=1)) if len(own) > 1 else 0.0 for own in scores]
+        axes.errorbar(depths, means, spreads, color=COLOURS[6], marker="o", ms=4, capsize=3, lw=1.2)
+        axes.set_title("score by depth: mean, spread and every training")
     _star(axes, _depth(found.best), found.best["score"])
     axes.set_xlabel("freeze depth")
     axes.set_ylabel(found.objective)
-    axes.set_title("score by depth: mean, spread and every trial")
     _mark_depths(axes, depths)
 
 
@@ -186,7 +200,9 @@ def _draw_front(axes: Axes, found: _Search, cost: str, label: str) -> None:
     _dots(axes, costs, scores)
     front = pareto(costs, scores, found.direction)
     x, y = [costs[n] for n in front], [scores[n] for n in front]
-    axes.plot(x, y, color=_FRONT, marker="o", ms=5, lw=1.4, label="none is better in both")
+    axes.plot(
+        x, y, color=_FRONT, marker="o", ms=5, lw=1.4, label="Pareto front: none is better in both"
+    )
     _star(axes, float(found.best[cost]), found.best["score"])
     axes.set_xlabel(label)
     axes.set_ylabel(found.objective)
@@ -224,9 +240,11 @@ def _draw_curves(axes: Axes, found: _Search) -> None:
             continue
         is_best = row["trial_id"] == best
         epochs = execution.initial_epoch + 1 + np.arange(len(values))
-        style: dict[str, Any] = {"color": _OTHERS, "alpha": faint, "lw": 1}
+        mark = "o" if len(values) == 1 else ""
+        style: dict[str, Any] = {"color": _OTHERS, "alpha": faint, "lw": 1, "marker": mark, "ms": 4}
         if is_best:
-            style = {"color": _BEST, "lw": 2, "label": f"the best, depth {_depth(row):g}"}
+            label = f"the best, depth {_depth(row):g}"
+            style = {"color": _BEST, "lw": 2, "marker": mark, "label": label}
             for part in execution.parts[1:]:
                 axes.axvline(part.epoch, color="0.35", linestyle=":", lw=1, gid="transition")
         axes.plot(epochs, values, **style)

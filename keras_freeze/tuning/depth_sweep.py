@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import keras_tuner
 
+from keras_freeze.groups import layer_groups
 from keras_freeze.tuning.oracles import DepthSweepOracle
 from keras_freeze.tuning.spaces import Unit, asking, freeze_depth
 from keras_freeze.tuning.tuner import FreezeTuner
@@ -78,8 +79,24 @@ class DepthSweep(FreezeTuner):
             max_retries_per_trial=max_retries_per_trial,
             max_consecutive_failed_trials=max_consecutive_failed_trials,
         )
-        hypermodel = _Swept(build, {"min": min, "max": max, "unit": unit}, oracle)
-        super().__init__(oracle, hypermodel, executions_per_trial=executions_per_trial, **kwargs)
+        depths = {"min": min, "max": max, "unit": unit}
+        self._swept = _Swept(build, depths, oracle)
+        kwargs["executions_per_trial"] = executions_per_trial
+        super().__init__(oracle, self._swept, settings=depths, **kwargs)
+
+    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
+        """Sweep; the arguments are those of `fit`.
+
+        Raises:
+            RuntimeError: if every depth has failed.
+        """
+        if fit_kwargs.get("verbose", 1) and not self.is_worker:
+            *groups, head = self._swept.groups
+            print(
+                f"Freeze depth counts layer groups from the input: {', '.join(groups) or 'none'}. "
+                f"The head ({head}) always trains."
+            )
+        super().search(*fit_args, **fit_kwargs)
 
     def on_trial_end(self, trial: Any) -> None:
         """End a trial; the depths that are left are shallower and can't use its features."""
@@ -97,6 +114,8 @@ class _Swept(keras_tuner.HyperModel):
         self._takes_hp = _takes_hp(self._user_build)
         self._options = options
         self._oracle = oracle
+        #: Names of the layer groups of the model that was built last.
+        self.groups: list[str] = []
 
     def build(self, hp: Any) -> keras.Model:
         with asking() as names:
@@ -110,6 +129,7 @@ class _Swept(keras_tuner.HyperModel):
                     f"{', '.join(names)}. Use tuning.RandomSearch for several."
                 )
         self._oracle.depth_name = names[0]
+        self.groups = [group.name for group in layer_groups(model)]
         return model
 
     def declare_hyperparameters(self, hp: Any) -> None:

@@ -11,6 +11,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -29,6 +30,7 @@ from keras_freeze.tuning.records import TrialRecord
 from keras_freeze.tuning.trial_cache import TrialCache
 
 BEST = "best.npz"
+FAILED = "FAILED"
 END = "end_{}.npz"  # of each execution
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -52,12 +54,13 @@ class FreezeTuner(keras_tuner.Tuner):
             weights, and compute each once; or a `PrefixCache`, of which each trial gets a copy
             and all have the limits (`max_bytes`, `directory`). Unless it has `mode="inference"`,
             the results are the same. Defaults to True.
+        settings: Mapping of what else must be the same for a search that goes on.
         overwrite: As for `keras_tuner.Tuner`; refused on a worker.
         **kwargs: As for `keras_tuner.Tuner`.
 
     Raises:
         ValueError: if a worker is told to overwrite, which would delete the others' files; if the
-            folder holds a search of another kind or for another objective.
+            folder holds another search: of another kind, model or objective.
     """
 
     #: Int, the epochs of the whole training where a trial may be a part of it.
@@ -69,6 +72,7 @@ class FreezeTuner(keras_tuner.Tuner):
         hypermodel: Any = None,
         *,
         cache: bool | PrefixCache = True,
+        settings: Mapping[str, Any] = MappingProxyType({}),
         overwrite: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -89,32 +93,44 @@ class FreezeTuner(keras_tuner.Tuner):
         self.library = Library(self._limits.max_bytes, self._limits.directory)
         #: Int, the training of the present trial, where it has several.
         self.execution = 0
-        about = _about(oracle)
+        #: What the search is about, which must be the same where it goes on.
+        self.about = {
+            "search": type(oracle).__name__.removesuffix("Oracle"),
+            "objective": oracle.objective.name,
+            "direction": oracle.objective.direction,
+            "executions_per_trial": str(kwargs.get("executions_per_trial", 1)),
+            **{name: str(value) for name, value in settings.items()},
+        }
+        folder = Path(kwargs.get("directory") or ".")
+        folder /= kwargs.get("project_name") or "untitled_project"  # as KerasTuner has it
         if not overwrite:
-            self._check_folder(about, kwargs.get("directory"), kwargs.get("project_name"))
+            self._refuse_another_search(folder)
         with _as_on_this_stack():
             super().__init__(oracle, hypermodel, overwrite=overwrite, **kwargs)
+        self._refuse_another_search(folder)
         with replacing(Path(self.project_dir) / results.FILE) as file:
-            Path(file).write_text(json.dumps(about))
+            Path(file).write_text(json.dumps(self.about))
 
     @property
     def is_worker(self) -> bool:
         """Bool, whether this process trains for a chief elsewhere."""
         return bool(self._is_worker())
 
-    def _check_folder(self, about: dict[str, str], directory: Any, name: str | None) -> None:
+    def _refuse_another_search(self, folder: Path) -> None:
         """Refuse to go on with another search, whose trials would be taken for those of this."""
-        folder = Path(directory or ".") / (name or "untitled_project")  # as KerasTuner has it
-        if not (folder / results.FILE).exists():
-            return
-        present = results.about(folder)
-        if present != about:
-            raise ValueError(
-                f"{type(self).__name__}(project_name=...) must name a folder without another "
-                f"search. Received: {str(folder)!r}, which holds a {present['search']} for "
-                f"{present['objective']!r}. Pass another project_name=, or overwrite=True to "
-                "delete what it holds."
-            )
+        present = results.about(folder) if (folder / results.FILE).exists() else self.about
+        for name, value in self.about.items():
+            if present.get(name) != value:
+                raise ValueError(
+                    f"{type(self).__name__}(project_name=...) must name a folder without another "
+                    f"search. Received: {str(folder)!r}, which holds one with {name} "
+                    f"{present.get(name)} instead of {value}. Pass another project_name=, or "
+                    "overwrite=True to delete what it holds."
+                )
+
+    def _populate_initial_space(self) -> None:
+        super()._populate_initial_space()
+        self._describe_model()
 
     def save(self) -> None:
         """Write the tuner's and the oracle's state, each whole or not at all."""
@@ -126,8 +142,13 @@ class FreezeTuner(keras_tuner.Tuner):
     def reload(self) -> None:
         """Take up the state of a search, and see what its build function asks for."""
         super().reload()
-        if self.hypermodel is not None:
-            self.hypermodel.build(self.oracle.get_space())
+        self._describe_model()
+
+    def _describe_model(self) -> None:
+        model = self.hypermodel.build(self.oracle.get_space()) if self.hypermodel else None
+        if isinstance(model, keras.Model):  # KerasTuner refuses anything else later
+            count = sum(math.prod(variable.shape) for variable in model.weights)
+            self.about["model"] = f"{len(model.weights)} weights, {count:,} numbers"
 
     # The trial.
 
@@ -137,13 +158,30 @@ class FreezeTuner(keras_tuner.Tuner):
         self.save()
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
-        """Search, as `keras_tuner.Tuner.search`: the arguments are those of `fit`."""
+        """Search, as `keras_tuner.Tuner.search`: the arguments are those of `fit`.
+
+        Raises:
+            RuntimeError: if every trial has failed, or too many have in a row.
+            keras_tuner.errors.FatalValueError: if the search can't go on, such as for an
+                objective that is not logged.
+        """
         sharing = shared(self.library) if self._cache else contextlib.nullcontext()
         try:
             with _as_on_this_stack(), sharing:
                 super().search(*fit_args, **fit_kwargs)
         finally:
             self.library.clear()
+        found = self.rows()
+        if found and not self.is_worker and all(row["status"] == FAILED for row in found):
+            raise RuntimeError(self._why_nothing_is_there(found))
+
+    def _why_nothing_is_there(self, found: list[dict[str, Any]]) -> str:
+        failures = [failure for row in found for failure in row["failures"]]
+        last = f" The last failure: {failures[-1]}" if failures else ""
+        return (
+            f"{type(self).__name__}: of {len(found)} trials in {str(self.project_dir)!r} none is "
+            f"complete. Pass overwrite=True to try all of them again.{last}"
+        )
 
     def run_trial(self, trial: Any, *fit_args: Any, **fit_kwargs: Any) -> list[Any]:
         """Train the model of a trial, once or several times, and write down what happened.
@@ -231,6 +269,7 @@ class FreezeTuner(keras_tuner.Tuner):
             callbacks.append(recorder)
             kwargs = {**self.fit_kwargs_of(trial, fit_kwargs), "callbacks": callbacks}
             returned.append(self._build_and_fit_model(trial, *fit_args, **kwargs))
+            record.values = dict(trial.hyperparameters.values)  # with those asked for in `fit`
         return returned
 
     def fit_kwargs_of(self, trial: Any, fit_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -276,7 +315,7 @@ class FreezeTuner(keras_tuner.Tuner):
         if not isinstance(model, keras.Model):
             return model  # which KerasTuner refuses
         if model in self._built:
-            raise ValueError(
+            raise keras_tuner.errors.FatalValueError(
                 "The build function of a search must return a new model each time. Received: the "
                 f"same model twice ({model.name!r}), whose optimizer goes on from trial to trial. "
                 "Build it in the function; it may share a backbone with the others."
@@ -305,8 +344,13 @@ class FreezeTuner(keras_tuner.Tuner):
 
         Returns:
             List of `keras.Model`, the best first.
+
+        Raises:
+            ValueError: if no trial is complete.
         """
         trials = self.oracle.get_best_trials(num_models)
+        if not trials:
+            raise ValueError(self._why_nothing_is_there(self.rows()))
         models = [self.load_model(trial) for trial in trials[::-1]][::-1]
         if len(models) > 1 and any(self._fresh.shares(model) for model in models):
             warnings.warn(
@@ -359,14 +403,6 @@ class FreezeTuner(keras_tuner.Tuner):
         """
         direction = self.oracle.objective.direction
         print(results.summary(self.project_dir, self.oracle.objective.name, direction, num_trials))
-
-
-def _about(oracle: keras_tuner.Oracle) -> dict[str, str]:
-    return {
-        "search": type(oracle).__name__.removesuffix("Oracle"),
-        "objective": oracle.objective.name,
-        "direction": oracle.objective.direction,
-    }
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ CHIEF = "chief"
 ADDRESS = "127.0.0.1"
 RESTARTS = 3
 POLL_S = 0.5
+LINES_TOLD = 20
 # The chief looks every 20 seconds whether all trials are over.
 PATIENCE_S = 30.0
 # What a process gets to write its files after it has been told to end.
@@ -65,6 +66,8 @@ class Team:
             Int, the chief's exit status; 1 if no worker is left.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
+        for name in (CHIEF, *self.restarts_left):
+            self._log(name).unlink(missing_ok=True)  # of an earlier run
         try:
             for name in (CHIEF, *self.restarts_left):
                 self._start(name)
@@ -73,6 +76,7 @@ class Team:
             return self._watch()
         finally:
             self._end()
+            self._tell_the_end_of(CHIEF)
 
     def _watch(self) -> int:
         chief = self.processes[CHIEF]
@@ -110,7 +114,15 @@ class Team:
             print(f"{name} died (status {status}) and is started again.")
             self._start(name)
         else:
-            print(f"{name} died (status {status}) and stays down: see {self.logs / name}.log.")
+            print(f"{name} died (status {status}) and stays down.")
+            self._tell_the_end_of(name)
+
+    def _tell_the_end_of(self, name: str) -> None:
+        lines = self._log(name).read_text(errors="replace").splitlines()
+        print("\n".join([f"The last lines of {self._log(name)}:", *lines[-LINES_TOLD:]]))
+
+    def _log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
 
     def _start(self, name: str) -> None:
         part = {
@@ -118,7 +130,7 @@ class Team:
             "KERASTUNER_ORACLE_IP": ADDRESS,
             "KERASTUNER_ORACLE_PORT": str(self.port),
         }
-        with (self.logs / f"{name}.log").open("ab") as log:
+        with self._log(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 self.command, env={**os.environ, **part}, stdout=log, stderr=subprocess.STDOUT
             )
@@ -151,6 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--workers must be at least 1. Received: {options.workers}.")
     if not options.script:
         parser.error("a script is missing: what every process runs.")
+    if not options.script[0].startswith("-") and not Path(options.script[0]).is_file():
+        parser.error(f"the script must be a file. Received: {options.script[0]}.")
     command = [sys.executable, *options.script]
     return Team(command, options.workers, options.logs, port=options.port).run()
 
