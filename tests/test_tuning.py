@@ -464,7 +464,7 @@ class TestTrials:
         trial = tuner.oracle.trials["0"]
         trial.status = "RUNNING"
         tuner.oracle._save_trial(trial)
-        with pytest.raises(RuntimeError, match="none is complete.*killed 3 times in this trial"):
+        with pytest.raises(RuntimeError, match=r"none is complete.*killed 3 times in this trial"):
             new().search(X, Y, **DATA)
         (row,) = tuner.rows()
         assert row["status"] == "FAILED"
@@ -848,6 +848,7 @@ class TestHyperband:
         said = capsys.readouterr().out
         assert "a_rather_long_name_of_number_7" in said
         assert "tuner/" not in said and "…" not in said
+        assert " epochs " in said
 
     def test_a_phase_beyond_all_epochs(self, build, tmp_path, capsys):
         with pytest.raises(ValueError, match="must reach every phase of"):
@@ -904,6 +905,7 @@ class TestResults:
             assert part in said
         assert f"{best['score']:.4f} ± {best['score_std']:.4f}" in said
         assert "freeze_depth" not in said  # which is the depth
+        assert "epochs" not in said  # which are the same
 
 
 def test_the_file_is_plain_json(build, tmp_path):

@@ -91,10 +91,14 @@ def summary(
     )
     every_name = dict.fromkeys(name for row in best for name in row["values"])
     names = [name for name in every_name if not _is_told(name, best)]
-    for column in ("depth", "trainable", "frozen", objective, "epochs", "seconds", *names):
+    epochs = ["epochs"] if len({row["epochs"] for row in best}) > 1 else []
+    for column in ("depth", "trainable", "frozen", objective, "seconds", *epochs, *names):
         table.add_column(column, justify="right", no_wrap=True)
     for row in best:
-        table.add_row(*_cells(row), *(_short(row["values"].get(name, "")) for name in names))
+        trained = [str(row["epochs"])] if epochs else []
+        table.add_row(
+            *_cells(row), *trained, *(_short(row["values"].get(name, "")) for name in names)
+        )
     text = as_text(table, width=WIDTH)
     failed = [row for row in found if row["status"] == "FAILED"]
     lines = [f"failed: {row['trial_id']}: {(row['failures'] or ['?'])[-1]}" for row in failed]
@@ -119,7 +123,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
         "" if depth is None else f"{depth:g}",
         *("" if count is None else f"{count:,}" for count in counts),
         f"{row['score']:.4f}{spread}",
-        str(row["epochs"]),
         f"{row['seconds']:.1f}",
     ]
 
