@@ -72,6 +72,8 @@ class RandomSearch(FreezeTuner):
 class BayesianOptimization(FreezeTuner):
     """Search by a Gaussian process, as `keras_tuner.BayesianOptimization`, no values twice.
 
+    It needs scikit-learn: `pip install "keras_freeze[bayesian]"`.
+
     Args:
         hypermodel: `keras_tuner.HyperModel`, or a build function `(hp) -> keras.Model`.
         objective: As for `keras_tuner.BayesianOptimization`.
