@@ -116,15 +116,17 @@ def test_the_order_of_arguments_counts():
 
 
 def test_normalization_is_named_by_what_it_subtracts():
-    def scaled(adapted_to):
+    def scaled(adapted_to, then=0.0):
         scale = layers.Normalization(axis=-1)
         scale.adapt(np.array([[adapted_to] * 4, [0.0] * 4]))
+        scale.mean = scale.mean + then  # which its weights need not be: they are read once
         inputs = keras.Input((4,))
         x = layers.Dense(3, kernel_initializer="ones")(scale(inputs))
         return keras.Model(inputs, layers.Dense(1)(x))
 
     assert names(scaled(1.0)) == names(scaled(1.0)) != [None]
     assert names(scaled(1.0)) != names(scaled(2.0))
+    assert names(scaled(1.0)) != names(scaled(1.0, then=1.0))
 
 
 def test_what_a_layer_has_learnt_outside_of_its_weights_is_not_named():

@@ -235,7 +235,7 @@ class TestSchedules:
             (None, 2, [18, 18, 18]),
         ],
     )
-    def test_other_groups_than_those_of_the_depth(self, plain, groups, depth, counts, capsys):
+    def test_other_groups_than_those_of_the_depth(self, plain, groups, depth, counts):
         hp = fixed(freeze_depth=depth)
         model = plain()
         model.compile("sgd", "sparse_categorical_crossentropy")
@@ -245,9 +245,18 @@ class TestSchedules:
         history = model.fit(np.ones((4, 4)), np.zeros(4), epochs=3, verbose=0, callbacks=[callback])
         assert history.history["trainable_params"] == counts
         assert len(starts) == len(set(counts))
-        assert "several groups thaw at once" not in capsys.readouterr().out
         assert f" {counts[-1]} " in str(callback.preview(model, 3))
         assert " 83 " not in str(callback.preview(model, 3))
+
+    @pytest.mark.parametrize("depth", [0, 1])
+    def test_only_groups_above_the_depth_need_an_epoch_each(self, plain, depth, capsys):
+        hp = fixed(freeze_depth=depth)
+        model = plain()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        tuning.freeze_depth(hp, model)
+        callback = tuning.schedule(hp, choices=["even"])
+        model.fit(np.ones((4, 4)), np.zeros(4), epochs=2, verbose=0, callbacks=[callback])
+        assert ("several groups thaw at once" in capsys.readouterr().out) == (depth == 0)
 
     def test_other_choices_under_the_same_name(self):
         hp = keras_tuner.HyperParameters()
