@@ -219,6 +219,7 @@ def test_families_come_out_the_same_to_the_bit(application, shallow, deep, libra
     data = rng.normal(size=(16, 64, 64, 3)).astype("float32"), rng.integers(0, 3, 16)
     fit(frozen(build, shallow), data)
     continued.clear()
-    deeper, _ = fit(frozen(build, deep), data)
-    assert any(continued)
+    deeper, statistics = fit(frozen(build, deep), data)
+    # EfficientNet's dropout ends the prefix before either depth, so that it is the same one.
+    assert any(continued) or statistics.misses == 0
     cached.assert_same(deeper, cached.fit(frozen(build, deep), data, epochs=2))
