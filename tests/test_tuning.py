@@ -718,7 +718,7 @@ class TestHyperband:
                 self.model.stop_training = epoch == 0
 
         tuner = tuning.Hyperband(
-            make, "val_loss", max_epochs=8, factor=2, seed=0, **project(tmp_path)
+            make, "val_loss", max_epochs=4, factor=2, seed=0, **project(tmp_path)
         )
         tuner.search(X, Y, callbacks=[Stop()], **{**DATA, "epochs": 1})
         by_id = {record.trial_id: record for record in records.read_all(Path(tuner.project_dir))}
