@@ -10,8 +10,8 @@ from typing import Any
 import keras_tuner
 
 from keras_freeze.tuning.files import replacing
+from keras_freeze.tuning.records import COMPLETED, FAILED, RUNNING
 
-RUNNING, COMPLETED, FAILED = "RUNNING", "COMPLETED", "FAILED"
 # Random draws after which a space counts as used up.
 MOST_DRAWS = 1000
 

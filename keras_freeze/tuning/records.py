@@ -13,6 +13,8 @@ from typing import Any
 from keras_freeze.tuning.files import replacing
 
 FILE = "keras_freeze.json"
+# What becomes of a trial, in KerasTuner's words.
+RUNNING, COMPLETED, FAILED = "RUNNING", "COMPLETED", "FAILED"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,8 @@ import rich.table
 
 from keras_freeze.tables import as_text
 from keras_freeze.tuning import records
-from keras_freeze.tuning.records import TrialRecord
+from keras_freeze.tuning.records import COMPLETED, FAILED, TrialRecord
 
-COMPLETED = "COMPLETED"
 # Of the printed table, in characters: more than any has, since a column that lacks room is cut.
 WIDTH = 1000
 # What a search is, which KerasTuner does not write down.
@@ -100,7 +99,7 @@ def summary(
             *_cells(row), *trained, *(_short(row["values"].get(name, "")) for name in names)
         )
     text = as_text(table, width=WIDTH)
-    failed = [row for row in found if row["status"] == "FAILED"]
+    failed = [row for row in found if row["status"] == FAILED]
     lines = [f"failed: {row['trial_id']}: {(row['failures'] or ['?'])[-1]}" for row in failed]
     return "\n".join([text, *lines])
 

@@ -26,11 +26,10 @@ from keras_freeze.tuning import records, results, traced_steps
 from keras_freeze.tuning.files import replacing
 from keras_freeze.tuning.fresh_weights import FreshWeights
 from keras_freeze.tuning.recorder import BestState, Recorder
-from keras_freeze.tuning.records import TrialRecord
+from keras_freeze.tuning.records import FAILED, TrialRecord
 from keras_freeze.tuning.trial_cache import TrialCache
 
 BEST = "best.npz"
-FAILED = "FAILED"
 END = "end_{}.npz"  # of each execution
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -84,7 +83,6 @@ class FreezeTuner(keras_tuner.Tuner):
                 "delete the folder first."
             )
         self._fresh = FreshWeights()
-        self._is_probed = False
         self._built: weakref.WeakSet[keras.Model] = weakref.WeakSet()
         self._most_parameters: int | None = kwargs.pop("max_model_size", None)
         self._cache = cache
@@ -147,6 +145,8 @@ class FreezeTuner(keras_tuner.Tuner):
     def _describe_model(self) -> None:
         model = self.hypermodel.build(self.oracle.get_space()) if self.hypermodel else None
         if isinstance(model, keras.Model):  # KerasTuner refuses anything else later
+            self._built.add(model)
+            self._fresh.begin(model)  # what later builds have in common with it is put back
             count = sum(math.prod(variable.shape) for variable in model.weights)
             self.about["model"] = f"{len(model.weights)} weights, {count:,} numbers"
 
@@ -304,12 +304,6 @@ class FreezeTuner(keras_tuner.Tuner):
             super()._configure_tensorboard_dir(callbacks, trial, execution)
 
     def _build_hypermodel(self, hp: Any) -> keras.Model:
-        if not self._is_probed:  # once more than needed, to see what builds have in common
-            self._is_probed = True
-            self._new_model(hp)
-        return self._new_model(hp)
-
-    def _new_model(self, hp: Any) -> keras.Model:
         self._fresh.restore()
         model = super()._build_hypermodel(hp)
         if not isinstance(model, keras.Model):
