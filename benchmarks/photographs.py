@@ -21,7 +21,7 @@ from typing import Any
 
 import runs
 
-from keras_freeze import freeze_scheduler
+from keras_freeze.callbacks import freeze_scheduler
 from keras_freeze.demo import run as demo
 from keras_freeze.demo import vgg
 

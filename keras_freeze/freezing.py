@@ -10,11 +10,12 @@ from typing import Any
 
 import keras
 
-from keras_freeze import policies, structure
-from keras_freeze.flags import BatchNormMode, Flags, check_batch_norm, relative_flags
-from keras_freeze.recompile import transition
+from keras_freeze import policies
+from keras_freeze.engine.transitions import transition
+from keras_freeze.model_picture import structure
+from keras_freeze.policies.flags import BatchNormMode, Flags, check_batch_norm, relative_flags
+from keras_freeze.policies.selection import Selection
 from keras_freeze.reports import parameter_counts
-from keras_freeze.selections import Selection
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 import keras_freeze as kf
-from keras_freeze import optimizer_state
+from keras_freeze.engine import optimizer_state
 
 BACKEND = keras.backend.backend()
 

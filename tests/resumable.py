@@ -19,7 +19,9 @@ import keras
 import numpy as np
 
 import keras_freeze as kf
-from keras_freeze import backup_and_restore, backup_files, optimizer_state, schedules
+from keras_freeze import schedules
+from keras_freeze.backup import archive, backup_and_restore
+from keras_freeze.engine import optimizer_state, transitions
 from keras_freeze.schedules import AfterSteps, OnPlateau, Phase, Warmup
 
 EPOCHS, ROWS, BATCH = 7, 24, 4
@@ -199,15 +201,15 @@ def arm(event, number):
             passes()
             save(file, array, **kwargs)
 
-        backup_files.np = type("numpy", (), {**vars(np), "save": staticmethod(torn)})
+        archive.np = type("numpy", (), {**vars(np), "save": staticmethod(torn)})
     elif event == "rename":
-        before(backup_files.os, "replace")
+        before(archive.os, "replace")
     elif event == "renamed":
-        after(backup_files.os, "replace")
+        after(archive.os, "replace")
     elif event == "transition":  # slots are gone, new ones not yet there
         after(optimizer_state, "_clear")
     elif event == "flags":  # set, with the optimizer still as it was
-        after(sys.modules["keras_freeze.recompile"], "_set_flags")  # the module, not the function
+        after(transitions, "_set_flags")
     elif event == "restored":  # a restart that is killed as soon as it has read its backup
         after(backup_and_restore, "read")
     elif event == "batch":

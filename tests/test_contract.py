@@ -40,7 +40,7 @@ from keras_freeze.schedules import (
     Trigger,
     Warmup,
     When,
-    files,
+    yaml_file,
 )
 
 pytestmark = pytest.mark.backend
@@ -176,7 +176,7 @@ def test_a_value_comes_back_from_plain_data_and_from_yaml(cls, tmp_path):
         assert FreezeSchedule.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
         schedule.to_yaml(path, overwrite=True)
         assert FreezeSchedule.from_yaml(path) == schedule
-        assert files.dumps(FreezeSchedule.from_yaml(path), path.name) == path.read_text()
+        assert yaml_file.dumps(FreezeSchedule.from_yaml(path), path.name) == path.read_text()
 
 
 # In fits.

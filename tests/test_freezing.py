@@ -5,7 +5,9 @@ import keras
 import pytest
 
 import keras_freeze as kf
-from keras_freeze import optimizer_state, policies, structure
+from keras_freeze import policies
+from keras_freeze.engine import optimizer_state
+from keras_freeze.model_picture import structure
 
 pytestmark = pytest.mark.backend
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import strategies as st
 
 import keras_freeze as kf
-from keras_freeze import optimizer_state, schedules, structure
+from keras_freeze import schedules
+from keras_freeze.engine import optimizer_state
+from keras_freeze.model_picture import structure
 
 pytestmark = pytest.mark.backend
 LAYERS = ("dense", "wide", "norm", "dropout", "batch_norm")

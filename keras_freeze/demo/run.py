@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_freeze import plots
+from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
+from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
 from keras_freeze.demo import photographs, vgg
-from keras_freeze.freeze_scheduler import FreezeScheduler
-from keras_freeze.gradual_unfreeze import GradualUnfreeze
 
 PICTURE = "training.png"
 MODEL = "gradual.keras"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from keras_freeze.tuning.records import TrialRecord
+    from keras_freeze.tuning.trial_record import TrialRecord
 
 # Depths that have room for a number each.
 MOST_MARKS = 12
@@ -93,7 +93,7 @@ def search(search: Any, *, rate: str | None = None) -> Figure:
 
 
 def _read(search: Any) -> _Search:
-    from keras_freeze.tuning import records, results
+    from keras_freeze.tuning import results, trial_record
 
     is_folder = isinstance(search, (str, os.PathLike))
     folder = Path(search if is_folder else search.project_dir)
@@ -110,7 +110,7 @@ def _read(search: Any) -> _Search:
             "plots.search(search=...) must have at least one trial that is complete, and of which "
             f"the callbacks were called. Received: {str(folder)!r}, with none. Run its search."
         )
-    by_id = {record.trial_id: record for record in records.read_all(folder)}
+    by_id = {record.trial_id: record for record in trial_record.read_all(folder)}
     return _Search(rows, by_id, about["objective"], about["direction"])
 
 

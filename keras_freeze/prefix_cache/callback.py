@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import keras
 
-from keras_freeze.messages import call_of, is_int
-from keras_freeze.prefix_cache import library, lines
-from keras_freeze.prefix_cache.row_store import Budget, RowStore
-from keras_freeze.prefix_cache.run import CacheRun
+from keras_freeze.checks import call_of, is_int
+from keras_freeze.prefix_cache import feature_library, lines
+from keras_freeze.prefix_cache.feature_store import Budget, RowStore
+from keras_freeze.prefix_cache.session import CacheRun
 from keras_freeze.prefix_cache.statistics import Statistics
-from keras_freeze.prefix_cache.steps import Installation
+from keras_freeze.prefix_cache.wrapped_steps import Installation
 
 Mode = Literal["training", "inference"]
 
@@ -111,7 +111,7 @@ class PrefixCache(keras.callbacks.Callback):
         self._remove()
         self._next_transition = self.params["epochs"]
         budget = Budget(self.max_bytes)
-        shared = library.present()
+        shared = feature_library.present()
         if shared is not None and not shared.suits(self.max_bytes, self.directory):
             shared = None
         self._run = CacheRun(

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_freeze import structure
+from keras_freeze.model_picture import structure
 
 Rule: TypeAlias = Callable[[Any, "Setting"], str | None]
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_freeze import structure
+from keras_freeze.model_picture import structure
 from keras_freeze.prefix_cache.determinism import Setting, reason_against
 
 # A layer that was called, the arguments of the call that are no tensors, and how what it returned

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from keras_freeze.prefix_cache.agreement import to_host
-from keras_freeze.prefix_cache.frontier import Frontier
+from keras_freeze.prefix_cache.audit import to_host
+from keras_freeze.prefix_cache.model_cut import Frontier
 from keras_freeze.prefix_cache.statistics import Statistics
 from keras_freeze.reports import readable_bytes
 

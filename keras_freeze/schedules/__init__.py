@@ -12,8 +12,8 @@ from keras_freeze.schedules.builders import (
     linear_probe_then_fine_tune,
     progressive_freeze,
 )
-from keras_freeze.schedules.calendar import even_starts, thaw_plan
 from keras_freeze.schedules.curves import Cosine, Curve, SlantedTriangular, Warmup
+from keras_freeze.schedules.epoch_plans import even_starts, thaw_plan
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
 from keras_freeze.schedules.previews import SchedulePreview, preview
 from keras_freeze.schedules.rates import DEFAULT_RATES, multipliers

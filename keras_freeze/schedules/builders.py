@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 import keras
 
-from keras_freeze.flags import BatchNormMode
 from keras_freeze.groups import Groups, layer_groups
+from keras_freeze.policies.flags import BatchNormMode
 from keras_freeze.schedules.curves import Curve
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
 from keras_freeze.schedules.rates import Rates

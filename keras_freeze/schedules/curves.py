@@ -14,7 +14,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_freeze.messages import is_int
+from keras_freeze.checks import is_int
 
 
 class Curve(abc.ABC):

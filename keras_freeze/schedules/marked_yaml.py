@@ -9,7 +9,7 @@ import functools
 import re
 from typing import Any
 
-from keras_freeze.schedules.serialization import Path, written
+from keras_freeze.schedules.as_dict import Path, written
 
 #: More than any schedule needs.
 MAX_DEPTH = 30

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_freeze.flags import BatchNormMode, check_batch_norm
 from keras_freeze.groups import Groups
 from keras_freeze.policies import (
     FreezeGroups,
@@ -20,8 +19,9 @@ from keras_freeze.policies import (
     as_policy,
     check_weights,
 )
-from keras_freeze.schedules.calendar import check_epoch
+from keras_freeze.policies.flags import BatchNormMode, check_batch_norm
 from keras_freeze.schedules.curves import Curve
+from keras_freeze.schedules.epoch_plans import check_epoch
 from keras_freeze.schedules.rates import Rates, check_rates
 from keras_freeze.schedules.triggers import (
     AfterEpochs,
@@ -285,7 +285,7 @@ until=AfterEpochs(epochs=4), restore_best=False, curve=None)
         Raises:
             TypeError: if it has a callable, or a policy, trigger or curve of your own.
         """
-        from keras_freeze.schedules.serialization import to_dict
+        from keras_freeze.schedules.as_dict import to_dict
 
         return to_dict(self)
 
@@ -296,7 +296,7 @@ until=AfterEpochs(epochs=4), restore_best=False, curve=None)
         Raises:
             ValueError: if the data are not those of a schedule; the message says where.
         """
-        from keras_freeze.schedules.serialization import from_dict
+        from keras_freeze.schedules.as_dict import from_dict
 
         return from_dict(data)
 
@@ -311,7 +311,7 @@ until=AfterEpochs(epochs=4), restore_best=False, curve=None)
             FileExistsError: if the file is there already.
             TypeError: as for `to_dict`.
         """
-        from keras_freeze.schedules.files import write
+        from keras_freeze.schedules.yaml_file import write
 
         write(self, Path(path), overwrite)
 
@@ -323,7 +323,7 @@ until=AfterEpochs(epochs=4), restore_best=False, curve=None)
             FileNotFoundError: if there is no such file.
             ValueError: if it is not a schedule; the message names line and key.
         """
-        from keras_freeze.schedules.files import read
+        from keras_freeze.schedules.yaml_file import read
 
         return read(Path(path))
 

@@ -13,9 +13,10 @@ import rich.box
 import rich.table
 import rich.text
 
-from keras_freeze import optimizer_state
-from keras_freeze.flags import phase_flags
+from keras_freeze.engine import optimizer_state
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
+from keras_freeze.policies.flags import phase_flags
+from keras_freeze.reports.tables import as_text
 from keras_freeze.schedules.phases import FreezeSchedule, Phase, placed
 from keras_freeze.schedules.progress import soonest, timeline
 from keras_freeze.schedules.rates import Rates, multipliers
@@ -29,7 +30,6 @@ from keras_freeze.schedules.triggers import (
     When,
     check_count,
 )
-from keras_freeze.tables import as_text
 
 _COLUMNS = ("phase", "begins", "ends", "trains", "trainable", "non-trainable", "learning rate")
 

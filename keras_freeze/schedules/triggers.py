@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import keras
 import numpy as np
 
-from keras_freeze.messages import did_you_mean, is_int
+from keras_freeze.checks import did_you_mean, is_int
 
 State = Any
 Logs = Mapping[str, Any]

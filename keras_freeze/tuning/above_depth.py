@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import keras
 
-from keras_freeze.gradual_unfreeze import GradualUnfreeze
+from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
 from keras_freeze.groups import layer_groups
+from keras_freeze.policies.selection import of_groups
 from keras_freeze.schedules.phases import FreezeSchedule
-from keras_freeze.selections import of_groups
-from keras_freeze.tuning import depths
+from keras_freeze.tuning import frozen_depth
 
 
 class AboveDepth(GradualUnfreeze):
@@ -21,7 +21,7 @@ class AboveDepth(GradualUnfreeze):
     """
 
     def _groups_that_stay(self, model: keras.Model) -> int:
-        depth = depths.depth_of(model)
+        depth = frozen_depth.depth_of(model)
         if depth is None:
             return 0
         frozen = depth.policy.select(model)
@@ -30,7 +30,7 @@ class AboveDepth(GradualUnfreeze):
         return next((n for n, variables in enumerate(thaws) if variables), len(groups) - 1)
 
     def _plan_for(self, model: keras.Model, epochs: int) -> FreezeSchedule:
-        depth = depths.depth_of(model)
+        depth = frozen_depth.depth_of(model)
         if depth is None:
             return super()._plan_for(model, epochs)
         names = [group.name for group in layer_groups(model, self.groups)]

@@ -10,9 +10,9 @@ import keras
 import keras_tuner
 
 from keras_freeze.groups import layer_groups
+from keras_freeze.tuning.freeze_tuner import FreezeTuner
 from keras_freeze.tuning.oracles import DepthSweepOracle
 from keras_freeze.tuning.spaces import Unit, asking, freeze_depth
-from keras_freeze.tuning.tuner import FreezeTuner
 from keras_freeze.tuning.tuners import MOST_FAILURES, RETRIES
 
 _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -15,7 +15,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_freeze import optimizer_state, structure
+from keras_freeze.engine import optimizer_state
+from keras_freeze.model_picture import structure
 
 
 class FreshWeights:

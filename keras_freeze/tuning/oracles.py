@@ -10,7 +10,7 @@ from typing import Any
 import keras_tuner
 
 from keras_freeze.tuning.files import replacing
-from keras_freeze.tuning.records import COMPLETED, FAILED, RUNNING
+from keras_freeze.tuning.trial_record import COMPLETED, FAILED, RUNNING
 
 # Random draws after which a space counts as used up.
 MOST_DRAWS = 1000

@@ -12,14 +12,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_freeze import structure, training_state
-from keras_freeze.fit_run import frozen_groups
-from keras_freeze.freeze_scheduler import FreezeScheduler
+from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
+from keras_freeze.callbacks.schedule_run import frozen_groups
+from keras_freeze.engine import snapshot
 from keras_freeze.groups import layer_groups
+from keras_freeze.model_picture import structure
+from keras_freeze.policies.selection import Selection
 from keras_freeze.reports import parameter_report
-from keras_freeze.selections import Selection
-from keras_freeze.tuning import depths
-from keras_freeze.tuning.records import Execution, TrainedPart, TrialRecord
+from keras_freeze.tuning import frozen_depth
+from keras_freeze.tuning.trial_record import Execution, TrainedPart, TrialRecord
 
 
 @dataclasses.dataclass
@@ -28,13 +29,13 @@ class BestState:
 
     Attributes:
         score: Float, the objective; None before there is one.
-        state: What `training_state.capture_all` returned.
+        state: What `snapshot.capture_all` returned.
         ends: The same at the end of each execution, where another trial will go on from there.
     """
 
     score: float | None = None
-    state: training_state.State | None = None
-    ends: list[training_state.State | None] = dataclasses.field(default_factory=list)
+    state: snapshot.State | None = None
+    ends: list[snapshot.State | None] = dataclasses.field(default_factory=list)
 
 
 class Recorder(keras.callbacks.Callback):
@@ -80,7 +81,7 @@ class Recorder(keras.callbacks.Callback):
         """Take the model, and tell schedules how long the whole training is."""
         super().set_model(model)
         structure.move_to_end(self)
-        depth = depths.depth_of(model)
+        depth = frozen_depth.depth_of(model)
         self.record.freeze_depth = None if depth is None else depth.value
         for other in structure.sibling_callbacks(self):
             if not isinstance(other, FreezeScheduler):
@@ -133,9 +134,9 @@ class Recorder(keras.callbacks.Callback):
         if best.score is None or self.objective.better_than(score, best.score):
             best.score, best.state = score, self._captured()
 
-    def _captured(self) -> training_state.State | None:
+    def _captured(self) -> snapshot.State | None:
         has_optimizer = getattr(self.model, "optimizer", None) is not None
-        return training_state.capture_all(self.model) if has_optimizer else None
+        return snapshot.capture_all(self.model) if has_optimizer else None
 
     def _note_parts(self) -> bool:
         """Note what trains if that has changed, which makes Keras trace its step again."""

@@ -11,9 +11,9 @@ from typing import Any
 import rich.box
 import rich.table
 
-from keras_freeze.tables import as_text
-from keras_freeze.tuning import records
-from keras_freeze.tuning.records import COMPLETED, FAILED, TrialRecord
+from keras_freeze.reports.tables import as_text
+from keras_freeze.tuning import trial_record
+from keras_freeze.tuning.trial_record import COMPLETED, FAILED, TrialRecord
 
 # Of the printed table, in characters: more than any has, since a column that lacks room is cut.
 WIDTH = 1000
@@ -35,7 +35,7 @@ def rows(project: str | os.PathLike[str]) -> list[dict[str, Any]]:
         `failures` (messages), `values` (hyperparameters by name). None where nothing is known.
     """
     folder = Path(project)
-    return [_row(record, _status(folder, record)) for record in records.read_all(folder)]
+    return [_row(record, _status(folder, record)) for record in trial_record.read_all(folder)]
 
 
 def about(project: str | os.PathLike[str]) -> dict[str, str]:

@@ -14,16 +14,16 @@ from typing import Any, Literal, Protocol, get_args
 
 import keras
 
-from keras_freeze import structure
-from keras_freeze.flags import BatchNormMode, check_batch_norm
+from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
+from keras_freeze.checks import is_int
 from keras_freeze.freezing import freeze
-from keras_freeze.gradual_unfreeze import GradualUnfreeze
 from keras_freeze.groups import layer_groups
-from keras_freeze.messages import is_int
+from keras_freeze.model_picture import structure
 from keras_freeze.policies import FreezeFirst, FreezeGroups, FreezePolicy
-from keras_freeze.tuning import depths
+from keras_freeze.policies.flags import BatchNormMode, check_batch_norm
+from keras_freeze.tuning import frozen_depth
 from keras_freeze.tuning.above_depth import AboveDepth
-from keras_freeze.tuning.depths import Depth
+from keras_freeze.tuning.frozen_depth import Depth
 
 Unit = Literal["group", "layer", "fraction"]
 SCHEDULES = ("even", 1, 2)
@@ -124,12 +124,12 @@ def freeze_depth(
             f"{_highest(model, unit)}, what is before the head of model {model.name!r}. "
             f"Received: name={name!r}, which is {depth}."
         )
-    depths.thaw_what_was_frozen(model)
+    frozen_depth.thaw_what_was_frozen(model)
     count = round(depth * _layers_before_head(model)) if unit == "fraction" else int(depth)
     policy: FreezePolicy = FreezeGroups(count) if unit == "group" else FreezeFirst(count)
     if count:
         freeze(model, policy, batch_norm=batch_norm)
-    depths.note(model, Depth(depth, policy))
+    frozen_depth.note(model, Depth(depth, policy))
     return depth
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
-from keras_freeze import structure
-from keras_freeze.freeze_scheduler import FreezeScheduler
+from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
+from keras_freeze.model_picture import structure
 from keras_freeze.prefix_cache import PrefixCache
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import keras
 import keras_tuner
 
-from keras_freeze import initial_epoch
-from keras_freeze.freeze_scheduler import FreezeScheduler
-from keras_freeze.tuning import records
+from keras_freeze.callbacks import resume_point
+from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
+from keras_freeze.tuning import trial_record
+from keras_freeze.tuning.freeze_tuner import END, FreezeTuner
 from keras_freeze.tuning.oracles import (
     BayesianOptimizationOracle,
     HyperbandOracle,
     RandomSearchOracle,
 )
-from keras_freeze.tuning.tuner import END, FreezeTuner
 
 # Attempts after the first that a trial is given, and failed trials in a row that end a search.
 RETRIES = 1
@@ -226,7 +226,7 @@ class Hyperband(FreezeTuner):
         if "tuner/trial_id" in hp.values:
             name = END.format(self.execution)
             model = self._restored(model, hp.values["tuner/trial_id"], name)
-            initial_epoch.take_as_known(model)
+            resume_point.take_as_known(model)
         return model
 
     def _reached(self, values: Mapping[str, Any]) -> int:
@@ -234,7 +234,7 @@ class Hyperband(FreezeTuner):
         planned: int = values["tuner/initial_epoch"]
         if "tuner/trial_id" not in values:
             return planned
-        before = records.read(Path(self.get_trial_dir(values["tuner/trial_id"])))
+        before = trial_record.read(Path(self.get_trial_dir(values["tuner/trial_id"])))
         return before.executions[self.execution].end if before and before.executions else planned
 
     def check_schedule(self, callback: FreezeScheduler, model: keras.Model) -> None:

@@ -1,0 +1,303 @@
+"""`BackupAndRestore`: a run that survives being killed, and goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import xxhash
+
+from keras_freeze.backup import callback_state
+from keras_freeze.backup.archive import BackupFolder, read
+from keras_freeze.backup.callback_state import Restorable
+from keras_freeze.checks import call_of
+from keras_freeze.engine import snapshot
+from keras_freeze.model_picture import structure
+
+#: The form of the files, which changes when an older version can't be read any more.
+FORMAT = 1
+
+# The numbers that Keras counts up from model to model in one process.
+_COUNTED = re.compile(r"_\d+(?=/|\"|$)")
+
+
+class BackupAndRestore(keras.callbacks.BackupAndRestore):
+    """Back up all state of a training at the end of each epoch; start again from there.
+
+    Run the same script again after an interruption, a SIGKILL or a power cut: `fit` goes on
+    with the epoch that had not ended, and ends with the weights, optimizer state and history
+    of a run that was never interrupted, to the last bit on the TensorFlow CPU backend. That
+    holds for data that depend only on the number of the epoch: `shuffle=False`, or a pipeline
+    that is seeded by the epoch and begins anew with each.
+
+    Beyond Keras's own callback it keeps the phase of a freeze schedule and what its trigger
+    has counted, the flags of every layer and variable, BatchNormalization modes, group rates
+    and step counts, the best epoch of the phase, random states, the history so far, and the
+    counters of other callbacks (`EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint`, your
+    own where they are plain data; others are named in a warning). It may stand anywhere in the
+    list. Use one folder for each `fit` of a script.
+
+    A backup is written whole or not at all. The last two are kept: if the last can't be read,
+    the one before is used, with a warning. The files hold no code.
+
+    Args:
+        backup_dir: Str or path of the folder for the backups, on a disk that stays.
+        save_freq: `"epoch"`, the only value: in the middle of an epoch Keras can't take up the
+            data again.
+        double_checkpoint: Bool, as in Keras; two backups are always kept. Defaults to True.
+        delete_checkpoint: Bool, whether to remove the backups when training has ended. Defaults
+            to True.
+
+    Raises:
+        ValueError: if an argument is invalid; in a fit, if the backups can't be read, or if
+            they were made by another script: another model, optimizer, schedule or division
+            into groups.
+
+    Example:
+        >>> import numpy as np, tempfile, keras_freeze as kf
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> x, y = np.ones((8, 4)), np.ones((8, 1))
+        >>> backup = kf.BackupAndRestore(tempfile.mkdtemp())
+        >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[backup])
+        >>> len(history.history["loss"])
+        2
+    """
+
+    #: Nothing is done between batches, so Keras need not wait for this callback there.
+    async_safe = True
+    rank_at_end = 2  # see `structure.move_to_end`
+
+    def __init__(
+        self,
+        backup_dir: str | os.PathLike[str],
+        save_freq: str = "epoch",
+        double_checkpoint: bool = True,
+        delete_checkpoint: bool = True,
+    ):
+        if save_freq != "epoch":
+            raise ValueError(
+                'BackupAndRestore(save_freq=...) must be "epoch". '
+                f"Received: save_freq={save_freq!r}. In the middle of an epoch the data can't be "
+                "taken up again."
+            )
+        if "://" in str(backup_dir):
+            raise ValueError(
+                "BackupAndRestore(backup_dir=...) must be a folder of a mounted file system, "
+                f"where a file can be replaced at once. Received: backup_dir={backup_dir!r}."
+            )
+        super().__init__(
+            os.fspath(backup_dir) if backup_dir else "",
+            save_freq,
+            double_checkpoint,
+            delete_checkpoint,
+        )
+        self._beside: Sequence[keras.callbacks.Callback] = ()
+        self._at_start: list[dict[str, Any]] = []
+        self._warned: set[tuple[int, str]] = set()
+
+    def set_model(self, model: keras.Model) -> None:
+        """Take the model, and the last place among the callbacks, to see what they have done."""
+        super().set_model(model)
+        structure.move_to_end(self)
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Restore the last backup, if there is one."""
+        self._beside = structure.sibling_callbacks(self)
+        self._at_start = [callback_state.before(callback) for callback in self._beside]
+        self._warned = set()
+        if not structure.is_built(self.model):
+            raise ValueError(
+                "BackupAndRestore must get a built model. Received: "
+                f"model={self.model.name!r}, which is not. Call it on one batch before fit."
+            )
+        self._warn_of_csv_loggers()
+        found = self._newest()
+        if found is not None:
+            self._restore(*found)
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Leave no trace of the restart for fits to come."""
+        self._model._initial_epoch = None
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Write a backup."""
+        model = self.model
+        state = {
+            "format": FORMAT,
+            "epoch": epoch + 1,
+            "stop_training": bool(model.stop_training),
+            "script": self._script(),
+            "model": snapshot.capture_all(model),
+            "callbacks": {
+                name: self._state_of(n) for n, name in enumerate(callback_state.names(self._beside))
+            },
+        }
+        self._folder.write(epoch + 1, state)
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Remove the backups, unless they are to be kept."""
+        self._model._initial_epoch = None
+        if self.delete_checkpoint:
+            self._folder.clear()
+        self._beside, self._at_start = (), []
+
+    @property
+    def _folder(self) -> BackupFolder:
+        return BackupFolder(Path(self.backup_dir))
+
+    def _newest(self) -> tuple[Path, Any] | None:
+        files = self._folder.files()
+        for path in files:
+            try:
+                return path, read(path)
+            except ValueError as error:
+                warnings.warn(
+                    f"BackupAndRestore: backup {path.name} can't be used: {error}. "
+                    "The one before it is tried.",
+                    stacklevel=2,
+                )
+        if files:
+            raise ValueError(
+                "BackupAndRestore(backup_dir=...) must hold a backup that can be read. Received: "
+                f"backup_dir={self.backup_dir!r}, where {', '.join(p.name for p in files)} can't "
+                "be. Delete the folder to start over."
+            )
+        return None
+
+    def _warn_of_csv_loggers(self) -> None:
+        for callback in self._beside:
+            if isinstance(callback, keras.callbacks.CSVLogger) and not callback.append:
+                warnings.warn(
+                    f"BackupAndRestore: CSVLogger({callback.filename!r}) begins its file anew when "
+                    "the script is started again. Pass append=True to keep what it has logged.",
+                    stacklevel=2,
+                )
+
+    def _restore(self, path: Path, state: Mapping[str, Any]) -> None:
+        own = self._script()
+        if state.get("format") != FORMAT:
+            raise ValueError(
+                "BackupAndRestore(backup_dir=...) must hold backups of this version of "
+                f"keras_freeze. Received: {path}, in format {state.get('format')} instead of "
+                f"{FORMAT}. Go on with the version that wrote it, or delete the folder."
+            )
+        for part, value in own.items():
+            if state["script"].get(part) != value:
+                raise ValueError(
+                    f"BackupAndRestore(backup_dir=...) must hold backups of the same script. "
+                    f"Received: {path}, made with another {part.replace('_', ' ')}: "
+                    f"{_difference(state['script'].get(part), value)}. Restore the script as it "
+                    "was, or delete the folder to start over."
+                )
+        epochs = self.params["epochs"]
+        if state["epoch"] > epochs:
+            raise ValueError(
+                "BackupAndRestore(backup_dir=...) must hold backups of this fit. Received: "
+                f"{path}, after {state['epoch']} epochs, for a fit of {epochs}. Give each fit of "
+                "a script a folder of its own."
+            )
+        pairs = self._pairs(path, state["callbacks"])
+        for callback, kept in pairs:
+            if isinstance(callback, Restorable):
+                callback.check_training_state(kept)
+        for callback, kept in pairs:
+            if isinstance(callback, Restorable):
+                callback.set_training_state(kept)
+            else:
+                callback_state.give_back(callback, kept)
+        curves = [getattr(callback, "present_curve", None) for callback in self._beside]
+        curve = next((curve for curve in curves if curve is not None), None)
+        snapshot.restore_all(self.model, state["model"], curve)
+        begin = epochs if state["stop_training"] else state["epoch"]
+        self.model._initial_epoch = begin
+        what = "training was complete" if begin == epochs else f"going on with epoch {begin + 1}"
+        print(f"BackupAndRestore: {what}, from {path.name}.")
+
+    def _pairs(
+        self, path: Path, states: Mapping[str, Any]
+    ) -> list[tuple[keras.callbacks.Callback, Any]]:
+        """Return the callbacks that a backup has a state for, each with that."""
+        own = dict(zip(callback_state.names(self._beside), self._beside, strict=True))
+        needed = {name for name, callback in own.items() if isinstance(callback, Restorable)}
+        needed |= {name for name, kept in states.items() if callback_state.IS_OWN in kept}
+        for name in sorted(needed):
+            if (name in own) != (name in states):
+                where = "is new" if name in own else "is missing"
+                raise ValueError(
+                    "BackupAndRestore(backup_dir=...) must hold backups of the same script. "
+                    f"Received: {path}, but {name.partition('#')[0]} {where} in "
+                    "fit(callbacks=...). Restore the script as it was, or delete the folder to "
+                    "start over."
+                )
+        return [(own[name], kept) for name, kept in states.items() if name in own]
+
+    def _script(self) -> dict[str, Any]:
+        """Return what must be the same in the script that restores a backup."""
+        model = self.model
+        return {
+            "model": [
+                [_COUNTED.sub("", v.path), list(v.shape), str(v.dtype)] for v in model.weights
+            ],
+            "model_config": _config(model),
+            "optimizer": type(model.optimizer).__name__,
+            "optimizer_config": _config(model.optimizer),
+            "steps_per_epoch": self.params.get("steps"),
+        }
+
+    def _state_of(self, number: int) -> dict[str, Any]:
+        callback = self._beside[number]
+        if isinstance(callback, Restorable):
+            return {callback_state.IS_OWN: True, **callback.training_state()}
+        kept, lost = callback_state.changed(callback, self._at_start[number])
+        for name in lost:
+            if (number, name) not in self._warned:
+                self._warned.add((number, name))
+                warnings.warn(
+                    f"BackupAndRestore can't keep {name!r} of {type(callback).__name__}, which is "
+                    "no plain data: after a restart it begins anew. Give the callback the methods "
+                    "training_state, check_training_state and set_training_state to keep it.",
+                    stacklevel=2,
+                )
+        return kept
+
+    def __repr__(self) -> str:
+        return call_of(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the model and the running fit out of copies: they belong to the original."""
+        return {**vars(self), "_model": None, "params": None, "_beside": (), "_at_start": []}
+
+
+def _config(of: Any) -> str | None:
+    """Return a fingerprint of a model's or optimizer's settings, None where it tells none."""
+    try:
+        config = _constant(of.get_config())
+        text = json.dumps(config, sort_keys=True, default=keras.saving.serialize_keras_object)
+    except Exception:  # a subclassed model or a callable need not have any
+        return None
+    return xxhash.xxh3_128_hexdigest(_COUNTED.sub("", text).encode())
+
+
+def _constant(config: Any) -> Any:
+    """Leave out what training changes: learning rates and flags."""
+    if isinstance(config, dict):
+        changing = ("learning_rate", "trainable")
+        return {key: _constant(value) for key, value in config.items() if key not in changing}
+    if isinstance(config, (list, tuple)):
+        return [_constant(item) for item in config]
+    return config
+
+
+def _difference(before: Any, now: Any) -> str:
+    if isinstance(before, list) and isinstance(now, list):
+        gone = [item for item in before if item not in now]
+        new = [item for item in now if item not in before]
+        return f"{gone[:3]} then, {new[:3]} now" if gone or new else "in another order"
+    return f"{before!r} then, {now!r} now"

@@ -1,0 +1,12 @@
+"""The callbacks that freeze and unfreeze during `fit`: thin drivers of schedules and engine.
+
+`freeze_scheduler` runs any schedule, `gradual_unfreeze` plans one from the head down,
+`freeze_guard` checks that what is frozen stays fixed. `schedule_run` is the state of one fit,
+`resume_point` finds where a fit is that does not begin at epoch 0.
+"""
+
+from keras_freeze.callbacks.freeze_guard import FreezeGuard
+from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
+from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
+
+__all__ = ["FreezeGuard", "FreezeScheduler", "GradualUnfreeze"]

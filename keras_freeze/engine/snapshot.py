@@ -1,0 +1,148 @@
+"""All that training changes in a model, as plain data on the host: capture it, give it back.
+
+It is what a backup writes, and what a phase goes back to when it restores its best epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_freeze.engine import optimizer_state, update_rules
+from keras_freeze.engine.transitions import strategy_scope, transition
+from keras_freeze.model_picture import structure
+from keras_freeze.policies.flags import Flags
+from keras_freeze.schedules.curves import Curve
+
+State = dict[str, Any]
+
+
+def capture(model: keras.Model) -> State:
+    """Copy weights and optimizer state of a compiled model.
+
+    Returns:
+        Dict of numpy arrays and plain data.
+    """
+    return {
+        "weights": [optimizer_state.to_host(v) for v in model.weights],
+        "optimizer": optimizer_state.capture(model.optimizer, _numbers(model)),
+    }
+
+
+def restore(model: keras.Model, state: Mapping[str, Any], *, learning_rate: bool = True) -> None:
+    """Give a model weights and optimizer state captured while the same variables trained.
+
+    Args:
+        model: `keras.Model`, compiled.
+        state: What `capture` returned.
+        learning_rate: Bool, whether to restore the learning rate too. Defaults to True.
+
+    Raises:
+        ValueError: if model or optimizer don't fit. Nothing has changed then.
+    """
+    _check_arrays(model.name, model.weights, state["weights"])
+    optimizer_state.restore(
+        model.optimizer, state["optimizer"], _numbers(model), learning_rate=learning_rate
+    )
+    for variable, value in zip(model.weights, state["weights"], strict=True):
+        variable.assign(value)
+
+
+def capture_all(model: keras.Model) -> State:
+    """Copy what `capture` does, and flags, group rates, step counts and random states."""
+    numbers = _numbers(model)
+    leaves = optimizer_state.leaf_optimizers(model.optimizer)
+    return {
+        **capture(model),
+        "seeds": [optimizer_state.to_host(v) for v in _seeds(model)],
+        "variable_flags": [bool(v.trainable) for v in model.weights],
+        "layer_flags": [bool(layer.trainable) for layer in structure.every_layer(model)],
+        "rules": [_plain_rules(leaf, numbers) for leaf in leaves],
+    }
+
+
+def restore_all(model: keras.Model, state: Mapping[str, Any], curve: Curve | None) -> None:
+    """Put a model back to where `capture_all` found it, flags and all.
+
+    Args:
+        model: `keras.Model`, compiled, with the same structure.
+        state: What `capture_all` returned.
+        curve: The learning-rate curve of its phase; length and start are in the state.
+
+    Raises:
+        ValueError: if model or optimizer don't fit. No value has changed then.
+    """
+    _check_arrays(model.name, model.weights, state["weights"])
+    _check_arrays(model.name, _seeds(model), state["seeds"])
+    weights, layers = model.weights, structure.every_layer(model)
+    flags = Flags(
+        tuple(zip(weights, state["variable_flags"], strict=True)),
+        tuple(zip(layers, state["layer_flags"], strict=True)),
+    )
+    if not model.optimizer.built:
+        with strategy_scope(model):
+            model.optimizer.build(model.trainable_variables)
+    transition(model, flags, {})
+    restore(model, state)
+    for variable, value in zip(_seeds(model), state["seeds"], strict=True):
+        variable.assign(value)
+    by_variables = {tuple(rules["variables"]): rules for rules in state["rules"]}
+    for leaf in optimizer_state.leaf_optimizers(model.optimizer):
+        rules = by_variables.get(tuple(_trained(leaf, _numbers(model))))
+        if rules is not None:
+            variables = optimizer_state.built_variables(leaf)
+            update_rules.set_rules(leaf, variables, _rules(rules, weights, curve))
+    transition(model, Flags(), force=True)
+
+
+def _trained(optimizer: Any, numbers: Mapping[int, int]) -> list[int]:
+    return sorted(numbers[id(v)] for v in optimizer_state.built_variables(optimizer))
+
+
+def _plain_rules(optimizer: Any, numbers: Mapping[int, int]) -> State:
+    rules = update_rules.rules_of(optimizer)
+    return {
+        "variables": _trained(optimizer, numbers),
+        "cohorts": {str(numbers[i]): [c.start, c.multiplier] for i, c in rules.cohorts.items()},
+        "pace": None if rules.pace is None else [rules.pace.steps, rules.pace.start],
+    }
+
+
+def _rules(
+    state: Mapping[str, Any],
+    weights: Sequence[keras.Variable],
+    curve: Curve | None,
+) -> update_rules.Rules:
+    cohorts = {
+        id(weights[int(number)]): update_rules.Cohort(start, multiplier)
+        for number, (start, multiplier) in state["cohorts"].items()
+    }
+    if curve is None or state["pace"] is None:
+        return update_rules.Rules(cohorts)
+    steps, start = state["pace"]
+    return update_rules.Rules(cohorts, update_rules.Pace(curve, steps, start))
+
+
+def _numbers(model: keras.Model) -> dict[int, int]:
+    return {id(v): number for number, v in enumerate(model.weights)}
+
+
+def _seeds(model: keras.Model) -> list[keras.Variable]:
+    """Return the states of a model's random generators: what is neither weight nor metric."""
+    other = {id(v) for v in [*model.weights, *model.metrics_variables]}
+    return [v for v in model.variables if id(v) not in other]
+
+
+def _check_arrays(
+    name: str, variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]
+) -> None:
+    shapes, given = [tuple(v.shape) for v in variables], [array.shape for array in arrays]
+    if shapes != given:
+        raise ValueError(
+            f"Model {name!r} must have the weights that the state was captured from. Received: "
+            f"{len(given)} arrays for {len(shapes)} weights"
+            + ("." if len(shapes) != len(given) else ", some of other shapes.")
+        )

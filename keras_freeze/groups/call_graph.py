@@ -1,0 +1,246 @@
+"""Turn a model into one flat graph of layer calls, ordered from input to output.
+
+Nesting disappears here: a nested backbone and the same backbone inlined give the same graph,
+so whatever is planned on it can't depend on how a model was assembled. Weights are what the
+package is about, so a call knows whether its layer brings weights, and whether its output
+depends on any. Nothing here changes a model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+
+from keras_freeze.model_picture import structure
+
+Sources = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a layer or operation.
+
+    Attributes:
+        layer: `keras.Layer` or None. What is called; None for an operation without a layer.
+        inputs: Tuple of ints. The positions of the calls whose outputs this one reads.
+        owns_weights: Bool. The layer has weights, and this is the first call to use them.
+        carries_weights: Bool. The output depends on some weight. Padding masks, token ids
+            and other weight-free functions of the inputs do not.
+        rank: Int or None. Dimensions of the output, batch included; None where unknown.
+        stride: Float. How much coarser the output is than the input, in steps of the input
+            (2.0 after one strided convolution); 1.0 where there is nothing spatial.
+        is_pooled: Bool. Space and time have been pooled away.
+        is_output: Bool. The model returns this output.
+    """
+
+    layer: keras.Layer | None
+    inputs: Sources
+    owns_weights: bool
+    carries_weights: bool
+    rank: int | None
+    stride: float
+    is_pooled: bool = False
+    is_output: bool = False
+
+
+def call_graph(model: keras.Model) -> tuple[Call, ...]:
+    """Return the calls of a model, nested models opened, in order from input to output.
+
+    A call comes as late as its readers allow, so that a side branch stands next to the
+    point where it joins; a branch that ends in an output of its own comes as early as it
+    can. Calls of one layer at the same distance from the output (the two towers of a siamese
+    model) are one call. A subclassed model has no graph: its layers form a chain, in the
+    order in which they were created.
+
+    Calls that reach no output are left out.
+
+    Args:
+        model: `keras.Model`. A built model.
+
+    Returns:
+        Tuple of `Call`; `Call.inputs` are positions in it.
+    """
+    flattening = _Flattening()
+    outputs = flattening.open(model, None)
+    calls = [
+        dataclasses.replace(call, is_output=i in outputs) for i, call in enumerate(flattening.calls)
+    ]
+    return _ordered(_merge_parallel_calls(calls))
+
+
+class _Flattening:
+    """Collects the calls of nested models; the list grows in topological order."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    def open(self, model: keras.Model, sources: Sequence[Sources] | None) -> Sources:
+        """Add all calls of a model, and return those that produce its outputs."""
+        return _union(self._model(model, sources))
+
+    def _model(self, model: keras.Model, sources: Sequence[Sources] | None) -> list[Sources]:
+        functional = structure.functional_graph(model)
+        if functional is not None:
+            return self._functional(functional, sources)
+        last = _union(sources or ())
+        for child in structure.children(model):
+            last = _union(self._apply(child, [last], None)) or last
+        return [last]
+
+    def _functional(self, model: Any, sources: Sequence[Sources] | None) -> list[Sources]:
+        produced: dict[int, Sources] = {}
+        if sources is not None:
+            if len(sources) != len(model.inputs):  # optional inputs: be generous
+                sources = [_union(sources)] * len(model.inputs)
+            for tensor, source in zip(model.inputs, sources, strict=True):
+                produced[id(tensor)] = source
+        for node in structure.nodes(model):
+            if all(id(tensor) in produced for tensor in node.output_tensors):
+                continue
+            read = [produced.get(id(tensor), ()) for tensor in node.input_tensors]
+            made = self._apply(node.operation, read, node)
+            if len(made) != len(node.output_tensors):
+                made = [_union(made)] * len(node.output_tensors)
+            for tensor, source in zip(node.output_tensors, made, strict=True):
+                produced[id(tensor)] = source
+        return [produced[id(tensor)] for tensor in model.outputs]
+
+    def _apply(self, op: Any, read: list[Sources], node: Any | None) -> list[Sources]:
+        inner = structure.nested_model(op) if isinstance(op, keras.Layer) else None
+        if inner is not None:
+            return self._model(inner, read)
+        layer = op if isinstance(op, keras.Layer) else None
+        weighted = layer is not None and bool(layer.weights)
+        inputs = _union(read)
+        carried = [self.calls[i] for i in inputs if self.calls[i].carries_weights]
+        self.calls.append(
+            Call(
+                layer=layer,
+                inputs=inputs,
+                owns_weights=weighted,  # until `_owners` finds the first call
+                carries_weights=weighted or bool(carried),
+                rank=structure.output_rank(op, node),
+                stride=max((self.calls[i].stride for i in inputs), default=1.0)
+                * structure.stride(op, node),
+                is_pooled=type(op).__name__.startswith("Global")
+                or (bool(carried) and all(call.is_pooled for call in carried)),
+            )
+        )
+        return [(len(self.calls) - 1,)]
+
+
+def _union(sources: Iterable[Sources]) -> Sources:
+    return tuple(dict.fromkeys(i for source in sources for i in source))
+
+
+def _merge_parallel_calls(calls: Sequence[Call]) -> list[Call]:
+    """Make one call of those that share a layer and a distance to the output.
+
+    Calls that reach no output are dropped: their weights take no part in anything.
+    """
+    depths = _depths(calls, [i for i, call in enumerate(calls) if call.is_output])
+    representative: dict[object, int] = {}
+    stands_for: dict[int, int] = {}
+    inputs: dict[int, list[int]] = {}
+    for i, call in enumerate(calls):
+        if depths[i] < 0:
+            continue
+        read = [stands_for[j] for j in call.inputs]
+        key: object = i
+        if call.layer is not None:  # a shared activation is one call only on the same input
+            key = (id(call.layer), depths[i], () if call.owns_weights else tuple(read))
+        stands_for[i] = representative.setdefault(key, i)
+        inputs.setdefault(stands_for[i], []).extend(read)
+    merged = sorted(inputs, key=lambda i: -depths[i])
+    position = {old: new for new, old in enumerate(merged)}
+    outputs = {stands_for[i] for i in stands_for if calls[i].is_output}
+    return [
+        dataclasses.replace(
+            calls[old],
+            inputs=_union([tuple(position[i] for i in inputs[old])]),
+            is_output=old in outputs,
+        )
+        for old in merged
+    ]
+
+
+def _depths(calls: Sequence[Call], targets: Iterable[int]) -> list[int]:
+    """Return each call's longest distance to any target; -1 where it reaches none."""
+    depths = [-1] * len(calls)
+    for target in targets:
+        depths[target] = 0
+    for i in reversed(range(len(calls))):
+        for source in calls[i].inputs:
+            if depths[i] >= 0:
+                depths[source] = max(depths[source], depths[i] + 1)
+    return depths
+
+
+def _ordered(calls: Sequence[Call]) -> tuple[Call, ...]:
+    """Sort calls by level; within a level, by the order in which the outputs need them."""
+    levels = _levels(calls)
+    rank = {i: n for n, i in enumerate(_postorder(calls))}
+    order = sorted(range(len(calls)), key=lambda i: (levels[i], rank[i]))
+    position = {old: new for new, old in enumerate(order)}
+    owners = _owners([calls[old] for old in order])
+    return tuple(
+        dataclasses.replace(
+            calls[old],
+            inputs=tuple(position[i] for i in calls[old].inputs),
+            owns_weights=owns,
+        )
+        for old, owns in zip(order, owners, strict=True)
+    )
+
+
+def _owners(calls: Iterable[Call]) -> list[bool]:
+    """Tell for each call whether its layer has weights that no earlier call has used."""
+    used: set[int] = set()
+    owners = []
+    for call in calls:
+        layer = call.layer if call.owns_weights else None
+        weights = {id(weight) for weight in layer.weights} if layer is not None else set()
+        owners.append(not weights <= used)
+        used |= weights
+    return owners
+
+
+def _levels(calls: Sequence[Call]) -> list[int]:
+    """As late as possible on the way to the deepest output, as early as possible elsewhere.
+
+    Model inputs and weight-free functions of them come early too: they divide nothing.
+    """
+    from_input: list[int] = []
+    for call in calls:
+        from_input.append(1 + max((from_input[i] for i in call.inputs), default=-1))
+    outputs = [i for i, call in enumerate(calls) if call.is_output]
+    deepest = max(outputs, key=lambda i: from_input[i], default=len(calls) - 1)
+    to_output = _depths(calls, [deepest])
+    levels: list[int] = []
+    for i, call in enumerate(calls):
+        if call.carries_weights and to_output[i] >= 0:
+            levels.append(max(to_output) - to_output[i])
+        else:
+            levels.append(1 + max((levels[j] for j in call.inputs), default=-1))
+    return levels
+
+
+def _postorder(calls: Sequence[Call]) -> list[int]:
+    """Depth-first from the outputs, inputs first; without recursion, models can be deep."""
+    visited: dict[int, None] = {}
+    outputs = [i for i, call in enumerate(calls) if call.is_output]
+    for start in (*outputs, *range(len(calls))):
+        stack = [(start, False)]
+        while stack:
+            i, inputs_done = stack.pop()
+            if i in visited:
+                continue
+            if inputs_done:
+                visited[i] = None
+            else:
+                stack.append((i, True))
+                stack.extend((j, False) for j in reversed(calls[i].inputs))
+    return list(visited)

@@ -1,0 +1,106 @@
+"""Tell what kind of layer a layer is, as far as grouping cares."""
+
+from __future__ import annotations
+
+import re
+
+import keras
+
+from keras_freeze.model_picture import structure
+
+_layers = keras.layers
+_NORMALIZATIONS = (
+    _layers.BatchNormalization,
+    _layers.LayerNormalization,
+    _layers.GroupNormalization,
+    _layers.UnitNormalization,
+    _layers.RMSNormalization,
+    _layers.Normalization,
+)
+
+
+def is_dense(layer: keras.Layer) -> bool:
+    """Tell whether a layer is a Dense layer in any of its forms."""
+    if isinstance(layer, _layers.TimeDistributed | _layers.SpectralNormalization):
+        return is_dense(layer.layer)
+    return isinstance(layer, _layers.Dense | _layers.EinsumDense)
+
+
+def is_normalization(layer: keras.Layer) -> bool:
+    """Tell whether a layer normalises, whoever wrote it."""
+    return isinstance(layer, _NORMALIZATIONS) or _is_small(layer, "norm")
+
+
+def accompanies(layer: keras.Layer) -> bool:
+    """Tell whether a layer with weights belongs to the layer before it: norms, PReLU, scales."""
+    return is_normalization(layer) or isinstance(layer, _layers.PReLU) or _is_small(layer, "scale")
+
+
+def _is_small(layer: keras.Layer, word: str) -> bool:
+    """Tell whether a custom layer is named after what it does and holds no other layers."""
+    return word in type(layer).__name__.lower() and not structure.children(layer)
+
+
+def is_pointwise(layer: keras.Layer) -> bool:
+    """Tell whether a layer may be the feed-forward part of an attention block."""
+    kernel = getattr(layer, "kernel_size", None)
+    return is_dense(layer) or (kernel is not None and (len(kernel) == 1 or set(kernel) == {1}))
+
+
+def is_embedding(layer: keras.Layer) -> bool:
+    """Tell whether a layer embeds tokens, positions or both."""
+    return isinstance(layer, _layers.Embedding) or "embedding" in type(layer).__name__.lower()
+
+
+def is_attention(layer: keras.Layer) -> bool:
+    """Tell whether a layer is an attention layer, or a custom layer that contains one."""
+    if isinstance(layer, _layers.Wrapper):
+        return is_attention(layer.layer)
+    return any("Attention" in type(inner).__name__ for inner in structure.every_layer(layer))
+
+
+def is_recurrent(layer: keras.Layer) -> bool:
+    """Tell whether a layer is recurrent, `Bidirectional` included."""
+    return isinstance(layer, _layers.RNN | _layers.Bidirectional)
+
+
+def is_composite(layer: keras.Layer) -> bool:
+    """Tell whether a layer is somebody's own block of several layers with weights."""
+    if structure.is_builtin(layer) or isinstance(layer, keras.Model):
+        return False
+    return sum(bool(child.weights) for child in structure.children(layer)) >= 2
+
+
+def is_block(layer: keras.Layer) -> bool:
+    """Tell whether a layer is a group of its own wherever it stands."""
+    if is_recurrent(layer):
+        return True
+    return is_composite(layer) and is_attention(layer) and not is_attention_core(layer)
+
+
+def is_attention_core(layer: keras.Layer) -> bool:
+    """Tell whether a layer is the attention itself, not a block around it."""
+    return "Attention" in type(layer).__name__
+
+
+def is_head_like(layer: keras.Layer, *, on_vectors: bool) -> bool:
+    """Tell whether a layer may stand in a head.
+
+    Args:
+        layer: `keras.Layer` with weights.
+        on_vectors: Bool. Whether it acts on feature vectors, without space or time: only then
+            are a norm, a 1×1 convolution or a custom layer made of dense layers head-like.
+    """
+    if is_dense(layer):
+        return True
+    if is_composite(layer) and not is_attention(layer):
+        inner = [leaf for leaf in structure.every_layer(layer) if structure.own_variables(leaf)]
+        return on_vectors and all(is_dense(leaf) or accompanies(leaf) for leaf in inner)
+    return on_vectors and (accompanies(layer) or is_pointwise(layer))
+
+
+def has_automatic_name(layer: keras.Layer) -> bool:
+    """Tell whether Keras made a layer's name from its class, as in `conv2d_12`."""
+    name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", type(layer).__name__)
+    name = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+    return re.fullmatch(re.escape(name) + r"(_\d+)?", layer.name) is not None

@@ -1,0 +1,162 @@
+"""Layer groups that the user gives: patterns, lists of names, or a callable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_freeze.checks import did_you_mean
+from keras_freeze.model_picture import structure
+
+Spec = str | Sequence[str]
+Groups = Mapping[str, Spec] | Sequence[Spec] | Callable[[keras.Layer], "str | None"]
+
+
+def assign(
+    model: keras.Model, layers: Sequence[keras.Layer], groups: Groups
+) -> dict[str, list[keras.Layer]]:
+    """Put each layer into the group that was given for it.
+
+    Args:
+        model: `keras.Model`. For names of nested models, and for messages.
+        layers: Sequence of `keras.Layer`: the opened layers, from input to head.
+        groups: As `layer_groups` takes it.
+
+    Returns:
+        Layers by group name, in the order of each group's first layer with weights.
+
+    Raises:
+        ValueError: if `groups` is malformed, a specification matches nothing, two match one
+            layer, or none matches a layer with weights.
+    """
+    home = _by_callable(layers, groups) if callable(groups) else _by_spec(model, layers, groups)
+    weighted = [layer for layer in layers if layer.weights]
+    missing = [layer.name for layer in weighted if id(layer) not in home]
+    if missing:
+        raise ValueError(
+            f"layer_groups(groups=...) must cover every layer with weights. Received: "
+            f"groups={groups!r}, which leaves out {', '.join(missing)} of model {model.name!r}. "
+            "Add them to a group, or a group for them."
+        )
+    named: dict[str, list[keras.Layer]] = {home[id(layer)]: [] for layer in weighted}
+    current = next(iter(named))
+    for layer in layers:
+        current = home.get(id(layer), current)
+        named[current].append(layer)
+    return named
+
+
+def _by_callable(
+    layers: Sequence[keras.Layer], function: Callable[[keras.Layer], str | None]
+) -> dict[int, str]:
+    home: dict[int, str] = {}
+    for layer in layers:
+        name = function(layer)
+        if name is not None and not (isinstance(name, str) and name):
+            raise ValueError(
+                "layer_groups(groups=...) must return a group name, or None for a layer without "
+                f"weights. Received: {name!r} for layer {layer.name!r}. Check the callable."
+            )
+        if name is not None and layer.weights:  # the others follow the layer before them
+            home[id(layer)] = name
+    return home
+
+
+def _by_spec(
+    model: keras.Model, layers: Sequence[keras.Layer], groups: Mapping[str, Spec] | Sequence[Spec]
+) -> dict[int, str]:
+    home: dict[int, str] = {}
+    for name, spec in _entries(groups):
+        for layer in _find(model, layers, spec):
+            other = home.setdefault(id(layer), name)
+            if other != name:
+                raise ValueError(
+                    "layer_groups(groups=...) must put each layer into one group. Received: "
+                    f"groups={groups!r}, where {other!r} and {name!r} both match layer "
+                    f"{layer.name!r}. Anchor the patterns with ^ and $, or list names."
+                )
+    return home
+
+
+def _entries(groups: Any) -> list[tuple[str, Spec]]:
+    """Return names and specifications; the names are made up for a plain sequence."""
+    if isinstance(groups, str) or not isinstance(groups, Mapping | Sequence) or not groups:
+        raise ValueError(
+            "layer_groups(groups=...) must be a mapping from name to specification, a sequence "
+            f"of specifications, or a callable. Received: groups={groups!r}. For one group, "
+            'write ["pattern"].'
+        )
+    specs = list(groups.values()) if isinstance(groups, Mapping) else list(groups)
+    for spec in specs:
+        names = [spec] if isinstance(spec, str) else spec
+        valid = isinstance(names, Sequence) and names and all(isinstance(n, str) for n in names)
+        if not valid:
+            raise ValueError(
+                "layer_groups(groups=...) must hold regular expressions or lists of layer names. "
+                f"Received: {spec!r}. Give str, or a list of str."
+            )
+    if isinstance(groups, Mapping):
+        return [(str(name), spec) for name, spec in groups.items()]
+    names = [_made_up_name(spec, n) for n, spec in enumerate(specs)]
+    unique = [name if names.count(name) == 1 else f"group{n}" for n, name in enumerate(names)]
+    return list(zip(unique, specs, strict=True))
+
+
+def _made_up_name(spec: Spec, n: int) -> str:
+    """`^block1_` is called block1, a list of one name after it, anything else by its number."""
+    text = re.sub(r"\.\*|[\^$]", "", spec) if isinstance(spec, str) else spec[0]
+    is_plain = re.fullmatch(r"[\w\-./ ]+", text) and (isinstance(spec, str) or len(spec) == 1)
+    return (is_plain and text.strip("_-./ ")) or f"group{n}"
+
+
+def _find(model: keras.Model, layers: Sequence[keras.Layer], spec: Spec) -> list[keras.Layer]:
+    if isinstance(spec, str):
+        pattern = _compiled(spec)
+        found = [layer for layer in layers if pattern.search(layer.name)]
+    else:
+        by_name = _by_name(model, layers)
+        for name in spec:
+            if name not in by_name:
+                raise _no_match(model, layers, name, "no layer or nested model", list(by_name))
+        found = [layer for name in dict.fromkeys(spec) for layer in by_name[name]]
+    if not any(layer.weights for layer in found):
+        what = "only layers without weights" if found else "no layer"
+        raise _no_match(model, layers, spec, what, [layer.name for layer in layers])
+    return found
+
+
+def _compiled(spec: str) -> re.Pattern[str]:
+    try:
+        return re.compile(spec)
+    except re.error as error:
+        raise ValueError(
+            "layer_groups(groups=...) must hold valid regular expressions. "
+            f"Received: {spec!r} ({error}). Escape it, or give a list of names."
+        ) from error
+
+
+def _by_name(model: keras.Model, layers: Sequence[keras.Layer]) -> dict[str, list[keras.Layer]]:
+    """Return what a name means: a layer, or all layers of a nested model."""
+    by_name: dict[str, list[keras.Layer]] = {}
+    for layer in layers:
+        by_name.setdefault(layer.name, []).append(layer)
+    opened = {id(layer) for layer in layers}
+    for outer in structure.every_layer(model):
+        if outer is not model and structure.nested_model(outer) is not None:
+            inside = [inner for inner in structure.every_layer(outer) if id(inner) in opened]
+            by_name.setdefault(outer.name, []).extend(inside)
+    return by_name
+
+
+def _no_match(
+    model: keras.Model, layers: Sequence[keras.Layer], spec: Spec, what: str, names: Sequence[str]
+) -> ValueError:
+    weighted = [layer.name for layer in layers if layer.weights]
+    return ValueError(
+        f"layer_groups(groups=...) must match layers with weights. Received: {spec!r}, which "
+        f"matches {what} of model {model.name!r}. {did_you_mean(str(spec), names)}"
+        f"Layers with weights: {', '.join(weighted)}."
+    )

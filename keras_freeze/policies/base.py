@@ -1,0 +1,175 @@
+"""What every freeze policy is, how policies combine, and a bare callable as one."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+from keras_freeze.model_picture import structure
+from keras_freeze.policies import selection
+from keras_freeze.policies.selection import Selection
+
+Predicate = Callable[[keras.Variable, keras.Layer], bool]
+
+
+class FreezePolicy(abc.ABC):
+    """Base class: a value that selects variables of a model."""
+
+    @abc.abstractmethod
+    def select(self, model: keras.Model) -> Selection:
+        """Return what this policy selects in a built model; raise if a name matches nothing."""
+
+    def __or__(self, other: FreezePolicy | Predicate) -> FreezePolicy:
+        """Select what either selects."""
+        return _Either(self, as_policy(other))
+
+    def __ror__(self, other: Predicate) -> FreezePolicy:
+        """Select what either selects, a bare callable on the left."""
+        return _Either(as_policy(other), self)
+
+    def __and__(self, other: FreezePolicy | Predicate) -> FreezePolicy:
+        """Select what both select."""
+        return _Both(self, as_policy(other))
+
+    def __rand__(self, other: Predicate) -> FreezePolicy:
+        """Select what both select, a bare callable on the left."""
+        return _Both(as_policy(other), self)
+
+    def __invert__(self) -> FreezePolicy:
+        """Select everything else."""
+        return _Not(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeWhere(FreezePolicy):
+    """Select the variables for which a function says yes.
+
+    A layer that has only weights that can't be trained, as a `BatchNormalization` without
+    gamma and beta, is selected if the function says yes for all of them.
+
+    Args:
+        predicate: Callable `(variable, layer) -> bool`, with the layer that owns the variable.
+
+    Raises:
+        TypeError: if it can't be called so; when selecting, if it returns anything but a bool.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> biases = FreezeWhere(lambda variable, layer: variable.name == "bias")
+        >>> len(biases.select(model).variables)
+        1
+    """
+
+    predicate: Predicate
+
+    def __post_init__(self) -> None:
+        # A layer can be called too, but surely was not meant to be.
+        is_function = callable(self.predicate) and not isinstance(self.predicate, keras.Layer)
+        if not is_function or not _takes_two(self.predicate):
+            raise TypeError(
+                "FreezeWhere(predicate=...) must be a callable (variable, layer) -> bool. "
+                f"Received: predicate={self.predicate!r}."
+            )
+
+    def select(self, model: keras.Model) -> Selection:
+        """Return the variables for which the predicate holds."""
+        weights = [w for w in structure.weights_of(model) if w.potentially_trainable]
+        chosen = (id(w.variable) for w in weights if self._holds(w.variable, w.layer))
+        layers = (id(x) for x in selection.without_trainable(model) if self._holds_for_all(x))
+        return Selection(frozenset(chosen), frozenset(layers))
+
+    def _holds_for_all(self, layer: keras.Layer) -> bool:
+        own = structure.own_variables(layer)
+        return bool(own) and all(self._holds(variable, layer) for variable, _ in own)
+
+    def _holds(self, variable: keras.Variable, layer: keras.Layer) -> bool:
+        answer = self.predicate(variable, layer)
+        if not isinstance(answer, (bool, np.bool_)):
+            raise TypeError(
+                "FreezeWhere(predicate=...) must return True or False. "
+                f"Received: {answer!r} for variable {variable.path!r}."
+            )
+        return bool(answer)
+
+
+def _takes_two(function: Predicate) -> bool:
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # some builtins have no signature
+        return True
+    return True
+
+
+def as_policy(policy: FreezePolicy | Predicate) -> FreezePolicy:
+    """Return a policy as it is and a callable as a policy.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(policy, FreezePolicy):
+        return policy
+    if callable(policy) and not isinstance(policy, (type, keras.Layer)):
+        return FreezeWhere(policy)
+    raise TypeError(
+        "A freeze policy must be a keras_freeze.policies.FreezePolicy or a callable "
+        f"(variable, layer) -> bool. Received: {policy!r}. To name layers, write "
+        "FreezeLayers([...]) or freeze(model, layers=[...])."
+    )
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Either(FreezePolicy):
+    left: FreezePolicy
+    right: FreezePolicy
+
+    def select(self, model: keras.Model) -> Selection:
+        return self.left.select(model) | self.right.select(model)
+
+    def __repr__(self) -> str:
+        return f"({self.left!r} | {self.right!r})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Both(FreezePolicy):
+    left: FreezePolicy
+    right: FreezePolicy
+
+    def select(self, model: keras.Model) -> Selection:
+        return self.left.select(model) & self.right.select(model)
+
+    def __repr__(self) -> str:
+        return f"({self.left!r} & {self.right!r})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Not(FreezePolicy):
+    policy: FreezePolicy
+
+    def select(self, model: keras.Model) -> Selection:
+        return selection.everything_in(model) - self.policy.select(model)
+
+    def __repr__(self) -> str:
+        return f"~{self.policy!r}"
+
+
+def parts_of(policy: FreezePolicy) -> tuple[str, tuple[FreezePolicy, ...]] | None:
+    """Return "any", "all" or "not" and what it combines; None for a simple policy."""
+    if isinstance(policy, _Either):
+        return "any", (policy.left, policy.right)
+    if isinstance(policy, _Both):
+        return "all", (policy.left, policy.right)
+    return ("not", (policy.policy,)) if isinstance(policy, _Not) else None
+
+
+def combined(word: str, parts: Sequence[FreezePolicy]) -> FreezePolicy:
+    """Return policies combined by "any" or "all", from the left."""
+    return functools.reduce(operator.or_ if word == "any" else operator.and_, parts)

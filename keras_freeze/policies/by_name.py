@@ -1,0 +1,215 @@
+"""Policies that freeze by name: of layers, of variables, or a pattern for both."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import keras
+
+from keras_freeze.checks import did_you_mean
+from keras_freeze.model_picture import structure
+from keras_freeze.policies import selection
+from keras_freeze.policies.base import FreezePolicy, Predicate, as_policy
+from keras_freeze.policies.selection import Selection
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeLayers(FreezePolicy):
+    """Select layers by index or name.
+
+    Args:
+        layers: Sequence of int (index into the layers with nested models opened) and str
+            (name of a layer at any depth; of a nested model: all its layers).
+
+    Raises:
+        ValueError: when selecting, if there is no such layer.
+
+    Example:
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(2)]
+        ... )
+        >>> FreezeLayers([0]).select(model) == FreezeLayers(["low"]).select(model)
+        True
+    """
+
+    layers: Sequence[int | str]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layers, str) or not isinstance(self.layers, Sequence):
+            raise TypeError(
+                "FreezeLayers(layers=...) must be a sequence of indices and names. "
+                f"Received: layers={self.layers!r}. Write layers=[...] even for one."
+            )
+        for item in self.layers:
+            if isinstance(item, bool) or not isinstance(item, (int, str)):
+                raise TypeError(
+                    "FreezeLayers(layers=...) must hold indices and names only. "
+                    f"Received: {item!r}. A layer object would not survive a deep copy: "
+                    "give its name."
+                )
+        if not self.layers:
+            raise ValueError(
+                "FreezeLayers(layers=...) must hold at least one index or name. "
+                f"Received: layers={self.layers!r}. For none, write first=0."
+            )
+        object.__setattr__(self, "layers", tuple(self.layers))  # a value that can be hashed
+
+    def select(self, model: keras.Model) -> Selection:
+        """Return the variables of the layers."""
+        found = [layer for item in self.layers for layer in _find(model, item)]
+        return selection.of_layers(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeMatching(FreezePolicy):
+    """Select by regular expression, searched in names of layers and paths of variables.
+
+    A variable is selected if the pattern is found in the name of the layer that owns it, of
+    a layer or nested model around that, or in its path. Anchor with `^` and `$` to match a
+    whole name; write `~FreezeMatching("layer4")` for all that don't contain `layer4`.
+
+    Args:
+        pattern: Str, a regular expression.
+
+    Raises:
+        ValueError: if the pattern is invalid; when selecting, if nothing matches.
+
+    Example:
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(2)]
+        ... )
+        >>> FreezeMatching("^low$").select(model) == FreezeLayers(["low"]).select(model)
+        True
+    """
+
+    pattern: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pattern, str):
+            raise TypeError(
+                "FreezeMatching(pattern=...) must be a str, the text of a regular expression. "
+                f"Received: pattern={self.pattern!r}."
+            )
+        if not self.pattern:
+            raise ValueError(
+                "FreezeMatching(pattern=...) must not be empty. Received: pattern=''. "
+                'To match everything, write ".".'
+            )
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(
+                "FreezeMatching(pattern=...) must be a valid regular expression. "
+                f"Received: pattern={self.pattern!r}, {error}. Escape it with `re.escape`."
+            ) from error
+
+    def select(self, model: keras.Model) -> Selection:
+        """Return the variables that match."""
+        search = re.compile(self.pattern).search
+        weights = [w for w in structure.weights_of(model) if w.potentially_trainable]
+        names = {id(w.variable): _names(w, model) for w in weights}
+        variables = {i for i, own in names.items() if any(map(search, own))}
+        named = [x for x in structure.every_layer(model) if x is not model and search(x.name)]
+        layers = selection.of_layers(named).layers
+        if not variables and not layers:
+            raise ValueError(
+                f"FreezeMatching(pattern=...) must match a layer or variable of model "
+                f"{model.name!r}. Received: pattern={self.pattern!r}. "
+                f"{did_you_mean(self.pattern, sorted(set().union(*names.values())))}"
+                f"Layers: {', '.join(layer.name for layer in structure.opened_layers(model))}."
+            )
+        return Selection(frozenset(variables), layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeWeights(FreezePolicy):
+    """Select variables by their own names, such as all kernels.
+
+    Args:
+        names: Str or sequence of str, names of variables: `"kernel"`, `"recurrent_kernel"`,
+            `"bias"`, `"gamma"`, ...
+        of: The policy or callable that selects where to look. Defaults to None, the whole model.
+
+    Raises:
+        TypeError: if it is neither a name nor names.
+        ValueError: when selecting, if no variable that `of` selects has such a name.
+
+    Example:
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(2)]
+        ... )
+        >>> len(FreezeWeights("bias").select(model).variables)
+        2
+        >>> len(FreezeWeights("bias", FreezeLayers(["low"])).select(model).variables)
+        1
+    """
+
+    names: str | Sequence[str]
+    of: FreezePolicy | Predicate | None = None
+
+    def __post_init__(self) -> None:
+        check_weights("FreezeWeights", self.names, "names", "")
+        if not isinstance(self.names, str):
+            object.__setattr__(self, "names", tuple(self.names))  # a value that can be hashed
+        if self.of is not None:
+            object.__setattr__(self, "of", as_policy(self.of))
+
+    def select(self, model: keras.Model) -> Selection:
+        """Return the variables with these names; layers without any keep their flags."""
+        chosen = selection.everything_in(model)
+        if self.of is not None:
+            chosen = as_policy(self.of).select(model)
+        weights = structure.weights_of(model)
+        variables = [w.variable for w in weights if id(w.variable) in chosen.variables]
+        available = sorted({variable.name for variable in variables})
+        wanted = [self.names] if isinstance(self.names, str) else self.names
+        for name in wanted:
+            if name not in available:
+                raise ValueError(
+                    "FreezeWeights(names=...) must name variables of the layers chosen. "
+                    f"Received: names={name!r}. {did_you_mean(name, available)}"
+                    f"Available: {', '.join(available) or 'none'}."
+                )
+        return Selection(frozenset(id(v) for v in variables if v.name in wanted))
+
+
+def _names(weight: structure.Weight, model: keras.Model) -> tuple[str, ...]:
+    """Return what a pattern may find for a weight: the model's own name says nothing of it."""
+    layers = [*weight.enclosing, weight.layer]
+    path = weight.variable.path.removeprefix(f"{model.name}/")
+    return (*(layer.name for layer in layers if layer is not model), path)
+
+
+def _find(model: keras.Model, item: int | str) -> list[keras.Layer]:
+    layers = structure.opened_layers(model)
+    if isinstance(item, int):
+        if not -len(layers) <= item < len(layers):
+            raise ValueError(
+                f"FreezeLayers(layers=...) must hold indices within the {len(layers)} layers of "
+                f"model {model.name!r} (nested models opened). Received: {item}."
+            )
+        return [layers[item]]
+    below = [layer for layer in structure.every_layer(model) if layer is not model]
+    named = [layer for layer in below if layer.name == item]
+    if not named:
+        raise ValueError(
+            f"FreezeLayers(layers=...) must name layers of model {model.name!r}. "
+            f"Received: {item!r}. {did_you_mean(item, [layer.name for layer in below])}"
+            f"Layers: {', '.join(layer.name for layer in layers)}."
+        )
+    return named
+
+
+def check_weights(
+    owner: str, names: object, argument: str = "weights", all_of_them: str = '"all", or '
+) -> None:
+    """Raise in the name of `owner` unless these are a name or names of variables."""
+    given = [names] if isinstance(names, str) else names
+    is_names = isinstance(given, Sequence) and all(isinstance(name, str) for name in given)
+    if not is_names or not given:
+        raise TypeError(
+            f"{owner}({argument}=...) must be {all_of_them}a name or names of variables such as "
+            f'"kernel". Received: {argument}={names!r}.'
+        )

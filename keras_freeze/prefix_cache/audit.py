@@ -1,0 +1,104 @@
+"""Compute samples of a batch again, and compare: what chance or mixing between samples fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_freeze.prefix_cache.batches import Batch
+from keras_freeze.prefix_cache.compiled_prefix import Prefix
+
+# Samples of a batch that are computed again.
+AUDITED = 2
+
+
+def is_own(prefix: Prefix, batch: Batch, features: Sequence[Any]) -> bool:
+    """Tell whether some samples of a batch come out again as they did, without their neighbours.
+
+    Where a batch of another size would have to be traced, they fill one of the same size.
+
+    Args:
+        prefix: Computes the features of a batch.
+        batch: `Batch`.
+        features: What was computed for it.
+    """
+    picked = _last(batch)
+    if prefix.is_of_one_size(batch):
+        picked = [picked[n % len(picked)] for n in range(batch.rows)]
+    return _agrees(prefix, batch, picked, features)
+
+
+class Audit:
+    """Computes features again that were looked up, in the way that takes less time.
+
+    A few samples take less than a batch, but a function of their number has to be traced for
+    them. So whole batches are computed until they have taken as long as that would.
+
+    Args:
+        prefix: Computes the features of a batch, and has done so.
+    """
+
+    def __init__(self, prefix: Prefix) -> None:
+        self._prefix = prefix
+        self._whole_s = 0.0
+
+    def passes(self, batch: Batch, features: Sequence[Any], batch_s: float) -> bool:
+        """Tell whether features are still what comes out.
+
+        Args:
+            batch: `Batch`.
+            features: What was looked up for it.
+            batch_s: Float, about how many seconds it takes to compute one.
+        """
+        prefix = self._prefix
+        to_trace_s = prefix.first_s - batch_s
+        if not prefix.is_of_one_size(batch) or self._whole_s + batch_s > to_trace_s:
+            return _agrees(prefix, batch, _last(batch), features)
+        begun = time.perf_counter()
+        agrees = _agrees(prefix, batch, None, features)
+        self._whole_s += time.perf_counter() - begun
+        return agrees
+
+
+def _last(batch: Batch) -> list[int]:
+    """Return the places of the last samples, from behind: nowhere where they were."""
+    return list(range(batch.rows))[::-1][: max(1, min(AUDITED, batch.rows - 1))]
+
+
+def _agrees(
+    prefix: Prefix, batch: Batch, picked: Sequence[int] | None, features: Sequence[Any]
+) -> bool:
+    again = prefix(batch if picked is None else batch.picked(picked))
+    rows = slice(None) if picked is None else picked
+    return all(
+        is_close(to_host(new), to_host(old)[rows]) for new, old in zip(again, features, strict=True)
+    )
+
+
+def to_host(tensor: Any) -> np.ndarray:
+    """Return a tensor of a backend as an array."""
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+def is_close(new: np.ndarray, old: np.ndarray) -> bool:
+    """Tell whether two results of the same computation agree, up to the order of sums.
+
+    Example:
+        >>> one = np.ones(3, "float32")
+        >>> is_close(one * 1.00001, one), is_close(one * 1.01, one)
+        (True, False)
+    """
+    if new.shape != old.shape:
+        return False
+    dtype = keras.backend.standardize_dtype(new.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        return bool((new == old).all())
+    bits = {"float64": 52, "float32": 23, "float16": 10}.get(dtype, 7)
+    left, right = new.astype("float64"), old.astype("float64")
+    scale = float(np.max(np.abs(right), initial=0.0, where=np.isfinite(right)))
+    tolerance = scale * min(0.05, 1000 * 2.0**-bits)
+    return bool(np.allclose(left, right, rtol=0.0, atol=tolerance, equal_nan=True))

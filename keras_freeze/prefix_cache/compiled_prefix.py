@@ -1,0 +1,193 @@
+"""Compile the first half of a cut model, and hand its output to the second.
+
+What crosses the cut is passed on as a flat list of tensors: the values that are kept, each
+followed by its mask if it has one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import keras
+
+from keras_freeze.prefix_cache.batches import Batch
+from keras_freeze.prefix_cache.graph_replay import Features, features_of
+from keras_freeze.prefix_cache.layer_calls import Call
+from keras_freeze.prefix_cache.model_cut import Frontier
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Tensors before a cut of which the values are known.
+
+    Attributes:
+        tensors: Symbolic tensors of the model's graph.
+        masked: Bool for each, whether its mask follows it.
+        shapes: Shapes without the batch's size, and dtypes, of all of them.
+    """
+
+    tensors: tuple[Any, ...] = ()
+    masked: tuple[bool, ...] = ()
+    shapes: tuple[tuple[Any, Any], ...] = ()
+
+    def known(self, flat: Sequence[Any]) -> dict[int, tuple[Any, Any]]:
+        """Return values and masks by the ids of the tensors."""
+        (pairs,) = _packed([self.masked], flat)
+        return {id(t): pair for t, pair in zip(self.tensors, pairs, strict=True)}
+
+
+class Prefix:
+    """The frozen part of a model up to a cut, as a compiled function of a batch.
+
+    Args:
+        model: `keras.Model`, compiled.
+        frontier: Where it is cut.
+        training: Bool, how the model is called.
+        start: From where on it is computed. Defaults to the model's inputs.
+    """
+
+    def __init__(
+        self, model: keras.Model, frontier: Frontier, training: bool, start: Start | None = None
+    ) -> None:
+        self.start = start or Start()
+        self.model = model
+        self.frontier = frontier
+        self.training = training
+        self.calls: tuple[Call, ...] = ()
+        #: Float, seconds of the first call, most of which it takes to trace a function.
+        self.first_s = 0.0
+        #: For each recorded call and each cut, whether each of its tensors has a mask; None
+        #: before anything is computed.
+        self.masked: list[list[bool]] | None = None
+        self._shapes: dict[Hashable, list[tuple[Any, Any]]] = {}
+        self._functions: dict[Hashable, Callable[..., Sequence[Any]]] = {}
+
+    def __call__(self, batch: Batch, features: Sequence[Any] = ()) -> list[Any]:
+        """Compute the tensors that cross the cut for a batch.
+
+        Args:
+            batch: `Batch`.
+            features: Values of the tensors that it starts from.
+        """
+        begun = time.perf_counter()
+        flat = self._computed(batch, list(features))
+        self.first_s = self.first_s or time.perf_counter() - begun
+        return flat
+
+    def is_of_one_size(self, batch: Batch) -> bool:
+        """Tell whether such batches have a function that is for no other number of samples."""
+        return batch.promised_rows is not None and not self.model.run_eagerly
+
+    def _computed(self, batch: Batch, given: list[Any]) -> list[Any]:
+        if keras.backend.backend() == "tensorflow" and not self.model.run_eagerly:
+            return list(self._traced(batch)(batch.x, given))
+        if None not in self._functions:
+            self._functions[None] = self._made()
+        return list(self._functions[None](*batch.state[:2], batch.x, given))
+
+    def pack(self, flat: Sequence[Any]) -> Features:
+        """Return flat tensors as `replaying` takes them."""
+        return _packed(self.masked or [], flat)
+
+    def specs(self, batch: Batch) -> list[Any]:
+        """Return the shapes and dtypes that TensorFlow has to expect of what crosses the cut."""
+        import tensorflow as tf
+
+        return [tf.TensorSpec((batch.promised_rows, *s), d) for s, d in self.shapes(batch)]
+
+    def shapes(self, batch: Batch) -> list[tuple[Any, Any]]:
+        """Return shapes without the batch's size, and dtypes, of what crosses the cut.
+
+        They are as much as is promised of the batches: TensorFlow orders sums and products by
+        what it knows of shapes, so that the second half has to be traced for as much as the whole
+        would be. Empty on other backends, which don't ask.
+        """
+        if keras.backend.backend() != "tensorflow" or self.model.run_eagerly:
+            return []
+        key, _ = self._expected(batch)
+        if key not in self._shapes:
+            self._traced(batch)
+        return self._shapes[key]
+
+    def adopt(
+        self, batch: Batch, masked: Sequence[bool], shapes: Sequence[tuple[Any, Any]]
+    ) -> None:
+        """Take over how what crosses the cut is laid out, so that nothing has to be computed."""
+        rest = iter(masked)
+        self.masked = [[next(rest) for _ in cut.kept] for cut in self.frontier.cuts]
+        if shapes:
+            self._shapes[self._expected(batch)[0]] = list(shapes)
+
+    def _flat(self, x: Any, given: Sequence[Any]) -> list[Any]:
+        known = self.start.known(given)
+        features, self.calls = features_of(self.model, self.frontier, x, self.training, known)
+        self.masked = [[mask is not None for _, mask in own] for own in features]
+        pairs = [pair for own in features for pair in own]
+        return [tensor for pair in pairs for tensor in pair if tensor is not None]
+
+    def _made(self) -> Callable[..., Sequence[Any]]:
+        backend = keras.backend.backend()
+        if backend == "jax":
+            return self._on_jax()
+        if backend == "torch":
+            import torch
+
+            return torch.no_grad()(self._flat)
+        return self._flat
+
+    def _traced(self, batch: Batch) -> Callable[..., Sequence[Any]]:
+        """Return TensorFlow's function for what its data promise of all batches.
+
+        For batches of another size it is traced again, for any number of samples.
+        """
+        import tensorflow as tf
+
+        key, shapes = self._expected(batch)
+        if key not in self._functions:
+            function = tf.function(
+                self._flat,
+                reduce_retracing=True,
+                jit_compile=self.model.jit_compile,
+                autograph=False,
+            )
+            rows = batch.promised_rows if batch.promised_rows == batch.rows else None
+            given = [tf.TensorSpec((rows, *s), dtype) for s, dtype in self.start.shapes]
+            traced = function.get_concrete_function(shapes, given)
+            self._functions[key] = function
+            self._shapes[key] = [(t.shape[1:], t.dtype) for t in traced.structured_outputs]
+        return self._functions[key]
+
+    def _expected(self, batch: Batch) -> tuple[Hashable, Any]:
+        """Return the shapes that a batch's function is traced for, and the key it is kept under."""
+        import tensorflow as tf
+
+        def any_rows(leaf: Any) -> Any:
+            return None if leaf is None else tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype)
+
+        shapes = batch.x if batch.promised is None else batch.promised
+        if batch.promised_rows != batch.rows:
+            shapes = keras.tree.map_structure(any_rows, shapes)
+        return None if batch.promised is None else tuple(keras.tree.flatten(shapes)), shapes
+
+    def _on_jax(self) -> Callable[..., Sequence[Any]]:
+        import jax
+
+        model = self.model
+        variables = [*model.trainable_variables, *model.non_trainable_variables]
+
+        def function(
+            trainable: Sequence[Any], others: Sequence[Any], x: Any, given: Sequence[Any]
+        ) -> list[Any]:
+            values = zip(variables, [*trainable, *others], strict=True)
+            with keras.StatelessScope(state_mapping=list(values)):
+                return self._flat(x, given)
+
+        return function if model.run_eagerly else jax.jit(function)
+
+
+def _packed(masked: Sequence[Sequence[bool]], flat: Sequence[Any]) -> Features:
+    rest = iter(flat)
+    return [[(next(rest), next(rest) if m else None) for m in own] for own in masked]

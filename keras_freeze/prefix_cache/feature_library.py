@@ -1,0 +1,113 @@
+"""Features that several trainings share: those of a search, whose trials freeze the same weights.
+
+They are kept on shelves, one for what is computed of which batches. A model that is cut deeper
+goes on from the deepest shelf that holds what it needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import os
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from keras_freeze.prefix_cache.feature_store import Budget, RowStore
+
+Names: TypeAlias = tuple[bytes, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shelf:
+    """The features at one cut.
+
+    Attributes:
+        names: Of the tensors that are kept, in order.
+        masked: Bool for each, whether its mask follows it.
+        shapes: Shapes (without the batch's size) and dtypes of all of them.
+        store: `RowStore`.
+    """
+
+    names: Names
+    masked: tuple[bool, ...]
+    shapes: tuple[Any, ...]
+    store: RowStore
+
+
+class Library:
+    """Shelves of features, with one budget of memory.
+
+    Args:
+        max_bytes: Int, as for `PrefixCache`.
+        directory: As for `PrefixCache`.
+    """
+
+    def __init__(
+        self, max_bytes: int | None = None, directory: str | os.PathLike[str] | None = None
+    ) -> None:
+        self._limits = max_bytes, directory
+        self._budget = Budget(max_bytes)
+        self._directory = directory
+        self._shelves: dict[tuple[Hashable, Names], Shelf] = {}
+
+    def suits(self, max_bytes: int | None, directory: str | os.PathLike[str] | None) -> bool:
+        """Tell whether a cache with these limits keeps to them if it uses this library."""
+        return (max_bytes, directory) in ((None, None), self._limits)
+
+    def shelf(
+        self, batches: Hashable, names: Names, masked: Sequence[bool], shapes: Sequence[Any]
+    ) -> Shelf:
+        """Return the shelf of these tensors, an empty one the first time.
+
+        Args:
+            batches: What is promised of the batches: features of others have a shelf of their own.
+            names: What is computed, as `identity.names_of` names it.
+            masked: As in `Shelf`.
+            shapes: As in `Shelf`.
+        """
+        key = batches, names
+        if key not in self._shelves:
+            store = RowStore(self._budget, self._directory)
+            self._shelves[key] = Shelf(names, tuple(masked), tuple(shapes), store)
+        return self._shelves[key]
+
+    def find(self, batches: Hashable, names: Names) -> Shelf | None:
+        """Return the shelf of these tensors, if there is one."""
+        return self._shelves.get((batches, names))
+
+    def below(self, batches: Hashable, known: Mapping[bytes, Any]) -> Iterator[Shelf]:
+        """Yield the shelves of which all tensors are among the known ones."""
+        for (own, names), shelf in self._shelves.items():
+            if own == batches and len(shelf.store) and all(name in known for name in names):
+                yield shelf
+
+    def drop(self, names: Names) -> None:
+        """Forget the features of these tensors."""
+        for (_, own), shelf in self._shelves.items():
+            if own == names:
+                shelf.store.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for shelf in self._shelves.values():
+            shelf.store.clear()
+        self._shelves.clear()
+
+
+_present: contextvars.ContextVar[Library | None] = contextvars.ContextVar("library", default=None)
+
+
+def present() -> Library | None:
+    """Return the library that trainings begun now share; None if there is none."""
+    return _present.get()
+
+
+@contextlib.contextmanager
+def shared(library: Library) -> Iterator[Library]:
+    """Let all trainings inside share a library."""
+    token = _present.set(library)
+    try:
+        yield library
+    finally:
+        _present.reset(token)

@@ -1,0 +1,293 @@
+"""Run the two halves of a model that is cut: what comes before the frontier, and the rest.
+
+Both halves are calls of the model itself, so that everything around its layers (training mode,
+masks, dtypes, name scopes) is Keras's own. Only the walk through its graph is replaced. Together
+with `structure` and the engine this is where Keras's private attributes are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import keras
+
+from keras_freeze.model_picture import structure
+from keras_freeze.prefix_cache.layer_calls import Call, Player, Recorder, intercepted
+from keras_freeze.prefix_cache.model_cut import Frontier, GraphCut
+
+# For each recorded call of a layer, then for each cut of a frontier, for each tensor that it
+# keeps: the value, and its mask or None.
+Features: TypeAlias = list[list[tuple[Any, Any]]]
+Walk: TypeAlias = Callable[[GraphCut, Any, Callable[[Any], Any]], Any]
+
+
+class NotReachedError(RuntimeError):
+    """A call of the model did not go through its graph, so that it can't be cut there."""
+
+
+class _Reached(BaseException):  # a jump, which Keras's handlers of errors let pass
+    """The frontier is reached, and the rest of the call not needed."""
+
+
+@dataclasses.dataclass
+class Use:
+    """Whether a step has called the model on its own batch.
+
+    Attributes:
+        calls: Int, how many such calls there were.
+        is_batch: Bool, whether such a call is going on.
+        armed: Ids of the cuts of which the next walk is that of the batch. Other walks through
+            the same graph, of a layer that is used elsewhere too, are Keras's own.
+    """
+
+    calls: int = 0
+    is_batch: bool = False
+    armed: set[int] = dataclasses.field(default_factory=set)
+
+    def is_due(self, cut: GraphCut) -> bool:
+        """Tell once, when it is asked for the walk that a cut is armed for."""
+        is_due = id(cut) in self.armed
+        self.armed.discard(id(cut))
+        return is_due
+
+
+def features_of(
+    model: keras.Model,
+    frontier: Frontier,
+    x: Any,
+    training: bool,
+    known: Mapping[int, tuple[Any, Any]] = MappingProxyType({}),
+) -> tuple[Features, tuple[Call, ...]]:
+    """Compute what crosses the frontier for a batch.
+
+    Args:
+        model: The model.
+        frontier: Where it is cut.
+        x: Its inputs, a batch.
+        training: Bool, how the model is called.
+        known: Values and masks, by the ids of their symbolic tensors, to start from. Defaults to
+            none: from the inputs.
+
+    Returns:
+        Tuple of the features, of which those of a subclassed model's own layers come first, and
+        of the calls of these layers.
+
+    Raises:
+        NotReachedError: if the model's `call` does not go through its graph.
+    """
+    found: dict[int, list[tuple[Any, Any]]] = {}
+    use = Use()
+    recorder = Recorder(frontier.setting, _split(frontier, use), _Reached)
+
+    def walk(cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
+        if not use.is_due(cut):
+            return None
+        values = _Values(cut, inputs, operation_of, use)
+        if known:
+            values.batch = keras.ops.shape(next(iter(known.values()))[0])[0]
+        for tensor, (value, mask) in known.items():
+            values.by_tensor[tensor] = structure.with_mask(value, mask)
+        for node in cut.remaining(known):
+            with contextlib.suppress(_Reached):
+                values.run(node)
+        kept = [values.by_tensor[id(tensor)] for tensor in cut.kept]
+        found[id(cut)] = [(value, structure.mask_of(value)) for value in kept]
+        raise _Reached
+
+    def around(inputs: Any) -> contextlib.AbstractContextManager[None]:
+        return _around(frontier, use, recorder, inputs)
+
+    with (
+        _walking(frontier.cuts, walk),
+        _noticing(model, _Step(x, use, around)),
+        _without_traces(frontier),
+        contextlib.suppress(_Reached),
+    ):
+        model(x, training=training)
+    is_whole = len(found) == len(frontier.cuts) or frontier.children
+    if not is_whole or not (found or recorder.calls):
+        raise NotReachedError
+    features = [*recorder.outputs, *(found.get(id(cut), []) for cut in frontier.cuts)]
+    return features, tuple(recorder.calls)
+
+
+@contextlib.contextmanager
+def replaying(
+    model: keras.Model, frontier: Frontier, x: Any, features: Features, calls: Sequence[Call]
+) -> Iterator[Use]:
+    """Let calls of the model on this very batch start from its features.
+
+    Any other call, on other samples or on samples that the step has changed, computes all.
+
+    Args:
+        model: The model.
+        frontier: Where it is cut.
+        x: The batch's inputs, the objects that the step passes on.
+        features: What crosses the frontier for them.
+        calls: As `features_of` returned them.
+
+    Yields:
+        `Use`, which counts these calls.
+    """
+    use = Use()
+    outputs, rest = features[: len(calls)], features[len(calls) :]
+    kept = {id(cut): own for cut, own in zip(frontier.cuts, rest, strict=True) if own}
+    one = next(value for own in features for value, _ in own)
+
+    def walk(cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
+        if not use.is_due(cut) or not any(id(inner) in kept for inner in cut.every_cut()):
+            return None
+        values = _Values(cut, inputs, operation_of, use)
+        values.batch = keras.ops.shape(one)[0]
+        for tensor, (value, mask) in zip(cut.kept, kept.get(id(cut), []), strict=True):
+            values.by_tensor[id(tensor)] = structure.with_mask(value, mask)
+        for node in cut.after:
+            values.run(node)
+        return [values.by_tensor[id(tensor)] for tensor in cut.graph.outputs]
+
+    def around(inputs: Any) -> contextlib.AbstractContextManager[None]:
+        player = Player(calls, outputs, _split(frontier, use))
+        return _around(frontier, use, player, inputs)
+
+    with _walking(frontier.cuts, walk), _noticing(model, _Step(x, use, around)):
+        yield use
+
+
+def _around(
+    frontier: Frontier, use: Use, handle: Recorder | Player, inputs: Any
+) -> contextlib.AbstractContextManager[None]:
+    """Return what a call of the model on the batch is made in."""
+    if frontier.children:
+        return intercepted(frontier.children, handle, inputs)
+    use.armed = {id(frontier.cuts[0])}
+    return contextlib.nullcontext()
+
+
+def _split(frontier: Frontier, use: Use) -> dict[int, Callable[[], None]]:
+    """Return by layer that is cut itself what arms its cut."""
+    by_graph = {id(cut.graph): cut for cut in frontier.cuts}
+    cuts = {id(layer): by_graph[id(structure.functional_graph(layer))] for layer in frontier.split}
+    return {i: functools.partial(use.armed.add, id(cut)) for i, cut in cuts.items()}
+
+
+def _without_traces(frontier: Frontier) -> contextlib.AbstractContextManager[Any]:
+    """Discard what the code of a subclassed model assigns, since a step will run it again."""
+    # On JAX the whole function runs without any.
+    needed = frontier.children and keras.backend.backend() != "jax"
+    return keras.StatelessScope() if needed else contextlib.nullcontext()
+
+
+class _Values:
+    """The values of the tensors of one graph while it is walked through."""
+
+    def __init__(
+        self, cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any], use: Use
+    ) -> None:
+        self.cut = cut
+        self.operation_of = operation_of
+        self.use = use
+        flat = keras.tree.flatten(inputs)
+        self.by_tensor = {id(t): v for t, v in zip(cut.graph.inputs, flat, strict=True)}
+        self.batch: Any = None
+
+    def run(self, node: Any) -> None:
+        inner = self.cut.inner.get(id(node))
+        if inner is not None:
+            self._stand_in(node)
+            self.use.armed.add(id(inner))
+        args, kwargs = node.arguments.fill_in(self.by_tensor)
+        outputs = self.operation_of(node.operation)(*args, **kwargs)
+        for tensor, value in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
+            self.by_tensor[id(tensor)] = value
+
+    def _stand_in(self, node: Any) -> None:
+        """Give a nested model inputs of the right shape that it won't read."""
+        for tensor in node.input_tensors:
+            if id(tensor) not in self.by_tensor:
+                shape = (self.batch, *(size or 1 for size in tensor.shape[1:]))
+                self.by_tensor[id(tensor)] = keras.ops.zeros(shape, tensor.dtype)
+
+
+@contextlib.contextmanager
+def _walking(cuts: Sequence[GraphCut], walk: Walk) -> Iterator[None]:
+    """Replace the walks through these graphs; where `walk` returns None, Keras's own is made."""
+
+    def replace(cut: GraphCut) -> None:
+        own = cut.graph._run_through_graph
+
+        def run(inputs: Any, operation_fn: Any = lambda op: op, call_fn: Any = None) -> Any:
+            outputs = walk(cut, inputs, operation_fn) if call_fn is None else None
+            if outputs is None:
+                return own(inputs, operation_fn=operation_fn, call_fn=call_fn)
+            return keras.tree.pack_sequence_as(cut.graph._outputs_struct, outputs)
+
+        # Past Keras's own `__setattr__`, which would look for layers in it.
+        object.__setattr__(cut.graph, "_run_through_graph", run)
+
+    for cut in cuts:
+        replace(cut)
+    try:
+        yield
+    finally:
+        for cut in cuts:
+            object.__delattr__(cut.graph, "_run_through_graph")
+
+
+@dataclasses.dataclass
+class _Step:
+    """A batch, and what a call of the model on it is made in."""
+
+    x: Any
+    use: Use
+    around: Callable[[Any], contextlib.AbstractContextManager[None]]
+
+
+@contextlib.contextmanager
+def _noticing(model: keras.Model, step: _Step) -> Iterator[None]:
+    """Notice calls of the model on the batch itself; run its `call` inside of `around`."""
+    own_class = model.__class__
+    object.__setattr__(model, "_keras_freeze_step", step)
+    model.__class__ = _noticing_class(own_class)
+    try:
+        yield
+    finally:
+        model.__class__ = own_class
+        object.__delattr__(model, "_keras_freeze_step")
+
+
+@functools.lru_cache(maxsize=16)
+def _noticing_class(own_class: type) -> Any:
+    # Python looks `__call__` up in the class. By the time Keras calls `call`, the inputs may
+    # have been converted, and can't be told from others any more; but on JAX it calls `call`
+    # alone.
+    def noticed(name: str) -> Callable[..., Any]:
+        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            step: _Step = self._keras_freeze_step
+            use, before = step.use, step.use.is_batch
+            if not (before and name == "call"):
+                use.is_batch = _is_same(args[0] if args else None, step.x)
+                use.calls += use.is_batch
+            is_made = name == "call" and use.is_batch
+            within = step.around(args[0]) if is_made else contextlib.nullcontext()
+            try:
+                with within:
+                    return getattr(own_class, name)(self, *args, **kwargs)
+            finally:
+                use.is_batch = before
+
+        return method
+
+    methods = {name: noticed(name) for name in ("__call__", "call")}
+    return type(own_class.__name__, (own_class,), methods)
+
+
+def _is_same(inputs: Any, x: Any) -> bool:
+    left, right = keras.tree.flatten(inputs), keras.tree.flatten(x)
+    if isinstance(inputs, Mapping) != isinstance(x, Mapping) or len(left) != len(right):
+        return False
+    return all(a is b for a, b in zip(left, right, strict=True))

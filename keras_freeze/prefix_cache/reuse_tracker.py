@@ -1,0 +1,101 @@
+"""What is kept of the batches of one kind, and whether their samples come again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_freeze.prefix_cache.feature_store import RowStore
+
+
+class Kept:
+    """The features of training's or validation's samples.
+
+    An epoch in which the model was cut anew does not show whether samples come again.
+
+    Args:
+        store: `RowStore`.
+        passes: Int, whole epochs without a sample that came again, after which that is expected.
+        enough: Int, batches of a further epoch after which one of them should have.
+
+    Example:
+        >>> kept = Kept(RowStore(), passes=1, enough=1)
+        >>> for sample in (b"a", b"b"):
+        ...     kept.begin()
+        ...     found = kept.look_up([sample])
+        ...     kept.keep([sample], [np.ones((1, 3))])
+        ...     kept.count()
+        >>> kept.is_in_vain
+        True
+    """
+
+    def __init__(self, store: RowStore, *, passes: int, enough: int) -> None:
+        self.store = store
+        self.repeats = True
+        self._own = store
+        self._passes = passes
+        self._enough = enough
+        self._earlier = 0
+        self._batches = 0
+        self._looked_up = 0
+        self._hits = 0
+        self._is_whole = True
+
+    @property
+    def is_at_begin(self) -> bool:
+        """Bool, whether no batch of this epoch has been looked up."""
+        return self._looked_up == 0
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Bool, whether samples should have come again by now, and have not."""
+        is_due = self._earlier >= self._passes and self._looked_up >= self._enough
+        return is_due and not self._hits
+
+    def begin(self) -> None:
+        """Take note that an epoch, or an evaluation, begins."""
+        self._earlier += self._is_whole and self._looked_up > 0
+        if self._hits:
+            self._earlier = 0
+        self._batches = self._looked_up = self._hits = 0
+        self._is_whole = True
+
+    def count(self) -> None:
+        """Take note that a batch is over, looked up or not."""
+        self._batches += 1
+
+    def use(self, store: RowStore) -> None:
+        """Keep features in a store that others use too, until everything is cleared."""
+        self.store = store
+
+    def look_up(self, keys: Sequence[bytes]) -> list[np.ndarray] | None:
+        """Return the features of these samples; None if those of one are missing."""
+        self._looked_up += 1
+        hits = self.store.hits(keys)
+        self._hits += hits
+        return self.store.get(keys) if hits == len(keys) else None
+
+    def keep(self, keys: Sequence[bytes], features: Sequence[np.ndarray]) -> None:
+        """Keep the features of these samples.
+
+        Raises:
+            OSError: if a file can't be written.
+        """
+        self.store.put(keys, features)
+
+    def break_off(self) -> None:
+        """Take note that the model is no longer cut as it was at the beginning of the epoch."""
+        self._is_whole = self._batches == 0
+
+    def clear(self) -> None:
+        """Forget all features; leave a store of others as it is."""
+        self._own.clear()
+        self.store = self._own
+        self._earlier = self._hits = 0
+        self.break_off()
+
+    def stop(self) -> None:
+        """Forget all features, those of others too, and keep no more."""
+        self.repeats = False
+        self.store.clear()

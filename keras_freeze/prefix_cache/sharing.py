@@ -1,0 +1,90 @@
+"""A cut whose features are shared with other trainings: where they are kept, and from where on."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_freeze.prefix_cache.batches import Batch
+from keras_freeze.prefix_cache.compiled_prefix import Prefix, Start
+from keras_freeze.prefix_cache.feature_library import Library, Shelf
+from keras_freeze.prefix_cache.model_cut import Frontier, work_from
+from keras_freeze.prefix_cache.tensor_names import names_of
+
+
+class SharedCut:
+    """The shelves of a library that serve one cut of one model.
+
+    Args:
+        library: `Library`.
+        prefix: `Prefix` of the cut, from the inputs on.
+        values: Values of weights by their ids, as for `names_of`.
+        by_name: Bool, as for `names_of`.
+    """
+
+    def __init__(
+        self, library: Library, prefix: Prefix, values: Mapping[int, Any], *, by_name: bool
+    ) -> None:
+        self._library = library
+        self._prefix = prefix
+        names = names_of(prefix.frontier, values, by_name=by_name)
+        kept = [tensor for cut in prefix.frontier.cuts for tensor in cut.kept]
+        self._names = tuple(names[id(t)] for t in kept if id(t) in names)
+        #: Bool, whether all that is kept can be named.
+        self.is_possible = len(self._names) == len(kept) > 0
+        self._tensors = {names[id(t)]: t for t in _tensors(prefix.frontier) if id(t) in names}
+        self._from: dict[int, Prefix] = {}
+
+    def shelf(self, kind: str, batch: Batch) -> Shelf | None:
+        """Return where features of such batches are kept; None if no one has computed any."""
+        masked = self._prefix.masked
+        if masked is None:
+            return self._library.find(self._key(kind, batch), self._names)
+        flat = [mask for own in masked for mask in own]
+        shapes = self._prefix.shapes(batch)
+        return self._library.shelf(self._key(kind, batch), self._names, flat, shapes)
+
+    def adopt(self, shelf: Shelf, batch: Batch) -> None:
+        """Take over how features are laid out, so that nothing has to be computed for it."""
+        self._prefix.adopt(batch, shelf.masked, shelf.shapes)
+
+    def compute(self, kind: str, batch: Batch, keys: Sequence[bytes]) -> list[Any] | None:
+        """Compute the features of a batch from those of a cut before; None if there are none."""
+        best: tuple[float, Shelf] | None = None
+        for shelf in self._library.below(self._key(kind, batch), self._tensors):
+            if shelf.names != self._names and shelf.store.hits(keys) == len(keys):
+                known = {id(self._tensors[name]) for name in shelf.names}
+                work = work_from(self._prefix.frontier, known)
+                if best is None or work < best[0]:
+                    best = work, shelf
+        rows = best[1].store.get(keys) if best else None
+        if best is None or rows is None:
+            return None
+        prefix = self._prefix_from(best[1])
+        return prefix(batch, [keras.ops.convert_to_tensor(row) for row in rows])
+
+    def forget(self) -> None:
+        """Let go of what is kept of this cut, which may be outdated."""
+        self._library.drop(self._names)
+
+    def _key(self, kind: str, batch: Batch) -> Hashable:
+        """Return what bits may depend on beside the samples: how the step is compiled for them."""
+        model = self._prefix.model
+        promised = None if batch.promised is None else tuple(keras.tree.flatten(batch.promised))
+        return kind, promised, model.run_eagerly, model.jit_compile
+
+    def _prefix_from(self, shelf: Shelf) -> Prefix:
+        if id(shelf) not in self._from:
+            own = self._prefix
+            tensors = tuple(self._tensors[name] for name in shelf.names)
+            start = Start(tensors, shelf.masked, shelf.shapes)
+            self._from[id(shelf)] = Prefix(own.model, own.frontier, own.training, start)
+        return self._from[id(shelf)]
+
+
+def _tensors(frontier: Frontier) -> list[Any]:
+    """Return the symbolic tensors that a walk up to a cut computes."""
+    calls = [node for cut in frontier.cuts for node in cut.before if id(node) not in cut.inner]
+    return [tensor for node in calls for tensor in node.output_tensors]

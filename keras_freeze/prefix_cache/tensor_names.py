@@ -1,0 +1,140 @@
+"""Name what a symbolic tensor computes: under the same name it has the same values for a batch.
+
+A name is a hash of the operation, its settings, the bytes of its weights, and the names of what
+goes into it, down to the inputs. So models built anew are found to share a frozen part, and a
+tensor within it; names of layers play no part.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import keras
+import xxhash
+
+from keras_freeze.engine.fingerprints import fingerprint, fingerprint_of
+from keras_freeze.model_picture import structure
+from keras_freeze.prefix_cache.model_cut import Frontier, GraphCut
+
+
+def names_of(
+    frontier: Frontier, values: Mapping[int, Any] = MappingProxyType({}), *, by_name: bool = False
+) -> dict[int, bytes]:
+    """Return names by id for the tensors before a cut; without those that can't be named.
+
+    Args:
+        frontier: Where a model is cut.
+        values: Values of weights by the ids of these, where they are not to be found in them
+            (JAX, in a step). Defaults to none.
+        by_name: Bool, whether the model finds its inputs in a batch by their names.
+
+    Returns:
+        Dict from the id of a symbolic tensor to 16 bytes.
+    """
+    names: dict[int, bytes] = {}
+    mode = b"inference" if frontier.setting.inference else b"training"
+    if frontier.cuts and not frontier.children:
+        outer = frontier.cuts[0]
+        places = [t.name if by_name else n for n, t in enumerate(outer.graph.inputs)]
+        given = [
+            _input(place, t, mode) for place, t in zip(places, outer.graph.inputs, strict=True)
+        ]
+        _name_graph(outer.graph, outer.before, outer, given, names, values)
+    return names
+
+
+def _name_graph(
+    graph: Any,
+    calls: Sequence[Any],
+    cut: GraphCut | None,
+    given: Sequence[bytes | None],
+    names: dict[int, bytes],
+    values: Mapping[int, Any],
+) -> None:
+    """Name the tensors that these calls of a graph compute."""
+    for tensor, name in zip(graph.inputs, given, strict=True):
+        if name is not None:
+            names[id(tensor)] = name
+    for node in calls:
+        if node.is_input:
+            continue
+        nested = structure.walked_graph(node.operation)
+        if nested is None:
+            _name_call(node, names, values)
+            continue
+        inner = cut.inner.get(id(node)) if cut else None
+        within = [names.get(id(tensor)) for tensor in node.input_tensors]
+        is_plain = len(within) == len(nested.inputs)
+        before = inner.before if inner else structure.nodes(nested)
+        # A graph that is called as a whole may be called again, on something else.
+        found = names if inner else {}
+        sources = within if is_plain else [None] * len(nested.inputs)
+        _name_graph(nested, before, inner, sources, found, values)
+        if inner is None:
+            for tensor, source in zip(node.output_tensors, nested.outputs, strict=True):
+                if id(source) in found:
+                    names[id(tensor)] = found[id(source)]
+
+
+def _name_call(node: Any, names: dict[int, bytes], values: Mapping[int, Any]) -> None:
+    parts = [_settings(node.operation), *_learnt(node.operation)]
+    for argument in keras.tree.flatten((node.arguments.args, node.arguments.kwargs)):
+        parts.append(names.get(id(argument)) if _is_tensor(argument) else _constant(argument))
+    for variable in structure.weights_of_operation(node.operation):
+        value = values.get(id(variable))
+        parts.append(fingerprint(variable) if value is None else fingerprint_of(value))
+    if any(part is None for part in parts):
+        return
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(len(part or b"").to_bytes(8, "little"))
+        digest.update(part or b"")
+    keys = json.dumps(sorted(node.arguments.kwargs)).encode()
+    digest.update(keys)
+    for n, tensor in enumerate(node.output_tensors):
+        output = digest.copy()
+        output.update(str(n).encode())
+        names[id(tensor)] = output.digest()
+
+
+def _settings(operation: Any) -> bytes | None:
+    """Return what an operation is and how it was made; None if that can't be told."""
+    kind = type(operation)
+    try:
+        own = {**operation.get_config(), "name": "", "trainable": True}
+        config = json.dumps(_nameless(own), sort_keys=True)
+    except (NotImplementedError, TypeError, ValueError):
+        return None
+    return f"{kind.__module__}.{kind.__qualname__} {config}".encode()
+
+
+def _learnt(operation: Any) -> list[bytes | None]:
+    """Return what an operation has learnt besides its weights; None for what can't be told."""
+    if type(operation) is keras.layers.Normalization:
+        return [fingerprint_of(operation.mean), fingerprint_of(operation.variance)]
+    return [None] if hasattr(operation, "adapt") else []
+
+
+def _nameless(config: Any) -> Any:
+    if isinstance(config, Mapping):
+        # Of layers, which have a dtype policy; the name of a policy is what it is.
+        left_out = ("name", "trainable") if "dtype" in config else ()
+        return {str(k): _nameless(v) for k, v in config.items() if k not in left_out}
+    return [_nameless(v) for v in config] if isinstance(config, (list, tuple)) else config
+
+
+def _constant(value: Any) -> bytes | None:
+    simple = value is None or isinstance(value, (bool, int, float, str))
+    return f"{type(value).__name__} {value!r}".encode() if simple else None
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, keras.KerasTensor)
+
+
+def _input(place: int | str, tensor: Any, mode: bytes) -> bytes:
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return xxhash.xxh3_128_digest(mode + f" input {place} {tensor.shape[1:]} {dtype}".encode())

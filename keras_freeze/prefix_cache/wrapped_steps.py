@@ -1,0 +1,257 @@
+"""Put the cache into a model's training and validation steps while a fit runs.
+
+Keras calls `train_function` and `test_function` once a batch. While a cache is installed these
+are `Step`s, which take the batch from the iterator, ask the cache for its features, and call
+Keras's own function, made of a step that replays the model from the features.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import keras
+
+from keras_freeze.engine.transitions import stand_in
+from keras_freeze.model_picture import structure
+from keras_freeze.prefix_cache.batches import Batch
+from keras_freeze.prefix_cache.compiled_prefix import Prefix
+from keras_freeze.prefix_cache.graph_replay import replaying
+from keras_freeze.prefix_cache.iterators import Iterators
+from keras_freeze.prefix_cache.model_cut import Frontier
+
+Kind = Literal["train", "test"]
+
+
+class Plan(Protocol):
+    """What a step has to know: where the model is cut, and how to compute the first half."""
+
+    frontier: Frontier
+    prefix: Prefix
+
+
+class Source(Protocol):
+    """Where steps get plans and features from."""
+
+    def wants(self, kind: Kind) -> bool:
+        """Tell whether the next batch is to be looked at."""
+
+    def cut(self, kind: Kind, batch: Batch) -> tuple[Plan, list[Any]] | None:
+        """Return how to cut the next step and what crosses the cut; None to leave it whole."""
+
+    def unused(self, kind: Kind) -> None:
+        """Take note that a step does not call the model on its batch."""
+
+    def forget(self) -> None:
+        """Take note that the step functions are made anew, as the model has changed."""
+
+    def begin(self, kind: Kind) -> None:
+        """Take note that an epoch, or an evaluation, begins."""
+
+    def end(self) -> None:
+        """Let go of the model and of all that was kept."""
+
+    def after(self, kind: Kind, state: tuple[Any, ...]) -> None:
+        """Take note of the state that a step of JAX returned."""
+
+
+class Step:
+    """A model's `train_function` or `test_function`, with a cache.
+
+    Args:
+        model: `keras.Model`.
+        kind: "train" or "test".
+        make: Makes Keras's own function, whatever is there.
+        source: The cache.
+        iterators: Where the epoch's iterator is held.
+        plain: Keras's own function, if there is one that is still good.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        kind: Kind,
+        make: Callable[..., Any],
+        source: Source,
+        iterators: Iterators,
+        plain: Any = None,
+    ) -> None:
+        self._model = model
+        self._kind = kind
+        self._make = make
+        self._source = source
+        self._iterators = iterators
+        self.plain = plain
+        self._fed: tuple[Any, Callable[..., Any]] | None = None
+        self._cuts: list[tuple[Plan, Any, Callable[..., Any]]] = []
+        self._calls = 0
+
+    def __call__(self, *args: Any) -> Any:
+        """Make one step: `(iterator)`, on JAX `(state, iterator)`, on torch `(batches)`."""
+        *rest, batches = args
+        spec = getattr(batches, "element_spec", None)
+        if spec is not None:
+            self._iterators.hold(self._kind, batches)
+        if not self._source.wants(self._kind):
+            self._cuts = []
+            return self._make_plain()(*args)
+        state = tuple(rest[0]) if rest else ()
+        data = batches[0] if isinstance(batches, (list, tuple)) else next(batches)
+        batch = Batch(_inputs(data), state, None if spec is None else _inputs(spec))
+        found = self._source.cut(self._kind, batch)
+        if found is None:
+            return self._make_fed(spec)(*rest, data)
+        plan, features = found
+        step = self._make_cut(plan, spec, batch)
+        result = step(*rest, {"data": data, "features": features})
+        if self._calls == 0:
+            self._source.unused(self._kind)
+        if keras.backend.backend() == "jax":
+            self._source.after(self._kind, result[1])
+        return result
+
+    def _make_plain(self) -> Any:
+        if self.plain is None:
+            self.plain = self._made()
+        return self.plain
+
+    def _make_fed(self, spec: Any) -> Callable[..., Any]:
+        """Return Keras's function as one of a batch, for those that have been taken."""
+        if self._fed is None or self._fed[0] != spec:
+            self._fed = spec, self._on_batch(self._make_plain(), spec)
+        return self._fed[1]
+
+    def _make_cut(self, plan: Plan, spec: Any, batch: Batch) -> Callable[..., Any]:
+        for of_plan, of_spec, made in self._cuts:
+            if of_plan is plan and of_spec == spec:
+                return made
+        signature = None
+        if spec is not None and not self._model.run_eagerly:
+            signature = {"data": spec, "features": plan.prefix.specs(batch)}
+        made = self._cut(plan, signature)
+        self._cuts = [cut for cut in self._cuts if cut[0] is plan] + [(plan, spec, made)]
+        return made
+
+    def _cut(self, plan: Plan, signature: Any) -> Callable[..., Any]:
+        """Return Keras's function, of a step that replays the model, as one of a batch."""
+        name = f"{self._kind}_step"
+        own = getattr(self._model, name)
+
+        def step(*args: Any) -> Any:
+            *state, carried = args
+            data, flat = carried["data"], carried["features"]
+            where = plan.frontier, _inputs(data), plan.prefix.pack(flat)
+            with replaying(self._model, *where, plan.prefix.calls) as use:
+                result = own(*state, data)
+            self._calls = use.calls
+            return result
+
+        patch = attribute(self._model, name, step)
+        with patch:
+            made = self._on_batch(self._made(), signature)
+        # On torch a step is looked up as it is made.
+        return patch(made) if keras.backend.backend() == "torch" else made
+
+    def _on_batch(self, made: Any, spec: Any) -> Callable[..., Any]:
+        """Return Keras's function of an iterator as one of a batch."""
+
+        def on_batch(*args: Any) -> Any:
+            *state, batch = args
+            return made(*state, [batch] if keras.backend.backend() == "torch" else iter([batch]))
+
+        if spec is None or self._model.run_eagerly:
+            return on_batch
+        import tensorflow as tf
+
+        # Traced for the shapes that the data promise, as Keras does, not for those of the first
+        # batch: Keras weights the losses of several outputs by a batch size if it is known then.
+        return tf.function(on_batch, input_signature=[spec], autograph=False)
+
+    def _made(self) -> Any:
+        name = f"{self._kind}_function"
+        present = getattr(self._model, name)
+        self._make(force=True)
+        made = getattr(self._model, name)
+        setattr(self._model, name, present)
+        return made
+
+
+class attribute(contextlib.ContextDecorator):  # used as a function
+    """Give an object an attribute of its own for a while, past what Keras makes of it."""
+
+    def __init__(self, owner: Any, name: str, value: Any) -> None:
+        self._owner, self._name, self._value = owner, name, value
+
+    def __enter__(self) -> None:
+        self._before = vars(self._owner).get(self._name)
+        object.__setattr__(self._owner, self._name, self._value)
+
+    def __exit__(self, *error: object) -> None:
+        object.__delattr__(self._owner, self._name)
+        if self._before is not None:
+            object.__setattr__(self._owner, self._name, self._before)
+
+
+class Installation:
+    """The cache in a model's steps, until it is taken out again.
+
+    Args:
+        model: `keras.Model`, in a fit, before its first step.
+        source: The cache.
+    """
+
+    def __init__(self, model: keras.Model, source: Source) -> None:
+        self._model = model
+        self._source = source
+        self._iterators = Iterators()
+        kinds: tuple[Kind, ...] = ("train", "test")
+        self._own = {kind: getattr(model, f"make_{kind}_function") for kind in kinds}
+        self._patches = [
+            attribute(model, f"make_{kind}_function", self._maker(kind)) for kind in kinds
+        ]
+        for patch in self._patches:
+            patch.__enter__()
+        for kind in self._own:
+            present = getattr(model, f"{kind}_function")
+            step = Step(model, kind, self._own[kind], source, self._iterators, present)
+            setattr(model, f"{kind}_function", None if present is None else step)
+            if kind == "train":
+                stand_in(model, present, step)
+
+    def _maker(self, kind: Kind) -> Callable[..., None]:
+        def make(force: bool = False) -> None:
+            if kind == "train" and structure.is_called_by("fit"):
+                # Another fit begins: the one that this was for has been interrupted.
+                self.remove()
+                self._model.make_train_function()
+                return
+            if kind == "train" and force:
+                self._source.forget()
+            if kind == "test" and structure.is_called_by("evaluate"):
+                self._source.begin("test")
+            if force or getattr(self._model, f"{kind}_function") is None:
+                step = Step(self._model, kind, self._own[kind], self._source, self._iterators)
+                setattr(self._model, f"{kind}_function", step)
+
+        return make
+
+    def remove(self) -> None:
+        """Leave the model as it would be without a cache; a second time it does nothing."""
+        if not self._patches:
+            return
+        for patch in self._patches:
+            patch.__exit__()
+        self._patches = []
+        self._source.end()
+        for kind, make in self._own.items():
+            step = getattr(self._model, f"{kind}_function")
+            if isinstance(step, Step):  # else `compile` has taken it away
+                setattr(self._model, f"{kind}_function", step.plain)
+                make()
+                if kind == "train":
+                    stand_in(self._model, step, self._model.train_function)
+
+
+def _inputs(data: Any) -> Any:
+    return keras.utils.unpack_x_y_sample_weight(data)[0]

@@ -1,0 +1,593 @@
+"""BackupAndRestore: what it keeps, what it refuses, and files that can't be trusted."""
+
+import collections
+import copy
+import re
+import shutil
+import threading
+import warnings
+
+import conftest
+import keras
+import numpy as np
+import optimizer_table
+import pytest
+
+import keras_freeze as kf
+from keras_freeze.backup import archive, callback_state
+from keras_freeze.engine import optimizer_state, update_rules
+from keras_freeze.model_picture import structure
+from keras_freeze.schedules import AfterEpochs, FreezeSchedule, OnPlateau, Phase, SlantedTriangular
+
+backend = pytest.mark.backend
+EPOCHS = 6
+
+
+class Crash(keras.callbacks.Callback):
+    """Ends a fit as an interruption would, in the middle of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch, self.now = epoch, None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.now == self.epoch and batch == 1:
+            raise KeyboardInterrupt
+
+
+def train(build, data_for, callbacks, optimizer="adam", epochs=EPOCHS, model=None, **settings):
+    """Fit a new model, and return it with its history."""
+    if model is None:
+        model = build()
+        losses = ["sparse_categorical_crossentropy", "mse"][: len(model.outputs)]
+        made = optimizer() if callable(optimizer) else optimizer
+        model.compile(made, losses if len(losses) > 1 else losses[0])
+    x, y = data_for(model)
+    arguments = {"batch_size": 4, "shuffle": False, "verbose": 0, **settings}
+    history = model.fit(x, y, epochs=epochs, callbacks=callbacks, **arguments)
+    return model, history
+
+
+def state_of(model):
+    weights = [optimizer_state.to_host(v).tobytes() for v in model.weights]
+    slots = [optimizer_state.to_host(v).tobytes() for v in model.optimizer.variables]
+    flags = [v.trainable for v in model.weights]
+    layers = [layer.trainable for layer in structure.every_layer(model)]
+    return weights, slots, flags, layers
+
+
+def interrupted(build, data_for, folder, callbacks, at=3, first=True, **settings):
+    """Train, be interrupted in an epoch, and train again with everything new."""
+
+    def all_callbacks():
+        backup = kf.BackupAndRestore(folder)
+        return [backup, *callbacks()] if first else [*callbacks(), backup]
+
+    with pytest.raises(KeyboardInterrupt):
+        train(build, data_for, [*all_callbacks(), Crash(at)], **settings)
+    return train(build, data_for, [*all_callbacks(), Crash(None)], **settings)
+
+
+def plan(**phase):
+    return kf.FreezeScheduler(
+        FreezeSchedule([Phase(2, until=2, **phase), Phase(1, until=2, **phase), Phase(0, **phase)]),
+        rates=2.0,
+        verbose=0,
+    )
+
+
+RUNS = {
+    "gradual": lambda: [kf.GradualUnfreeze(verbose=0)],
+    "curve": lambda: [plan(curve=SlantedTriangular(7))],
+    "follow": lambda: [plan(batch_norm="follow")],
+    "statistics": lambda: [plan(batch_norm="statistics")],
+    "train": lambda: [plan(batch_norm="train")],
+    "biases": lambda: [kf.FreezeScheduler({0: Phase(2, weights="kernel"), 3: 1}, verbose=0)],
+    "best": lambda: [plan(restore_best="loss")],
+    "no schedule": lambda: [],
+}
+
+
+# Each in one of the two places, since all have to be behind the others in the end.
+@backend
+@pytest.mark.filterwarnings("ignore:.*ends with flags of single variables:UserWarning")
+@pytest.mark.parametrize(("run", "first"), [(run, n % 2 == 0) for n, run in enumerate(RUNS)])
+def test_an_interrupted_run_ends_like_another(run, first, nested, data_for, tmp_path):
+    whole, history = train(nested, data_for, [*RUNS[run](), Crash(None)])
+    resumed, told = interrupted(nested, data_for, tmp_path, RUNS[run], first=first)
+    assert state_of(resumed) == state_of(whole)
+    assert told.history == history.history
+    assert told.epoch == history.epoch
+
+
+@backend
+def test_every_kind_of_model_is_resumed(any_model, data_for, tmp_path):
+    def schedule():
+        return [kf.GradualUnfreeze(1, verbose=0)]
+
+    whole, history = train(any_model, data_for, [*schedule(), Crash(None)], epochs=4)
+    resumed, told = interrupted(any_model, data_for, tmp_path, schedule, at=2, epochs=4)
+    assert state_of(resumed) == state_of(whole)
+    assert told.history == history.history
+
+
+@backend
+def test_joiners_keep_their_own_step_counts(plain, data_for, tmp_path):
+    def schedule():
+        return [kf.GradualUnfreeze(2, verbose=0)]
+
+    whole, _ = train(plain, data_for, schedule())
+    resumed, _ = interrupted(plain, data_for, tmp_path, schedule, at=5)
+
+    def starts(model):
+        rules = update_rules.rules_of(model.optimizer).cohorts
+        return [rules[id(v)].start if id(v) in rules else 0 for v in model.weights]
+
+    assert starts(resumed) == starts(whole) == [16, 16, 8, 8, 0, 0]
+
+
+@backend
+def test_the_counters_of_stock_callbacks_go_on(plain, data_for, tmp_path):
+    def beside():
+        return [
+            kf.GradualUnfreeze(verbose=0),
+            keras.callbacks.ReduceLROnPlateau("loss", patience=2, min_delta=10.0, cooldown=1),
+            keras.callbacks.EarlyStopping("loss", patience=5, min_delta=10.0, start_from_epoch=1),
+        ]
+
+    def fit(callbacks, **settings):
+        return train(plain, data_for, callbacks, epochs=12, **settings)
+
+    with pytest.warns(UserWarning, match="EarlyStopping may end training"):
+        whole, history = fit([*beside(), Crash(None)])
+    assert 3 < len(history.epoch) < 12  # so that the counters matter
+    with pytest.warns(UserWarning, match="EarlyStopping may end training"):
+        resumed, told = interrupted(plain, data_for, tmp_path, beside, at=4, epochs=12)
+    assert told.history == history.history
+    assert told.history["learning_rate"][-1] < told.history["learning_rate"][0]
+    assert state_of(resumed) == state_of(whole)
+
+
+def test_a_callback_with_other_state_is_named_in_a_warning(plain, data_for, tmp_path):
+    class Holds(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.lock = None
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.lock = threading.Lock()
+
+    backup = kf.BackupAndRestore(tmp_path)
+    with pytest.warns(UserWarning, match="can't keep 'lock' of Holds.*training_state") as caught:
+        train(plain, data_for, [backup, Holds()], epochs=3)
+    assert [warning.category for warning in caught].count(UserWarning) == 1
+
+
+def test_a_log_that_a_restart_would_empty_is_warned_of(plain, data_for, tmp_path):
+    logger = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+    with pytest.warns(UserWarning, match=r"log.csv'\) begins its file anew.*append=True"):
+        train(plain, data_for, [logger, kf.BackupAndRestore(tmp_path / "backup")], epochs=1)
+
+
+def test_stock_callbacks_give_no_warning(plain, data_for, tmp_path):
+    stock = keras.callbacks
+    beside = [
+        stock.CSVLogger(tmp_path / "log.csv", append=True),
+        stock.ModelCheckpoint(tmp_path / "best.keras", monitor="loss", save_best_only=True),
+        stock.LearningRateScheduler(lambda epoch: 0.1),
+        stock.TerminateOnNaN(),
+        stock.LambdaCallback(on_epoch_end=lambda epoch, logs: None),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path / "backup"), *beside], epochs=2)
+
+
+class Holder(keras.callbacks.Callback):
+    """Counts epochs in many forms, all of them changed in place."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.listed, self.seen, self.counts = shared, set(), collections.Counter()
+        self.total, self.queue = keras.Variable(0.0), collections.deque()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.listed.append(epoch)
+        self.seen.add(epoch)
+        self.counts[epoch % 2] += 1
+        self.total.assign_add(1.0)
+        self.fresh = [epoch]
+
+
+def test_what_callbacks_change_in_place_is_kept(plain, data_for, tmp_path):
+    made, shared = [], []
+
+    def callbacks():
+        shared.append([])
+        made.append(Holder(shared[-1]))
+        return [made[-1]]
+
+    interrupted(plain, data_for, tmp_path, callbacks)
+    last = made[-1]
+    assert shared[-1] is last.listed  # which the script holds too
+    assert last.listed == list(range(EPOCHS))
+    assert last.seen == set(range(EPOCHS))
+    assert last.counts == {0: 3, 1: 3}
+    assert float(last.total.numpy()) == EPOCHS
+    assert last.fresh == [EPOCHS - 1]
+
+
+def test_containers_that_can_not_be_kept_are_named(plain, data_for, tmp_path):
+    class Queues(Holder):
+        def on_epoch_end(self, epoch, logs=None):
+            self.queue.append(epoch)
+            self.labels = np.array(["cat", "dog"])
+
+    with pytest.warns(UserWarning) as caught:
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path), Queues([])], epochs=2)
+    said = [str(w.message) for w in caught if "can't keep" in str(w.message)]
+    assert [text.split("keep '")[1].split("'")[0] for text in said] == ["queue", "labels"]
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_multi_optimizer_is_resumed_whatever_the_order_of_its_parts(
+    at, plain, data_for, tmp_path
+):
+    def settings():
+        return {"optimizer": optimizer_table.ALL["multi-map"]}
+
+    def schedule():
+        return [kf.FreezeScheduler({0: Phase(2, weights="kernel"), 2: 1, 4: None}, verbose=0)]
+
+    whole, history = train(plain, data_for, schedule(), **settings())
+    resumed, told = interrupted(plain, data_for, tmp_path, schedule, at=at, **settings())
+    assert told.history == history.history
+    assert state_of(resumed)[0] == state_of(whole)[0]
+
+
+def test_two_fits_of_a_script_go_on_with_the_second(plain, data_for, tmp_path):
+    """The first is complete and runs no epoch; what it knew goes into the second all the same."""
+
+    def script(crash=None):
+        trigger = AfterEpochs(2) | OnPlateau("loss", 9)
+        callback = kf.GradualUnfreeze(trigger, total_epochs=8, verbose=0)
+        first = kf.BackupAndRestore(tmp_path / "first", delete_checkpoint=False)
+        second = kf.BackupAndRestore(tmp_path / "second", delete_checkpoint=False)
+        model, _ = train(plain, data_for, [callback, first], epochs=3)
+        again = [callback, second, Crash(crash)]
+        return train(plain, data_for, again, model=model, epochs=6, initial_epoch=3)
+
+    whole, history = script()
+    shutil.rmtree(tmp_path / "first")
+    shutil.rmtree(tmp_path / "second")
+    with pytest.raises(KeyboardInterrupt):
+        script(crash=3)
+    resumed, told = script()
+    assert told.history == history.history
+    assert state_of(resumed) == state_of(whole)
+
+
+def test_an_unbuilt_model_is_refused(tmp_path):
+    model = keras.Sequential([keras.layers.Dense(1)])
+    backup = kf.BackupAndRestore(tmp_path)
+    backup.set_model(model)
+    with pytest.raises(ValueError, match="must get a built model"):
+        backup.on_train_begin()
+
+
+def test_a_callback_may_say_itself_what_to_keep(plain, data_for, tmp_path):
+    class Own(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.epochs = set()
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.epochs.add(epoch)
+
+        def training_state(self):
+            return {"epochs": sorted(self.epochs)}
+
+        def check_training_state(self, state):
+            pass
+
+        def set_training_state(self, state):
+            self.epochs = set(state["epochs"])
+            return True  # which says nothing
+
+    made = []
+
+    def callbacks():
+        made.append(Own())
+        return [made[-1]]
+
+    interrupted(plain, data_for, tmp_path, callbacks)
+    assert made[-1].epochs == set(range(EPOCHS))
+
+
+# Files
+
+
+def backups(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_two_backups_are_kept_and_removed_at_the_end(plain, data_for, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path / "b"), Crash(4)])
+    assert backups(tmp_path / "b") == ["epoch-000003.npz", "epoch-000004.npz"]
+    (tmp_path / "b" / "epoch-000005.unfinished").write_bytes(b"torn")
+    train(plain, data_for, [kf.BackupAndRestore(tmp_path / "b")])
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_else_is_in_the_folder_stays(plain, data_for, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    train(plain, data_for, [kf.BackupAndRestore(tmp_path)], epochs=2)
+    assert backups(tmp_path) == ["notes.txt"]
+
+
+def test_backups_stay_if_they_are_to(plain, data_for, tmp_path):
+    backup = kf.BackupAndRestore(tmp_path, delete_checkpoint=False)
+    train(plain, data_for, [backup], epochs=2)
+    assert backups(tmp_path) == ["epoch-000001.npz", "epoch-000002.npz"]
+
+
+DAMAGE = {
+    "cut off": lambda data: data[: len(data) // 2],
+    "cut off at its end": lambda data: data[:-1],
+    "empty": lambda data: b"",
+    "a bit flipped in an array": lambda data: flipped(data, data.rindex(b"\x93NUMPY") + 128),
+    "a bit flipped in the manifest": lambda data: flipped(data, 60),
+    "something else": lambda data: b"not a backup",
+}
+
+
+def flipped(data, place):
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_backup_falls_back_to_the_one_before(damage, plain, data_for, tmp_path, capsys):
+    def schedule():
+        return [kf.GradualUnfreeze(verbose=0)]
+
+    whole, history = train(plain, data_for, schedule())
+    with pytest.raises(KeyboardInterrupt):
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path), *schedule(), Crash(4)])
+    newest = tmp_path / "epoch-000004.npz"
+    newest.write_bytes(DAMAGE[damage](newest.read_bytes()))
+    with pytest.warns(UserWarning, match=r"epoch-000004.npz can't be used.*torn or corrupt"):
+        resumed, told = train(plain, data_for, [kf.BackupAndRestore(tmp_path), *schedule()])
+    assert "going on with epoch 4, from epoch-000003.npz." in capsys.readouterr().out
+    assert state_of(resumed) == state_of(whole)
+    assert told.history == history.history
+
+
+def test_without_a_backup_that_can_be_read_nothing_is_loaded(plain, data_for, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path), Crash(2)])
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    model = plain()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    before = state_of(model)
+    with (
+        pytest.warns(UserWarning, match="can't be used"),
+        pytest.raises(ValueError, match=r"epoch-000002\.npz, epoch-000001\.npz can't be"),
+    ):
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path)], model=model)
+    assert state_of(model)[0] == before[0]
+
+
+VALUES = {
+    "nested": {"a": [1, 2.5, None, True, "text"], "b": {"c": (1, [2])}},
+    "keys that are no text": {1: "one", (1, 2): "pair", None: 0},
+    "not finite": [float("inf"), -float("inf")],
+    "arrays": [np.arange(6, dtype="int8").reshape(2, 3), np.zeros((0, 3)), np.array(True)],
+    "scalars": [np.float32(1.5), np.int64(3)],
+    "a key like our own": {"$": "dict"},
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_what_is_written_is_read(name, tmp_path):
+    with (tmp_path / "file").open("wb") as file:
+        archive.write(file, VALUES[name])
+    read = archive.read(tmp_path / "file")
+    assert callback_state._same(read, VALUES[name])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn", "complex64", "bool"])
+def test_any_dtype_is_written_and_read(dtype, tmp_path):
+    array = np.ones((2, 3), np.dtype(dtype))
+    with (tmp_path / "file").open("wb") as file:
+        archive.write(file, [array])
+    (read,) = archive.read(tmp_path / "file")
+    assert read.dtype == array.dtype
+    assert read.tobytes() == array.tobytes()
+
+
+def test_no_flipped_bit_goes_unnoticed(tmp_path):
+    value = {"numbers": [1, 2.5], "array": np.arange(5.0)}
+    with (tmp_path / "file").open("wb") as file:
+        archive.write(file, value)
+    data = (tmp_path / "file").read_bytes()
+    refused = 0
+    for place in range(len(data)):
+        (tmp_path / "file").write_bytes(flipped(data, place))
+        try:
+            assert callback_state._same(archive.read(tmp_path / "file"), value), place
+        except ValueError:
+            refused += 1
+    assert refused > len(data) // 2  # the others are dates and the like
+
+
+def test_a_file_holds_no_code(tmp_path):
+    with (tmp_path / "file").open("wb") as file, pytest.raises(TypeError, match="can't hold a obj"):
+        archive.write(file, {"value": object()})
+
+
+# Another script
+
+
+def changed_activation():
+    model = conftest.build_plain()
+    model.layers[0].activation = keras.activations.tanh
+    return model
+
+
+CHANGES = {
+    "another model": (
+        {"build": lambda: keras.Sequential([keras.Input((4,)), *map(keras.layers.Dense, (5, 3))])},
+        "made with another model",
+    ),
+    "another optimizer": ({"optimizer": "sgd"}, "another optimizer: 'Adam' then, 'SGD' now"),
+    "other slots": (
+        {"optimizer": lambda: keras.optimizers.Adam(amsgrad=True)},
+        "made with another optimizer config",
+    ),
+    "another schedule": (
+        {"callback": lambda: kf.GradualUnfreeze(1, verbose=0)},
+        r"GradualUnfreeze\(schedule=...\) must be that of the backup",
+    ),
+    "another number of epochs, and so another even schedule": (
+        {"epochs": 9},
+        r"GradualUnfreeze\(schedule=...\) must be that of the backup",
+    ),
+    "other groups": (
+        {
+            "callback": lambda: kf.GradualUnfreeze(
+                {0: "head", 2: "middle", 4: "low"}, groups={"low": "low|mid", "top": "head"}
+            )
+        },
+        "must name layer groups of the model",
+    ),
+    "other rates": (
+        {"callback": lambda: kf.GradualUnfreeze(rates=None, verbose=0)},
+        r"GradualUnfreeze\(rates=...\) must be that of the backup",
+    ),
+    "another activation": (
+        {"build": lambda: changed_activation()},
+        "made with another model config",
+    ),
+    "optimizer settings": (
+        {"optimizer": lambda: keras.optimizers.Adam(beta_1=0.1)},
+        "made with another optimizer config",
+    ),
+    "another batch size": ({"batch_size": 8}, "another steps per epoch: 4 then, 2 now"),
+    "fewer epochs than are done": (
+        {"epochs": 2, "callback": lambda: Crash(None)},
+        "must hold backups of this fit",
+    ),
+    "no schedule": ({"callback": lambda: Crash(None)}, "but GradualUnfreeze is missing"),
+    "another callback": (
+        {"callback": lambda: kf.FreezeScheduler({0: 1}, verbose=0)},
+        "but FreezeScheduler is new",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_script_is_refused(change, plain, data_for, tmp_path):
+    changes, message = CHANGES[change]
+    with pytest.raises(KeyboardInterrupt):
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path), kf.GradualUnfreeze(), Crash(3)])
+    script = {"build": plain, "callback": kf.GradualUnfreeze, **changes}
+    build, callback = script.pop("build"), script.pop("callback")()
+    with pytest.raises(ValueError, match=message):
+        train(build, data_for, [kf.BackupAndRestore(tmp_path), callback], **script)
+    assert backups(tmp_path) == ["epoch-000002.npz", "epoch-000003.npz"]
+
+
+def test_other_groups_under_the_same_names_are_refused(plain, data_for, tmp_path):
+    def schedule(**groups):
+        return kf.FreezeScheduler({0: 1, 2: None}, groups=groups, verbose=0)
+
+    with pytest.raises(KeyboardInterrupt):
+        first = schedule(low="low", top="middle|head")
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path), first, Crash(3)])
+    other = schedule(low="low", middle="middle", top="head")
+    with pytest.raises(ValueError, match=r"\(groups=...\) must be that of the backup"):
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path), other])
+
+
+def test_names_that_keras_counts_up_do_not_matter(data_for, tmp_path):
+    def build():
+        keras.utils.set_random_seed(0)
+        return keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(3, "softmax")]
+        )
+
+    _, told = interrupted(build, data_for, tmp_path, lambda: [])
+    assert told.epoch == list(range(EPOCHS))
+
+
+# Beside Keras's own
+
+
+@pytest.mark.parametrize("callback", [kf.GradualUnfreeze, lambda: kf.FreezeScheduler({0: 1})])
+def test_the_stock_backup_beside_a_schedule_is_refused(callback, plain, data_for, tmp_path):
+    stock = keras.callbacks.BackupAndRestore(tmp_path / "stock")
+    with pytest.raises(ValueError, match=re.escape("Use keras_freeze.BackupAndRestore with the")):
+        train(plain, data_for, [callback(), stock])
+
+
+def test_it_is_a_stock_backup_too():
+    assert issubclass(kf.BackupAndRestore, keras.callbacks.BackupAndRestore)
+
+
+@backend
+def test_a_second_fit_in_the_same_process_begins_where_it_should(plain, data_for, tmp_path):
+    def callbacks():
+        return [kf.GradualUnfreeze(2, verbose=0)]
+
+    resumed, _ = interrupted(plain, data_for, tmp_path, callbacks)
+    _, history = train(plain, data_for, [], model=resumed, epochs=2)
+    assert history.epoch == [0, 1]
+
+
+@backend
+def test_a_stop_before_the_interruption_is_kept(plain, data_for, tmp_path):
+    """Interrupted after the last backup, before the script could go on."""
+
+    def callbacks():
+        return [
+            kf.FreezeScheduler(
+                FreezeSchedule([Phase(1, until=2), Phase(0, until=AfterEpochs(1))]), verbose=0
+            )
+        ]
+
+    class CrashAtTheEnd(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            raise KeyboardInterrupt
+
+    whole, history = train(plain, data_for, callbacks())
+    assert history.epoch == [0, 1, 2]
+    with pytest.raises(KeyboardInterrupt):
+        train(plain, data_for, [*callbacks(), CrashAtTheEnd(), kf.BackupAndRestore(tmp_path)])
+    resumed, told = train(plain, data_for, [*callbacks(), kf.BackupAndRestore(tmp_path)])
+    assert told.history == history.history
+    assert state_of(resumed)[:2] == state_of(whole)[:2]
+
+
+def test_two_fits_and_a_copy(plain, data_for, tmp_path):
+    backup = kf.BackupAndRestore(tmp_path)
+    model, _ = train(plain, data_for, [backup], epochs=2)
+    _, history = train(plain, data_for, [backup], epochs=2, model=model)
+    assert history.epoch == [0, 1]
+    twin = copy.deepcopy(backup)
+    assert twin.backup_dir == backup.backup_dir
+    assert twin._model is None
+
+
+def test_the_plateau_goes_on_counting(plain, data_for, tmp_path):
+    def callbacks():
+        schedule = FreezeSchedule([Phase(2, until=OnPlateau("loss", 4, min_delta=9.0)), Phase(0)])
+        return [kf.FreezeScheduler(schedule, verbose=0)]
+
+    _, history = train(plain, data_for, callbacks(), epochs=7)
+    assert history.history["trainable_params"] == [18] * 5 + [83] * 2
+    _, told = interrupted(plain, data_for, tmp_path, callbacks, at=4, epochs=7)
+    assert told.history == history.history

@@ -1,0 +1,141 @@
+"""Several devices and other precisions: schedules and resumption give what one device gives."""
+
+import keras
+import numpy as np
+import optimizer_table
+import pytest
+
+import keras_freeze as kf
+from keras_freeze.engine import optimizer_state
+from keras_freeze.schedules import AfterSteps, FreezeSchedule, OnPlateau, Phase, Warmup
+
+BACKEND = keras.backend.backend()
+EPOCHS = 6
+
+
+class Crash(keras.callbacks.Callback):
+    """Interrupts a fit in the middle of an epoch."""
+
+    now = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.now == 3:
+            raise KeyboardInterrupt
+
+
+def by_epochs():
+    return kf.FreezeScheduler({0: ["low"], 2: None, 4: 1}, rates={"low": 0.1}, verbose=0)
+
+
+def by_logs():
+    trigger = OnPlateau("loss", patience=1, min_delta=9.0)
+    return kf.FreezeScheduler(
+        FreezeSchedule(
+            [
+                Phase(2, until=AfterSteps(5), curve=Warmup(3)),
+                Phase(1, until=trigger, restore_best="loss"),
+                Phase(0, rates=2.0),
+            ]
+        ),
+        verbose=0,
+    )
+
+
+SCHEDULES = {"by epochs": by_epochs, "by logs": by_logs}
+
+
+def train(build, data_for, callbacks, optimizer="adamw", precision=None):
+    keras.config.set_dtype_policy(precision or "float32")
+    try:
+        model = build()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    made = optimizer_table.ALL[optimizer]() if isinstance(optimizer, str) else optimizer
+    model.compile(made, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x, y = data_for(model, rows=16)
+    arguments = {"epochs": EPOCHS, "batch_size": 8, "shuffle": False, "verbose": 0}
+    history = model.fit(x, y, callbacks=callbacks, **arguments)
+    return history.history, [optimizer_state.to_host(v) for v in model.weights], model
+
+
+def train_interrupted(build, data_for, folder, schedule, **settings):
+    with pytest.raises(KeyboardInterrupt):
+        train(build, data_for, [kf.BackupAndRestore(folder), schedule(), Crash()], **settings)
+    return train(build, data_for, [kf.BackupAndRestore(folder), schedule()], **settings)
+
+
+def assert_close(left, right):
+    (history, weights, _), (expected, other, _) = left, right
+    assert history["trainable_params"] == expected["trainable_params"]
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-4)
+    for a, b in zip(weights, other, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "optimizer"),
+    [
+        ("by epochs", "adamw"),
+        ("by epochs", "sgd-momentum"),
+        ("by epochs", "adafactor"),
+        ("by epochs", "loss-scale"),
+        ("by epochs", "nadam"),
+        ("by logs", "adamw"),
+    ],
+)
+def test_mirrored_strategy_gives_the_one_device_result(
+    schedule, optimizer, mirrored, plain, data_for
+):
+    make = SCHEDULES[schedule]
+    one = train(plain, data_for, [make()], optimizer)
+    with mirrored.scope():
+        two = train(plain, data_for, [make()], optimizer)
+    assert_close(two, one)
+    for leaf in optimizer_state.leaf_optimizers(two[2].optimizer):
+        assert isinstance(leaf._iterations, keras.Variable)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_mirrored_strategy_resumes(schedule, mirrored, plain, data_for, tmp_path):
+    one = train(plain, data_for, [SCHEDULES[schedule]()])
+    with mirrored.scope():
+        two = train_interrupted(plain, data_for, tmp_path, SCHEDULES[schedule])
+    assert_close(two, one)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution")
+@pytest.mark.backend
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_data_parallel_on_jax_gives_the_one_device_result(schedule, plain, data_for, tmp_path):
+    make = SCHEDULES[schedule]
+    one = train(plain, data_for, [make()])
+    devices = keras.distribution.list_devices("cpu")
+    assert len(devices) == 2, "conftest sets up two"
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    try:
+        two = train(plain, data_for, [make()])
+        resumed = train_interrupted(plain, data_for, tmp_path, make)
+    finally:
+        keras.distribution.set_distribution(None)
+    assert_close(two, one)
+    assert_close(resumed, one)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_other_precisions_are_resumed_to_the_bit(schedule, precision, plain, data_for, tmp_path):
+    make = SCHEDULES[schedule]
+    optimizer = "adam" if precision == "mixed_float16" else "adam-schedule"
+    whole = train(plain, data_for, [make()], optimizer, precision)
+    settings = {"optimizer": optimizer, "precision": precision}
+    resumed = train_interrupted(plain, data_for, tmp_path, make, **settings)
+    assert resumed[0] == whole[0]
+    for a, b in zip(resumed[1], whole[1], strict=True):
+        assert a.dtype == b.dtype
+        assert a.tobytes() == b.tobytes()
+    is_scaled = isinstance(resumed[2].optimizer, keras.optimizers.LossScaleOptimizer)
+    assert is_scaled == (precision == "mixed_float16")

@@ -1,0 +1,395 @@
+"""The engine: what a recompile keeps, what it refuses, and what it costs."""
+
+import collections
+import gc
+import weakref
+
+import keras
+import numpy as np
+import optimizer_table
+import pytest
+
+import keras_freeze as kf
+from keras_freeze.engine import optimizer_state, update_rules
+from keras_freeze.engine.transitions import flags_in_force
+
+pytestmark = pytest.mark.backend
+
+
+class RecompileEverywhere(keras.callbacks.Callback):
+    """Rebuild the step at each epoch's begin and in the middle of each epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        assert kf.recompile(self.model, force=True)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 1:
+            assert kf.recompile(self.model, force=True)
+
+
+def state_of(model):
+    variables = [*model.variables, *model.optimizer.variables]
+    return [optimizer_state.to_host(variable) for variable in variables]
+
+
+def assert_equal(left, right):
+    for a, b in zip(left, right, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def fit(build, optimizer, data_for, callbacks=(), epochs=2, shuffle=True, **compile_args):
+    model = build()
+    settings = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"], **compile_args}
+    model.compile(optimizer, **settings)
+    x, y = data_for(model, rows=20)
+    keras.utils.set_random_seed(1)  # what fit shuffles by
+    settings = {"epochs": epochs, "shuffle": shuffle, "callbacks": list(callbacks)}
+    history = model.fit(x, y, batch_size=4, verbose=0, **settings)
+    return history.history, state_of(model), model
+
+
+# The contract of bits is TensorFlow's; the other backends show the shuffled case only.
+ORDERS = [True, False] if keras.backend.backend() == "tensorflow" else [True]
+
+
+@pytest.mark.parametrize("shuffle", ORDERS, ids=["shuffled", "in-order"][: len(ORDERS)])
+@pytest.mark.parametrize("name", optimizer_table.ALL)
+def test_a_recompile_in_any_place_changes_no_bit(name, shuffle, batch_norm, data_for):
+    factory = optimizer_table.ALL[name]
+    plain, plain_state, _ = fit(batch_norm, factory(), data_for, shuffle=shuffle)
+    rebuilt = [RecompileEverywhere()]
+    history, state, model = fit(batch_norm, factory(), data_for, rebuilt, shuffle=shuffle)
+    assert history == plain
+    assert_equal(state, plain_state)
+    assert len(model.optimizer.variables) == len({id(v) for v in model.optimizer.variables})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"run_eagerly": True},
+        {"steps_per_execution": 2},
+        {"weighted_metrics": ["accuracy"], "loss_weights": [0.5]},
+        {"jit_compile": True},
+    ],
+    ids=["eager", "several-steps", "weighted", "jit"],
+)
+def test_compile_settings_survive(settings, plain, data_for):
+    if keras.backend.backend() == "torch" and not settings.keys() <= {
+        "run_eagerly",
+        "weighted_metrics",
+        "loss_weights",
+    }:
+        pytest.skip("Keras has no steps_per_execution on torch, and its jit needs a compiler")
+    before, before_state, _ = fit(plain, keras.optimizers.Adam(0.01), data_for, **settings)
+    after, state, model = fit(
+        plain, keras.optimizers.Adam(0.01), data_for, [RecompileEverywhere()], **settings
+    )
+    assert after == before
+    assert_equal(state, before_state)
+    for name in settings.keys() & {"run_eagerly", "steps_per_execution", "jit_compile"}:
+        assert getattr(model, name) == settings[name]
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_dtype_policies_survive(policy, plain, data_for):
+    if policy == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has float64 by an option of its own only")
+    keras.config.set_dtype_policy(policy)
+    try:
+        before, before_state, _ = fit(plain, keras.optimizers.Adam(0.01), data_for)
+        after, state, model = fit(
+            plain, keras.optimizers.Adam(0.01), data_for, [RecompileEverywhere()]
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert after == before
+    assert_equal(state, before_state)
+    is_scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert is_scaled == (policy == "mixed_float16")
+
+
+def test_the_optimizer_stays_the_same_object(plain, data_for):
+    optimizer = keras.optimizers.AdamW(0.01)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    _, _, model = fit(plain, optimizer, data_for, [RecompileEverywhere()])
+    assert model.optimizer is optimizer
+    assert type(optimizer) is type(keras.optimizers.AdamW())
+    assert int(optimizer_state.iterations(optimizer)) == 10
+    assert not optimizer._use_weight_decay(model.get_layer("head").bias)
+
+
+def test_slots_are_kept_dropped_and_new(plain, data_for):
+    _, _, model = fit(plain, keras.optimizers.Adam(0.01), data_for)
+    low, head = model.get_layer("low").kernel, model.get_layer("head").kernel
+    momentum = optimizer_state.to_host(slot(model, head))
+    kf.freeze(model, layers=["low"])
+    assert id(low) not in {id(v) for v in model.optimizer._trainable_variables}
+    np.testing.assert_array_equal(optimizer_state.to_host(slot(model, head)), momentum)
+    kf.unfreeze(model, layers=["low"])
+    np.testing.assert_array_equal(optimizer_state.to_host(slot(model, head)), momentum)
+    assert not optimizer_state.to_host(slot(model, low)).any()
+    assert update_rules.rules_of(model.optimizer).cohorts[id(low)].start == 10
+
+
+def slot(model, variable):
+    optimizer = model.optimizer
+    return optimizer._momentums[optimizer._get_variable_index(variable)]
+
+
+def test_an_average_begins_at_the_joining_weight(plain, data_for):
+    model = plain()
+    model.compile(keras.optimizers.SGD(0.0, use_ema=True), "sparse_categorical_crossentropy")
+    before = optimizer_state.to_host(model.get_layer("low").kernel)
+    x, y = data_for(model, rows=20)
+    thaw = kf.FreezeScheduler({0: "low", 1: None}, verbose=0)
+    model.fit(x, y, epochs=3, verbose=0, callbacks=[thaw])
+    np.testing.assert_allclose(
+        optimizer_state.to_host(model.get_layer("low").kernel), before, rtol=1e-5
+    )
+
+
+def items_of(optimizer):
+    """Return an optimizer's variables as comparable items: name, shape and bits."""
+    arrays = [(v.name, optimizer_state.to_host(v)) for v in optimizer.variables]
+    # Nadam's product has no name but the one that Keras counts up.
+    names = [name if not name.startswith("variable") else "variable" for name, _ in arrays]
+    return collections.Counter(
+        (name, a.shape, a.tobytes()) for name, (_, a) in zip(names, arrays, strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", optimizer_table.ALL)
+def test_what_goes_on_training_loses_nothing_when_others_freeze(kind, plain, data_for):
+    _, _, model = fit(plain, optimizer_table.ALL[kind](), data_for, epochs=1)
+    before, count = items_of(model.optimizer), len(model.optimizer.variables)
+    kf.freeze(model, layers=["low"])
+    after = items_of(model.optimizer)
+    assert after <= before  # the rest, bit for bit, accumulators and counters included
+    dropped = before - after
+    assert dropped.total() == count - len(model.optimizer.variables)
+    if kind != "sgd":  # which has no slots
+        assert dropped
+    if kind != "adafactor":  # which calls its slots by the variables' short names
+        assert all("low" in name for name, _, _ in dropped)
+    assert any(np.frombuffer(bits, np.uint8).any() for _, _, bits in after)
+
+
+class CountingStep(keras.Sequential):
+    """Counts how often its forward pass is traced or run under `fit`."""
+
+    def call(self, inputs, training=None, mask=None):
+        if training:
+            self.traces.append(1)
+        return super().call(inputs, training=training, mask=mask)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch runs eagerly: no traces")
+def test_one_retrace_a_transition_and_none_without_a_change(data_for):
+    model = CountingStep([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(3)])
+    traces = []
+    object.__setattr__(model, "traces", traces)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = data_for(model, rows=16)
+    traces_by_epoch = []
+
+    def on_epoch_begin(epoch, logs):
+        assert not kf.recompile(model)
+        if epoch == 2:
+            assert kf.freeze(model, first=1).recompiled
+            assert not kf.freeze(model, first=1).recompiled
+
+    def on_epoch_end(epoch, logs):
+        traces_by_epoch.append(len(traces))
+
+    callback = keras.callbacks.LambdaCallback(
+        on_epoch_begin=on_epoch_begin, on_epoch_end=on_epoch_end
+    )
+    model.fit(x, y, epochs=5, verbose=0, callbacks=[callback])
+    first = traces_by_epoch[0]  # more than one where Keras builds the model symbolically
+    assert traces_by_epoch == [first, first, first + 1, first + 1, first + 1]
+
+
+def test_running_metrics_go_on_in_the_middle_of_an_epoch(plain, data_for):
+    seen = []
+
+    class FreezeInside(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                kf.freeze(self.model, layers=["low"])
+            seen.append(dict(logs))
+
+    model = plain()
+    loss = "sparse_categorical_crossentropy"
+    model.compile(keras.optimizers.SGD(0.0), loss, metrics=["accuracy"])
+    x, y = data_for(model, rows=20)
+    history = model.fit(x, y, batch_size=4, epochs=1, verbose=0, callbacks=[FreezeInside()])
+    whole = model.evaluate(x, y, verbose=0, return_dict=True)
+    assert history.history["loss"][0] == pytest.approx(whole["loss"], rel=1e-5)
+    assert history.history["accuracy"][0] == pytest.approx(whole["accuracy"])
+    assert len(seen) == 5
+
+
+def test_flags_changed_by_hand_take_effect(plain, data_for):
+    class ThawByHand(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            model = self.model  # on JAX this brings the weights back before the order changes
+            model.get_layer("low").trainable = epoch > 0
+            kf.recompile(model)
+
+    model = plain()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = data_for(model)
+    weights = []
+    record = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: weights.append(model.get_layer("low").get_weights()[0])
+    )
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[ThawByHand(), record])
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert (weights[1] != model.get_layer("low").get_weights()[0]).any()
+
+
+@keras.saving.register_keras_serializable("keras_freeze_tests")
+class FollowsTheRules(keras.optimizers.Optimizer):
+    """A custom optimizer as Keras's documentation writes it, with a state of its own."""
+
+    def build(self, variables):
+        super().build(variables)
+        self.momentums = [
+            self.add_variable_from_reference(reference_variable=v, name="m") for v in variables
+        ]
+        self.energy = self.add_variable(shape=(), name="energy")
+
+    def update_step(self, gradient, variable, learning_rate):
+        m = self.momentums[self._get_variable_index(variable)]
+        self.assign(m, 0.9 * m - learning_rate * gradient)
+        self.assign_add(self.energy, keras.ops.sum(gradient**2))
+        self.assign_add(variable, m)
+
+
+def test_a_custom_optimizer_keeps_its_state(plain, data_for):
+    before, before_state, _ = fit(plain, FollowsTheRules(0.01), data_for)
+    after, state, _ = fit(plain, FollowsTheRules(0.01), data_for, [RecompileEverywhere()])
+    assert after == before
+    assert_equal(state, before_state)
+
+
+class KeepsSlotsInADict(keras.optimizers.SGD):
+    def build(self, variables):
+        super().build(variables)
+        self.extra = {v.path: self.add_variable_from_reference(v, name="extra") for v in variables}
+
+
+class FailsTheSecondTime(keras.optimizers.SGD):
+    def build(self, variables):
+        if getattr(self, "was_built", False):
+            raise RuntimeError("out of memory")
+        super().build(variables)
+        self.was_built = True
+
+
+def unstable_map():
+    return keras.optimizers.MultiOptimizer(lambda variable: keras.optimizers.Adam(0.01))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "error", "message"),
+    [
+        (lambda: KeepsSlotsInADict(0.1), ValueError, "can't be carried over"),
+        (unstable_map, ValueError, "same optimizer object"),
+        (lambda: FailsTheSecondTime(0.1, momentum=0.9), RuntimeError, "out of memory"),
+    ],
+    ids=["dict", "unstable-map", "failing-build"],
+)
+def test_what_cannot_be_carried_over_leaves_everything_as_it_was(
+    optimizer, error, message, plain, data_for
+):
+    _, _, model = fit(plain, optimizer(), data_for, epochs=1)
+    before, flags = state_of(model), [v.trainable for v in model.weights]
+    with pytest.raises(error, match=message):
+        kf.freeze(model, layers=["low"])
+    assert [v.trainable for v in model.weights] == flags
+    assert [layer.trainable for layer in model.layers] == [True] * 3
+    assert_equal(state_of(model), before)
+    x, y = data_for(model, rows=20)
+    model.fit(x, y, epochs=1, verbose=0)  # and it goes on training
+    assert optimizer_state.iterations(model.optimizer) > 5
+
+
+def test_a_model_that_is_not_compiled_is_refused(plain):
+    with pytest.raises(ValueError, match=r"must get a compiled model.*Call `model.compile"):
+        kf.recompile(plain())
+
+
+def with_a_train_step_of_its_own():
+    import tensorflow as tf
+
+    class Doubled(keras.Sequential):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = 2 * self.compute_loss(x, y, self(x, training=True))
+            variables = self.trainable_variables
+            self.optimizer.apply_gradients(
+                zip(tape.gradient(loss, variables), variables, strict=True)
+            )
+            return {"doubled": loss}
+
+    keras.utils.set_random_seed(0)
+    return Doubled([keras.Input((4,)), keras.layers.Dense(5), keras.layers.Dense(3)])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a step is for one backend")
+def test_a_custom_train_step_survives(data_for):
+    def train(callbacks):
+        adam = keras.optimizers.Adam(0.01)
+        return fit(with_a_train_step_of_its_own, adam, data_for, callbacks, metrics=None)
+
+    plain, plain_state, _ = train([])
+    history, state, _ = train([RecompileEverywhere()])
+    assert history == plain
+    assert history.keys() == {"doubled"}
+    assert_equal(state, plain_state)
+
+
+def test_a_model_is_freed_when_it_is_no_longer_used(plain, data_for):
+    def train():
+        model = plain()
+        model.compile("adam", "sparse_categorical_crossentropy")
+        x, y = data_for(model)
+        thaw = kf.GradualUnfreeze(verbose=0)
+        model.fit(x, y, epochs=3, verbose=0, callbacks=[thaw])
+        kf.freeze(model, layers=["low"])
+        return weakref.ref(model), thaw
+
+    dead, callback = train()
+    callback.set_model(None)
+    keras.backend.clear_session()
+    gc.collect()
+    assert dead() is None
+
+
+# The flags that a step goes by
+
+
+def test_flags_in_force_are_those_of_the_last_transition_or_compile(plain, data_for):
+    _, _, model = fit(plain, keras.optimizers.Adam(0.01), data_for, epochs=1)
+    low = model.get_layer("low")
+    at_first = flags_in_force(model)
+    assert at_first[id(low)] is at_first[id(low.kernel)] is True
+    low.trainable = False
+    assert flags_in_force(model) is at_first
+    kf.recompile(model)
+    then = flags_in_force(model)
+    assert then is flags_in_force(model) is not at_first
+    assert then[id(low)] is then[id(low.kernel)] is False
+    low.trainable = True
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    assert flags_in_force(model)[id(low)] is True
+
+
+def test_a_recompile_that_changes_nothing_notes_the_flags_too(plain, data_for):
+    _, _, model = fit(plain, keras.optimizers.Adam(0.01), data_for, epochs=1)
+    kf.recompile(model)
+    model.get_layer("low").trainable = False
+    assert flags_in_force(model)[id(model.get_layer("low"))] is True

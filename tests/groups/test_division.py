@@ -1,0 +1,684 @@
+"""Layer groups: names a person recognises, every weight once, from input to head."""
+
+import hypothesis
+import hypothesis.strategies as st
+import keras
+import pytest
+from families import (
+    BLOCKS,
+    CONVS,
+    FAMILIES,
+    application,
+    encoder,
+    feed_forward,
+    image_and_text,
+)
+from keras import layers
+
+from keras_freeze.checks import known_group
+from keras_freeze.groups.call_graph import call_graph
+from keras_freeze.groups.division import layer_groups
+from keras_freeze.model_picture import structure
+
+# The contract, for whatever model
+
+
+def check_partition(model, groups):
+    weights = [id(v) for group in groups for v in group.variables]
+    assert len(weights) == len(set(weights))
+    assert set(weights) == {id(v) for v in model.weights}
+    found = [id(layer) for group in groups for layer in group.layers]
+    assert len(found) == len(set(found))
+    assert set(found) == {id(layer) for layer in structure.opened_layers(model)}
+    assert sum(group.total_params for group in groups) == model.count_params()
+    assert all(group.variables for group in groups)
+    names = [group.name for group in groups]
+    assert len(names) == len(set(names))
+
+
+def names_of(model, groups=None):
+    found = layer_groups(model, groups)
+    check_partition(model, found)
+    return [group.name for group in found]
+
+
+def contents(model, groups=None):
+    found = layer_groups(model, groups)
+    check_partition(model, found)
+    return {group.name: [layer.name for layer in group.layers] for group in found}
+
+
+def weighted(model):
+    return {
+        group.name: [layer.name for layer in group.layers if layer.weights]
+        for group in layer_groups(model)
+    }
+
+
+# keras.applications
+
+
+def with_head(inputs, x, flatten=False):
+    pool = layers.Flatten if flatten else layers.GlobalAveragePooling2D
+    x = layers.Dense(4, activation="relu", name="new_dense")(pool(name="new_pool")(x))
+    return keras.Model(inputs, layers.Dense(3, name="new_top")(x))
+
+
+def nest(model, times):
+    for _ in range(times):
+        inputs = keras.Input(model.input_shape[1:])
+        model = keras.Model(inputs, model(inputs))
+    return model
+
+
+def without_inputs(groups):
+    is_input = keras.layers.InputLayer
+    return [
+        (group.name, [layer.name for layer in group.layers if not isinstance(layer, is_input)])
+        for group in groups
+    ]
+
+
+@pytest.mark.parametrize(("family", "size", "expected"), FAMILIES)
+def test_applications(family, size, expected):
+    backbone = application(family, size)
+    inlined = with_head(backbone.input, backbone.output)
+    groups = layer_groups(inlined)
+    assert [group.name for group in groups] == expected
+    check_partition(inlined, groups)
+    assert [layer.name for layer in groups[-1].layers] == ["new_dense", "new_top"]
+    for times in (1, 2):
+        inputs = keras.Input((size, size, 3))
+        flatten = size is not None and times == 2
+        nested = with_head(inputs, nest(backbone, times - 1)(inputs), flatten)
+        in_nested = layer_groups(nested)
+        check_partition(nested, in_nested)
+        assert without_inputs(in_nested) == without_inputs(groups)
+
+
+def test_vgg16_blocks_hold_their_layers_and_pools():
+    backbone = application("VGG16", 32)
+    found = contents(with_head(backbone.input, backbone.output, flatten=True))
+    assert found["block3"] == ["block3_conv1", "block3_conv2", "block3_conv3", "block3_pool"]
+    assert found["block5"][-2:] == ["block5_pool", "new_pool"]
+
+
+def test_no_residual_block_of_a_resnet_is_cut():
+    backbone = application("ResNet50", 32)
+    for name, found in contents(backbone).items():
+        blocks = {layer[:5] for layer in found if layer[:4] == "conv" and layer[5] == "_"}
+        assert blocks == {name}
+
+
+def test_the_classifier_an_application_comes_with_is_the_head():
+    model = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3), classes=5)
+    assert weighted(model)["head"] == ["fc1", "fc2", "predictions"]
+
+
+def test_a_classifier_of_convolutions_after_pooling_is_a_head():
+    model = keras.applications.MobileNet(weights=None, input_shape=(32, 32, 3), alpha=0.25)
+    assert weighted(model)["head"] == ["conv_preds"]
+
+
+@pytest.mark.slow
+def test_the_largest_application_takes_less_than_a_second():
+    import time
+
+    model = keras.applications.NASNetLarge(weights=None, include_top=False)
+    start = time.perf_counter()
+    layer_groups(model)
+    assert time.perf_counter() - start < 1.0
+
+
+# Sequences
+
+
+def test_an_lstm_stack_is_one_group_a_layer():
+    model = keras.Sequential([keras.Input((8, 4)), layers.LSTM(3, return_sequences=True)])
+    for layer in (layers.LSTM(3), layers.Flatten(), layers.Dense(2), layers.Softmax()):
+        model.add(layer)
+    model.add(layers.Reshape((2, 1)))
+    assert contents(model) == {
+        "lstm": ["lstm"],
+        "lstm_1": ["lstm_1", "flatten"],
+        "head": ["dense", "softmax", "reshape"],
+    }
+
+
+def test_bidirectional_and_gru_stacks_with_norms():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 4)),
+            layers.LayerNormalization(name="norm0"),
+            layers.Bidirectional(layers.GRU(3, return_sequences=True), name="both_ways"),
+            layers.GRU(3, return_sequences=True, name="gru"),
+            layers.LayerNormalization(name="norm1"),
+            layers.GRU(3, name="last"),
+            layers.BatchNormalization(name="norm2"),
+            layers.Dense(2, name="out"),
+        ]
+    )
+    assert contents(model) == {
+        "both_ways": ["norm0", "both_ways"],
+        "gru": ["gru", "norm1"],
+        "last": ["last"],
+        "head": ["norm2", "out"],
+    }
+
+
+def test_a_masking_embedding_before_an_lstm():
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Embedding(9, 4, mask_zero=True, name="words"),
+            layers.LSTM(3, name="lstm"),
+            layers.Dense(2),
+        ]
+    )
+    assert names_of(model) == ["words", "lstm", "head"]
+
+
+def test_convolutions_before_lstms():
+    inputs = x = keras.Input((64, 4))
+    for n in range(3):
+        x = layers.Conv1D(4, 3, strides=2, name=f"listen{n}")(x)
+    x = layers.LSTM(3, name="lstm")(x)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    assert names_of(model) == ["listen0", "listen1", "listen2", "lstm", "head"]
+
+
+# Transformers
+
+
+@pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "pre-norm"])
+def test_a_plain_transformer_is_embeddings_and_blocks(norm_first):
+    model = encoder(12, norm_first)
+    assert names_of(model) == ["embeddings", *(f"block{n}" for n in range(1, 13)), "head"]
+    found = layer_groups(model)
+    sizes = [group.total_params for group in found[1:-1]]
+    assert len(set(sizes[:-1])) == 1
+    assert sizes[-1] - sizes[0] == (8 if norm_first else 0)  # the last one takes the last norm
+
+
+class Attending(layers.Layer):
+    """A transformer block as users write it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = layers.MultiHeadAttention(2, 2)
+        self.norm = layers.LayerNormalization()
+        self.dense = layers.Dense(4)
+
+    def call(self, x):
+        return self.dense(self.norm(x + self.attention(x, x)))
+
+
+def test_transformer_blocks_written_as_layers_keep_their_names():
+    inputs = keras.Input((6,))
+    x = layers.LayerNormalization()(layers.Embedding(9, 4)(inputs))
+    for n in range(10):
+        x = Attending(name=f"attending_{n}")(x)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    assert names_of(model) == ["embeddings", *(f"attending_{n}" for n in range(10)), "head"]
+
+
+def test_a_residual_feed_forward_is_no_head():
+    inputs = keras.Input((6, 4))
+    x = layers.MultiHeadAttention(2, 2, name="attention")(inputs, inputs)
+    x = layers.Add()([x, feed_forward(x)])
+    assert names_of(keras.Model(inputs, x)) == ["block1"]
+
+
+def test_names_that_leave_the_attention_out_are_not_used():
+    inputs = x = keras.Input((6, 4))
+    for n in range(3):
+        x = layers.LayerNormalization()(x + layers.MultiHeadAttention(2, 2)(x, x))
+        y = layers.Dense(8, name=f"part{n}_layer{n}_up")(x)
+        x = layers.LayerNormalization()(x + layers.Dense(4, name=f"part{n}_layer{n}_down")(y))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    assert names_of(model) == ["block1", "block2", "block3", "head"]
+
+
+def test_convolutions_after_attention_are_no_part_of_its_block():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, padding="same", name="before")(inputs)
+    flat = layers.Reshape((64, 4))(x)
+    flat = layers.Add()([flat, layers.MultiHeadAttention(1, 4)(flat, flat)])
+    x = layers.Conv2D(4, 1, name="mix")(layers.Reshape((8, 8, 4))(flat))
+    x = layers.Conv2D(4, 3, name="after")(x)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    found = weighted(model)
+    assert list(found) == ["before", "block1", "after", "head"]
+    assert found["block1"][-1] == "mix"
+
+
+# Convolutional networks that someone wrote
+
+
+def plain_cnn(depth, strides=(1,)):
+    inputs = x = keras.Input((None, None, 3))
+    for n in range(depth):
+        x = layers.Conv2D(2, 3, padding="same", strides=strides[n % len(strides)])(x)
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+def test_a_small_cnn_is_one_group_a_convolution():
+    model = plain_cnn(3)
+    assert contents(model)["conv2d_1"] == ["conv2d_1", "batch_normalization_1", "re_lu_1"]
+    assert names_of(model) == ["conv2d", "conv2d_1", "conv2d_2", "head"]
+
+
+def test_a_deep_cnn_is_one_group_a_resolution():
+    model = plain_cnn(12, strides=(1, 1, 2))
+    found = {name: len(layers) for name, layers in weighted(model).items()}
+    assert found == {"stage1": 4, "stage2": 6, "stage3": 6, "stage4": 6, "stage5": 2, "head": 1}
+
+
+def test_a_deep_cnn_of_one_resolution_stays_one_group_a_convolution():
+    assert len(names_of(plain_cnn(12))) == 13
+
+
+def test_a_unet_is_one_group_a_resolution_down_and_up():
+    inputs = x = keras.Input((None, None, 1))
+    skips = []
+    for _ in range(3):
+        x = layers.Conv2D(2, 3, padding="same")(layers.Conv2D(2, 3, padding="same")(x))
+        skips.append(x)
+        x = layers.MaxPooling2D()(x)
+    for skip in reversed(skips):
+        x = layers.Concatenate()([layers.Conv2DTranspose(2, 2, strides=2)(x), skip])
+        x = layers.Conv2D(2, 3, padding="same")(layers.Conv2D(2, 3, padding="same")(x))
+    assert names_of(keras.Model(inputs, x)) == [f"stage{n}" for n in range(1, 6)]
+
+
+class Residual(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = layers.Conv2D(2, 3, padding="same")
+        self.second = layers.Conv2D(2, 3, padding="same")
+
+    def call(self, x):
+        return x + self.second(self.first(x))
+
+
+def test_composite_layers_are_groups_under_their_own_names():
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(2, 3, name="first")])
+    for _ in range(3):
+        model.add(Residual())
+    model.add(layers.Flatten())
+    model.add(layers.Dense(2))
+    assert names_of(model) == ["first", "residual", "residual_1", "residual_2", "head"]
+
+
+# Heads
+
+
+def test_in_an_mlp_only_the_last_layer_is_the_head():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.BatchNormalization()])
+    model.add(layers.Dense(3))
+    model.add(layers.Dense(2))
+    assert contents(model) == {
+        "dense": ["dense", "batch_normalization"],
+        "dense_1": ["dense_1"],
+        "head": ["dense_2"],
+    }
+
+
+class Classifier(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = layers.Dense(3)
+        self.logits = layers.Dense(2)
+
+    def call(self, x):
+        return self.logits(self.hidden(x))
+
+
+@pytest.mark.parametrize("sequences", [False, True])
+def test_a_custom_layer_made_of_dense_layers_is_a_head_only_on_vectors(sequences):
+    inputs = keras.Input((4, 3))
+    x = layers.LSTM(3, return_sequences=sequences, name="lstm")(inputs)
+    model = keras.Model(inputs, Classifier(name="classifier")(x))
+    assert names_of(model) == ["lstm", "classifier" if sequences else "head"]
+
+
+def test_a_single_layer_is_a_head():
+    assert names_of(keras.Sequential([keras.Input((4,)), layers.Dense(2)])) == ["head"]
+
+
+def test_without_dense_layers_at_the_end_there_is_no_head():
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(2, 3), layers.Conv2D(2, 3)])
+    assert names_of(model) == ["conv2d", "conv2d_1"]
+    assert called(layer_groups(model), "head") == "conv2d_1"
+
+
+def test_a_layer_called_head_elsewhere_does_not_take_the_name():
+    model = keras.Sequential(
+        [keras.Input((4, 3)), layers.LSTM(3, name="head"), layers.Dense(2, name="top")]
+    )
+    assert contents(model) == {"head_1": ["head"], "head": ["top"]}
+
+
+def test_several_task_heads_are_one_group():
+    inputs = keras.Input((4,))
+    trunk = layers.LSTM(3, name="trunk")(layers.Reshape((4, 1))(inputs))
+    tasks = [layers.Dense(n, name=f"task{n}")(trunk) for n in (1, 2, 3)]
+    found = contents(keras.Model(inputs, tasks))
+    assert list(found) == ["trunk", "head"]
+    assert sorted(found["head"]) == ["task1", "task2", "task3"]
+
+
+def test_the_head_starts_where_tasks_of_any_kind_part():
+    backbone = application("MobileNetV2", 32)
+    boxes = layers.Conv2D(4, 3, padding="same", name="boxes1")(backbone.output)
+    boxes = layers.Conv2D(4, 3, padding="same", name="boxes2")(boxes)
+    kinds = layers.Conv2D(2, 3, padding="same", name="kinds")(backbone.output)
+    model = keras.Model(backbone.input, [boxes, kinds])
+    assert sorted(weighted(model)["head"]) == ["boxes1", "boxes2", "kinds"]
+
+
+def test_a_feature_pyramid_has_no_task_heads():
+    backbone = application("ResNet50", 32)
+    taps = [backbone.get_layer(f"conv{n}_block1_out").output for n in (2, 3, 4, 5)]
+    assert names_of(keras.Model(backbone.input, taps)) == CONVS[:-1]
+
+
+# Several inputs, shared layers, subclassed models
+
+
+def test_towers_are_ordered_by_their_distance_from_the_output():
+    assert contents(image_and_text()) == {
+        "look0": ["image", "look0", "pool0"],
+        "look1": ["look1", "pool1"],
+        "words": ["text", "words"],
+        "look2": ["look2", "pool2", "flat", "join"],
+        "read": ["read"],
+        "head": ["merged", "age", "species"],
+    }
+
+
+def test_no_tower_comes_after_what_reads_from_it():
+    image, text = keras.Input((4, 3), name="image"), keras.Input((4, 3), name="text")
+    x = layers.LSTM(3, name="look", return_sequences=True)(image)
+    x = layers.LSTM(3, name="see", return_sequences=True)(x)
+    y = layers.Dense(3, name="block1_a")(text)
+    side = layers.Dense(3, name="block1_side")(y)  # this output is nearer than any other
+    y = layers.Dense(3, name="block2_a")(y)
+    z = layers.LSTM(3, name="join")(layers.Concatenate()([x, y]))
+    model = keras.Model([image, text], [layers.Dense(2, name="out")(z), side])
+    groups = layer_groups(model)
+    check_order(model, groups)
+    assert [group.name for group in groups] == ["look", "see", "block1", "block2", "join", "head"]
+
+
+def test_siamese_towers_are_grouped_once():
+    tower = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(2, 3, name="a"),
+            layers.BatchNormalization(name="norm"),
+            layers.Conv2D(2, 3, name="b"),
+            layers.Flatten(name="flat"),
+        ]
+    )
+    left, right = keras.Input((8, 8, 1), name="left"), keras.Input((8, 8, 1), name="right")
+    both = layers.Subtract(name="difference")([tower(left), tower(right)])
+    model = keras.Model([left, right], layers.Dense(1, name="same")(both))
+    assert contents(model) == {
+        "a": ["left", "right", "a", "norm"],
+        "b": ["b", "flat", "difference"],
+        "head": ["same"],
+    }
+
+
+def test_a_layer_that_returns_later_belongs_where_it_comes_first():
+    inputs = keras.Input((6,))
+    words = layers.Embedding(9, 4, name="words")
+    x = layers.LSTM(4, name="lstm", return_sequences=True)(words(inputs))
+    x = layers.LSTM(4, name="lstm2")(layers.Add()([x, words(inputs)]))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    assert weighted(model)["words"] == ["words"]
+    assert names_of(model) == ["words", "lstm", "lstm2", "head"]
+
+
+class Subclassed(keras.Model):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.pool = layers.GlobalAveragePooling2D(name="pool")
+        self.norm = layers.BatchNormalization(name="norm")
+        self.out = layers.Dense(2, name="out")
+        self.temperature = self.add_weight(shape=(), name="temperature")
+
+    def call(self, x):
+        return self.out(self.norm(self.pool(self.backbone(x)))) / self.temperature
+
+
+def test_a_subclassed_model_is_grouped_like_its_layers():
+    backbone = application("VGG16", 32)
+    model = Subclassed(backbone)
+    model(keras.ops.zeros((1, 32, 32, 3)))
+    found = layer_groups(model)
+    check_partition(model, found)
+    assert [group.name for group in found] == [*BLOCKS, "head"]
+    assert [layer.name for layer in found[-1].layers] == ["norm", "out"]
+    assert any(v is model.temperature for v in found[0].variables)
+
+
+def test_a_sequential_of_sequentials_is_grouped_like_its_layers():
+    flat = [layers.Conv2D(2, 3, name="a"), layers.Conv2D(2, 3, name="b"), layers.Flatten(name="f")]
+    head = keras.Sequential(
+        [layers.Dense(3, name="c"), keras.Sequential([layers.Dense(2, name="d")])]
+    )
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.Sequential(flat), head])
+    assert contents(model) == {"a": ["a"], "b": ["b", "f"], "head": ["c", "d"]}
+
+
+def test_weights_of_an_unused_output_follow_their_neighbour():
+    inputs = keras.Input((4, 3))
+    x = layers.LSTM(3, name="lstm")(inputs)
+    backbone = keras.Model(inputs, [x, layers.Dense(2, name="unused")(x)])
+    outer = keras.Input((4, 3))
+    model = keras.Model(outer, layers.Dense(2, name="out")(backbone(outer)[0]))
+    found = contents(model)
+    assert found["head"] == ["out"]
+    assert "unused" in found["lstm"]
+
+
+# Any graph
+
+
+KINDS = ["dense", "block", "norm", "relu", "add", "shared", "nested"]
+STEPS = st.lists(
+    st.tuples(st.sampled_from(KINDS), st.integers(0, 99), st.integers(0, 99)), max_size=14
+)
+
+
+def random_model(inputs, steps, outputs):
+    """Layers that read one or two earlier tensors; some are shared, some nested."""
+    tensors = list(inputs)
+    shared = [layers.Dense(4, name=f"shared{n}") for n in range(2)]
+    for n, (kind, first, second) in enumerate(steps):
+        x, y = tensors[first % len(tensors)], tensors[second % len(tensors)]
+        if kind in ("dense", "block"):
+            x = layers.Dense(4, name=f"{kind}{n // 2}_{n}")(x)
+        elif kind == "norm":
+            x = layers.BatchNormalization(name=f"norm{n}")(x)
+        elif kind == "relu":
+            x = layers.ReLU(name=f"relu{n}")(x)
+        elif kind == "add":
+            x = layers.Add(name=f"add{n}")([x, y])
+        elif kind == "shared":
+            x = shared[second % 2](x)
+        else:
+            inner = keras.Input((4,))
+            y = layers.Dense(4, name=f"inner{n}")(layers.ReLU(name=f"inner_relu{n}")(inner))
+            x = keras.Model(inner, y, name=f"nested{n}")(x)
+        tensors.append(x)
+    ends = [tensors[number % len(tensors)] for number in outputs]
+    last = layers.Add(name="meet")([*inputs, *ends, tensors[-1]])
+    return keras.Model(inputs, [layers.Dense(2, name="last")(last), *ends])
+
+
+def check_order(model, groups):
+    """No weight is in a later group than a weight that reads from it."""
+    group_of = {id(layer): n for n, group in enumerate(groups) for layer in group.layers}
+    latest = []
+    for call in call_graph(model):
+        before = max((latest[i] for i in call.inputs), default=0)
+        own = group_of[id(call.layer)] if call.owns_weights else before
+        assert before <= own
+        latest.append(max(before, own))
+
+
+@hypothesis.given(st.integers(1, 3), STEPS, st.lists(st.integers(0, 99), max_size=2))
+def test_any_graph_is_partitioned_in_order(inputs, steps, outputs):
+    keras.backend.clear_session(free_memory=False)
+    given = [keras.Input((4,), name=f"in{n}") for n in range(inputs)]
+    model = random_model(given, steps, outputs)
+    groups = layer_groups(model)
+    check_partition(model, groups)
+    check_order(model, groups)
+    assert "last" in [layer.name for layer in groups[-1].layers]
+
+    outer = [keras.Input((4,)) for _ in given]
+    nested = keras.Model(outer, model(outer if inputs > 1 else outer[0]))
+    assert without_inputs(layer_groups(nested)) == without_inputs(groups)
+
+
+# Groups that the user gives
+
+
+def small():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1), name="image"),
+            layers.Conv2D(2, 3, name="block1_conv"),
+            layers.ReLU(name="block1_relu"),
+            layers.Conv2D(2, 3, name="block2_conv"),
+            layers.Flatten(name="flat"),
+            layers.Dense(3, name="dense"),
+            layers.Dense(2, name="top"),
+        ],
+        name="small",
+    )
+
+
+EXPECTED = {
+    "block1": ["block1_conv", "block1_relu"],
+    "block2": ["block2_conv", "flat"],
+    "top": ["dense", "top"],
+}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"block1": "^block1", "block2": "^block2", "top": "^(dense|top)$"},
+        {"top": ["dense", "top"], "block2": ["block2_conv"], "block1": ["block1_conv"]},
+        {"block1": "block1", "block2": ["block2_conv"], "top": "dense|top"},
+        lambda layer: layer.name[:6] if layer.name.startswith("block") else "top",
+    ],
+    ids=["patterns", "lists, in any order", "mixed", "callable"],
+)
+def test_given_groups(given):
+    model = small()
+    found = contents(model, given)
+    assert {name: [n for n in found[name] if n != "flat"] for name in found} == {
+        name: [n for n in EXPECTED[name] if n != "flat"] for name in EXPECTED
+    }
+    assert list(found) == list(EXPECTED)
+    assert "flat" in found["block2"]
+
+
+def test_given_groups_in_a_plain_sequence_get_names():
+    given = ["^block1_.*", ["block2_conv"], ["dense", "top"]]
+    assert names_of(small(), given) == ["block1", "block2_conv", "group2"]
+
+
+def test_a_weightless_layer_can_be_given_to_a_group():
+    given = {"low": "block", "top": ["flat", "dense", "top"]}
+    assert contents(small(), given)["top"] == ["flat", "dense", "top"]
+
+
+def test_a_nested_model_can_be_given_by_its_name():
+    backbone = application("VGG16", 32)
+    inputs = keras.Input((32, 32, 3))
+    model = with_head(inputs, backbone(inputs))
+    found = layer_groups(model, {"backbone": ["vgg16"], "new": "^new_"})
+    assert [group.name for group in found] == ["backbone", "new"]
+    assert found[0].total_params == backbone.count_params()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"a": "blok1"}, r"'blok1', which matches no layer of model 'small'"),
+        ({"a": ["block1_con"]}, r"Did you mean 'block1_conv' or 'block2_conv'"),
+        ({"a": "flat"}, r"matches only layers without weights of model 'small'"),
+        ({"a": "block", "b": "block1", "c": "."}, r"'a' and 'b' both match layer 'block1_conv'"),
+        (["block"], r"leaves out dense, top of model 'small'"),
+        (lambda layer: None, r"leaves out block1_conv, block2_conv, dense, top"),
+        (lambda layer: 3, r"must return a group name.*Received: 3 for layer"),
+        (lambda layer: "", r"must return a group name"),
+        ({"a": "("}, r"valid regular expressions. Received: '\('"),
+        ("block", r"must be a mapping .*Received: groups='block'"),
+        ([], r"must be a mapping .*Received: groups=\[\]"),
+        (7, r"must be a mapping .*Received: groups=7"),
+        ([3], r"must hold regular expressions or lists of layer names. Received: 3"),
+        ([["a", 3]], r"must hold regular expressions or lists of layer names"),
+        ([[]], r"must hold regular expressions or lists of layer names. Received: \[\]"),
+    ],
+)
+def test_wrong_groups(given, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        layer_groups(small(), given)
+    assert str(raised.value).startswith("layer_groups(groups=...) must")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (keras.Sequential([layers.Dense(2)], name="raw"), r"must be built.*'raw'"),
+        (keras.Sequential([keras.Input((3,)), layers.ReLU()], name="dry"), r"have weights.*'dry'"),
+        (layers.Dense(2), r"must be a keras.Model"),
+        ("vgg16", r"must be a keras.Model. Received: model='vgg16'"),
+    ],
+    ids=["unbuilt", "weightless", "layer", "name"],
+)
+def test_wrong_models(model, message):
+    error = ValueError if isinstance(model, keras.Model) else TypeError
+    with pytest.raises(error, match=message):
+        layer_groups(model)
+
+
+# Groups by name
+
+
+def called(groups, name):
+    return known_group("owner(arg=...)", name, [group.name for group in groups])
+
+
+def test_groups_are_found_by_name():
+    groups = layer_groups(small(), {"low": "block", "top": "dense|top"})
+    assert called(groups, "low") == "low"
+    assert called(groups, "top") == "top"
+    assert called(groups, "head") == "top"
+
+
+def test_a_group_called_head_is_meant_before_the_last():
+    groups = layer_groups(small(), {"head": "block", "top": "dense|top"})
+    assert called(groups, "head") == "head"
+
+
+def test_an_unknown_group_name_raises_with_the_nearest():
+    groups = layer_groups(small(), {"low": "block", "upper": "dense|top"})
+    with pytest.raises(ValueError, match=r"'uper'. Did you mean 'upper'\? .*: low, upper\."):
+        called(groups, "uper")
+
+
+def test_groups_show_what_they_are():
+    groups = layer_groups(small(), {"low": "block", "upper": "dense|top"})
+    assert repr(groups[0]) == "LayerGroup(name='low', layers=4, total_params=58)"

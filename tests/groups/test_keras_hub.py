@@ -1,0 +1,97 @@
+"""Layer groups of KerasHub models, tiny and with random weights."""
+
+import keras
+import pytest
+from keras import layers
+
+from keras_freeze.groups.division import layer_groups
+from keras_freeze.model_picture import structure
+
+pytest.importorskip("keras_hub")
+
+import keras_hub
+from hub_backbones import BACKBONES, BART, BLOCKS, bart, bert, gpt2, llama
+
+pytestmark = pytest.mark.hub
+
+
+def with_head(inputs, x):
+    if len(x.shape) == 3:
+        x = layers.GlobalAveragePooling1D(name="new_pool")(x)
+    return keras.Model(inputs, layers.Dense(2, name="new_top")(x))
+
+
+def check_partition(model, groups):
+    weights = [id(v) for group in groups for v in group.variables]
+    assert len(weights) == len(set(weights))
+    assert set(weights) == {id(v) for v in model.weights}
+    assert sum(group.total_params for group in groups) == model.count_params()
+    found = {id(layer) for group in groups for layer in group.layers}
+    assert found == {id(layer) for layer in structure.opened_layers(model)}
+
+
+def contents(groups):
+    return {g.name: [layer.name for layer in g.layers if layer.weights] for g in groups}
+
+
+@pytest.mark.parametrize(("build", "output", "expected"), BACKBONES.values(), ids=BACKBONES)
+def test_backbones_inlined_and_nested(build, output, expected):
+    backbone = build()
+    inlined = with_head(backbone.input, backbone.output[output] if output else backbone.output)
+    groups = layer_groups(inlined)
+    check_partition(inlined, groups)
+    assert [group.name for group in groups] == [*expected, "head"]
+
+    inputs = keras.tree.map_structure(
+        lambda tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name),
+        backbone.input,
+    )
+    outputs = backbone(inputs)
+    nested = with_head(inputs, outputs[output] if output else outputs)
+    in_nested = layer_groups(nested)
+    check_partition(nested, in_nested)
+    found = contents(in_nested)
+    if output == "sequence_output":  # the inlined model has no pooler at all
+        found["transformer_layer_1"].remove("pooled_dense")
+    assert found == contents(groups)
+
+
+def test_bert_embeddings_stay_together_and_its_pooler_is_head():
+    found = contents(layer_groups(keras_hub.models.BertTextClassifier(bert(), num_classes=2)))
+    assert sorted(found["embeddings"]) == [
+        "embeddings_layer_norm",
+        "position_embedding",
+        "segment_embedding",
+        "token_embedding",
+    ]
+    assert found["head"] == ["pooled_dense", "logits"]
+
+
+def test_the_last_norm_belongs_to_the_last_block():
+    found = contents(layer_groups(llama()))
+    assert found["transformer_layer_1"] == ["transformer_layer_1", "sequence_output_layernorm"]
+
+
+def test_an_embedding_tied_to_the_output_belongs_to_the_input():
+    model = keras_hub.models.GPT2CausalLM(gpt2())
+    groups = layer_groups(model)
+    check_partition(model, groups)
+    assert [group.name for group in groups] == ["embeddings", *BLOCKS]
+    assert contents(groups)["embeddings"] == ["token_embedding", "position_embedding"]
+
+
+def test_embeddings_shared_by_encoder_and_decoder_belong_to_the_encoder():
+    model = keras_hub.models.BartSeq2SeqLM(bart())
+    groups = layer_groups(model)
+    check_partition(model, groups)
+    assert [group.name for group in groups] == BART
+    found = contents(groups)
+    assert "token_embedding" in found["embeddings"]
+    assert "decoder_position_embedding" in found["decoder_embeddings"]
+
+
+def test_weights_that_a_task_leaves_unused_make_no_group():
+    model = keras_hub.models.BertMaskedLM(bert())
+    groups = layer_groups(model)
+    check_partition(model, groups)
+    assert [group.name for group in groups] == ["embeddings", *BLOCKS, "mlm_head"]

@@ -1,0 +1,140 @@
+"""Searches in processes of their own: killed and started again, a chief and its workers."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import keras
+import pytest
+import searching
+
+from keras_freeze.tuning import results, workers
+
+SCRIPT = Path(searching.__file__)
+LIMIT_S = 240.0
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="of processes, not of backends"
+)
+
+
+def start(folder, name=None, port=None, slow=0.0):
+    part = {"SLOW": str(slow)}
+    if name:
+        part |= {"KERASTUNER_TUNER_ID": name, "KERASTUNER_ORACLE_IP": "127.0.0.1"}
+        part |= {"KERASTUNER_ORACLE_PORT": str(port)}
+    with (folder / f"{name or 'alone'}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(folder)],
+            env={**os.environ, **part},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def until(holds):
+    """Wait until something holds, and return it."""
+    end = time.monotonic() + LIMIT_S
+    while not (found := holds()):
+        assert time.monotonic() < end, "this took too long"
+        time.sleep(0.05)
+    return found
+
+
+def begun(folder):
+    file = folder / "begun.txt"
+    return [tuple(line.split()) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def finished(folder):
+    rows = results.rows(folder / "search") if (folder / "search").exists() else []
+    return {row["freeze_depth"]: row for row in rows if row["status"] == "COMPLETED"}
+
+
+def test_a_killed_search_goes_on_where_it_was(tmp_path):
+    first = start(tmp_path, slow=0.4)
+    until(lambda: len(begun(tmp_path)) == 2)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = finished(tmp_path)
+    assert list(before) == [2]
+    assert start(tmp_path).wait(LIMIT_S) == 0
+    assert Counter(depth for _, depth in begun(tmp_path)) == {"2": 1, "1": 2, "0": 1}
+    after = finished(tmp_path)
+    assert set(after) == {0, 1, 2}
+    assert after[2] == before[2]
+
+
+def test_a_worker_that_dies_and_comes_back(tmp_path):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    processes = {
+        name: start(tmp_path, name, port, slow=1.0 if name == "worker_1" else 0.1)
+        for name in ("chief", "worker_0", "worker_1")
+    }
+    try:
+        until(lambda: any(name == "worker_1" for name, _ in begun(tmp_path)))
+        processes["worker_1"].send_signal(signal.SIGKILL)
+        processes["worker_1"].wait()
+        assert processes["worker_0"].wait(LIMIT_S) == 0
+        lost = next(depth for name, depth in begun(tmp_path) if name == "worker_1")
+        assert set(finished(tmp_path)) == {0, 1, 2} - {int(lost)}
+        assert processes["chief"].poll() is None  # it waits for this very worker
+        processes["again"] = start(tmp_path, "worker_1", port)
+        assert processes["again"].wait(LIMIT_S) == 0
+        assert processes["chief"].wait(LIMIT_S) == 0
+        assert set(finished(tmp_path)) == {0, 1, 2}
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+
+
+class TestTeam:
+    """With stand-ins for the search that take no time."""
+
+    def team(self, tmp_path, code, **options):
+        command = [sys.executable, "-c", f"import os, sys, time; from pathlib import Path; {code}"]
+        return workers.Team(command, 2, tmp_path / "logs", **options)
+
+    def test_a_worker_that_dies_is_started_again(self, tmp_path, capsys):
+        code = (
+            f"name = os.environ['KERASTUNER_TUNER_ID']; mark = Path({str(tmp_path)!r}) / name; "
+            "is_first = not mark.exists(); mark.touch(); "
+            "time.sleep(3) if name == 'chief' else sys.exit(3 if is_first else 0)"
+        )
+        assert self.team(tmp_path, code).run() == 0
+        said = capsys.readouterr().out
+        assert said.count("died (status 3) and is started again") == 2
+
+    def test_when_one_stays_down_the_chief_is_not_left_waiting(self, tmp_path, capsys):
+        code = (
+            "name = os.environ['KERASTUNER_TUNER_ID']; "
+            "time.sleep(600) if name == 'chief' else sys.exit(name == 'worker_1')"
+        )
+        assert self.team(tmp_path, code, restarts=1, patience_s=1.0).run() == 1
+        assert "The chief waits for a worker that stays down" in capsys.readouterr().out
+
+    def test_what_the_chief_says_last_is_shown(self, tmp_path, capsys):
+        code = "print(*range(99), sep=chr(10)); sys.exit(2)"
+        assert self.team(tmp_path, code, restarts=0).run() == 2
+        said = capsys.readouterr().out.splitlines()
+        assert said[-1] == "98" and "79" in said and "78" not in said
+        assert (tmp_path / "logs" / "chief.log").read_text().count("98") == 1
+        self.team(tmp_path, code, restarts=0).run()
+        assert (tmp_path / "logs" / "chief.log").read_text().count("98") == 1
+
+    def test_a_chief_that_has_more_to_do_is_left_to_it(self, tmp_path):
+        code = "time.sleep(4) if os.environ['KERASTUNER_TUNER_ID'] == 'chief' else 0"
+        assert self.team(tmp_path, code, patience_s=0.5).run() == 0
+
+    @pytest.mark.parametrize("arguments", [["--workers", "0", "x.py"], [], ["absent.py"]])
+    def test_wrong_arguments(self, arguments):
+        with pytest.raises(SystemExit):
+            workers.main(arguments)
