@@ -1,4 +1,4 @@
-"""What the checks of arguments and their messages have in common."""
+"""What the checks of arguments have in common: the errors they raise, and words for their texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,70 @@ import inspect
 import numbers
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeGuard
+from typing import Any, Self, TypeGuard
+
+_NOT_GIVEN = object()
+
+
+class _ArgumentProblem(Exception):
+    """An argument that breaks a rule. The text of every such error is made here."""
+
+    def __init__(
+        self,
+        owner: str,
+        argument: str,
+        rule: str,
+        *,
+        value: Any = _NOT_GIVEN,
+        received: str = "",
+        advice: str = "",
+    ):
+        super().__init__(owner, argument, rule)
+        self.owner = owner
+        self.argument = argument
+        self.rule = rule
+        self.value = value
+        self.received = received
+        self.advice = advice
+
+    def __str__(self) -> str:
+        shown = f"{self.argument}={self.value!r}" if self.value is not _NOT_GIVEN else ""
+        received = f"{shown}{self.received}"
+        text = f"{self.owner}({self.argument + '=' if self.argument else ''}...) must {self.rule}."
+        return " ".join(filter(None, (text, received and f"Received: {received}.", self.advice)))
+
+    def of(self, owner: str, argument: str) -> Self:
+        """Return the same error about the call and argument that the user wrote."""
+        return type(self)(
+            owner,
+            argument,
+            self.rule,
+            value=self.value,
+            received=self.received,
+            advice=self.advice,
+        )
+
+
+class ArgumentError(_ArgumentProblem, ValueError):
+    """An argument has a value that breaks a rule.
+
+    Args:
+        owner: Str, the class or function as the user wrote it.
+        argument: Str, the argument's name; "" for the call as a whole.
+        rule: Str, what must hold, as it follows "must".
+        value: The argument as it was received, shown as `argument=value`. Left out where
+            `received` says it all.
+        received: Str, what was received, after the value or instead of it.
+        advice: Str, one or more sentences that say what to do.
+
+    Example:
+        >>> print(ArgumentError("freeze", "first", "be an int", value="a", advice="Count layers."))
+        freeze(first=...) must be an int. Received: first='a'. Count layers.
+    """
+
+
+class ArgumentTypeError(_ArgumentProblem, TypeError):
+    """An argument is of another type than it must be; arguments as for `ArgumentError`."""
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import keras
 
 from keras_freeze import policies
 from keras_freeze.engine.transitions import transition
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import check_model
 from keras_freeze.policies.flags import BatchNormMode, Flags, check_batch_norm, relative_flags
 from keras_freeze.policies.selection import Selection
 from keras_freeze.reports import parameter_counts
@@ -175,7 +175,7 @@ def _select(
     ways: Mapping[str, Any],
     weights: str | Sequence[str],
 ) -> Selection:
-    structure.check_model(owner, model)
+    check_model(owner, model)
     given = {name: value for name, value in ways.items() if value is not None}
     if len(given) + (policy is not None) != 1:
         received = [*(["a policy"] if policy is not None else []), *(f"{n}=" for n in given)]

@@ -7,7 +7,7 @@ import pytest
 import keras_freeze as kf
 from keras_freeze import policies
 from keras_freeze.engine import optimizer_state
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import every_layer, opened_layers, weights_of
 
 pytestmark = pytest.mark.backend
 
@@ -16,7 +16,7 @@ L = keras.layers
 
 def frozen_layers(model):
     """Return the names of the layers that hold a weight which no longer trains."""
-    weights = [w for w in structure.weights_of(model) if w.potentially_trainable]
+    weights = [w for w in weights_of(model) if w.potentially_trainable]
     return {w.layer.name for w in weights if not w.variable.trainable}
 
 
@@ -44,7 +44,7 @@ def test_recipe_first_ten_layers_of_vgg16(is_nested):
         layer.trainable = False
     result = kf.freeze(model, first=10)
     assert [v.trainable for v in model.weights] == [v.trainable for v in by_hand.weights]
-    opened = structure.opened_layers(model)
+    opened = opened_layers(model)
     assert [x.trainable for x in opened] == [x.trainable for x in by_hand.layers]
     assert (result.trainable_params, result.non_trainable_params) == (16_191_882, 1_735_488)
     assert result.changed_params == 1_735_488
@@ -120,7 +120,7 @@ def test_weights_of_some_layers_only(recurrent):
     model = recurrent()
     result = kf.freeze(model, layers=["lstm_2"], weights="recurrent_kernel")
     assert result.frozen == ("recurrent/lstm_2/lstm_cell/recurrent_kernel",)
-    assert all(layer.trainable for layer in structure.every_layer(model))
+    assert all(layer.trainable for layer in every_layer(model))
 
 
 def transformer(blocks):
@@ -306,7 +306,7 @@ def freeze_by_the_model_and_thaw_a_layer(model):
 
 def freeze_underhand(model):
     """The flag of the layers alone, as it is after part of Keras's own work was undone."""
-    for layer in structure.every_layer(model):
+    for layer in every_layer(model):
         layer._trainable = False
 
 
@@ -329,14 +329,14 @@ def leave(request):
 
 def able(model):
     """Return the paths of all that was made to be trained."""
-    weights = structure.weights_of(model)
+    weights = weights_of(model)
     return {w.variable.path for w in weights if w.potentially_trainable}
 
 
 def assert_wholly(model, trainable):
     assert effects.trained(model) == (able(model) if trainable else set())
     assert {path for path, flag in effects.flags(model).items() if flag} == effects.trained(model)
-    assert {layer.trainable for layer in structure.every_layer(model)} == {trainable}
+    assert {layer.trainable for layer in every_layer(model)} == {trainable}
 
 
 def test_any_state_can_be_frozen_and_thawed_completely(any_model, leave):

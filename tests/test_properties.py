@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import keras_freeze as kf
 from keras_freeze import schedules
 from keras_freeze.engine import optimizer_state
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import weights_of
 
 pytestmark = pytest.mark.backend
 LAYERS = ("dense", "wide", "norm", "dropout", "batch_norm")
@@ -68,7 +68,7 @@ class CheckFrozen(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         model = self.model
-        self.frozen = [w for w in structure.weights_of(model) if self.is_frozen(w)]
+        self.frozen = [w for w in weights_of(model) if self.is_frozen(w)]
         self.before = [optimizer_state.to_host(w.variable) for w in self.frozen]
 
     def is_frozen(self, weight):
@@ -96,7 +96,7 @@ def test_frozen_weights_stay_bit_equal(plan, optimizer):
     scheduler = kf.FreezeScheduler(phases, verbose=0)
     model.fit(x, y, batch_size=4, epochs=3, verbose=0, callbacks=[scheduler, CheckFrozen()])
     selection = phases[max(phases)].policy().select(model)
-    for weight in structure.weights_of(model):
+    for weight in weights_of(model):
         if id(weight.variable) in selection.variables:
             assert not weight.variable.trainable
     assert model.trainable_variables

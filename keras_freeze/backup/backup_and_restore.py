@@ -18,7 +18,8 @@ from keras_freeze.backup.archive import BackupFolder, read
 from keras_freeze.backup.callback_state import Restorable
 from keras_freeze.checks import call_of
 from keras_freeze.engine import snapshot
-from keras_freeze.model_picture import structure
+from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
+from keras_freeze.model_picture import is_built
 
 #: The form of the files, which changes when an older version can't be read any more.
 FORMAT = 1
@@ -72,7 +73,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     #: Nothing is done between batches, so Keras need not wait for this callback there.
     async_safe = True
-    rank_at_end = 2  # see `structure.move_to_end`
+    rank_at_end = 2  # see `callback_list.move_to_end`
 
     def __init__(
         self,
@@ -105,14 +106,14 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     def set_model(self, model: keras.Model) -> None:
         """Take the model, and the last place among the callbacks, to see what they have done."""
         super().set_model(model)
-        structure.move_to_end(self)
+        move_to_end(self)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Restore the last backup, if there is one."""
-        self._beside = structure.sibling_callbacks(self)
+        self._beside = sibling_callbacks(self)
         self._at_start = [callback_state.before(callback) for callback in self._beside]
         self._warned = set()
-        if not structure.is_built(self.model):
+        if not is_built(self.model):
             raise ValueError(
                 "BackupAndRestore must get a built model. Received: "
                 f"model={self.model.name!r}, which is not. Call it on one batch before fit."

@@ -12,8 +12,8 @@ import keras
 from keras_freeze.checks import call_of, first_few, is_int
 from keras_freeze.engine.fingerprints import fingerprint
 from keras_freeze.engine.transitions import flags_in_force, sync_state
-from keras_freeze.model_picture import structure
-from keras_freeze.model_picture.structure import Weight
+from keras_freeze.keras_internals.callback_list import move_to_end
+from keras_freeze.model_picture import Weight, every_layer, frozen_weights, is_built
 from keras_freeze.policies.flags import Flags
 
 _Flag = tuple[Any, bool]  # a layer or variable, and its flag
@@ -89,7 +89,7 @@ class FreezeGuard(keras.callbacks.Callback):
         RuntimeError: FreezeGuard: 2 frozen weights moved in epoch 1: ...
     """
 
-    rank_at_end = 1  # see `structure.move_to_end`
+    rank_at_end = 1  # see `callback_list.move_to_end`
 
     def __init__(
         self, every: int | Literal["epoch"] = "epoch", *, action: Literal["raise", "warn"] = "raise"
@@ -111,7 +111,7 @@ class FreezeGuard(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         """Take the model, and a place behind all callbacks that may change it."""
         super().set_model(model)
-        structure.move_to_end(self)
+        move_to_end(self)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Note the flags that this fit begins with."""
@@ -159,7 +159,7 @@ class FreezeGuard(keras.callbacks.Callback):
     def _check_flags(self, run: Run, when: str) -> None:
         # `_model`, for on JAX reading `model` would pair values with variables by these flags.
         model = self._model
-        if run.in_force is None and not structure.is_built(model):
+        if run.in_force is None and not is_built(model):
             return
         in_force = flags_in_force(model)
         is_new = in_force is not run.in_force
@@ -223,7 +223,7 @@ class FreezeGuard(keras.callbacks.Callback):
 def _watch(run: Run, model: keras.Model, *, takes_new: bool) -> None:
     """Watch what is frozen now; what was watched already is still compared with what it was."""
     before, run.watched = run.watched, {}
-    for weight in structure.frozen_weights(model):
+    for weight in frozen_weights(model):
         i = id(weight.variable)
         if i in before:
             run.watched[i] = before[i]
@@ -232,7 +232,7 @@ def _watch(run: Run, model: keras.Model, *, takes_new: bool) -> None:
 
 
 def _with_objects(model: keras.Model, flags: Mapping[int, bool]) -> tuple[_Flag, ...]:
-    every = (*structure.every_layer(model), *model.weights)
+    every = (*every_layer(model), *model.weights)
     return tuple((x, flags.get(id(x), x.trainable)) for x in every)
 
 
@@ -243,7 +243,7 @@ def _outermost(flags: Iterable[_Flag]) -> Iterator[_Flag]:
         if (id(x), flag) not in said:
             yield x, flag
         if isinstance(x, keras.Layer):
-            inside = (*structure.every_layer(x), *x.weights)
+            inside = (*every_layer(x), *x.weights)
             said |= {(id(inner), flag) for inner in inside}
 
 

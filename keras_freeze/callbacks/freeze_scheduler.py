@@ -18,7 +18,7 @@ from keras_freeze.checks import call_of, is_int
 from keras_freeze.engine import optimizer_state
 from keras_freeze.engine.transitions import transition
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
-from keras_freeze.model_picture import structure
+from keras_freeze.keras_internals.callback_list import sibling_callbacks
 from keras_freeze.policies.flags import BatchNormMode, check_batch_norm, phase_flags
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules.as_dict import fingerprint
@@ -220,7 +220,7 @@ class FreezeScheduler(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         """Take the model, and note which callbacks stand beside this one."""
         super().set_model(model)
-        self._siblings = structure.sibling_callbacks(self)
+        self._siblings = sibling_callbacks(self)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and check that it can be carried out."""

@@ -13,7 +13,7 @@ from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
 from keras_freeze.checks import is_int
 from keras_freeze.engine import optimizer_state
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import is_batch_norm, weights_of
 from keras_freeze.policies.flags import BatchNormMode
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules.builders import gradual
@@ -180,8 +180,8 @@ class GradualUnfreeze(FreezeScheduler):
 
 def _trains(group: LayerGroup) -> bool:
     """Tell whether a group trains, apart from its `BatchNormalization`."""
-    weights = [weight for layer in group.layers for weight in structure.weights_of(layer)]
-    return any(w.variable.trainable for w in weights if not structure.is_batch_norm(w.layer))
+    weights = [weight for layer in group.layers for weight in weights_of(layer)]
+    return any(w.variable.trainable for w in weights if not is_batch_norm(w.layer))
 
 
 def _from_the_head(names: Sequence[str], starts: Sequence[int]) -> dict[int, tuple[str, ...]]:

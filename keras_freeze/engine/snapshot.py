@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_freeze.engine import optimizer_state, update_rules
 from keras_freeze.engine.transitions import strategy_scope, transition
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import every_layer
 from keras_freeze.policies.flags import Flags
 from keras_freeze.schedules.curves import Curve
 
@@ -59,7 +59,7 @@ def capture_all(model: keras.Model) -> State:
         **capture(model),
         "seeds": [optimizer_state.to_host(v) for v in _seeds(model)],
         "variable_flags": [bool(v.trainable) for v in model.weights],
-        "layer_flags": [bool(layer.trainable) for layer in structure.every_layer(model)],
+        "layer_flags": [bool(layer.trainable) for layer in every_layer(model)],
         "rules": [_plain_rules(leaf, numbers) for leaf in leaves],
     }
 
@@ -77,7 +77,7 @@ def restore_all(model: keras.Model, state: Mapping[str, Any], curve: Curve | Non
     """
     _check_arrays(model.name, model.weights, state["weights"])
     _check_arrays(model.name, _seeds(model), state["seeds"])
-    weights, layers = model.weights, structure.every_layer(model)
+    weights, layers = model.weights, every_layer(model)
     flags = Flags(
         tuple(zip(weights, state["variable_flags"], strict=True)),
         tuple(zip(layers, state["layer_flags"], strict=True)),

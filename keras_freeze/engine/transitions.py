@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from keras_freeze.engine import optimizer_state, update_rules
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import every_layer
 from keras_freeze.policies.flags import Flags
 
 _traced: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
@@ -141,7 +141,7 @@ def stand_in(model: keras.Model, function: Any, other: Any) -> None:
 
 def _note_flags(model: keras.Model) -> Mapping[int, bool]:
     # By id, for a reference to a layer would keep the model alive, as one to the step would.
-    flags = {id(x): x.trainable for x in (*structure.every_layer(model), *model.weights)}
+    flags = {id(x): x.trainable for x in (*every_layer(model), *model.weights)}
     _in_force[model] = (_weak(model.train_function), flags)
     return flags
 
@@ -220,7 +220,7 @@ def _step_state(model: keras.Model) -> tuple[Any, ...]:
     """Return all that a traced train step has baked in and a transition can change."""
     leaves = map(update_rules.rules_of, optimizer_state.leaf_optimizers(model.optimizer))
     rules = tuple((tuple(sorted(rules.cohorts.items())), rules.pace) for rules in leaves)
-    layers = tuple(layer.trainable for layer in structure.every_layer(model))
+    layers = tuple(layer.trainable for layer in every_layer(model))
     return id(model.optimizer), _ids(model.trainable_variables), layers, rules
 
 

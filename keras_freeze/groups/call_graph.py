@@ -14,7 +14,10 @@ from typing import Any
 
 import keras
 
-from keras_freeze.model_picture import structure
+from keras_freeze.groups.strides import stride
+from keras_freeze.keras_internals.graph import functional_graph, graph_nodes, output_rank
+from keras_freeze.keras_internals.layers import sublayers
+from keras_freeze.model_picture import nested_model
 
 Sources = tuple[int, ...]
 
@@ -82,11 +85,11 @@ class _Flattening:
         return _union(self._model(model, sources))
 
     def _model(self, model: keras.Model, sources: Sequence[Sources] | None) -> list[Sources]:
-        functional = structure.functional_graph(model)
+        functional = functional_graph(model)
         if functional is not None:
             return self._functional(functional, sources)
         last = _union(sources or ())
-        for child in structure.children(model):
+        for child in sublayers(model):
             last = _union(self._apply(child, [last], None)) or last
         return [last]
 
@@ -97,7 +100,7 @@ class _Flattening:
                 sources = [_union(sources)] * len(model.inputs)
             for tensor, source in zip(model.inputs, sources, strict=True):
                 produced[id(tensor)] = source
-        for node in structure.nodes(model):
+        for node in graph_nodes(model):
             if all(id(tensor) in produced for tensor in node.output_tensors):
                 continue
             read = [produced.get(id(tensor), ()) for tensor in node.input_tensors]
@@ -109,7 +112,7 @@ class _Flattening:
         return [produced[id(tensor)] for tensor in model.outputs]
 
     def _apply(self, op: Any, read: list[Sources], node: Any | None) -> list[Sources]:
-        inner = structure.nested_model(op) if isinstance(op, keras.Layer) else None
+        inner = nested_model(op) if isinstance(op, keras.Layer) else None
         if inner is not None:
             return self._model(inner, read)
         layer = op if isinstance(op, keras.Layer) else None
@@ -122,9 +125,8 @@ class _Flattening:
                 inputs=inputs,
                 owns_weights=weighted,  # until `_owners` finds the first call
                 carries_weights=weighted or bool(carried),
-                rank=structure.output_rank(op, node),
-                stride=max((self.calls[i].stride for i in inputs), default=1.0)
-                * structure.stride(op, node),
+                rank=output_rank(op, node),
+                stride=max((self.calls[i].stride for i in inputs), default=1.0) * stride(op, node),
                 is_pooled=type(op).__name__.startswith("Global")
                 or (bool(carried) and all(call.is_pooled for call in carried)),
             )

@@ -16,7 +16,7 @@ import keras
 from keras_freeze.groups import automatic, user_defined
 from keras_freeze.groups.call_graph import Call, call_graph
 from keras_freeze.groups.user_defined import Groups as Groups  # part of this module's interface
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import check_model, opened_layers, weights_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[Laye
 
 
 def _check(model: keras.Model) -> None:
-    structure.check_model("layer_groups", model)
+    check_model("layer_groups", model)
     if not model.weights:
         raise ValueError(
             f"layer_groups(model=...) must have weights. Received: model={model.name!r}, which "
@@ -115,7 +115,7 @@ def _planned(calls: Sequence[Call], layers: Sequence[keras.Layer]) -> dict[str, 
 
 def _in_order(model: keras.Model, called: Iterable[keras.Layer]) -> list[keras.Layer]:
     """Return the opened layers in the order of the graph; uncalled ones after their neighbour."""
-    opened = {id(layer): layer for layer in structure.opened_layers(model)}
+    opened = {id(layer): layer for layer in opened_layers(model)}
     order = {i: n for n, i in enumerate(dict.fromkeys(id(layer) for layer in called))}
     position, last = {}, -1
     for i in opened:
@@ -133,7 +133,7 @@ def _assemble(
         name: [
             left.pop(id(weight.variable))
             for layer in layers
-            for weight in structure.weights_of(layer)
+            for weight in weights_of(layer)
             if id(weight.variable) in left
         ]
         for name, layers in named.items()

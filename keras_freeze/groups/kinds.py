@@ -6,7 +6,8 @@ import re
 
 import keras
 
-from keras_freeze.model_picture import structure
+from keras_freeze.keras_internals.layers import is_builtin, own_variables, sublayers
+from keras_freeze.model_picture import every_layer
 
 _layers = keras.layers
 _NORMALIZATIONS = (
@@ -38,7 +39,7 @@ def accompanies(layer: keras.Layer) -> bool:
 
 def _is_small(layer: keras.Layer, word: str) -> bool:
     """Tell whether a custom layer is named after what it does and holds no other layers."""
-    return word in type(layer).__name__.lower() and not structure.children(layer)
+    return word in type(layer).__name__.lower() and not sublayers(layer)
 
 
 def is_pointwise(layer: keras.Layer) -> bool:
@@ -56,7 +57,7 @@ def is_attention(layer: keras.Layer) -> bool:
     """Tell whether a layer is an attention layer, or a custom layer that contains one."""
     if isinstance(layer, _layers.Wrapper):
         return is_attention(layer.layer)
-    return any("Attention" in type(inner).__name__ for inner in structure.every_layer(layer))
+    return any("Attention" in type(inner).__name__ for inner in every_layer(layer))
 
 
 def is_recurrent(layer: keras.Layer) -> bool:
@@ -66,9 +67,9 @@ def is_recurrent(layer: keras.Layer) -> bool:
 
 def is_composite(layer: keras.Layer) -> bool:
     """Tell whether a layer is somebody's own block of several layers with weights."""
-    if structure.is_builtin(layer) or isinstance(layer, keras.Model):
+    if is_builtin(layer) or isinstance(layer, keras.Model):
         return False
-    return sum(bool(child.weights) for child in structure.children(layer)) >= 2
+    return sum(bool(child.weights) for child in sublayers(layer)) >= 2
 
 
 def is_block(layer: keras.Layer) -> bool:
@@ -94,7 +95,7 @@ def is_head_like(layer: keras.Layer, *, on_vectors: bool) -> bool:
     if is_dense(layer):
         return True
     if is_composite(layer) and not is_attention(layer):
-        inner = [leaf for leaf in structure.every_layer(layer) if structure.own_variables(leaf)]
+        inner = [leaf for leaf in every_layer(layer) if own_variables(leaf)]
         return on_vectors and all(is_dense(leaf) or accompanies(leaf) for leaf in inner)
     return on_vectors and (accompanies(layer) or is_pointwise(layer))
 

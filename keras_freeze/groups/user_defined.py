@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_freeze.checks import did_you_mean
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import every_layer, nested_model
 
 Spec = str | Sequence[str]
 Groups = Mapping[str, Spec] | Sequence[Spec] | Callable[[keras.Layer], "str | None"]
@@ -144,9 +144,9 @@ def _by_name(model: keras.Model, layers: Sequence[keras.Layer]) -> dict[str, lis
     for layer in layers:
         by_name.setdefault(layer.name, []).append(layer)
     opened = {id(layer) for layer in layers}
-    for outer in structure.every_layer(model):
-        if outer is not model and structure.nested_model(outer) is not None:
-            inside = [inner for inner in structure.every_layer(outer) if id(inner) in opened]
+    for outer in every_layer(model):
+        if outer is not model and nested_model(outer) is not None:
+            inside = [inner for inner in every_layer(outer) if id(inner) in opened]
             by_name.setdefault(outer.name, []).extend(inside)
     return by_name
 

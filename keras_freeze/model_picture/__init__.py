@@ -2,3 +2,31 @@
 
 Everything above asks this folder instead of Keras. Nothing here changes a model.
 """
+
+from keras_freeze.model_picture.layers import (
+    Weight,
+    bytes_of,
+    check_model,
+    every_layer,
+    frozen_weights,
+    is_batch_norm,
+    is_built,
+    nested_model,
+    opened_layers,
+    weights_of,
+    weights_of_operation,
+)
+
+__all__ = [
+    "Weight",
+    "bytes_of",
+    "check_model",
+    "every_layer",
+    "frozen_weights",
+    "is_batch_norm",
+    "is_built",
+    "nested_model",
+    "opened_layers",
+    "weights_of",
+    "weights_of_operation",
+]

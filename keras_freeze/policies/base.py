@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from keras_freeze.model_picture import structure
+from keras_freeze.keras_internals.layers import own_variables
+from keras_freeze.model_picture import weights_of
 from keras_freeze.policies import selection
 from keras_freeze.policies.selection import Selection
 
@@ -80,13 +81,13 @@ class FreezeWhere(FreezePolicy):
 
     def select(self, model: keras.Model) -> Selection:
         """Return the variables for which the predicate holds."""
-        weights = [w for w in structure.weights_of(model) if w.potentially_trainable]
+        weights = [w for w in weights_of(model) if w.potentially_trainable]
         chosen = (id(w.variable) for w in weights if self._holds(w.variable, w.layer))
         layers = (id(x) for x in selection.without_trainable(model) if self._holds_for_all(x))
         return Selection(frozenset(chosen), frozenset(layers))
 
     def _holds_for_all(self, layer: keras.Layer) -> bool:
-        own = structure.own_variables(layer)
+        own = own_variables(layer)
         return bool(own) and all(self._holds(variable, layer) for variable, _ in own)
 
     def _holds(self, variable: keras.Variable, layer: keras.Layer) -> bool:

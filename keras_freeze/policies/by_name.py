@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_freeze.checks import did_you_mean
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import Weight, every_layer, opened_layers, weights_of
 from keras_freeze.policies import selection
 from keras_freeze.policies.base import FreezePolicy, Predicate, as_policy
 from keras_freeze.policies.selection import Selection
@@ -108,17 +108,17 @@ class FreezeMatching(FreezePolicy):
     def select(self, model: keras.Model) -> Selection:
         """Return the variables that match."""
         search = re.compile(self.pattern).search
-        weights = [w for w in structure.weights_of(model) if w.potentially_trainable]
+        weights = [w for w in weights_of(model) if w.potentially_trainable]
         names = {id(w.variable): _names(w, model) for w in weights}
         variables = {i for i, own in names.items() if any(map(search, own))}
-        named = [x for x in structure.every_layer(model) if x is not model and search(x.name)]
+        named = [x for x in every_layer(model) if x is not model and search(x.name)]
         layers = selection.of_layers(named).layers
         if not variables and not layers:
             raise ValueError(
                 f"FreezeMatching(pattern=...) must match a layer or variable of model "
                 f"{model.name!r}. Received: pattern={self.pattern!r}. "
                 f"{did_you_mean(self.pattern, sorted(set().union(*names.values())))}"
-                f"Layers: {', '.join(layer.name for layer in structure.opened_layers(model))}."
+                f"Layers: {', '.join(layer.name for layer in opened_layers(model))}."
             )
         return Selection(frozenset(variables), layers)
 
@@ -161,7 +161,7 @@ class FreezeWeights(FreezePolicy):
         chosen = selection.everything_in(model)
         if self.of is not None:
             chosen = as_policy(self.of).select(model)
-        weights = structure.weights_of(model)
+        weights = weights_of(model)
         variables = [w.variable for w in weights if id(w.variable) in chosen.variables]
         available = sorted({variable.name for variable in variables})
         wanted = [self.names] if isinstance(self.names, str) else self.names
@@ -175,7 +175,7 @@ class FreezeWeights(FreezePolicy):
         return Selection(frozenset(id(v) for v in variables if v.name in wanted))
 
 
-def _names(weight: structure.Weight, model: keras.Model) -> tuple[str, ...]:
+def _names(weight: Weight, model: keras.Model) -> tuple[str, ...]:
     """Return what a pattern may find for a weight: the model's own name says nothing of it."""
     layers = [*weight.enclosing, weight.layer]
     path = weight.variable.path.removeprefix(f"{model.name}/")
@@ -183,7 +183,7 @@ def _names(weight: structure.Weight, model: keras.Model) -> tuple[str, ...]:
 
 
 def _find(model: keras.Model, item: int | str) -> list[keras.Layer]:
-    layers = structure.opened_layers(model)
+    layers = opened_layers(model)
     if isinstance(item, int):
         if not -len(layers) <= item < len(layers):
             raise ValueError(
@@ -191,7 +191,7 @@ def _find(model: keras.Model, item: int | str) -> list[keras.Layer]:
                 f"model {model.name!r} (nested models opened). Received: {item}."
             )
         return [layers[item]]
-    below = [layer for layer in structure.every_layer(model) if layer is not model]
+    below = [layer for layer in every_layer(model) if layer is not model]
     named = [layer for layer in below if layer.name == item]
     if not named:
         raise ValueError(

@@ -10,7 +10,7 @@ import keras
 
 from keras_freeze.checks import did_you_mean, known_groups
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import opened_layers
 from keras_freeze.policies import selection
 from keras_freeze.policies.base import FreezePolicy
 from keras_freeze.policies.selection import Selection
@@ -46,7 +46,7 @@ class FreezeFirst(FreezePolicy):
 
     def select(self, model: keras.Model) -> Selection:
         """Return the variables of the first layers."""
-        layers = structure.opened_layers(model)
+        layers = opened_layers(model)
         if abs(self.count) > len(layers):
             raise ValueError(
                 f"FreezeFirst(count=...) must be within the {len(layers)} layers of model "
@@ -137,7 +137,7 @@ class FreezeBefore(FreezePolicy):
 
     def select(self, model: keras.Model) -> Selection:
         """Return the variables before the cut."""
-        groups, layers = layer_groups(model), structure.opened_layers(model)
+        groups, layers = layer_groups(model), opened_layers(model)
         if isinstance(self.cut, int):
             _check_count("FreezeBefore(cut=...)", "cut", self.cut, groups, model)
             return selection.of_groups(model, groups[: self.cut])

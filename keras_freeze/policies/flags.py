@@ -14,7 +14,8 @@ from typing import Literal, get_args
 import keras
 
 from keras_freeze.groups import LayerGroup, layer_groups
-from keras_freeze.model_picture import structure
+from keras_freeze.keras_internals.layers import own_variables, sublayers
+from keras_freeze.model_picture import every_layer, is_batch_norm, weights_of
 from keras_freeze.policies.selection import Selection, everything_in
 
 BatchNormMode = Literal["frozen", "follow", "statistics", "train"]
@@ -60,8 +61,8 @@ def relative_flags(
     left = "train" if not trainable else "frozen"
     pretrained = _pretrained_batch_norms(layer_groups(model)) if trainable else None
     variables, layers = set(selection.variables), dict.fromkeys(selection.layers, trainable)
-    for layer in filter(structure.is_batch_norm, structure.every_layer(model)):
-        own = {id(v) for v, can in structure.own_variables(layer) if can}
+    for layer in filter(is_batch_norm, every_layer(model)):
+        own = {id(v) for v, can in own_variables(layer) if can}
         if not (own & variables or id(layer) in layers):
             continue
         mode = batch_norm if pretrained is None or id(layer) in pretrained else "follow"
@@ -92,8 +93,8 @@ def phase_flags(
     Returns:
         `Flags`.
     """
-    every = structure.every_layer(model)
-    weights = structure.weights_of(model)
+    every = every_layer(model)
+    weights = weights_of(model)
     variables = {
         id(w.variable): id(w.variable) not in frozen.variables
         for w in weights
@@ -101,8 +102,8 @@ def phase_flags(
     }
     layers = {i: i not in frozen.layers for i in everything_in(model).layers}
     pretrained = _pretrained_batch_norms(groups)
-    for layer in filter(structure.is_batch_norm, every):
-        own = [id(v) for v, can in structure.own_variables(layer) if can]
+    for layer in filter(is_batch_norm, every):
+        own = [id(v) for v, can in own_variables(layer) if can]
         follows = any(variables[i] for i in own) if own else id(layer) not in frozen.layers
         mode = batch_norm if id(layer) in pretrained else "follow"
         layers[id(layer)] = {"follow": follows, "train": True}.get(mode, False)
@@ -118,7 +119,7 @@ def lost_in_a_file(model: keras.Model) -> tuple[str, ...]:
     """
     return tuple(
         w.variable.path
-        for w in structure.weights_of(model)
+        for w in weights_of(model)
         if w.potentially_trainable
         and w.variable.trainable != all(x.trainable for x in (model, *w.enclosing, w.layer))
     )
@@ -129,8 +130,8 @@ def _pretrained_batch_norms(groups: Iterable[LayerGroup]) -> frozenset[int]:
         id(layer)
         for group in tuple(groups)[:-1]
         for opened in group.layers
-        for layer in structure.every_layer(opened)
-        if structure.is_batch_norm(layer)
+        for layer in every_layer(opened)
+        if is_batch_norm(layer)
     )
 
 
@@ -138,16 +139,16 @@ def _complete(
     model: keras.Model, variables: Mapping[int, bool], layers: Mapping[int, bool]
 ) -> Flags:
     """Derive the flags of layers from those of their variables, where not given."""
-    weights = [w for w in structure.weights_of(model) if w.potentially_trainable]
+    weights = [w for w in weights_of(model) if w.potentially_trainable]
     trains = {id(w.variable): variables.get(id(w.variable), w.variable.trainable) for w in weights}
     planned = []
-    for layer in structure.every_layer(model):
+    for layer in every_layer(model):
         if id(layer) in layers:
             planned.append((layer, layers[id(layer)]))
             continue
-        below = [w.variable for w in structure.weights_of(layer) if w.potentially_trainable]
-        inner = [layers[id(x)] for x in structure.every_layer(layer) if id(x) in layers]
-        if any(id(v) in variables for v in below) or (inner and structure.children(layer)):
+        below = [w.variable for w in weights_of(layer) if w.potentially_trainable]
+        inner = [layers[id(x)] for x in every_layer(layer) if id(x) in layers]
+        if any(id(v) in variables for v in below) or (inner and sublayers(layer)):
             planned.append((layer, any(trains[id(v)] for v in below) or any(inner)))
     return Flags(
         tuple((w.variable, trains[id(w.variable)]) for w in weights if id(w.variable) in variables),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import keras
 
 from keras_freeze.groups import LayerGroup
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import every_layer, opened_layers, weights_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Selection:
 
 def everything_in(layer: keras.Layer) -> Selection:
     """Return the selection of all that a model or layer has."""
-    weights = structure.weights_of(layer)
+    weights = weights_of(layer)
     return Selection(
         frozenset(id(w.variable) for w in weights if w.potentially_trainable),
         frozenset(id(x) for x in without_trainable(layer)),
@@ -65,7 +65,7 @@ def before(model: keras.Model, index: int) -> Selection:
 
     Weights that a model holds outside its layers come with the first, as in `layer_groups`.
     """
-    layers = structure.opened_layers(model)
+    layers = opened_layers(model)
     selection = of_layers(layers[:index])
     if not layers[:index]:
         return selection
@@ -77,6 +77,6 @@ def without_trainable(model: keras.Layer) -> list[keras.Layer]:
     """Return the layers in which no weight can be trained: pooling, input, dropout."""
     return [
         layer
-        for layer in structure.every_layer(model)
-        if not any(weight.potentially_trainable for weight in structure.weights_of(layer))
+        for layer in every_layer(model)
+        if not any(weight.potentially_trainable for weight in weights_of(layer))
     ]

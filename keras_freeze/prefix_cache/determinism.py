@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_freeze.model_picture import structure
+from keras_freeze.keras_internals.graph import graph_nodes, walked_graph
+from keras_freeze.keras_internals.layers import sublayers
 
 Rule: TypeAlias = Callable[[Any, "Setting"], str | None]
 
@@ -139,7 +140,7 @@ def _parts(*names: str) -> Rule:
 
 
 def _children(layer: Any, setting: Setting) -> str | None:
-    return _first_reason(structure.children(layer), setting)
+    return _first_reason(sublayers(layer), setting)
 
 
 def _first_reason(layers: Iterable[Any], setting: Setting) -> str | None:
@@ -147,10 +148,10 @@ def _first_reason(layers: Iterable[Any], setting: Setting) -> str | None:
 
 
 def _model(model: Any, setting: Setting) -> str | None:
-    graph = structure.walked_graph(model)
+    graph = walked_graph(model)
     if graph is None:
         return "runs code that can't be judged"
-    found = (reason_in_graph(node, setting) for node in structure.nodes(graph))
+    found = (reason_in_graph(node, setting) for node in graph_nodes(graph))
     return next((reason for reason in found if reason), None)
 
 

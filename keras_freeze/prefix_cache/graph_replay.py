@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_freeze.model_picture import structure
+from keras_freeze.keras_internals.graph import functional_graph, mask_of, with_mask
 from keras_freeze.prefix_cache.layer_calls import Call, Player, Recorder, intercepted
 from keras_freeze.prefix_cache.model_cut import Frontier, GraphCut
 
@@ -91,12 +91,12 @@ def features_of(
         if known:
             values.batch = keras.ops.shape(next(iter(known.values()))[0])[0]
         for tensor, (value, mask) in known.items():
-            values.by_tensor[tensor] = structure.with_mask(value, mask)
+            values.by_tensor[tensor] = with_mask(value, mask)
         for node in cut.remaining(known):
             with contextlib.suppress(_Reached):
                 values.run(node)
         kept = [values.by_tensor[id(tensor)] for tensor in cut.kept]
-        found[id(cut)] = [(value, structure.mask_of(value)) for value in kept]
+        found[id(cut)] = [(value, mask_of(value)) for value in kept]
         raise _Reached
 
     def around(inputs: Any) -> contextlib.AbstractContextManager[None]:
@@ -145,7 +145,7 @@ def replaying(
         values = _Values(cut, inputs, operation_of, use)
         values.batch = keras.ops.shape(one)[0]
         for tensor, (value, mask) in zip(cut.kept, kept.get(id(cut), []), strict=True):
-            values.by_tensor[id(tensor)] = structure.with_mask(value, mask)
+            values.by_tensor[id(tensor)] = with_mask(value, mask)
         for node in cut.after:
             values.run(node)
         return [values.by_tensor[id(tensor)] for tensor in cut.graph.outputs]
@@ -171,7 +171,7 @@ def _around(
 def _split(frontier: Frontier, use: Use) -> dict[int, Callable[[], None]]:
     """Return by layer that is cut itself what arms its cut."""
     by_graph = {id(cut.graph): cut for cut in frontier.cuts}
-    cuts = {id(layer): by_graph[id(structure.functional_graph(layer))] for layer in frontier.split}
+    cuts = {id(layer): by_graph[id(functional_graph(layer))] for layer in frontier.split}
     return {i: functools.partial(use.armed.add, id(cut)) for i, cut in cuts.items()}
 
 

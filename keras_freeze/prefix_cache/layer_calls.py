@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_freeze.model_picture import structure
+from keras_freeze.keras_internals.graph import mask_of, with_mask
 from keras_freeze.prefix_cache.determinism import Setting, reason_against
 
 # A layer that was called, the arguments of the call that are no tensors, and how what it returned
@@ -55,7 +55,7 @@ class Recorder:
         flat = keras.tree.flatten(outputs)
         nest = keras.tree.map_structure(lambda tensor: 0, outputs)
         self.calls.append((layer, _others(args), nest))
-        self.outputs.append([(value, structure.mask_of(value)) for value in flat])
+        self.outputs.append([(value, mask_of(value)) for value in flat])
         known.add(flat)
         return outputs
 
@@ -84,7 +84,7 @@ class Player:
             if recorded is layer and others == _others(args):
                 kept = self.outputs[self.played]
                 self.played += 1
-                values = [structure.with_mask(value, mask) for value, mask in kept]
+                values = [with_mask(value, mask) for value, mask in kept]
                 known.add(values)
                 return keras.tree.pack_sequence_as(nest, values)
         if is_known and not is_next and id(layer) in self.split:

@@ -13,7 +13,14 @@ from typing import Any, Literal
 
 import keras
 
-from keras_freeze.model_picture import structure
+from keras_freeze.keras_internals.graph import (
+    functional_graph,
+    graph_nodes,
+    origin_of,
+    walked_graph,
+)
+from keras_freeze.keras_internals.layers import sublayers
+from keras_freeze.model_picture import weights_of_operation
 from keras_freeze.prefix_cache.determinism import Setting, reason_against, reason_in_graph
 
 # What a tensor is: computed from the batch without weights, so that it costs little to compute
@@ -103,7 +110,7 @@ def find(model: keras.Model, setting: Setting) -> Frontier | str:
     Returns:
         `Frontier`; or str, the reason, "" if no frozen layer comes before those that train.
     """
-    graph = structure.walked_graph(model)
+    graph = walked_graph(model)
     if graph is None:
         return _in_calls(model, setting)
     analysis = _Analysis(setting, graph)
@@ -115,9 +122,9 @@ def find(model: keras.Model, setting: Setting) -> Frontier | str:
         first = next(iter(analysis.reasons), "")
         return "" if _just_trains(first) else first
     layers = tuple(dict.fromkeys(_weighted_layers(cuts)))
-    name = ", ".join(structure.origin_of(t).name for one in cuts for t in one.kept)
+    name = ", ".join(origin_of(t).name for one in cuts for t in one.kept)
     work = sum(_work(node) for one in cuts for node in one.before)
-    whole = sum(map(_work, structure.nodes(graph)))
+    whole = sum(map(_work, graph_nodes(graph)))
     reasons = [reason for reason in analysis.reasons if not _just_trains(reason)]
     share = work / whole if whole else 0.0
     ended_by = reasons[0] if reasons else ""
@@ -126,12 +133,12 @@ def find(model: keras.Model, setting: Setting) -> Frontier | str:
 
 def _in_calls(model: keras.Model, setting: Setting) -> Frontier | str:
     """Cut a subclassed model at the calls of its own layers."""
-    children = structure.children(model)
+    children = sublayers(model)
     reasons = {id(layer): reason_against(layer, setting) for layer in children}
     whole = [layer for layer in children if reasons[id(layer)] is None and layer.weights]
     split: dict[int, tuple[GraphCut, ...]] = {}
     for layer in children:
-        graph = structure.walked_graph(layer)
+        graph = walked_graph(layer)
         if graph is not None and reasons[id(layer)] is not None:
             cut = _Analysis(setting, graph).cut(graph, dict.fromkeys(map(id, graph.inputs), "free"))
             if any(one.kept for one in cut.every_cut()):
@@ -142,7 +149,7 @@ def _in_calls(model: keras.Model, setting: Setting) -> Frontier | str:
         return "" if _just_trains(first) else first
     work = sum(map(_work_of, whole)) + sum(_work(node) for one in cuts for node in one.before)
     names = [layer.name for layer in whole]
-    names += [structure.origin_of(t).name for one in cuts for t in one.kept]
+    names += [origin_of(t).name for one in cuts for t in one.kept]
     return Frontier(
         setting,
         cuts,
@@ -168,9 +175,9 @@ def work_from(frontier: Frontier, known: Collection[int]) -> float:
 
 def _work_of(layer: keras.Layer) -> float:
     """Return about how many multiplications a layer takes, of which no call is known."""
-    graph = structure.functional_graph(layer)
+    graph = functional_graph(layer)
     if graph is not None:
-        return sum(map(_work, structure.nodes(graph)))
+        return sum(map(_work, graph_nodes(graph)))
     return float(sum(math.prod(v.shape) for v in layer.weights if len(v.shape) > 1))
 
 
@@ -185,7 +192,7 @@ class _Analysis:
     def cut(self, graph: Any, kinds: dict[int, Kind]) -> GraphCut:
         """Cut a graph of which the inputs are of these kinds, and note the kinds of others."""
         able, inner = self._able(graph, kinds)
-        nodes = [node for node in structure.nodes(graph) if not node.is_input]
+        nodes = [node for node in graph_nodes(graph) if not node.is_input]
         behind = [node for node in nodes if id(node) not in able]
         wanted = {id(t) for node in behind if id(node) not in inner for t in node.input_tensors}
         wanted |= {id(t) for t in graph.outputs}
@@ -203,18 +210,18 @@ class _Analysis:
         able: set[int] = set()
         inference = self.setting.inference
         inner: dict[int, GraphCut] = {}
-        calls = [id(node.operation) for node in structure.nodes(graph)]
-        for node in structure.nodes(graph):
+        calls = [id(node.operation) for node in graph_nodes(graph)]
+        for node in graph_nodes(graph):
             given = [kinds.get(id(t)) for t in node.input_tensors]
             if node.is_input or None in given:
                 continue
             reason = self._reason(node)
             if reason is None:
                 able.add(id(node))
-                is_free = "kept" not in given and not structure.weights_of_operation(node.operation)
+                is_free = "kept" not in given and not weights_of_operation(node.operation)
                 kinds.update((id(t), "free" if is_free else "kept") for t in node.output_tensors)
                 continue
-            nested = structure.walked_graph(node.operation)
+            nested = walked_graph(node.operation)
             if nested is None or calls.count(id(node.operation)) > 1:
                 self.reasons.append(reason)
                 continue
@@ -226,8 +233,8 @@ class _Analysis:
 
     def _without_end(self, graph: Any, able: set[int], kinds: dict[int, Kind]) -> set[int]:
         """Leave out what acts at random behind the last frozen weights: it is the head's."""
-        nodes = [node for node in structure.nodes(graph) if id(node) in able]
-        heavy = [node for node in nodes if structure.weights_of_operation(node.operation)]
+        nodes = [node for node in graph_nodes(graph) if id(node) in able]
+        heavy = [node for node in nodes if weights_of_operation(node.operation)]
         leading = _leading_to({id(t) for node in heavy for t in node.output_tensors}, nodes, able)
         training = dataclasses.replace(self.setting, inference=False)
         for node in nodes:
@@ -266,18 +273,18 @@ def _unique(tensors: Sequence[Any]) -> list[Any]:
 def _weighted_layers(cuts: Sequence[GraphCut]) -> Iterator[keras.Layer]:
     for cut in cuts:
         for node in cut.before:
-            if id(node) not in cut.inner and structure.weights_of_operation(node.operation):
+            if id(node) not in cut.inner and weights_of_operation(node.operation):
                 yield node.operation
 
 
 def _work(node: Any) -> float:
     """Return about how many multiplications a call takes for one sample."""
-    nested = structure.functional_graph(node.operation)
+    nested = functional_graph(node.operation)
     if nested is not None:
-        return sum(map(_work, structure.nodes(nested)))
+        return sum(map(_work, graph_nodes(nested)))
     if node.is_input or isinstance(node.operation, keras.layers.Embedding):
         return 0.0
-    weights = structure.weights_of_operation(node.operation)
+    weights = weights_of_operation(node.operation)
     matrices = sum(math.prod(v.shape) for v in weights if len(v.shape) > 1)
     return float(matrices * _positions(node))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import every_layer
 from keras_freeze.prefix_cache.audit import Audit, is_own
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.compiled_prefix import Prefix
@@ -146,4 +146,4 @@ def _layers(frontier: Frontier) -> tuple[keras.Layer, ...]:
     """Return all layers before the cut, nested ones included."""
     called = [node.operation for cut in frontier.cuts for node in cut.before]
     layers = [x for x in (*frontier.layers, *called) if isinstance(x, keras.Layer)]
-    return tuple(dict.fromkeys(x for layer in layers for x in structure.every_layer(layer)))
+    return tuple(dict.fromkeys(x for layer in layers for x in every_layer(layer)))

@@ -16,7 +16,8 @@ import keras
 import xxhash
 
 from keras_freeze.engine.fingerprints import fingerprint, fingerprint_of
-from keras_freeze.model_picture import structure
+from keras_freeze.keras_internals.graph import graph_nodes, walked_graph
+from keras_freeze.model_picture import weights_of_operation
 from keras_freeze.prefix_cache.model_cut import Frontier, GraphCut
 
 
@@ -61,14 +62,14 @@ def _name_graph(
     for node in calls:
         if node.is_input:
             continue
-        nested = structure.walked_graph(node.operation)
+        nested = walked_graph(node.operation)
         if nested is None:
             _name_call(node, names, values)
             continue
         inner = cut.inner.get(id(node)) if cut else None
         within = [names.get(id(tensor)) for tensor in node.input_tensors]
         is_plain = len(within) == len(nested.inputs)
-        before = inner.before if inner else structure.nodes(nested)
+        before = inner.before if inner else graph_nodes(nested)
         # A graph that is called as a whole may be called again, on something else.
         found = names if inner else {}
         sources = within if is_plain else [None] * len(nested.inputs)
@@ -83,7 +84,7 @@ def _name_call(node: Any, names: dict[int, bytes], values: Mapping[int, Any]) ->
     parts = [_settings(node.operation), *_learnt(node.operation)]
     for argument in keras.tree.flatten((node.arguments.args, node.arguments.kwargs)):
         parts.append(names.get(id(argument)) if _is_tensor(argument) else _constant(argument))
-    for variable in structure.weights_of_operation(node.operation):
+    for variable in weights_of_operation(node.operation):
         value = values.get(id(variable))
         parts.append(fingerprint(variable) if value is None else fingerprint_of(value))
     if any(part is None for part in parts):

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import keras
 
 from keras_freeze.engine.transitions import stand_in
-from keras_freeze.model_picture import structure
+from keras_freeze.keras_internals.callback_list import is_called_by
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.compiled_prefix import Prefix
 from keras_freeze.prefix_cache.graph_replay import replaying
@@ -221,14 +221,14 @@ class Installation:
 
     def _maker(self, kind: Kind) -> Callable[..., None]:
         def make(force: bool = False) -> None:
-            if kind == "train" and structure.is_called_by("fit"):
+            if kind == "train" and is_called_by("fit"):
                 # Another fit begins: the one that this was for has been interrupted.
                 self.remove()
                 self._model.make_train_function()
                 return
             if kind == "train" and force:
                 self._source.forget()
-            if kind == "test" and structure.is_called_by("evaluate"):
+            if kind == "test" and is_called_by("evaluate"):
                 self._source.begin("test")
             if force or getattr(self._model, f"{kind}_function") is None:
                 step = Step(self._model, kind, self._own[kind], self._source, self._iterators)

@@ -15,7 +15,7 @@ import rich.table
 import rich.text
 
 from keras_freeze.groups import Groups, layer_groups
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import bytes_of, check_model, opened_layers, weights_of
 from keras_freeze.reports.tables import as_text
 
 
@@ -196,7 +196,7 @@ def parameter_report(
         raise ValueError(
             f'parameter_report(by=...) must be "group" or "layer". Received: by={by!r}.'
         )
-    structure.check_model("parameter_report", model)
+    check_model("parameter_report", model)
     if by == "layer" and groups is not None:
         raise ValueError(
             'parameter_report(groups=...) must be None where by="layer". '
@@ -204,7 +204,7 @@ def parameter_report(
         )
     parts = _by_group(model, groups) if by == "group" else _by_layer(model)
     trained = {id(variable) for variable in model.trainable_variables}
-    able = {id(w.variable) for w in structure.weights_of(model) if w.potentially_trainable}
+    able = {id(w.variable) for w in weights_of(model) if w.potentially_trainable}
     rows = tuple(_row(name, kind, weights, trained, able) for name, kind, weights in parts)
     return ParameterReport(model.name, by, rows)
 
@@ -239,7 +239,7 @@ def _by_group(
 
 def _by_layer(model: keras.Model) -> Iterator[tuple[str, str, Sequence[keras.Variable]]]:
     left = {id(variable): variable for variable in model.weights}
-    for layer in structure.opened_layers(model):
+    for layer in opened_layers(model):
         weights = [left.pop(id(v)) for v in layer.weights if id(v) in left]
         yield layer.name, type(layer).__name__, weights
     if left:  # held by a model itself, outside its layers
@@ -262,7 +262,7 @@ def _params(variables: Iterable[keras.Variable]) -> int:
 
 
 def _bytes(variables: Iterable[keras.Variable]) -> int:
-    return sum(structure.bytes_of(variable) for variable in variables)
+    return sum(bytes_of(variable) for variable in variables)
 
 
 def _html_cells(row: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from keras_freeze.engine import optimizer_state
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import every_layer
 
 
 class FreshWeights:
@@ -65,7 +65,7 @@ class FreshWeights:
 
     def _owners(self, model: keras.Model) -> Iterator[Any]:
         """Yield the layers and variables that belong to other models too, the outermost first."""
-        layers = structure.every_layer(model)
+        layers = every_layer(model)
         yield from (layer for layer in layers if layer.weights and self._are_shared(layer.weights))
         yield from (variable for variable in model.weights if id(variable) in self._shared)
 

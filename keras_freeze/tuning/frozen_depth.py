@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_freeze.engine.transitions import transition
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import every_layer
 from keras_freeze.policies import FreezePolicy
 from keras_freeze.policies.flags import Flags
 
@@ -46,7 +46,7 @@ def depth_of(model: keras.Model) -> Depth | None:
 def thaw_what_was_frozen(model: keras.Model) -> None:
     """Put flags back to what they were when they were first seen here."""
     variables = tuple(_with_first_flag(model.weights))
-    layers = tuple(_with_first_flag(structure.every_layer(model)))
+    layers = tuple(_with_first_flag(every_layer(model)))
     transition(model, Flags(variables, layers))
 
 

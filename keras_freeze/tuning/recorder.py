@@ -16,7 +16,7 @@ from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
 from keras_freeze.callbacks.schedule_run import frozen_groups
 from keras_freeze.engine import snapshot
 from keras_freeze.groups import layer_groups
-from keras_freeze.model_picture import structure
+from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
 from keras_freeze.policies.selection import Selection
 from keras_freeze.reports import parameter_report
 from keras_freeze.tuning import frozen_depth
@@ -53,7 +53,7 @@ class Recorder(keras.callbacks.Callback):
         check: Called with each schedule beside this callback and the model, before it begins.
     """
 
-    rank_at_end = 1  # see `structure.move_to_end`
+    rank_at_end = 1  # see `callback_list.move_to_end`
 
     def __init__(
         self,
@@ -80,10 +80,10 @@ class Recorder(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         """Take the model, and tell schedules how long the whole training is."""
         super().set_model(model)
-        structure.move_to_end(self)
+        move_to_end(self)
         depth = frozen_depth.depth_of(model)
         self.record.freeze_depth = None if depth is None else depth.value
-        for other in structure.sibling_callbacks(self):
+        for other in sibling_callbacks(self):
             if not isinstance(other, FreezeScheduler):
                 continue
             if self._check is not None:

@@ -18,7 +18,7 @@ from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
 from keras_freeze.checks import is_int
 from keras_freeze.freezing import freeze
 from keras_freeze.groups import layer_groups
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import check_model, opened_layers
 from keras_freeze.policies import FreezeFirst, FreezeGroups, FreezePolicy
 from keras_freeze.policies.flags import BatchNormMode, check_batch_norm
 from keras_freeze.tuning import frozen_depth
@@ -106,7 +106,7 @@ def freeze_depth(
         >>> freeze_depth(hp, model), len(model.trainable_variables)
         (1, 2)
     """
-    structure.check_model("freeze_depth", model)
+    check_model("freeze_depth", model)
     check_batch_norm("freeze_depth", batch_norm)
     if unit not in get_args(Unit):
         raise ValueError(
@@ -247,7 +247,7 @@ def _values(model: keras.Model, least: float, most: float, unit: Unit) -> list[A
     """Return the depths in a range, one of those that freeze the same weights."""
     if unit == "group":
         return list(range(int(least), int(most) + 1))
-    layers = structure.opened_layers(model)[: _layers_before_head(model)]
+    layers = opened_layers(model)[: _layers_before_head(model)]
     if unit == "layer":
         above = range(int(least) + 1, int(most) + 1)
         return [int(least), *(n for n in above if layers[n - 1].weights)]
@@ -261,7 +261,7 @@ def _values(model: keras.Model, least: float, most: float, unit: Unit) -> list[A
 
 def _layers_before_head(model: keras.Model) -> int:
     head = {id(layer) for layer in layer_groups(model)[-1].layers}
-    layers = structure.opened_layers(model)
+    layers = opened_layers(model)
     return next((n for n, layer in enumerate(layers) if id(layer) in head), len(layers))
 
 

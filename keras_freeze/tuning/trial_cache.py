@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
-from keras_freeze.model_picture import structure
+from keras_freeze.keras_internals.callback_list import sibling_callbacks
 from keras_freeze.prefix_cache import PrefixCache
 
 
@@ -29,7 +29,7 @@ class TrialCache(keras.callbacks.Callback):
         """Take the model, and see what else stands in the list of callbacks."""
         super().set_model(model)
         kinds = (FreezeScheduler, PrefixCache)
-        others = structure.sibling_callbacks(self)
+        others = sibling_callbacks(self)
         is_needed = not any(isinstance(other, kinds) for other in others)
         self._cache = copy.copy(self._settings) if is_needed else None
 

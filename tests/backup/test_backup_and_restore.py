@@ -16,7 +16,7 @@ import pytest
 import keras_freeze as kf
 from keras_freeze.backup import archive, callback_state
 from keras_freeze.engine import optimizer_state, update_rules
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import every_layer
 from keras_freeze.schedules import AfterEpochs, FreezeSchedule, OnPlateau, Phase, SlantedTriangular
 
 backend = pytest.mark.backend
@@ -55,7 +55,7 @@ def state_of(model):
     weights = [optimizer_state.to_host(v).tobytes() for v in model.weights]
     slots = [optimizer_state.to_host(v).tobytes() for v in model.optimizer.variables]
     flags = [v.trainable for v in model.weights]
-    layers = [layer.trainable for layer in structure.every_layer(model)]
+    layers = [layer.trainable for layer in every_layer(model)]
     return weights, slots, flags, layers
 
 

@@ -18,7 +18,7 @@ from keras import layers
 from keras_freeze.checks import known_group
 from keras_freeze.groups.call_graph import call_graph
 from keras_freeze.groups.division import layer_groups
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import opened_layers
 
 # The contract, for whatever model
 
@@ -29,7 +29,7 @@ def check_partition(model, groups):
     assert set(weights) == {id(v) for v in model.weights}
     found = [id(layer) for group in groups for layer in group.layers]
     assert len(found) == len(set(found))
-    assert set(found) == {id(layer) for layer in structure.opened_layers(model)}
+    assert set(found) == {id(layer) for layer in opened_layers(model)}
     assert sum(group.total_params for group in groups) == model.count_params()
     assert all(group.variables for group in groups)
     names = [group.name for group in groups]

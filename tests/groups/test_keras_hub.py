@@ -5,7 +5,7 @@ import pytest
 from keras import layers
 
 from keras_freeze.groups.division import layer_groups
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import opened_layers
 
 pytest.importorskip("keras_hub")
 
@@ -27,7 +27,7 @@ def check_partition(model, groups):
     assert set(weights) == {id(v) for v in model.weights}
     assert sum(group.total_params for group in groups) == model.count_params()
     found = {id(layer) for group in groups for layer in group.layers}
-    assert found == {id(layer) for layer in structure.opened_layers(model)}
+    assert found == {id(layer) for layer in opened_layers(model)}
 
 
 def contents(groups):

@@ -7,7 +7,7 @@ import pytest
 import keras_freeze as kf
 from keras_freeze import policies
 from keras_freeze.engine.transitions import transition
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import every_layer, is_batch_norm
 from keras_freeze.policies import flags
 
 pytestmark = pytest.mark.backend
@@ -33,7 +33,7 @@ def build():
 def norms(model):
     """Return, for each BatchNorm layer, (gamma and beta train, statistics follow the data)."""
     found = {}
-    for layer in filter(structure.is_batch_norm, structure.every_layer(model)):
+    for layer in filter(is_batch_norm, every_layer(model)):
         (trains,) = {v.trainable for v in (layer.gamma, layer.beta)}
         assert not layer.moving_mean.trainable and not layer.moving_variance.trainable
         found[layer.name] = trains, layer.trainable

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_freeze import policies
-from keras_freeze.model_picture import structure
+from keras_freeze.model_picture import every_layer, weights_of
 from keras_freeze.policies import (
     FreezeBefore,
     FreezeFirst,
@@ -37,10 +37,10 @@ def is_head(variable, layer):
 def selected(model, policy):
     """Return what a policy selects: (layer, variable) names, and names of weightless layers."""
     selection = policy.select(model)
-    names = {id(w.variable): (w.layer.name, w.variable.name) for w in structure.weights_of(model)}
+    names = {id(w.variable): (w.layer.name, w.variable.name) for w in weights_of(model)}
     layers = {
         id(layer): layer.name
-        for layer in structure.every_layer(model)
+        for layer in every_layer(model)
         if not isinstance(layer, (keras.Model, keras.layers.InputLayer))
     }
     return (

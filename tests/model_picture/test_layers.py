@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_freeze.model_picture import structure
+from keras_freeze.groups.strides import stride
+from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
+from keras_freeze.keras_internals.graph import functional_graph, graph_nodes, output_rank
+from keras_freeze.keras_internals.layers import is_builtin
+from keras_freeze.model_picture import every_layer, frozen_weights, opened_layers, weights_of
 
 
 def small_backbone(name="backbone"):
@@ -41,12 +45,12 @@ def test_opened_layers_do_not_depend_on_nesting(levels):
     if levels == 2:
         outer = keras.Input((8, 8, 3), name="image")
         model = keras.Model(outer, model(outer))
-    assert names(structure.opened_layers(model)) == ["image", "conv", "norm", "flat"]
+    assert names(opened_layers(model)) == ["image", "conv", "norm", "flat"]
 
 
 def test_a_leading_inner_input_is_kept_where_the_outer_model_lists_none():
     model = keras.Sequential([small_backbone(), layers.Flatten(name="flat")])
-    assert names(structure.opened_layers(model)) == ["inner", "conv", "norm", "flat"]
+    assert names(opened_layers(model)) == ["inner", "conv", "norm", "flat"]
 
 
 def test_composite_and_wrapped_layers_stay_whole_but_wrapped_models_open():
@@ -55,7 +59,7 @@ def test_composite_and_wrapped_layers_stay_whole_but_wrapped_models_open():
     x = layers.TimeDistributed(layers.Flatten(name="flat"), name="flat_frames")(x)
     x = layers.Bidirectional(layers.LSTM(2), name="both_ways")(x)
     model = keras.Model(inputs, Block(name="block")(x))
-    opened = names(structure.opened_layers(model))
+    opened = names(opened_layers(model))
     assert opened == ["clip", "conv", "norm", "flat_frames", "both_ways", "block"]
 
 
@@ -64,7 +68,7 @@ def test_every_layer_lists_containers_before_contents_once():
     inputs = keras.Input((3,), name="x")
     block = Block(name="block")
     model = keras.Model(inputs, shared(block(shared(inputs))), name="top")
-    found = names(structure.every_layer(model))
+    found = names(every_layer(model))
     assert sorted(found) == ["block", "first", "second", "shared", "top", "x"]
     assert found[0] == "top"
     assert found.index("block") < found.index("first")
@@ -74,7 +78,7 @@ def test_weights_of_gives_each_weight_once_with_its_innermost_owner():
     inputs = keras.Input((3,))
     block = Block(name="block")
     model = keras.Model(inputs, block(block(inputs)))
-    found = structure.weights_of(model)
+    found = weights_of(model)
     assert [id(w.variable) for w in found] == [id(w) for w in model.weights]
     assert [w.layer.name for w in found] == ["first", "first", "second", "second"]
     assert names(found[0].enclosing) == ["block"]
@@ -83,7 +87,7 @@ def test_weights_of_gives_each_weight_once_with_its_innermost_owner():
 def test_moving_statistics_are_never_potentially_trainable():
     model = small_backbone()
     model.trainable = False
-    trained = {w.variable.name: w.potentially_trainable for w in structure.weights_of(model)}
+    trained = {w.variable.name: w.potentially_trainable for w in weights_of(model)}
     assert trained == {
         "kernel": True,
         "bias": True,
@@ -101,15 +105,15 @@ def test_graphs_exist_for_functional_and_built_sequential_models_only():
 
     functional = small_backbone()
     sequential = keras.Sequential([layers.Dense(2)])
-    assert structure.functional_graph(sequential) is None
+    assert functional_graph(sequential) is None
     sequential.build((None, 3))
-    assert structure.functional_graph(functional) is functional
-    assert len(structure.nodes(structure.functional_graph(sequential))) == 2
-    assert structure.functional_graph(Subclassed()) is None
+    assert functional_graph(functional) is functional
+    assert len(graph_nodes(functional_graph(sequential))) == 2
+    assert functional_graph(Subclassed()) is None
 
 
 def test_nodes_come_from_input_to_output():
-    calls = [node.operation.name for node in structure.nodes(small_backbone())]
+    calls = [node.operation.name for node in graph_nodes(small_backbone())]
     assert calls == ["inner", "conv", "norm"]
 
 
@@ -137,30 +141,30 @@ class Halving(layers.Layer):
 )
 def test_stride(layer, shape, expected):
     model = keras.Sequential([keras.Input(shape), layer])
-    node = structure.nodes(structure.functional_graph(model))[-1]
-    assert structure.stride(layer, node) == pytest.approx(expected)
+    node = graph_nodes(functional_graph(model))[-1]
+    assert stride(layer, node) == pytest.approx(expected)
 
 
 def test_rank_is_known_inside_and_outside_a_graph():
     layer = layers.LayerNormalization()
     model = keras.Sequential([keras.Input((5, 4)), layer, layers.Flatten()])
-    nodes = structure.nodes(structure.functional_graph(model))
-    assert [structure.output_rank(node.operation, node) for node in nodes] == [3, 3, 2]
-    assert structure.output_rank(layer) == 3
-    assert structure.output_rank(layers.ReLU()) is None
+    nodes = graph_nodes(functional_graph(model))
+    assert [output_rank(node.operation, node) for node in nodes] == [3, 3, 2]
+    assert output_rank(layer) == 3
+    assert output_rank(layers.ReLU()) is None
 
 
 def test_builtin_means_defined_by_keras():
-    assert structure.is_builtin(layers.Dense(1))
-    assert not structure.is_builtin(Block())
+    assert is_builtin(layers.Dense(1))
+    assert not is_builtin(Block())
 
 
 def test_reading_changes_nothing():
     model = keras.Sequential([small_backbone(), layers.Flatten(), layers.Dense(2)])
     before = [np.array(w) for w in model.get_weights()]
     flags = [w.trainable for w in model.weights]
-    structure.weights_of(model)
-    structure.opened_layers(model)
+    weights_of(model)
+    opened_layers(model)
     assert [w.trainable for w in model.weights] == flags
     assert all(map(np.array_equal, before, model.get_weights()))
 
@@ -249,29 +253,29 @@ def test_frozen_weights(case):
     model = keras.Sequential([keras.Input((3,)), layer, layers.Dense(2, name="head")])
     if freeze is not None:
         freeze(layer, False)
-    assert {w.variable.name for w in structure.frozen_weights(model)} == expected
+    assert {w.variable.name for w in frozen_weights(model)} == expected
 
 
 def test_the_base_of_adapters_is_frozen_with_or_without_them():
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2), layers.Dense(2)])
     low = model.layers[0]
     low.enable_lora(1)
-    assert [id(w.variable) for w in structure.frozen_weights(model)] == [id(low._kernel)]
+    assert [id(w.variable) for w in frozen_weights(model)] == [id(low._kernel)]
     low.trainable = False
-    assert len(structure.frozen_weights(model)) == 4
+    assert len(frozen_weights(model)) == 4
 
 
 def test_of_a_frozen_model_all_is_frozen():
     model = small_backbone()
     model.trainable = False
-    assert len(structure.frozen_weights(model)) == len(model.weights)
+    assert len(frozen_weights(model)) == len(model.weights)
 
 
 def test_states_of_a_recurrent_layer_are_not_frozen():
     inputs = keras.Input((5, 2), batch_size=4)
     model = keras.Model(inputs, layers.LSTM(3, stateful=True)(inputs))
     model.trainable = False
-    assert [w.variable.name for w in structure.frozen_weights(model)] == [
+    assert [w.variable.name for w in frozen_weights(model)] == [
         "kernel",
         "recurrent_kernel",
         "bias",
@@ -290,7 +294,7 @@ class Last(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        structure.move_to_end(self)
+        move_to_end(self)
 
 
 class Unranked(Last):
@@ -315,5 +319,5 @@ def test_a_callback_without_a_rank_moves_to_the_end():
 
 
 def test_no_list_nothing_to_move():
-    structure.move_to_end(Last())
-    assert structure.sibling_callbacks(Last()) == ()
+    move_to_end(Last())
+    assert sibling_callbacks(Last()) == ()

@@ -1,0 +1,67 @@
+"""The graph of calls of a Functional or Sequential model, and the masks of tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras.src import backend  # which alone knows where a backend keeps masks
+
+
+def functional_graph(model: keras.Model) -> Any | None:
+    """Return the object that holds a model's graph of calls, or None if it has none.
+
+    That is the model itself if it is Functional, and a built Sequential's inner Functional.
+    """
+    model = getattr(model, "_functional", None) or model
+    return model if hasattr(model, "_nodes_by_depth") else None
+
+
+def walked_graph(model: Any) -> Any | None:
+    """Return a model's graph of calls if a call of the model is a walk through it, and no more.
+
+    A class that derives from Functional or Sequential and has a `call` of its own may do
+    something before, after or instead.
+    """
+    if isinstance(model, keras.Model):
+        owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
+        if owner.__module__.partition(".")[0] == "keras":
+            return functional_graph(model)
+    return None
+
+
+def graph_nodes(functional: Any) -> tuple[Any, ...]:
+    """Return the calls of a Functional model (`operation`, tensors), from input to output."""
+    by_depth = functional._nodes_by_depth
+    return tuple(node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth])
+
+
+def output_rank(op: Any, node: Any | None = None) -> int | None:
+    """Return the dimensions of what a layer returns, batch included; None where unknown.
+
+    Outside a graph (`node=None`) it is the rank of the input the layer was built on, which
+    is the same for the layers that are asked: normalisations and dense layers.
+    """
+    if node is not None:
+        return len(node.output_tensors[0].shape)
+    shapes = getattr(op, "_build_shapes_dict", None) or {}
+    shape = next(iter(shapes.values()), None)
+    is_shape = isinstance(shape, tuple) and all(d is None or isinstance(d, int) for d in shape)
+    return len(shape) if shape is not None and is_shape else None
+
+
+def origin_of(tensor: Any) -> Any:
+    """Return the layer or operation that returned a symbolic tensor."""
+    return tensor._keras_history[0]
+
+
+def mask_of(value: Any) -> Any | None:
+    """Return the mask that a layer has attached to a value, None if there is none."""
+    return backend.get_keras_mask(value)
+
+
+def with_mask(value: Any, mask: Any | None) -> Any:
+    """Return a value with a mask attached to it."""
+    if mask is not None:
+        backend.set_keras_mask(value, mask)
+    return value

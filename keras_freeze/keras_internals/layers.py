@@ -1,0 +1,42 @@
+"""What Keras keeps private about a layer: its sublayers, its own variables, its flag."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+def sublayers(layer: keras.Layer) -> tuple[keras.Layer, ...]:
+    """Return the direct sublayers, in the order in which a model lists them."""
+    if isinstance(layer, keras.Model):
+        return tuple(layer.layers)
+    return tuple(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def own_variables(layer: keras.Layer) -> tuple[tuple[keras.Variable, bool], ...]:
+    """Return the weights that a layer itself holds, each with whether it can be trained."""
+    base = lora_base(layer)
+    trained = [(v, v is not base) for v in layer._trainable_variables]
+    return (*trained, *((v, False) for v in layer._non_trainable_variables))
+
+
+def lora_base(layer: keras.Layer) -> keras.Variable | None:
+    """Return the weight that `enable_lora` has frozen for good in favour of its adapters."""
+    if not getattr(layer, "lora_enabled", False):
+        return None
+    return getattr(layer, "_kernel", getattr(layer, "_embeddings", None))
+
+
+def is_builtin(op: Any) -> bool:
+    """Tell whether Keras itself defines a layer or operation."""
+    return str(type(op).__module__).partition(".")[0] == "keras"
+
+
+def set_own_flag(layer: keras.Layer, trainable: bool) -> None:
+    """Set a layer's own `trainable` flag, and nothing else.
+
+    The assignment `layer.trainable = x` sets everything below the layer too and, on TensorFlow,
+    does nothing at all where the layer's own flag has that value already.
+    """
+    layer._trainable = trainable
