@@ -1,11 +1,9 @@
-"""The fine-tuning scheduler for Keras 3: freeze, thaw layer by layer, lose nothing."""
+"""The fine-tuning scheduler for Keras 3: freeze and unfreeze layer by layer, lose nothing."""
 
 from keras_freeze import plots, policies, schedules, tuning
-from keras_freeze.backup.backup_and_restore import BackupAndRestore
-from keras_freeze.callbacks.freeze_guard import FreezeGuard
-from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
-from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
-from keras_freeze.engine.transitions import recompile
+from keras_freeze.backup import BackupAndRestore
+from keras_freeze.callbacks import FreezeGuard, FreezeScheduler, GradualUnfreeze
+from keras_freeze.engine import recompile
 from keras_freeze.freezing import FreezeResult, freeze, unfreeze
 from keras_freeze.groups import LayerGroup, layer_groups
 from keras_freeze.prefix_cache import PrefixCache

@@ -11,10 +11,10 @@ from typing import Any
 import keras
 
 from keras_freeze import policies
-from keras_freeze.engine.transitions import transition
-from keras_freeze.model_picture import check_model
-from keras_freeze.policies.flags import BatchNormMode, Flags, check_batch_norm, relative_flags
-from keras_freeze.policies.selection import Selection
+from keras_freeze.checks import ArgumentError, ArgumentTypeError
+from keras_freeze.engine import transition
+from keras_freeze.model_picture import ModelPicture, check_model, read_model
+from keras_freeze.policies import BatchNormMode, Selection, check_batch_norm, relative_flags
 from keras_freeze.reports import parameter_counts
 
 
@@ -63,7 +63,7 @@ def freeze(
 
     Say which part by exactly one of `policy`, `first`, `groups`, `before`, `layers` and
     `matching`. A compiled model is recompiled, keeping its optimizer's state. Frozen
-    variables keep their values to the last bit until they are thawed.
+    variables keep their values to the last bit until they are unfrozen.
 
     Args:
         model: `keras.Model`, built; compiled or not.
@@ -95,11 +95,9 @@ def freeze(
         >>> print(kf.freeze(model, layers=["low"]))
         froze 2 and thawed 0 variables (15 parameters); 8 train, 15 are frozen
     """
-    check_batch_norm("freeze", batch_norm)
     ways: dict[str, Any] = {"first": first, "groups": groups, "before": before}
     ways |= {"layers": layers, "matching": matching}
-    selection = _select("freeze", model, policy, ways, weights)
-    return _apply(model, relative_flags(model, selection, False, batch_norm))
+    return _change("freeze", model, policy, ways, weights, batch_norm)
 
 
 def unfreeze(
@@ -115,7 +113,7 @@ def unfreeze(
     weights: str | Sequence[str] = "all",
     batch_norm: BatchNormMode = "frozen",
 ) -> FreezeResult:
-    """Thaw part of a model; what is not named stays as it is.
+    """Unfreeze part of a model; what is not named stays as it is.
 
     The counterpart of `freeze`, with the same ways to say which part. Variables that a layer
     made not to be trained (moving statistics, counters) never are.
@@ -131,9 +129,9 @@ def unfreeze(
         weights: As for `freeze`.
         batch_norm: What happens to the `BatchNormalization` layers named that belong to the
             pretrained part (all groups but the head): `"frozen"` (default) leaves them as
-            they are, as is advised for fine-tuning; `"follow"` and `"train"` thaw them with
-            their statistics; `"statistics"` thaws gamma and beta and keeps moving mean and
-            variance fixed.
+            they are, as is advised for fine-tuning; `"follow"` and `"train"` unfreeze them
+            with their statistics; `"statistics"` unfreezes gamma and beta and keeps moving
+            mean and variance fixed.
 
     Returns:
         `FreezeResult`, what changed.
@@ -151,66 +149,77 @@ def unfreeze(
         >>> kf.unfreeze(model, before="head", weights="bias").thawed
         ('net/low/bias',)
     """
-    check_batch_norm("unfreeze", batch_norm)
     ways: dict[str, Any] = {"first": first, "groups": groups, "before": before}
     ways |= {"layers": layers, "matching": matching}
-    selection = _select("unfreeze", model, policy, ways, weights)
-    return _apply(model, relative_flags(model, selection, True, batch_norm))
+    return _change("unfreeze", model, policy, ways, weights, batch_norm)
 
 
-#: The policy that each way of naming a part makes, and what it calls the argument.
-_WAYS: dict[str, tuple[type[policies.FreezePolicy], str]] = {
-    "first": (policies.FreezeFirst, "count"),
-    "groups": (policies.FreezeGroups, "groups"),
-    "before": (policies.FreezeBefore, "cut"),
-    "layers": (policies.FreezeLayers, "layers"),
-    "matching": (policies.FreezeMatching, "pattern"),
+#: The policy that each way of naming a part makes of its argument.
+_WAYS: dict[str, type[policies.FreezePolicy]] = {
+    "first": policies.FreezeFirst,
+    "groups": policies.FreezeGroups,
+    "before": policies.FreezeBefore,
+    "layers": policies.FreezeLayers,
+    "matching": policies.FreezeMatching,
 }
 
 
 def _select(
     owner: str,
-    model: keras.Model,
+    picture: ModelPicture,
     policy: policies.FreezePolicy | policies.Predicate | None,
     ways: Mapping[str, Any],
     weights: str | Sequence[str],
 ) -> Selection:
-    check_model(owner, model)
     given = {name: value for name, value in ways.items() if value is not None}
     if len(given) + (policy is not None) != 1:
         received = [*(["a policy"] if policy is not None else []), *(f"{n}=" for n in given)]
-        raise ValueError(
-            f"{owner}(...) must get exactly one of a policy, first=, groups=, before=, layers= "
-            f"and matching=. Received: {' and '.join(received) or 'none of them'}. "
-            'For everything write matching="."; combine policies with |, & and ~.'
+        raise ArgumentError(
+            owner,
+            "",
+            "get exactly one of a policy, first=, groups=, before=, layers= and matching=",
+            received=" and ".join(received) or "none of them",
+            advice='For everything write matching="."; combine policies with |, & and ~.',
         )
     if policy is not None:
         part = policies.as_policy(policy)
+        selection = part.select_in(picture)
     else:
         ((way, value),) = given.items()
-        kind, argument = _WAYS[way]
-        with _renamed(f"{kind.__name__}({argument}=...)", f"{owner}({way}=...)", argument, way):
-            part = kind(value)  # type: ignore[call-arg]  # each takes one
-            part.select(model)
+        with _as_written(_WAYS[way], owner, way):
+            part = _WAYS[way](value)  # type: ignore[call-arg]  # each takes one
+            selection = part.select_in(picture)
     if weights == "all":
-        return part.select(model)
+        return selection
     policies.check_weights(owner, weights)
-    with _renamed("FreezeWeights(names=...)", f"{owner}(weights=...)", "names", "weights"):
-        return policies.FreezeWeights(weights, part).select(model)
+    with _as_written(policies.FreezeWeights, owner, "weights"):
+        return policies.FreezeWeights(weights, part).select_in(picture)
 
 
 @contextlib.contextmanager
-def _renamed(policy: str, call: str, argument: str, way: str) -> Iterator[None]:
+def _as_written(kind: type[policies.FreezePolicy], owner: str, argument: str) -> Iterator[None]:
     """Let errors speak of the call and argument that the user wrote, not of the policy."""
     try:
         yield
-    except (TypeError, ValueError) as error:
-        text = str(error).replace(policy, call)
-        error.args = (text.replace(f"Received: {argument}=", f"Received: {way}="),)
-        raise
+    except (ArgumentError, ArgumentTypeError) as error:
+        if error.owner != kind.__name__:
+            raise
+        raise error.of(owner, argument) from None
 
 
-def _apply(model: keras.Model, flags: Flags) -> FreezeResult:
+def _change(
+    owner: str,
+    model: keras.Model,
+    policy: policies.FreezePolicy | policies.Predicate | None,
+    ways: Mapping[str, Any],
+    weights: str | Sequence[str],
+    batch_norm: BatchNormMode,
+) -> FreezeResult:
+    check_batch_norm(owner, batch_norm)
+    check_model(owner, model)
+    picture = read_model(model)
+    selection = _select(owner, picture, policy, ways, weights)
+    flags = relative_flags(picture, selection, owner == "unfreeze", batch_norm)
     before = [variable.trainable for variable, _ in flags.variables]
     recompiled = transition(model, flags)
     changed = [

@@ -682,7 +682,11 @@ CASES = {
     "fit: everything frozen": (
         lambda: fit(kf.FreezeScheduler({0: "low", 1: policies.FreezeMatching(".")})),
         ValueError,
-        ["FreezeScheduler(schedule=...) must leave something to train.", "at epoch 1", "'net'"],
+        [
+            "FreezeScheduler(schedule=...) must leave at least one trainable variable.",
+            "at epoch 1",
+            "'net'",
+        ],
     ),
     "fit: unknown group": (
         lambda: fit(kf.FreezeScheduler({0: None, 2: "lwo"}, groups=GROUPS)),
@@ -803,7 +807,11 @@ CASES = {
     "fit: plan that trains nothing": (
         lambda: fit(kf.GradualUnfreeze({0: [], 1: "head"}, groups=GROUPS)),
         ValueError,
-        ["GradualUnfreeze(schedule=...) must leave something to train.", "epoch 0", "low, mid"],
+        [
+            "GradualUnfreeze(schedule=...) must leave at least one trainable variable.",
+            "epoch 0",
+            "low, mid",
+        ],
     ),
 }
 

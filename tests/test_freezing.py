@@ -195,7 +195,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("case", WAYS)
-def test_every_way_to_say_it_freezes_and_thaws(plain, data_for, case):
+def test_every_way_to_say_it_freezes_and_unfreezes(plain, data_for, case):
     way = dict(WAYS[case])
     policy = [way.pop("policy")] if "policy" in way else []
     model = effects.compiled(plain(), eager=True)
@@ -268,7 +268,7 @@ def test_inside_a_fit_in_the_middle_of_an_epoch(plain, data_for, thaws):
     assert int(model.optimizer.iterations) == 4
 
 
-# Every way back: whatever state a model was left in, it can be frozen and thawed completely.
+# Every way back: whatever state a model was left in, it can be frozen and unfrozen completely.
 
 
 def freeze_biases(model):
@@ -339,7 +339,7 @@ def assert_wholly(model, trainable):
     assert {layer.trainable for layer in every_layer(model)} == {trainable}
 
 
-def test_any_state_can_be_frozen_and_thawed_completely(any_model, leave):
+def test_any_state_can_be_frozen_and_unfrozen_completely(any_model, leave):
     model = any_model()
     leave(model)
     kf.freeze(model, matching=".")

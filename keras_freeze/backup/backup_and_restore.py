@@ -1,4 +1,4 @@
-"""`BackupAndRestore`: a run that survives being killed, and goes on as if it had not been."""
+"""`BackupAndRestore`: training resumes after an interruption as if there had been none."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ import xxhash
 from keras_freeze.backup import callback_state
 from keras_freeze.backup.archive import BackupFolder, read
 from keras_freeze.backup.callback_state import Restorable
-from keras_freeze.checks import call_of
+from keras_freeze.base_callback import BaseCallback
+from keras_freeze.checks import ArgumentError
 from keras_freeze.engine import snapshot
+from keras_freeze.keras_internals import trainer
 from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
 from keras_freeze.model_picture import is_built
 
@@ -28,10 +30,10 @@ FORMAT = 1
 _COUNTED = re.compile(r"_\d+(?=/|\"|$)")
 
 
-class BackupAndRestore(keras.callbacks.BackupAndRestore):
+class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
     """Back up all state of a training at the end of each epoch; start again from there.
 
-    Run the same script again after an interruption, a SIGKILL or a power cut: `fit` goes on
+    Run the same script again after an interruption, a SIGKILL or a power cut: `fit` resumes
     with the epoch that had not ended, and ends with the weights, optimizer state and history
     of a run that was never interrupted, to the last bit on the TensorFlow CPU backend. That
     holds for data that depend only on the number of the epoch: `shuffle=False`, or a pipeline
@@ -74,6 +76,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     #: Nothing is done between batches, so Keras need not wait for this callback there.
     async_safe = True
     rank_at_end = 2  # see `callback_list.move_to_end`
+    _beside: Sequence[keras.callbacks.Callback] = ()
+    _at_start: Sequence[dict[str, Any]] = ()
+    _warned: frozenset[tuple[int, str]] = frozenset()
 
     def __init__(
         self,
@@ -83,15 +88,19 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         delete_checkpoint: bool = True,
     ):
         if save_freq != "epoch":
-            raise ValueError(
-                'BackupAndRestore(save_freq=...) must be "epoch". '
-                f"Received: save_freq={save_freq!r}. In the middle of an epoch the data can't be "
-                "taken up again."
+            raise ArgumentError(
+                "BackupAndRestore",
+                "save_freq",
+                'be "epoch"',
+                value=save_freq,
+                advice="In the middle of an epoch the data can't be taken up again.",
             )
         if "://" in str(backup_dir):
-            raise ValueError(
-                "BackupAndRestore(backup_dir=...) must be a folder of a mounted file system, "
-                f"where a file can be replaced at once. Received: backup_dir={backup_dir!r}."
+            raise ArgumentError(
+                "BackupAndRestore",
+                "backup_dir",
+                "be a folder of a mounted file system, where a file can be replaced at once",
+                value=backup_dir,
             )
         super().__init__(
             os.fspath(backup_dir) if backup_dir else "",
@@ -99,9 +108,6 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             double_checkpoint,
             delete_checkpoint,
         )
-        self._beside: Sequence[keras.callbacks.Callback] = ()
-        self._at_start: list[dict[str, Any]] = []
-        self._warned: set[tuple[int, str]] = set()
 
     def set_model(self, model: keras.Model) -> None:
         """Take the model, and the last place among the callbacks, to see what they have done."""
@@ -112,7 +118,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         """Restore the last backup, if there is one."""
         self._beside = sibling_callbacks(self)
         self._at_start = [callback_state.before(callback) for callback in self._beside]
-        self._warned = set()
+        self._warned = frozenset()
         if not is_built(self.model):
             raise ValueError(
                 "BackupAndRestore must get a built model. Received: "
@@ -125,7 +131,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Leave no trace of the restart for fits to come."""
-        self._model._initial_epoch = None
+        trainer.begin_fit_at(trainer.model_of(self), None)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Write a backup."""
@@ -144,10 +150,10 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Remove the backups, unless they are to be kept."""
-        self._model._initial_epoch = None
+        trainer.begin_fit_at(trainer.model_of(self), None)
         if self.delete_checkpoint:
             self._folder.clear()
-        self._beside, self._at_start = (), []
+        self._beside, self._at_start = (), ()
 
     @property
     def _folder(self) -> BackupFolder:
@@ -165,10 +171,11 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
                     stacklevel=2,
                 )
         if files:
-            raise ValueError(
-                "BackupAndRestore(backup_dir=...) must hold a backup that can be read. Received: "
-                f"backup_dir={self.backup_dir!r}, where {', '.join(p.name for p in files)} can't "
-                "be. Delete the folder to start over."
+            names = ", ".join(path.name for path in files)
+            raise _wrong_folder(
+                "hold a backup that can be read",
+                f"backup_dir={self.backup_dir!r}, where {names} can't be",
+                "Delete the folder to start over.",
             )
         return None
 
@@ -176,33 +183,33 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         for callback in self._beside:
             if isinstance(callback, keras.callbacks.CSVLogger) and not callback.append:
                 warnings.warn(
-                    f"BackupAndRestore: CSVLogger({callback.filename!r}) begins its file anew when "
-                    "the script is started again. Pass append=True to keep what it has logged.",
+                    f"BackupAndRestore: CSVLogger({callback.filename!r}) starts its file over when "
+                    "the script is run again. Pass append=True to keep what it has logged.",
                     stacklevel=2,
                 )
 
     def _restore(self, path: Path, state: Mapping[str, Any]) -> None:
         own = self._script()
         if state.get("format") != FORMAT:
-            raise ValueError(
-                "BackupAndRestore(backup_dir=...) must hold backups of this version of "
-                f"keras_freeze. Received: {path}, in format {state.get('format')} instead of "
-                f"{FORMAT}. Go on with the version that wrote it, or delete the folder."
+            raise _wrong_folder(
+                "hold backups of this version of keras_freeze",
+                f"{path}, in format {state.get('format')} instead of {FORMAT}",
+                "Resume with the version that wrote it, or delete the folder.",
             )
         for part, value in own.items():
             if state["script"].get(part) != value:
-                raise ValueError(
-                    f"BackupAndRestore(backup_dir=...) must hold backups of the same script. "
-                    f"Received: {path}, made with another {part.replace('_', ' ')}: "
-                    f"{_difference(state['script'].get(part), value)}. Restore the script as it "
-                    "was, or delete the folder to start over."
+                difference = _difference(state["script"].get(part), value)
+                raise _wrong_folder(
+                    "hold backups of the same script",
+                    f"{path}, made with another {part.replace('_', ' ')}: {difference}",
+                    "Restore the script as it was, or delete the folder to start over.",
                 )
         epochs = self.params["epochs"]
         if state["epoch"] > epochs:
-            raise ValueError(
-                "BackupAndRestore(backup_dir=...) must hold backups of this fit. Received: "
-                f"{path}, after {state['epoch']} epochs, for a fit of {epochs}. Give each fit of "
-                "a script a folder of its own."
+            raise _wrong_folder(
+                "hold backups of this fit",
+                f"{path}, after {state['epoch']} epochs, for a fit of {epochs}",
+                "Give each fit of a script a folder of its own.",
             )
         pairs = self._pairs(path, state["callbacks"])
         for callback, kept in pairs:
@@ -217,8 +224,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         curve = next((curve for curve in curves if curve is not None), None)
         snapshot.restore_all(self.model, state["model"], curve)
         begin = epochs if state["stop_training"] else state["epoch"]
-        self.model._initial_epoch = begin
-        what = "training was complete" if begin == epochs else f"going on with epoch {begin + 1}"
+        trainer.begin_fit_at(self.model, begin)
+        what = "training was complete" if begin == epochs else f"resuming with epoch {begin + 1}"
         print(f"BackupAndRestore: {what}, from {path.name}.")
 
     def _pairs(
@@ -231,11 +238,10 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         for name in sorted(needed):
             if (name in own) != (name in states):
                 where = "is new" if name in own else "is missing"
-                raise ValueError(
-                    "BackupAndRestore(backup_dir=...) must hold backups of the same script. "
-                    f"Received: {path}, but {name.partition('#')[0]} {where} in "
-                    "fit(callbacks=...). Restore the script as it was, or delete the folder to "
-                    "start over."
+                raise _wrong_folder(
+                    "hold backups of the same script",
+                    f"{path}, but {name.partition('#')[0]} {where} in fit(callbacks=...)",
+                    "Restore the script as it was, or delete the folder to start over.",
                 )
         return [(own[name], kept) for name, kept in states.items() if name in own]
 
@@ -259,21 +265,18 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         kept, lost = callback_state.changed(callback, self._at_start[number])
         for name in lost:
             if (number, name) not in self._warned:
-                self._warned.add((number, name))
+                self._warned |= {(number, name)}
                 warnings.warn(
                     f"BackupAndRestore can't keep {name!r} of {type(callback).__name__}, which is "
-                    "no plain data: after a restart it begins anew. Give the callback the methods "
+                    "not plain data: it is reset on resume. Give the callback the methods "
                     "training_state, check_training_state and set_training_state to keep it.",
                     stacklevel=2,
                 )
         return kept
 
-    def __repr__(self) -> str:
-        return call_of(self)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the model and the running fit out of copies: they belong to the original."""
-        return {**vars(self), "_model": None, "params": None, "_beside": (), "_at_start": []}
+def _wrong_folder(rule: str, received: str, advice: str) -> ArgumentError:
+    return ArgumentError("BackupAndRestore", "backup_dir", rule, received=received, advice=advice)
 
 
 def _config(of: Any) -> str | None:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from keras_freeze.backup.archive import is_numeric
-from keras_freeze.engine.optimizer_state import to_host
+from keras_freeze.keras_internals.host_arrays import to_host
 
 
 @runtime_checkable

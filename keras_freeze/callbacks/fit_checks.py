@@ -1,100 +1,147 @@
-"""Check before a fit that a schedule can be carried out on a model in it."""
+"""Check before a fit that a schedule can be carried out on its model, beside its callbacks."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Iterable, Sequence
 
 import keras
 
-from keras_freeze.callbacks import schedule_run
-from keras_freeze.callbacks.schedule_run import Run
-from keras_freeze.checks import first_few
-from keras_freeze.groups import LayerGroup, layer_groups
-from keras_freeze.policies.flags import lost_in_a_file, phase_flags
-from keras_freeze.schedules.phases import Phase, placed
-from keras_freeze.schedules.progress import soonest, timeline
-from keras_freeze.schedules.rates import multipliers
+from keras_freeze.backup import BackupAndRestore
+from keras_freeze.callbacks.schedule_run import FitPlan, ScheduleRun
+from keras_freeze.checks import ArgumentError, first_few
+from keras_freeze.policies import lost_in_a_file, phase_flags
+from keras_freeze.prefix_cache import PrefixCache
+from keras_freeze.schedules import Phase, placed, soonest, timeline
 
 
-def check(run: Run, model: keras.Model, owner: str) -> None:
-    """Raise if a phase doesn't fit the model, and say if one is not reached.
-
-    Args:
-        run: The fit that is to begin.
-        model: `keras.Model`, built.
-        owner: Str, in whose name errors are raised.
+def check_schedule(plan: FitPlan) -> None:
+    """Raise if a phase doesn't fit the model, and warn if one is not reached.
 
     Raises:
         ValueError: if a phase names what the model has not, leaves nothing to train, or has a
             curve of unknown length; if a phase that a file holds can't be reached.
     """
-    groups = layer_groups(model, run.groups)
-    for index, phase in enumerate(run.schedule.phases):
-        _check_phase(run, model, owner, _label(run, index), phase, groups)
-    _check_reach(run, owner)
+    for index, phase in enumerate(plan.schedule.phases):
+        _check_phase(plan, _label(plan, index), phase)
+    _check_reach(plan)
 
 
-def warn_of_files(run: Run, model: keras.Model, owner: str) -> None:
-    """Warn if a fit leaves flags behind that a plain file of the model can't keep."""
-    lost = lost_in_a_file(model)
-    if lost and run.entered is not None:
-        warnings.warn(
-            f"{owner}: model {model.name!r} ends with flags of single variables "
-            f"({first_few(lost)}), which a plain .keras file can't keep. To go on from such a "
-            f"file with the optimizer's state: load it, call `{owner}(...).prepare(model, "
-            f"phase={run.entered})`, then `model.load_weights(path)`. "
-            "keras_freeze.BackupAndRestore keeps everything.",
-            stacklevel=3,
-        )
-
-
-def _check_phase(
-    run: Run,
-    model: keras.Model,
-    owner: str,
-    label: str,
-    phase: Phase,
-    groups: tuple[LayerGroup, ...],
-) -> None:
-    names = [group.name for group in groups]
-    note = f"In {label} of {owner}(schedule=...)."
+def _check_phase(plan: FitPlan, label: str, phase: Phase) -> None:
+    note = f"In {label} of {plan.owner}(schedule=...)."
     with placed(phase, "rates", note):
-        multipliers(run.rates_of(phase), names, owner=owner)
+        plan.multipliers(phase)
     with placed(phase, "frozen", note):
-        dataclasses.replace(phase, weights="all").policy(run.groups).select(model)
+        plan.frozen(dataclasses.replace(phase, weights="all"))
     with placed(phase, "weights", note):
-        frozen = phase.policy(run.groups).select(model)
+        frozen = plan.frozen(phase)
     with placed(phase, "curve", note):
-        schedule_run.pace_of(run, phase)
-    flags = phase_flags(model, frozen, phase.batch_norm, groups)
+        plan.curve(phase, epoch=0, batch=0, steps=0)
+    flags = phase_flags(plan.picture, frozen, phase.batch_norm)
     if not any(trains for _, trains in flags.variables):
         with placed(phase, "frozen"):
-            raise ValueError(
-                f"{owner}(schedule=...) must leave something to train. Received: {label}, which "
-                f"freezes all of model {model.name!r}. Leave out a group of: {', '.join(names)}."
+            raise ArgumentError(
+                plan.owner,
+                "schedule",
+                "leave at least one trainable variable",
+                received=f"{label}, which freezes all of model {plan.picture.model.name!r}",
+                advice=f"Leave out a group of: {', '.join(plan.picture.group_names)}.",
             )
 
 
-def _check_reach(run: Run, owner: str) -> None:
-    moments = timeline(soonest(run.schedule), run.steps_per_epoch, run.stride)
-    total, begin = run.total_epochs, [None if m is None else m.epoch for m in moments]
-    late = [(n, epoch) for n, epoch in enumerate(begin) if epoch is not None and epoch >= total]
+def _check_reach(plan: FitPlan) -> None:
+    moments = timeline(soonest(plan.schedule), plan.steps_per_epoch, plan.stride)
+    total, begins = plan.total_epochs, [None if m is None else m.epoch for m in moments]
+    late = [(n, epoch) for n, epoch in enumerate(begins) if epoch is not None and epoch >= total]
     if not late:
         return
     index, epoch = late[0]
-    label = _label(run, index)
+    label = _label(plan, index)
     reason = f", as it can't begin before epoch {epoch}" if label == f"phase {index}" else ""
     advice = (
         f"{label} is not reached in {total} epochs{reason}. Train longer or begin it earlier; "
         "where training is split over several fits, pass total_epochs=."
     )
-    source = run.schedule.phases[max(0, index - 1)].source
+    source = plan.schedule.phases[max(0, index - 1)].source
     if source is not None:
         raise ValueError(f"{source.at('until')}: {advice}")
-    warnings.warn(f"{owner}: {advice}", stacklevel=4)
+    warnings.warn(f"{plan.owner}: {advice}", stacklevel=4)
 
 
-def _label(run: Run, index: int) -> str:
-    moment = run.moments()[index]
+def _label(plan: FitPlan, index: int) -> str:
+    moment = plan.moments()[index]
     return f"phase {index}" if moment is None else f"the phase at epoch {moment.epoch}"
+
+
+def refuse_stock_backup(owner: str, siblings: Iterable[keras.callbacks.Callback]) -> None:
+    """Raise a `ValueError` if Keras's own `BackupAndRestore` stands beside a schedule."""
+    for other in siblings:
+        stock = keras.callbacks.BackupAndRestore
+        if isinstance(other, stock) and not isinstance(other, BackupAndRestore):
+            raise ArgumentError(
+                "fit",
+                "callbacks",
+                f"not contain keras.callbacks.BackupAndRestore beside {owner}",
+                received=f"{type(other).__name__}({str(other.backup_dir)!r}), which loads the "
+                "optimizer before the flags are set and knows no phases",
+                advice="Use keras_freeze.BackupAndRestore with the same arguments.",
+            )
+
+
+def warn_of_early_stopping(
+    plan: FitPlan, epoch: int, siblings: Iterable[keras.callbacks.Callback]
+) -> None:
+    """Warn if an `EarlyStopping` may end a fit from an epoch on before the last phase begins."""
+    reached = [m.epoch for m in plan.moments() if m is not None and m.epoch < plan.epochs]
+    for callback in siblings:
+        if isinstance(callback, keras.callbacks.EarlyStopping) and reached:
+            watched_from = max(callback.start_from_epoch, epoch)
+            earliest = watched_from + max(callback.patience, 1)
+            if earliest < reached[-1]:
+                warnings.warn(
+                    f"EarlyStopping may end training at epoch {earliest}, before the last "
+                    f"phase of {plan.owner} begins at epoch {reached[-1]}. Pass "
+                    f"start_from_epoch={reached[-1]} to EarlyStopping to let it begin.",
+                    stacklevel=2,
+                )
+
+
+def warn_of_files(run: ScheduleRun) -> None:
+    """Warn if a fit leaves flags behind that a plain file of the model can't keep."""
+    lost = lost_in_a_file(run.plan.picture)
+    if lost:
+        owner = run.plan.owner
+        warnings.warn(
+            f"{owner}: model {run.plan.picture.model.name!r} ends with flags of single variables "
+            f"({first_few(lost)}), which a plain .keras file can't keep. To continue from such a "
+            f"file with the optimizer's state: load it, call `{owner}(...).prepare(model, "
+            f"phase={run.progress.index})`, then `model.load_weights(path)`. "
+            "keras_freeze.BackupAndRestore keeps everything.",
+            stacklevel=3,
+        )
+
+
+def cache_for(
+    owner: str,
+    cache: bool | str | PrefixCache,
+    siblings: Sequence[keras.callbacks.Callback],
+    verbose: int,
+) -> PrefixCache | None:
+    """Return the cache that a schedule runs along with it, None if there is to be none.
+
+    Raises:
+        ValueError: if one is asked for, and another stands in the list of callbacks.
+    """
+    if any(isinstance(other, PrefixCache) for other in siblings):
+        if isinstance(cache, PrefixCache) or cache is True:
+            raise ArgumentError(
+                owner,
+                "cache",
+                "be left out beside a PrefixCache in the list of callbacks",
+                value=cache,
+            )
+        return None
+    if isinstance(cache, PrefixCache):
+        return cache
+    return PrefixCache(auto=cache == "auto", verbose=verbose) if cache else None

@@ -9,19 +9,20 @@ from typing import Any, Literal
 
 import keras
 
-from keras_freeze.checks import call_of, first_few, is_int
-from keras_freeze.engine.fingerprints import fingerprint
-from keras_freeze.engine.transitions import flags_in_force, sync_state
+from keras_freeze.base_callback import BaseCallback
+from keras_freeze.checks import ArgumentError, first_few, is_int
+from keras_freeze.engine import fingerprint, flags_in_force, sync_state
 from keras_freeze.keras_internals.callback_list import move_to_end
+from keras_freeze.keras_internals.trainer import model_of
 from keras_freeze.model_picture import Weight, every_layer, frozen_weights, is_built
-from keras_freeze.policies.flags import Flags
+from keras_freeze.policies import Flags
 
 _Flag = tuple[Any, bool]  # a layer or variable, and its flag
 
 _CONSEQUENCES = {
-    "tensorflow": "The running train step goes on training what it trained before.",
+    "tensorflow": "The running train step continues to train what it trained before.",
     "jax": "The running train step keeps to the old flags; it fails or mixes weights up.",
-    "torch": "The optimizer still knows the old set only, and fails at a weight that thaws.",
+    "torch": "The optimizer still knows the old set only, and fails at a weight that unfreezes.",
 }
 
 
@@ -48,7 +49,7 @@ class Run:
     flipped: set[tuple[int, bool]] = dataclasses.field(default_factory=set)
 
 
-class FreezeGuard(keras.callbacks.Callback):
+class FreezeGuard(BaseCallback):
     """Check while a model trains that its frozen weights stay as they are, to the last bit.
 
     Layers can change weights though they are frozen: `SpectralNormalization` does, and so does
@@ -57,7 +58,7 @@ class FreezeGuard(keras.callbacks.Callback):
 
     Before every step it also compares the `trainable` flags with those that the step was built
     for. A callback that changes flags and leaves it at that gets something else than it asked
-    for: on TensorFlow the old set goes on training. The schedulers of this package, `freeze`,
+    for: on TensorFlow the old set continues to train. The schedulers of this package, `freeze`,
     `unfreeze` and `recompile` change both together; the guard then watches what is frozen
     now. It may stand anywhere in the list of callbacks: it moves itself behind the others.
 
@@ -90,23 +91,20 @@ class FreezeGuard(keras.callbacks.Callback):
     """
 
     rank_at_end = 1  # see `callback_list.move_to_end`
+    _run: Run | None = None
 
     def __init__(
         self, every: int | Literal["epoch"] = "epoch", *, action: Literal["raise", "warn"] = "raise"
     ):
         super().__init__()
         if every != "epoch" and not (is_int(every) and every > 0):
-            raise ValueError(
-                'FreezeGuard(every=...) must be "epoch" or a positive int (steps). '
-                f"Received: every={every!r}."
+            raise ArgumentError(
+                "FreezeGuard", "every", 'be "epoch" or a positive int (steps)', value=every
             )
         if action not in ("raise", "warn"):
-            raise ValueError(
-                f'FreezeGuard(action=...) must be "raise" or "warn". Received: action={action!r}.'
-            )
+            raise ArgumentError("FreezeGuard", "action", 'be "raise" or "warn"', value=action)
         self.every = every
         self.action = action
-        self._run: Run | None = None
 
     def set_model(self, model: keras.Model) -> None:
         """Take the model, and a place behind all callbacks that may change it."""
@@ -116,7 +114,7 @@ class FreezeGuard(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Note the flags that this fit begins with."""
         self._run = Run()
-        flags_in_force(self._model)
+        flags_in_force(model_of(self))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Count from the beginning of this epoch."""
@@ -146,25 +144,18 @@ class FreezeGuard(keras.callbacks.Callback):
         self._check_weights(run, f"in epoch {epoch + 1}{since}")
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Let go of the model's weights."""
+        """Release the model's weights."""
         self._run = None
 
-    def __repr__(self) -> str:
-        return call_of(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the model and the running fit out of copies: they belong to the original."""
-        return {**vars(self), "_model": None, "_run": None, "params": None}
-
     def _check_flags(self, run: Run, when: str) -> None:
-        # `_model`, for on JAX reading `model` would pair values with variables by these flags.
-        model = self._model
+        # On JAX reading `self.model` would pair values with variables by these flags.
+        model = model_of(self)
         if run.in_force is None and not is_built(model):
             return
         in_force = flags_in_force(model)
         is_new = in_force is not run.in_force
         if is_new:
-            self._check_thawed(run, when)
+            self._check_unfrozen(run, when)
             run.in_force, run.flags = in_force, _with_objects(model, in_force)
             run.flipped.clear()
         flipped = [(x, not flag) for x, flag in run.flags if x.trainable != flag]
@@ -190,9 +181,9 @@ class FreezeGuard(keras.callbacks.Callback):
     def _check_weights(self, run: Run, when: str) -> None:
         self._compare(run, when, list(run.watched))
 
-    def _check_thawed(self, run: Run, when: str) -> None:
+    def _check_unfrozen(self, run: Run, when: str) -> None:
         """Compare the weights that are watched no more, before the first step that trains them."""
-        self._compare(run, when, [id(v) for v in self._model.trainable_variables])
+        self._compare(run, when, [id(v) for v in model_of(self).trainable_variables])
 
     def _compare(self, run: Run, when: str, ids: list[int]) -> None:
         pairs = [run.watched[i] for i in ids if i in run.watched]

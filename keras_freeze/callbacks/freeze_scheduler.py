@@ -1,37 +1,45 @@
 """The general callback: run a freeze schedule while `fit` runs.
 
-It is a thin driver: the schedule says what is due, the engine does it, one line reports it.
+It is a thin driver: a planner makes the schedule, `ScheduleRun` carries it out, and the lines
+that it returns are printed.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
-from keras_freeze.callbacks import companions, fit_checks, resume_point, schedule_run
-from keras_freeze.callbacks.schedule_run import Best, Run
-from keras_freeze.checks import call_of, is_int
-from keras_freeze.engine import optimizer_state
-from keras_freeze.engine.transitions import transition
-from keras_freeze.groups import Groups, LayerGroup, layer_groups
+from keras_freeze.base_callback import BaseCallback
+from keras_freeze.callbacks import fit_checks, resume_point
+from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
+from keras_freeze.engine import transition
+from keras_freeze.groups import Groups, picture_of
 from keras_freeze.keras_internals.callback_list import sibling_callbacks
-from keras_freeze.policies.flags import BatchNormMode, check_batch_norm, phase_flags
-from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.schedules.as_dict import fingerprint
-from keras_freeze.schedules.curves import Curve
-from keras_freeze.schedules.phases import FreezeSchedule, Phase
-from keras_freeze.schedules.previews import SchedulePreview, preview
-from keras_freeze.schedules.progress import Progress, timeline
-from keras_freeze.schedules.rates import Rates, check_rates
-from keras_freeze.schedules.yaml_file import read
+from keras_freeze.keras_internals.optimizers import learning_rate
+from keras_freeze.model_picture import ModelPicture
+from keras_freeze.policies import BatchNormMode, check_batch_norm, phase_flags
+from keras_freeze.prefix_cache import CacheDriver, PrefixCache
+from keras_freeze.schedules import (
+    Curve,
+    FreezeSchedule,
+    GivenSchedule,
+    Planner,
+    Progress,
+    Rates,
+    SchedulePreview,
+    check_rates,
+    fingerprint,
+    preview,
+    timeline,
+)
 
 
-class FreezeScheduler(keras.callbacks.Callback):
-    """Freeze and thaw parts of a model while it trains, by any schedule.
+class FreezeScheduler(BaseCallback):
+    """Freeze and unfreeze parts of a model while it trains, by any schedule.
 
     Where a phase begins, the flags are set and the model is recompiled with all its training
     state; a line says what changed. The flags stay as the last phase had them; group rates end
@@ -68,15 +76,20 @@ class FreezeScheduler(keras.callbacks.Callback):
         >>> model = keras.Sequential(
         ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(1)]
         ... )
-        >>> model.compile(keras.optimizers.SGD(1.0), "mse")
+        >>> model.compile(keras.optimizers.SGD(0.1), "mse")
         >>> callback = FreezeScheduler({0: "low", 1: None})
         >>> x, y = np.ones((8, 4)), np.ones((8, 1))
         >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
-        Epoch 1/2: head trains, low is frozen. Parameters: 4 trainable, 15 frozen. Learning rate: 1.
-        Epoch 2/2: low thaws. Parameters: 19 trainable, 0 frozen. Learning rate: 1.
+        Epoch 1/2: head trains at 1.0e-01, low is frozen; 4 of 19 parameters train.
+        Epoch 2/2: low unfreezes at 1.0e-01; 19 of 19 parameters train.
         >>> history.history["trainable_params"]
         [4, 19]
     """
+
+    _plan: FitPlan | None = None
+    _run: ScheduleRun | None = None
+    _cache: CacheDriver | None = None
+    _siblings: tuple[keras.callbacks.Callback, ...] = ()
 
     def __init__(
         self,
@@ -99,37 +112,26 @@ class FreezeScheduler(keras.callbacks.Callback):
         self.total_epochs = total_epochs
         self.log_details = log_details
         self.verbose = verbose
-        self._run: Run | None = None
-        self._siblings: Sequence[keras.callbacks.Callback] = ()
-        self._cache: PrefixCache | None = None
         self._check_arguments()
+        self.planner = self._planner()
+
+    def _planner(self) -> Planner:
+        """Return what plans the schedule of a fit."""
+        return GivenSchedule(type(self).__name__, self.schedule, self.batch_norm)
 
     def _check_arguments(self) -> None:
-        owner = type(self).__name__
+        owner, epochs = type(self).__name__, self.total_epochs
         check_rates(owner, self.rates)
         check_batch_norm(owner, self.batch_norm)
-        epochs = self.total_epochs
         if epochs is not None and not is_int(epochs):
-            raise TypeError(
-                f"{owner}(total_epochs=...) must be an int. Received: total_epochs={epochs!r}."
-            )
+            raise ArgumentTypeError(owner, "total_epochs", "be an int", value=epochs)
         if epochs is not None and epochs < 1:
-            raise ValueError(
-                f"{owner}(total_epochs=...) must be at least 1. Received: total_epochs={epochs}."
-            )
+            raise ArgumentError(owner, "total_epochs", "be at least 1", value=epochs)
         if self.verbose not in (0, 1):
-            raise ValueError(
-                f"{owner}(verbose=...) must be 0 or 1. Received: verbose={self.verbose!r}."
-            )
+            raise ArgumentError(owner, "verbose", "be 0 or 1", value=self.verbose)
         if not isinstance(self.cache, (bool, PrefixCache)) and self.cache != "auto":
-            raise ValueError(
-                f'{owner}(cache=...) must be "auto", True, False or a PrefixCache. '
-                f"Received: cache={self.cache!r}."
-            )
-        self._check_schedule()
-
-    def _check_schedule(self) -> None:
-        self._plan((), 1)
+            rule = 'be "auto", True, False or a PrefixCache'
+            raise ArgumentError(owner, "cache", rule, value=self.cache)
 
     def preview(
         self, model: keras.Model, epochs: int, steps_per_epoch: int | None = None
@@ -144,7 +146,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         Returns:
             `SchedulePreview`, which prints as a table.
         """
-        schedule = self._plan_for(model, self.total_epochs or epochs)
+        schedule = self._schedule_for(picture_of(model, self.groups), epochs)
         steps, groups, rates = steps_per_epoch, self.groups, self.rates
         return preview(schedule, model, epochs, steps_per_epoch=steps, groups=groups, rates=rates)
 
@@ -158,7 +160,7 @@ class FreezeScheduler(keras.callbacks.Callback):
         Returns:
             Tuple of int; None where the beginning depends on the logs or on steps.
         """
-        moments = timeline(self._plan_for(model, self.total_epochs or epochs), None)
+        moments = timeline(self._schedule_for(picture_of(model, self.groups), epochs), None)
         return tuple(None if moment is None else moment.epoch for moment in moments)
 
     def prepare(self, model: keras.Model, phase: int = -1, *, epochs: int | None = None) -> None:
@@ -179,43 +181,14 @@ class FreezeScheduler(keras.callbacks.Callback):
             IndexError: if the schedule has no such phase.
             ValueError: if the schedule doesn't fit the model.
         """
-        groups = layer_groups(model, self.groups)
-        total = epochs or self.total_epochs or len(groups)
-        planned = self._plan_for(model, total).phases[phase]
-        frozen = planned.policy(self.groups).select(model)
-        transition(model, phase_flags(model, frozen, planned.batch_norm, groups))
+        picture = picture_of(model, self.groups)
+        total = epochs or self.total_epochs or len(picture.groups)
+        planned = self.planner.plan(picture, total).phases[phase]
+        frozen = planned.policy(picture.division).select_in(picture)
+        transition(model, phase_flags(picture, frozen, planned.batch_norm))
 
-    def _plan_for(self, model: keras.Model, epochs: int) -> FreezeSchedule:
-        """Return the schedule for a model and a training of this length."""
-        return self._plan([group.name for group in layer_groups(model, self.groups)], epochs)
-
-    def _plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
-        """Return the schedule for a model with these groups and a training of this length."""
-        if self.batch_norm != "frozen" and not isinstance(self.schedule, Mapping):
-            raise ValueError(
-                f"{type(self).__name__}(batch_norm=...) must be left out where the phases of a "
-                f"schedule have modes of their own. Received: batch_norm={self.batch_norm!r}."
-            )
-        if isinstance(self.schedule, FreezeSchedule):
-            return self.schedule
-        if isinstance(self.schedule, (str, os.PathLike)):
-            return read(Path(self.schedule))
-        if not isinstance(self.schedule, Mapping):
-            raise TypeError(
-                f"{type(self).__name__}(schedule=...) must be a FreezeSchedule, the path of its "
-                "YAML file, or a mapping from epoch to what is frozen. "
-                f"Received: schedule={self.schedule!r}."
-            )
-        return FreezeSchedule(
-            {
-                epoch: value if isinstance(value, Phase) else Phase(value, None, self.batch_norm)
-                for epoch, value in self.schedule.items()
-            }
-        )
-
-    def _groups_to_keep(self, groups: Sequence[LayerGroup], epoch: int) -> frozenset[str]:
-        """Return the groups that are not to be frozen again by a fit that starts at `epoch`."""
-        return frozenset()
+    def _schedule_for(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
+        return self.planner.plan(picture, self.total_epochs or epochs)
 
     def set_model(self, model: keras.Model) -> None:
         """Take the model, and note which callbacks stand beside this one."""
@@ -225,124 +198,95 @@ class FreezeScheduler(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and check that it can be carried out."""
         self._check_alone()
-        owner = type(self).__name__
-        companions.refuse_stock_backup(owner, self._siblings)
-        fit_epochs = self.params["epochs"]
-        total = self.total_epochs or fit_epochs
-        schedule = self._plan_for(self.model, total)
-        steps = self.params.get("steps")
-        stride = getattr(self._model, "steps_per_execution", 1)
-        run = Run(schedule, fit_epochs, total, steps, stride, self.groups, self.rates)
-        fit_checks.check(run, self.model, owner)
-        self._run = run
-        self._cache = companions.cache_for(owner, self.cache, self._siblings, self.verbose)
-        if self._cache is not None:
-            self._cache.set_params(self.params)
-            self._cache.set_model(self._model)
-            self._cache.on_train_begin()
+        owner, model = type(self).__name__, self.model
+        fit_checks.refuse_stock_backup(owner, self._siblings)
+        picture, epochs = picture_of(model, self.groups), self.params["epochs"]
+        total = self.total_epochs or epochs
+        plan = FitPlan(
+            owner,
+            picture,
+            self.planner.plan(picture, total),
+            epochs,
+            total,
+            self.params.get("steps"),
+            getattr(model, "steps_per_execution", 1),
+            self.rates,
+        )
+        fit_checks.check_schedule(plan)
+        self._plan, self._run = plan, None
+        cache = fit_checks.cache_for(owner, self.cache, self._siblings, self.verbose)
+        self._cache = CacheDriver(cache, self)
+        self._say(f"{owner}: {remark}" for remark in self.planner.remarks(picture, total))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make the transition that is due."""
-        run = self._run
-        if run is None:
+        if self._plan is None or self._cache is None:
             return
-        if self._cache is not None:
-            self._cache.on_epoch_begin(epoch)
-        run.epoch, run.batch = epoch, 0
-        if run.progress is None:
-            self._begin(run)
+        self._cache.begin_epoch(epoch)
+        if self._run is None:
+            self._run, lines = self._begin(self._plan, epoch)
         else:
-            self._say(schedule_run.advance(run, self.model))
-        self._tell_cache(run)
-        resume_point.remember(self.model, run, epoch)
+            lines = self._run.begin_epoch(epoch)
+        self._say(lines)
+        self._cache.expect(self._run.next_transition)
+        resume_point.record(self._run, epoch)
 
-    def _tell_cache(self, run: Run) -> None:
-        if self._cache is not None:
-            self._cache.expect(run.next_transition)
-
-    def _begin(self, run: Run) -> None:
-        owner, groups = type(self).__name__, layer_groups(self.model, self.groups)
-        resume_point.place(run, self.model, owner)
-        companions.warn_of_early_stopping(owner, run, self._siblings)
-        run.kept = self._groups_to_keep(groups, run.epoch)
-        starts = resume_point.joined_at(run, self.model, groups, owner)
-        said = schedule_run.enter(run, self.model, starts)
-        # The last fit may have ended with a phase; going back to its best needs its flags.
-        later = schedule_run.advance(run, self.model)
-        self._say(later or ([said] if said else []))
+    def _begin(self, plan: FitPlan, epoch: int) -> tuple[ScheduleRun, list[str]]:
+        fit_checks.warn_of_early_stopping(plan, epoch, self._siblings)
+        keeps_unfrozen = self.planner.keeps_unfrozen
+        start = resume_point.starting_point(plan, epoch, keeps_unfrozen)
+        if epoch == 0 and keeps_unfrozen and resume_point.is_known(plan.picture.model):
+            self._say(
+                [
+                    f"{plan.owner}: this fit starts over from the head. To continue where the last "
+                    "one ended, pass initial_epoch= to fit."
+                ]
+            )
+        return ScheduleRun.begin(plan, start)
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make a transition that is due in the middle of an epoch."""
-        run = self._run
-        if run is None or run.progress is None:
+        if self._run is None or self._cache is None:
             return
-        run.count_steps(batch)
-        if run.progress.is_over and not run.progress.is_last:
-            self._say(schedule_run.advance(run, self.model))
-            self._tell_cache(run)
-        if run.progress.is_last and run.progress.after_steps(run.execution).is_over:
-            self._model.stop_training = True  # which Keras looks at after this execution
+        lines = self._run.before_batch(batch)
+        if lines:
+            self._say(lines)
+            self._cache.expect(self._run.next_transition)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add the parameter counts to the logs, and see whether the phase is over."""
-        run = self._run
-        if run is None or run.progress is None:
+        if self._run is None:
             return
         logs = {} if logs is None else logs
-        self._add_to(logs, run)
-        run.count_steps(run.batch + run.execution)
-        schedule_run.keep_best(run, self.model, logs)
-        run.progress = run.progress.after_epoch(logs)
-        if run.progress.is_last and run.progress.is_over:
-            self._model.stop_training = True
-            self._say(
-                [f"Epoch {epoch + 1}/{run.epochs}: the last phase is over, and training ends."]
-            )
-        resume_point.remember(self.model, run, epoch + 1)
+        self._add_to(logs, self._run)
+        self._say(self._run.end_epoch(logs))
+        resume_point.record(self._run, epoch + 1)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Leave the flags as they are and take the group rates back."""
+        """Leave the flags as they are and end the group rates."""
         if self._cache is not None:
-            self._cache.on_train_end()
-            self._cache = None
+            self._cache.end()
         if self._run is not None:
-            said = schedule_run.leave(self._run, self.model)
-            self._say([said] if said else [])
-            fit_checks.warn_of_files(self._run, self.model, type(self).__name__)
-        self._run, self._siblings = None, ()
-
-    def __repr__(self) -> str:
-        return call_of(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the model and the running fit out of copies: they belong to the original."""
-        return {
-            **vars(self),
-            "_model": None,
-            "_run": None,
-            "_siblings": (),
-            "_cache": None,
-            "params": None,
-        }
+            self._say(self._run.finish())
+            fit_checks.warn_of_files(self._run)
+        self._plan = self._run = self._cache = None
+        self._siblings = ()
 
     @property
     def present_curve(self) -> Curve | None:
         """The learning-rate curve of the present phase of a fit, None where there is none."""
-        run = self._run
-        if run is None or run.entered is None or run.entered < 0:
-            return None
-        return run.schedule.phases[run.entered].curve
+        phase = self._run.progress.phase if self._run is not None else None
+        return None if phase is None else phase.curve
 
     def training_state(self) -> dict[str, Any]:
         """Return where this fit is, as plain data and arrays, for a backup."""
         run = self._run
-        if run is None or run.progress is None:
+        if run is None:
             return {"plan": None}
         return {
-            "plan": self._script(run),
+            "plan": self._script(run.plan),
             "epoch": run.epoch + 1,
             "progress": [run.progress.index, run.progress.state],
-            "entered": run.entered,
             "steps": run.steps,
             "kept": sorted(run.kept),
             "frozen": list(run.frozen),
@@ -353,63 +297,74 @@ class FreezeScheduler(keras.callbacks.Callback):
 
     def check_training_state(self, state: Mapping[str, Any]) -> None:
         """Raise a `ValueError` if a backup was made by another schedule, rates or groups."""
-        if self._run is None or state["plan"] is None:
+        if self._plan is None or state["plan"] is None:
             return
-        for name, own in self._script(self._run).items():
+        for name, own in self._script(self._plan).items():
             if state["plan"][name] != own:
-                raise ValueError(
-                    f"{type(self).__name__}({name}=...) must be that of the backup. Received: "
-                    f"{own}, but the backup was made with {state['plan'][name]}. Restore the "
-                    "script as it was, or delete the backup to start over."
+                raise ArgumentError(
+                    type(self).__name__,
+                    name,
+                    "be that of the backup",
+                    received=f"{own}, but the backup was made with {state['plan'][name]}",
+                    advice="Restore the script as it was, or delete the backup to start over.",
                 )
 
     def set_training_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from where a backup was made."""
-        run = self._run
-        if run is None or state["plan"] is None:
+        """Continue from where a backup was made."""
+        plan = self._plan
+        if plan is None or state["plan"] is None:
             return
         index, trigger = state["progress"]
-        run.progress = Progress(run.schedule, index, trigger)
-        run.entered, run.steps = state["entered"], state["steps"]
-        run.kept, run.frozen = frozenset(state["kept"]), tuple(state["frozen"])
-        run.multipliers = dict(state["multipliers"])
-        run.counts = tuple(state["counts"])
-        run.best = state["best"] and Best(*state["best"])
-        # For a training that was complete, so that no epoch will say it.
-        resume_point.remember(self.model, run, state["epoch"])
+        self._run = ScheduleRun(
+            plan,
+            Progress(plan.schedule, index, trigger),
+            epoch=state["epoch"] - 1,
+            batch=0,
+            steps=state["steps"],
+            kept=frozenset(state["kept"]),
+            frozen=tuple(state["frozen"]),
+            multipliers=dict(state["multipliers"]),
+            counts=(state["counts"][0], state["counts"][1]),
+            best=state["best"] and Best(*state["best"]),
+        )
+        # For a training that was complete, in which no epoch will record it.
+        resume_point.record(self._run, state["epoch"])
 
-    def _script(self, run: Run) -> dict[str, Any]:
-        """Return what must be the same in a script that goes on with a backup."""
-        numbers = {id(v): n for n, v in enumerate(self.model.weights)}
+    def _script(self, plan: FitPlan) -> dict[str, Any]:
+        """Return what must be the same in a script that continues from a backup."""
+        numbers = {id(v): n for n, v in enumerate(plan.picture.model.weights)}
         return {
-            "schedule": fingerprint(run.schedule),
+            "schedule": fingerprint(plan.schedule),
             "rates": dict(self.rates) if isinstance(self.rates, Mapping) else self.rates,
             "groups": {
                 group.name: [numbers[id(v)] for v in group.variables]
-                for group in layer_groups(self.model, self.groups)
+                for group in plan.picture.groups
             },
         }
 
     def _check_alone(self) -> None:
         others = [other for other in self._siblings if isinstance(other, FreezeScheduler)]
         if others:
-            raise ValueError(
-                f"fit(callbacks=...) must hold one {FreezeScheduler.__name__} or GradualUnfreeze "
-                f"at most. Received: {self!r} and {others[0]!r}. Put both plans into one."
+            raise ArgumentError(
+                "fit",
+                "callbacks",
+                f"contain at most one {FreezeScheduler.__name__} or GradualUnfreeze",
+                received=f"{self!r} and {others[0]!r}",
+                advice="Put both plans into one.",
             )
 
-    def _say(self, lines: Sequence[str]) -> None:
+    def _say(self, lines: Iterable[str]) -> None:
         if self.verbose:
             for line in lines:
                 print(line)
 
-    def _add_to(self, logs: dict[str, Any], run: Run) -> None:
+    def _add_to(self, logs: dict[str, Any], run: ScheduleRun) -> None:
         logs["trainable_params"], logs["non_trainable_params"] = run.counts
         if self.log_details:
-            logs["phase"] = run.entered
+            logs["phase"] = run.progress.index
             logs["frozen_groups"] = len(run.frozen)
-            rate = optimizer_state.learning_rate(self.model.optimizer)
+            rate = learning_rate(self.model.optimizer)
             if rate is not None:  # a MultiOptimizer has none to give
-                rate *= schedule_run.pace_factor(self.model)
+                rate *= run.curve_factor()
                 for name, multiplier in run.multipliers.items():
                     logs[f"learning_rate/{name}"] = rate * multiplier * (name not in run.frozen)

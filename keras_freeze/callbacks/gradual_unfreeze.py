@@ -1,4 +1,4 @@
-"""`GradualUnfreeze`: the head trains first, then group after group thaws from the top."""
+"""`GradualUnfreeze`: the head trains first, then group after group unfreezes from the top."""
 
 from __future__ import annotations
 
@@ -6,48 +6,39 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
-
-from keras_freeze.callbacks import resume_point
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
-from keras_freeze.checks import is_int
-from keras_freeze.engine import optimizer_state
-from keras_freeze.groups import Groups, LayerGroup, layer_groups
-from keras_freeze.model_picture import is_batch_norm, weights_of
-from keras_freeze.policies.flags import BatchNormMode
+from keras_freeze.groups import Groups
+from keras_freeze.policies import BatchNormMode
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.schedules.builders import gradual
-from keras_freeze.schedules.epoch_plans import check_plan, even_starts, thaw_plan
-from keras_freeze.schedules.phases import FreezeSchedule, Phase
-from keras_freeze.schedules.rates import Rates
-from keras_freeze.schedules.triggers import Trigger, TriggerLike, as_trigger
+from keras_freeze.schedules import FromTheHead, Planner, Rates, TriggerLike
 
 
 class GradualUnfreeze(FreezeScheduler):
-    """Fine-tune from the head down: one layer group after the other thaws.
+    """Fine-tune from the head down: one layer group after the other unfreezes.
 
-    Everything but the head is frozen when training begins; then groups thaw from the top,
-    each at a lower learning rate than the one above. Nothing is lost when a group thaws: the
-    optimizer, its state for what trained before, the metrics and the `compile` settings stay,
-    and the new group's updates begin as in a new optimizer.
+    Everything but the head is frozen when training begins; then groups unfreeze from the top,
+    each at a lower learning rate than the one above. Nothing is lost when a group unfreezes: the
+    optimizer, its state of variables that remain trainable, the metrics and the `compile`
+    settings stay, and the new group's updates begin as in a new optimizer.
 
-    A fit that starts at `initial_epoch > 0` goes on where training was: it never freezes again
-    what had thawed. A fit from epoch 0 starts over.
+    A fit that starts at `initial_epoch > 0` continues where training was: it never freezes again
+    what had been unfrozen. A fit from epoch 0 starts over.
 
     Args:
-        schedule: When groups thaw. `"even"` (default) spreads them evenly over the epochs; an
-            int thaws one more group every so many epochs; a mapping from epoch (0-based) to a
-            group's name or names, such as `{0: "head", 4: "block5", 8: ["block4", "block3"]}`,
-            thaws these then, and never those that it does not name. A trigger, such as
-            `schedules.OnPlateau("val_loss")`, or a callable `(logs) -> bool`, thaws one more
-            group each time it fires, and ends the fit when it fires with all thawed.
+        schedule: When groups unfreeze. `"even"` (default) spreads them evenly over the epochs;
+            an int unfreezes one more group every so many epochs; a mapping from epoch (0-based)
+            to a group's name or names, such as
+            `{0: "head", 4: "block5", 8: ["block4", "block3"]}`, unfreezes these then, and never
+            those that it does not name. A trigger, such as `schedules.OnPlateau("val_loss")`, or
+            a callable `(logs) -> bool`, unfreezes one more group each time it fires, and ends the
+            fit when it fires with all unfrozen.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups as multiples of the compiled one: a mapping from
             group to multiplier (1 where missing), a factor between neighbouring groups, or
             None for the same rate everywhere. `"default"` is a factor of 2.6, ULMFiT's.
         batch_norm: What `BatchNormalization` layers of the pretrained part do: `"frozen"`
-            (default) never train, `"follow"` thaw with their group, `"statistics"` thaw but
-            for their moving statistics, `"train"` always train.
+            (default) never train, `"follow"` unfreeze with their group, `"statistics"` unfreeze
+            but for their moving statistics, `"train"` always train.
         cache: Whether to compute what is frozen once, not in every epoch: `"auto"` (default)
             where that pays, True wherever it can be done, False, or a `PrefixCache` with
             arguments of your own. The results are the same.
@@ -93,7 +84,7 @@ class GradualUnfreeze(FreezeScheduler):
         verbose: int = 1,
     ):
         super().__init__(
-            schedule,  # type: ignore[arg-type]  # read by `_plan` below
+            schedule,  # type: ignore[arg-type]  # read by its planner
             groups=groups,
             rates=rates,
             batch_norm=batch_norm,
@@ -103,86 +94,15 @@ class GradualUnfreeze(FreezeScheduler):
             verbose=verbose,
         )
 
-    def _check_schedule(self) -> None:
-        schedule: Any = self.schedule
-        if isinstance(schedule, Mapping) and schedule:
-            check_plan(schedule)
-            if min(schedule) == 0:
-                return
-        elif schedule == "even" or (is_int(schedule) and schedule > 0):
-            return
-        elif isinstance(schedule, Trigger) or callable(schedule):
-            as_trigger(schedule)
-            return
-        raise ValueError(
-            'GradualUnfreeze(schedule=...) must be "even", a positive int (epochs a group), a '
-            "mapping from epoch to groups that begins at epoch 0, or a trigger such as "
-            "schedules.OnPlateau(). "
-            f"Received: schedule={schedule!r}."
-        )
-
-    def _plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
-        schedule: Any = self.schedule
-        if isinstance(schedule, Trigger) or callable(schedule):
-            if len(names) == 1:
-                return FreezeSchedule([Phase((), None, self.batch_norm, until=schedule)])
-            return gradual(names, schedule, last=schedule, rates=None, batch_norm=self.batch_norm)
-        if isinstance(schedule, Mapping):
-            frozen = thaw_plan(schedule, names)
-        else:
-            starts = (
-                even_starts(len(names), epochs)
-                if schedule == "even"
-                else range(0, schedule * len(names), schedule)
-            )
-            frozen = _from_the_head(names, starts)
-        return FreezeSchedule(
-            {epoch: Phase(held, None, self.batch_norm) for epoch, held in frozen.items()}
-        )
+    def _planner(self) -> Planner:
+        return FromTheHead(type(self).__name__, self.schedule, self.batch_norm)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Make the plan for this fit, and say where it differs from one group at a time."""
+        """Make the plan for this fit, and warn where it has nothing to do."""
         super().on_train_begin(logs)
-        total = len(layer_groups(self.model, self.groups))
-        count = total - self._groups_that_stay(self.model)
-        epochs = self.total_epochs or self.params["epochs"]
-        if total == 1:
+        if self._plan is not None and len(self._plan.picture.groups) == 1:
             warnings.warn(
                 f"GradualUnfreeze finds a single layer group in model {self.model.name!r}, so "
-                "there is nothing to thaw. Pass groups= to divide it.",
+                "there is nothing to unfreeze. Pass groups= to divide it.",
                 stacklevel=2,
             )
-        elif isinstance(self.schedule, str) and epochs < count and self.verbose:
-            print(
-                f"GradualUnfreeze: {epochs} epochs for {count} layer groups, so several "
-                "groups thaw at once."
-            )
-
-    def _groups_that_stay(self, model: keras.Model) -> int:
-        """Return how many groups, from the input on, are never to thaw."""
-        return 0
-
-    def _groups_to_keep(self, groups: Sequence[LayerGroup], epoch: int) -> frozenset[str]:
-        known = resume_point.is_known(self.model)
-        if epoch == 0:
-            if known and self.verbose:
-                print(
-                    "GradualUnfreeze: this fit starts over from the head. To go on where the "
-                    "last one ended, pass initial_epoch= to fit."
-                )
-            return frozenset()
-        training = frozenset(group.name for group in groups if _trains(group))
-        frozen_before = len(training) < len(groups)
-        trained_before = optimizer_state.iterations(self.model.optimizer) > 0
-        # The flags say what had thawed, unless nothing has trained this model yet.
-        return training if known or frozen_before or trained_before else frozenset()
-
-
-def _trains(group: LayerGroup) -> bool:
-    """Tell whether a group trains, apart from its `BatchNormalization`."""
-    weights = [weight for layer in group.layers for weight in weights_of(layer)]
-    return any(w.variable.trainable for w in weights if not is_batch_norm(w.layer))
-
-
-def _from_the_head(names: Sequence[str], starts: Sequence[int]) -> dict[int, tuple[str, ...]]:
-    return {start: tuple(names[: len(names) - 1 - n]) for n, start in enumerate(starts)}

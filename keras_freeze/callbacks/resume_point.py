@@ -1,8 +1,8 @@
-"""Where a `fit` that does not begin at epoch 0 is in its schedule, and how long what trains has.
+"""Where in its schedule a `fit` begins, and how long each variable has been training.
 
-Known are: a model that went on in this process, which is remembered; and a schedule by the
-calendar, which says where any epoch is. What depends on the logs of epochs that nobody
-remembers can't be known, and is an error rather than a guess.
+Known are: a model that continues in this process, whose position was recorded; and a schedule by
+epochs, which says where any epoch is. What depends on the metrics of epochs that were not
+recorded can't be known, and is an error rather than a guess.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import weakref
 
 import keras
 
-from keras_freeze.callbacks.schedule_run import Best, Run
-from keras_freeze.engine import optimizer_state
-from keras_freeze.groups import LayerGroup
-from keras_freeze.policies.flags import phase_flags
-from keras_freeze.schedules.phases import Phase
-from keras_freeze.schedules.progress import Progress, beginning, progress_at
+from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun, StartingPoint
+from keras_freeze.checks import ArgumentError
+from keras_freeze.engine import state_of
+from keras_freeze.keras_internals.optimizers import iterations
+from keras_freeze.model_picture import LayerGroup, ModelPicture, is_batch_norm
+from keras_freeze.policies import phase_flags
+from keras_freeze.schedules import Phase, Progress, beginning, progress_at
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
+class Position:
     """Where the last fit of a model has come.
 
     Attributes:
@@ -39,71 +40,93 @@ class Memory:
     optimizer: weakref.ref[keras.Optimizer]
 
 
-_memory: weakref.WeakKeyDictionary[keras.Model, Memory] = weakref.WeakKeyDictionary()
-_taken_as_known: weakref.WeakSet[keras.Model] = weakref.WeakSet()
-
-
-def remember(model: keras.Model, run: Run, next_epoch: int) -> None:
-    """Keep where a fit is, for one that goes on from there in the same process."""
-    if run.progress is not None:
-        optimizer = weakref.ref(model.optimizer)
-        _memory[model] = Memory(next_epoch, run.progress, run.steps, run.best, optimizer)
+def record(run: ScheduleRun, next_epoch: int) -> None:
+    """Keep where a fit is, for one that continues from there in the same process."""
+    model = run.plan.picture.model
+    optimizer = weakref.ref(model.optimizer)
+    state_of(model).position = Position(next_epoch, run.progress, run.steps, run.best, optimizer)
 
 
 def is_known(model: keras.Model) -> bool:
     """Tell whether this process has trained a model by a schedule before."""
-    return model in _memory or model in _taken_as_known
+    state = state_of(model)
+    return state.position is not None or state.has_exact_starts
 
 
-def take_as_known(model: keras.Model) -> None:
-    """Take note that a model's optimizer knows when each variable began to train."""
-    _taken_as_known.add(model)
+def starting_point(plan: FitPlan, epoch: int, keeps_unfrozen: bool) -> StartingPoint:
+    """Return where in its schedule a fit is that begins at an epoch.
 
-
-def place(run: Run, model: keras.Model, owner: str) -> None:
-    """Set where in its schedule a fit is that begins at its present epoch.
+    Args:
+        plan: What the fit is to do.
+        epoch: Int, 0-based.
+        keeps_unfrozen: Bool, whether groups that trained before are not to be frozen again.
 
     Raises:
         ValueError: if that depends on epochs that this process has not seen.
     """
-    memory, epoch = _memory.get(model), run.epoch
-    is_next = memory is not None and memory.epoch == epoch
-    if epoch == 0:
-        run.progress = beginning(run.schedule)
-    elif memory is not None and is_next and memory.progress.schedule == run.schedule:
-        run.progress, run.steps = memory.progress, memory.steps
-        run.best = memory.best if memory.optimizer() is model.optimizer else None
-    else:
-        run.progress = progress_at(run.schedule, epoch, run.steps_per_epoch, run.stride)
-        if run.progress is None:
-            raise ValueError(
-                f"{owner}(schedule=...) must go by epochs alone in a fit that begins at epoch "
-                f"{epoch}, or the fit before it must have run in this process. Received: a "
-                "schedule that depends on logs or steps, which nobody remembers. Use "
-                "keras_freeze.BackupAndRestore to go on after an interruption."
-            )
-        run.steps = _steps_in_phase(run)
-    if run.progress.is_last and run.progress.is_over:
-        raise ValueError(
-            f"{owner}(schedule=...) must not be over before the fit begins. Received: a fit from "
-            f"epoch {epoch}, and a last phase that has ended by then. To train on, leave the "
-            "callback out; to start over, leave initial_epoch= out."
+    start = _on_schedule(plan, epoch)
+    if start.progress.is_last and start.progress.is_over:
+        raise ArgumentError(
+            plan.owner,
+            "schedule",
+            "not be over before the fit begins",
+            received=f"a fit from epoch {epoch}, and a last phase that has ended by then",
+            advice="To train further, leave the callback out; to start over, leave "
+            "initial_epoch= out.",
         )
+    return dataclasses.replace(
+        start,
+        kept=_unfrozen_before(plan.picture) if keeps_unfrozen and epoch > 0 else frozenset(),
+        joined=_joined_at(plan, start),
+    )
 
 
-def _steps_in_phase(run: Run) -> int:
-    if run.progress is None or run.steps_per_epoch is None:
+def _on_schedule(plan: FitPlan, epoch: int) -> StartingPoint:
+    model, schedule = plan.picture.model, plan.schedule
+    position = state_of(model).position
+    if epoch == 0:
+        return StartingPoint(epoch, beginning(schedule))
+    is_next = position is not None and position.epoch == epoch
+    if position is not None and is_next and position.progress.schedule == schedule:
+        best = position.best if position.optimizer() is model.optimizer else None
+        return StartingPoint(epoch, position.progress, position.steps, best)
+    progress = progress_at(schedule, epoch, plan.steps_per_epoch, plan.stride)
+    if progress is None:
+        raise ArgumentError(
+            plan.owner,
+            "schedule",
+            f"go by epochs alone in a fit that begins at epoch {epoch}, or the fit before it must "
+            "have run in this process",
+            received="a schedule that depends on metrics or steps, whose state was not saved",
+            advice="Use keras_freeze.BackupAndRestore to resume after an interruption.",
+        )
+    return StartingPoint(epoch, progress, _steps_in_phase(plan, progress, epoch))
+
+
+def _steps_in_phase(plan: FitPlan, progress: Progress, epoch: int) -> int:
+    if plan.steps_per_epoch is None or progress.index < 0:
         return 0
-    begun = run.moments()[max(run.progress.index, 0)]
-    if begun is None or run.progress.index < 0:
+    begun = plan.moments()[progress.index]
+    if begun is None:
         return 0
-    return max(0, (run.epoch - begun.epoch) * run.steps_per_epoch - begun.step)
+    return max(0, (epoch - begun.epoch) * plan.steps_per_epoch - begun.step)
 
 
-def joined_at(
-    run: Run, model: keras.Model, groups: tuple[LayerGroup, ...], owner: str
-) -> dict[int, int] | None:
-    """Return when each variable began to train, for a model that goes on from a file.
+def _unfrozen_before(picture: ModelPicture) -> frozenset[str]:
+    """Return the groups that earlier training has unfrozen: the flags say it, if there was any."""
+    training = frozenset(group.name for group in picture.groups if _trains(picture, group))
+    has_trained = is_known(picture.model) or iterations(picture.model.optimizer) > 0
+    return training if has_trained or len(training) < len(picture.groups) else frozenset()
+
+
+def _trains(picture: ModelPicture, group: LayerGroup) -> bool:
+    """Tell whether a group trains, apart from its `BatchNormalization`."""
+    weights = (w for layer in group.layers for w in picture.weights_in[id(layer)])
+    return any(w.variable.trainable for w in weights if not is_batch_norm(w.layer))
+
+
+def _joined_at(plan: FitPlan, start: StartingPoint) -> dict[int, int] | None:
+    """Return when each variable began to train, for a model that continues from a file.
 
     A file holds the optimizer's state, but not which variables joined late, so that Adam and
     its kin would take them for old. The schedule and the iteration count tell.
@@ -114,48 +137,42 @@ def joined_at(
     Raises:
         ValueError: if it can't be told from them.
     """
-    epoch = run.epoch
-    if epoch == 0 or is_known(model) or run.progress is None:
+    epoch, model, schedule = start.epoch, plan.picture.model, plan.schedule
+    if epoch == 0 or is_known(model) or start.progress.phase is None:
         return None
-    done = optimizer_state.iterations(model.optimizer)
-    if not done or not model.optimizer.built or run.progress.phase is None:
+    done = iterations(model.optimizer)
+    if not done or not model.optimizer.built:
         return None
-    if run.schedule.start:
+    if schedule.start:
         raise ValueError(
-            f"{owner}: fit(initial_epoch={epoch}) must go on in the process that began it, with a "
-            "new optimizer, or with a schedule from epoch 0. Received: a schedule from epoch "
-            f"{run.schedule.start}, which does not say what trained before, so that it can't be "
-            "told how long the groups that thawed late have trained. Use "
+            f"{plan.owner}: fit(initial_epoch={epoch}) must continue in the process that began "
+            "it, with a new optimizer, or with a schedule from epoch 0. Received: a schedule "
+            f"from epoch {schedule.start}, which does not say what trained before, so that it is "
+            "not known how long the groups that unfroze late have trained. Use "
             "keras_freeze.BackupAndRestore, which keeps that."
         )
-    phases = run.schedule.phases[: run.progress.index]
-    if not phases:
+    earlier = schedule.phases[: start.progress.index]
+    if not earlier:
         return None
-    before = [_trained(run, model, groups, phase) for phase in [*phases, run.progress.phase]]
-    trained = {id(v) for v in model.trainable_variables}
-    if trained not in (before[-1], before[-2]):
+    trained = [_trained_in(plan, phase) for phase in [*earlier, start.progress.phase]]
+    if {id(v) for v in model.trainable_variables} not in trained[-2:]:
         return None
-    steps = run.steps_per_epoch
+    steps = plan.steps_per_epoch
     if steps is None or done != epoch * steps:
         raise ValueError(
-            f"{owner}: fit(initial_epoch={epoch}) must go on with the training that its schedule "
-            f"describes, or with a new optimizer. Received: an optimizer after {done} batches, "
-            f"and {steps} batches an epoch, so that it can't be told how long the groups that "
-            "thawed late have trained. Use keras_freeze.BackupAndRestore, which keeps that."
+            f"{plan.owner}: fit(initial_epoch={epoch}) must continue the training that its "
+            f"schedule describes, or begin with a new optimizer. Received: an optimizer after "
+            f"{done} batches, and {steps} batches an epoch, so that it is not known how long the "
+            "groups that unfroze late have trained. Use keras_freeze.BackupAndRestore, which "
+            "keeps that."
         )
-    moments = run.moments()
     starts: dict[int, int] = {}
-    for moment, ids in zip(moments, before, strict=False):
+    for moment, ids in zip(plan.moments(), trained, strict=False):
         begun = 0 if moment is None else moment.epoch * steps + moment.step
         starts = {i: starts.get(i, begun) for i in ids}
-    return {i: start for i, start in starts.items() if start < done}
+    return {i: begun for i, begun in starts.items() if begun < done}
 
 
-def _trained(
-    run: Run, model: keras.Model, groups: tuple[LayerGroup, ...], phase: Phase | None
-) -> set[int]:
-    if phase is None:
-        return {id(v) for v in model.trainable_variables}
-    frozen = phase.policy(run.groups).select(model)
-    flags = phase_flags(model, frozen, phase.batch_norm, groups)
+def _trained_in(plan: FitPlan, phase: Phase) -> set[int]:
+    flags = phase_flags(plan.picture, plan.frozen(phase), phase.batch_norm)
     return {id(variable) for variable, trains in flags.variables if trains}

@@ -1,25 +1,99 @@
-"""One `fit` under a schedule: where it is, and what it does to the model at each turn."""
+"""One `fit` under a schedule: what is planned, where it is, and what it does to the model."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from keras_freeze.callbacks import transition_message
-from keras_freeze.engine import optimizer_state, snapshot, update_rules
-from keras_freeze.engine.transitions import transition
-from keras_freeze.engine.update_rules import Pace
-from keras_freeze.groups import Groups, LayerGroup, layer_groups
-from keras_freeze.policies.flags import Flags, phase_flags
-from keras_freeze.policies.selection import Selection, everything_in
+from keras_freeze.callbacks.transition_message import Change
+from keras_freeze.engine import ActiveCurve, leaf_optimizers, rules_of, snapshot, transition
+from keras_freeze.keras_internals import trainer
+from keras_freeze.keras_internals.optimizers import iterations, learning_rate
+from keras_freeze.model_picture import ModelPicture
+from keras_freeze.policies import Flags, Selection, everything, phase_flags
 from keras_freeze.reports import parameter_counts
-from keras_freeze.schedules.phases import FreezeSchedule, Phase
-from keras_freeze.schedules.progress import Moment, Progress, timeline
-from keras_freeze.schedules.rates import Rates, multipliers
-from keras_freeze.schedules.triggers import improves, monitored
+from keras_freeze.schedules import (
+    FreezeSchedule,
+    Moment,
+    Phase,
+    Progress,
+    Rates,
+    improves,
+    monitored,
+    multipliers,
+    timeline,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FitPlan:
+    """What is decided before a fit begins, and does not change while it runs.
+
+    Attributes:
+        owner: Str, the callback in whose name errors are raised.
+        picture: The picture of the model, with its groups.
+        schedule: What is frozen when.
+        epochs: Int, the last epoch's number as Keras prints it.
+        total_epochs: Int, the epochs of the whole training.
+        steps_per_epoch: Int, batches in an epoch; None if not known.
+        stride: Int, batches in an execution of the train step.
+        rates: Learning rates for phases that have none of their own.
+    """
+
+    owner: str
+    picture: ModelPicture
+    schedule: FreezeSchedule
+    epochs: int
+    total_epochs: int
+    steps_per_epoch: int | None
+    stride: int
+    rates: Rates
+
+    def moments(self) -> tuple[Moment | None, ...]:
+        """Return when each phase begins, None where that depends on the logs."""
+        return timeline(self.schedule, self.steps_per_epoch, self.stride)
+
+    def multipliers(self, phase: Phase) -> dict[str, float]:
+        """Return the learning-rate multiplier of each group in a phase."""
+        rates = self.rates if phase.rates is None else phase.rates
+        return multipliers(rates, self.picture.group_names, owner=self.owner)
+
+    def frozen(self, phase: Phase) -> Selection:
+        """Return what a phase freezes."""
+        return phase.policy(self.picture.division).select_in(self.picture)
+
+    def curve(self, phase: Phase, epoch: int, batch: int, steps: int) -> ActiveCurve | None:
+        """Return the learning-rate curve of a phase, from the present batch on.
+
+        Args:
+            phase: The phase.
+            epoch: Int, 0-based, the present epoch.
+            batch: Int, batches of the present epoch that are done.
+            steps: Int, batches of the phase that are done.
+
+        Raises:
+            ValueError: if the curve is as long as the phase, and that can't be known beforehand.
+        """
+        if phase.curve is None:
+            return None
+        length = phase.curve.steps
+        if length is None and phase.trigger is not None:
+            done = (batch - steps) % (self.steps_per_epoch or 1)
+            length = phase.trigger.length(self.steps_per_epoch, done)
+        elif length is None and self.steps_per_epoch is not None:
+            length = (self.total_epochs - epoch) * self.steps_per_epoch - batch + steps
+        if length is None:
+            raise ValueError(
+                f"{type(phase.curve).__name__}(steps=...) must be given where the length of the "
+                f"phase isn't known beforehand. Received: {phase.curve!r} in a phase until "
+                f"{phase.until!r}, with {self.steps_per_epoch} steps an epoch. Give a number of "
+                "batches."
+            )
+        return ActiveCurve(phase.curve, max(1, length), -steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +101,7 @@ class Best:
     """The best epoch of a phase.
 
     Attributes:
-        value: Float, the log by which it is the best.
+        value: Float, the metric by which it is the best.
         epoch: Int, 0-based.
         steps: Int, batches of the phase done by its end.
         state: What `snapshot.capture` returned at its end.
@@ -39,218 +113,246 @@ class Best:
     state: snapshot.State
 
 
-@dataclasses.dataclass
-class Run:
-    """The state of one `fit`: names and numbers, never layers.
+@dataclasses.dataclass(frozen=True)
+class StartingPoint:
+    """Where in its schedule a fit begins.
 
     Attributes:
-        schedule: What is frozen when.
-        epochs: Int, the last epoch's number as Keras prints it.
-        total_epochs: Int, the epochs of the whole training.
-        steps_per_epoch: Int, batches in an epoch; None if not known.
-        stride: Int, batches in an execution of the train step.
-        groups: How the model is divided, as the user gave it.
-        rates: Learning rates for phases that have none of their own.
-        progress: Where in the schedule; None before the first epoch.
-        entered: Index of the phase that the model was made ready for; None before the first.
+        epoch: Int, 0-based.
+        progress: `Progress` at its beginning.
+        steps: Int, batches of that phase that earlier fits have done.
+        best: The best epoch of that phase so far; None for none.
+        kept: Names of the groups that are not to be frozen again.
+        joined: Iteration count by variable id at which it began to train, for a model whose
+            optimizer was loaded; None for any other.
+    """
+
+    epoch: int
+    progress: Progress
+    steps: int = 0
+    best: Best | None = None
+    kept: frozenset[str] = frozenset()
+    joined: Mapping[int, int] | None = None
+
+
+@dataclasses.dataclass
+class ScheduleRun:
+    """The state of one fit, from its first epoch on: names and numbers.
+
+    Attributes:
+        plan: What was decided before.
+        progress: Where in the schedule it is.
         epoch: Int, 0-based, the present epoch.
         batch: Int, batches of the present epoch that are done.
         steps: Int, batches of the present phase that are done.
-        kept: Groups that earlier training thawed and this one must not freeze again.
-        frozen: Names of the groups that don't train at present.
+        kept: Groups that earlier training unfroze and this one must not freeze again.
+        frozen: Names of the groups that are frozen at present.
         multipliers: Learning-rate multiplier by group at present.
         counts: Trainable and non-trainable parameters at present.
-        best: The best epoch of the present phase, if it asks for it.
+        best: The best epoch of the present phase, if it asks for one and there is one.
     """
 
-    schedule: FreezeSchedule
-    epochs: int
-    total_epochs: int
-    steps_per_epoch: int | None = None
-    stride: int = 1
-    groups: Groups | None = None
-    rates: Rates = None
-    progress: Progress | None = None
-    entered: int | None = None
-    epoch: int = 0
-    batch: int = 0
-    steps: int = 0
-    kept: frozenset[str] = frozenset()
-    frozen: tuple[str, ...] = ()
-    multipliers: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    counts: tuple[int, int] = (0, 0)
-    best: Best | None = None
+    plan: FitPlan
+    progress: Progress
+    epoch: int
+    batch: int
+    steps: int
+    kept: frozenset[str]
+    frozen: tuple[str, ...]
+    multipliers: Mapping[str, float]
+    counts: tuple[int, int]
+    best: Best | None
+
+    @classmethod
+    def begin(cls, plan: FitPlan, start: StartingPoint) -> tuple[ScheduleRun, list[str]]:
+        """Make the model ready for its first epoch; return the run and the lines to print."""
+        frozen = frozen_groups(plan.picture, Selection())
+        counts = parameter_counts(plan.picture.model)
+        run = cls(
+            plan,
+            start.progress,
+            start.epoch,
+            batch=0,
+            steps=start.steps,
+            kept=start.kept,
+            frozen=frozen,
+            multipliers={},
+            counts=counts,
+            best=start.best,
+        )
+        lines = run.enter(start.joined, is_first=True)
+        # The last fit may have ended with a phase; going back to its best needs its flags.
+        return run, run.advance() or lines
 
     @property
-    def now(self) -> str:
-        """The present moment, for messages."""
-        return transition_message.moment(self.epoch, self.epochs, self.batch)
-
-    @property
-    def execution(self) -> int:
-        """The batches of the next execution; an epoch's last may have fewer than others."""
-        if self.steps_per_epoch is None:
-            return self.stride
-        return min(self.stride, self.steps_per_epoch - self.batch)
-
-    def moments(self) -> tuple[Moment | None, ...]:
-        """Return when each phase begins, None where that depends on the logs."""
-        return timeline(self.schedule, self.steps_per_epoch, self.stride)
+    def model(self) -> keras.Model:
+        """The model, with the values of the running fit."""
+        trainer.bring_values_back(self.plan.picture.model)
+        return self.plan.picture.model
 
     @property
     def next_transition(self) -> int | None:
         """The first epoch that is wholly behind the present phase; None where that isn't known."""
-        if self.progress is None or self.progress.is_last:
-            return self.epochs
-        moment = self.moments()[self.progress.index + 1]
+        if self.progress.is_last:
+            return self.plan.epochs
+        moment = self.plan.moments()[self.progress.index + 1]
         return None if moment is None else moment.epoch + (moment.step > 0)
 
-    def rates_of(self, phase: Phase) -> Rates:
-        """Return the group rates of a phase, which may leave them to the callback."""
-        return self.rates if phase.rates is None else phase.rates
+    def begin_epoch(self, epoch: int) -> list[str]:
+        """Make the transition that is due before an epoch; return the lines to print."""
+        self.epoch, self.batch = epoch, 0
+        return self.advance()
 
-    def count_steps(self, batch: int) -> None:
-        """Take note that so many batches of the present epoch are done."""
-        if self.progress is not None and batch > self.batch:
+    def before_batch(self, batch: int) -> list[str]:
+        """Make the transition that is due in the middle of an epoch; return the lines to print."""
+        self._count_steps(batch)
+        lines = []
+        if self.progress.is_over and not self.progress.is_last:
+            lines = self.advance()
+        if self.progress.is_last and self.progress.after_steps(self._execution).is_over:
+            # Keras looks at it after this execution.
+            self.plan.picture.model.stop_training = True
+        return lines
+
+    def end_epoch(self, logs: Mapping[str, Any]) -> list[str]:
+        """Take an epoch's metrics into account; return the lines to print."""
+        self._count_steps(self.batch + self._execution)
+        self._keep_best(logs)
+        self.progress = self.progress.after_epoch(logs)
+        if self.progress.is_last and self.progress.is_over:
+            self.plan.picture.model.stop_training = True
+            when = transition_message.moment(self.epoch, self.plan.epochs, 0)
+            return [f"{when}: the last phase is over, and training ends."]
+        return []
+
+    def finish(self) -> list[str]:
+        """End the fit: go back to the best of the last phase, and end the group rates."""
+        lines = []
+        continues = self.epoch + 1 == self.plan.epochs < self.plan.total_epochs
+        if self.progress.is_last and not continues:
+            lines += self._restore_best("After training")
+        lines += self._summary()
+        transition(self.model, Flags(), {})
+        return lines
+
+    def curve_factor(self) -> float:
+        """Return by what the phase's curve multiplies the learning rate of the next batch."""
+        leaf = leaf_optimizers(self.plan.picture.model.optimizer)[0]
+        active = rules_of(leaf).curve
+        if active is None:
+            return 1.0
+        done = float(iterations(leaf) - active.start)
+        return float(keras.ops.convert_to_numpy(active.curve.factor(done, active.steps)))
+
+    @property
+    def _now(self) -> str:
+        return transition_message.moment(self.epoch, self.plan.epochs, self.batch)
+
+    @property
+    def _execution(self) -> int:
+        """The batches of the next execution; an epoch's last may have fewer than others."""
+        if self.plan.steps_per_epoch is None:
+            return self.plan.stride
+        return min(self.plan.stride, self.plan.steps_per_epoch - self.batch)
+
+    def _count_steps(self, batch: int) -> None:
+        """Record that so many batches of the present epoch are done."""
+        if batch > self.batch:
             self.progress = self.progress.after_steps(batch - self.batch)
             self.steps += batch - self.batch
         self.batch = batch
 
+    def advance(self) -> list[str]:
+        """Leave the phase that is over and enter the next; the last is left by the fit's end."""
+        lines: list[str] = []
+        index = self.progress.index
+        while self.progress.is_over and not self.progress.is_last:
+            lines += self._restore_best(self._now)
+            self.progress, self.steps = self.progress.next(), 0
+        if self.progress.index != index:
+            lines += self.enter(None)
+        return lines
 
-def pace_of(run: Run, phase: Phase) -> Pace | None:
-    """Return the learning-rate curve of a phase, from the present batch on.
-
-    Raises:
-        ValueError: if the curve is as long as the phase, and that can't be known beforehand.
-    """
-    if phase.curve is None:
-        return None
-    steps = phase.curve.steps
-    if steps is None and phase.trigger is not None:
-        done = (run.batch - run.steps) % (run.steps_per_epoch or 1)
-        steps = phase.trigger.length(run.steps_per_epoch, done)
-    elif steps is None and run.steps_per_epoch is not None:
-        steps = (run.total_epochs - run.epoch) * run.steps_per_epoch - run.batch + run.steps
-    if steps is None:
-        raise ValueError(
-            f"{type(phase.curve).__name__}(steps=...) must be given where the length of the phase "
-            f"isn't known beforehand. Received: {phase.curve!r} in a phase until "
-            f"{phase.until!r}, with {run.steps_per_epoch} steps an epoch. Give a number of batches."
+    def enter(self, joined: Mapping[int, int] | None, *, is_first: bool = False) -> list[str]:
+        """Make the model ready for the present phase; return the line that says what changed."""
+        phase, plan, model = self.progress.phase, self.plan, self.model
+        if phase is None:
+            return []
+        frozen_before = None if is_first else self.frozen
+        flags_before = [variable.trainable for variable in model.weights]
+        frozen = self._without_kept(plan.frozen(phase))
+        self.multipliers = plan.multipliers(phase)
+        by_variable = {
+            id(v): self.multipliers[group.name]
+            for group in plan.picture.groups
+            for v in group.variables
+        }
+        flags = phase_flags(plan.picture, frozen, phase.batch_norm)
+        curve = plan.curve(phase, self.epoch, self.batch, self.steps)
+        transition(model, flags, by_variable, curve, joined)
+        self.frozen = frozen_groups(plan.picture, frozen)
+        self.counts = parameter_counts(model)
+        flags_after = [variable.trainable for variable in model.weights]
+        change = Change(
+            groups=plan.picture.group_names,
+            before=frozen_before,
+            after=self.frozen,
+            changed_variables=sum(a != b for a, b in zip(flags_before, flags_after, strict=True)),
         )
-    return Pace(phase.curve, max(1, steps), -run.steps)
+        sentence = transition_message.sentence(
+            change, self.counts, self.multipliers, learning_rate(model.optimizer)
+        )
+        return [f"{self._now}: {sentence}"]
+
+    def _without_kept(self, selection: Selection) -> Selection:
+        kept = [group for group in self.plan.picture.groups if group.name in self.kept]
+        variables = {id(v) for group in kept for v in group.variables}
+        layers = {id(layer) for group in kept for layer in group.layers}
+        return selection - Selection(frozenset(variables), frozenset(layers))
+
+    def _keep_best(self, logs: Mapping[str, Any]) -> None:
+        """Copy the model if this was the best epoch of a phase that asks for it."""
+        phase = self.progress.phase
+        if phase is None or phase.best_by is None:
+            return
+        monitor, mode, min_delta = phase.best_by
+        value = monitored("Phase", monitor, logs, argument="restore_best")
+        if improves(value, self.best.value if self.best else None, min_delta, mode):
+            self.best = Best(value, self.epoch, self.steps, snapshot.capture(self.model))
+
+    def _restore_best(self, when: str) -> list[str]:
+        """Take the model back to the best epoch of the phase that ends, if that is another.
+
+        The learning rate stays, since other callbacks may have changed it on purpose.
+        """
+        (best, self.best), phase = (self.best, None), self.progress.phase
+        if best is None or phase is None or phase.best_by is None or best.steps == self.steps:
+            return []
+        snapshot.restore(self.model, best.state, learning_rate=False)
+        metric = f"{phase.best_by[0]} {best.value:.4g}"
+        return [f"{when}: back to epoch {best.epoch + 1}, with {metric}."]
+
+    def _summary(self) -> list[str]:
+        """Say which phases ran, what stays frozen and why, and what ends with the fit."""
+        later = self.plan.moments()[self.progress.index + 1 :]
+        next_moment = later[0] if later else None
+        ended = transition_message.Ended(
+            phases=self.progress.index + 1,
+            planned=len(self.plan.schedule.phases),
+            frozen=self.frozen,
+            next_epoch=None if next_moment is None else next_moment.epoch,
+        )
+        rate = learning_rate(self.plan.picture.model.optimizer)
+        return transition_message.summary(ended, self.multipliers, rate)
 
 
-def enter(run: Run, model: keras.Model, starts: Mapping[int, int] | None = None) -> str | None:
-    """Make a model ready for the phase that a fit is in, if it isn't yet.
-
-    Args:
-        run: The present fit.
-        model: The model.
-        starts: Iteration count by variable id at which it began to train, for a model whose
-            optimizer was loaded; None for any other.
-
-    Returns:
-        Str, the line that says what changed; None if nothing is to be said.
-    """
-    progress = run.progress
-    if progress is None or run.entered == progress.index:
-        return None
-    is_first, run.entered = run.entered is None, progress.index
-    groups, phase = layer_groups(model, run.groups), progress.phase
-    if phase is None:
-        run.frozen = frozen_groups(model, groups, Selection())
-        run.counts = parameter_counts(model)
-        return None
-    before = None if is_first else run.frozen
-    flags_before = [variable.trainable for variable in model.weights]
-    frozen = _without(phase.policy(run.groups).select(model), groups, run.kept)
-    run.multipliers = multipliers(run.rates_of(phase), [group.name for group in groups])
-    by_variable = {id(v): run.multipliers[group.name] for group in groups for v in group.variables}
-    flags = phase_flags(model, frozen, phase.batch_norm, groups)
-    transition(model, flags, by_variable, pace_of(run, phase), starts)
-    run.frozen = frozen_groups(model, groups, frozen)
-    run.counts = parameter_counts(model)
-    is_changed = flags_before != [variable.trainable for variable in model.weights]
-    change = transition_message.change(run.multipliers, before, run.frozen, is_changed)
-    rate = optimizer_state.learning_rate(model.optimizer)
-    numbers = transition_message.numbers(run.counts, run.multipliers, run.frozen, rate)
-    return f"{run.now}: {change}. {numbers}"
-
-
-def advance(run: Run, model: keras.Model) -> list[str]:
-    """Leave the phase that is over and enter the next; the last is left by the fit's end.
-
-    Returns:
-        List of str, the lines that say what changed.
-    """
-    said: list[str | None] = []
-    while run.progress is not None and run.progress.is_over and not run.progress.is_last:
-        said.append(restore_best(run, model, run.now))
-        run.progress, run.steps = run.progress.next(), 0
-    said.append(enter(run, model))
-    return [line for line in said if line]
-
-
-def keep_best(run: Run, model: keras.Model, logs: Mapping[str, Any]) -> None:
-    """Copy the model if this was the best epoch of a phase that asks for it."""
-    phase = run.progress.phase if run.progress is not None else None
-    if phase is None or phase.best_by is None:
-        return
-    monitor, mode, min_delta = phase.best_by
-    value = monitored("Phase", monitor, logs, argument="restore_best")
-    if improves(value, run.best.value if run.best else None, min_delta, mode):
-        run.best = Best(value, run.epoch, run.steps, snapshot.capture(model))
-
-
-def restore_best(run: Run, model: keras.Model, when: str) -> str | None:
-    """Take a model back to the best epoch of the phase that ends, if that is another.
-
-    The learning rate stays, since other callbacks may have changed it on purpose.
-    """
-    best, run.best = run.best, None
-    phase = run.progress.phase if run.progress is not None else None
-    if best is None or phase is None or phase.best_by is None or best.steps == run.steps:
-        return None
-    snapshot.restore(model, best.state, learning_rate=False)
-    return f"{when}: back to epoch {best.epoch + 1}, with {phase.best_by[0]} {best.value:.4g}."
-
-
-def leave(run: Run, model: keras.Model) -> str | None:
-    """End a fit: go back to the best of the last phase, and take the group rates back."""
-    said, goes_on = None, run.epoch + 1 == run.epochs < run.total_epochs
-    if run.progress is not None and run.progress.is_last and not goes_on:
-        said = restore_best(run, model, "After training")
-    if run.entered is not None:
-        transition(model, Flags(), {})
-    return said
-
-
-def frozen_groups(
-    model: keras.Model, groups: Sequence[LayerGroup], frozen: Selection
-) -> tuple[str, ...]:
+def frozen_groups(picture: ModelPicture, frozen: Selection) -> tuple[str, ...]:
     """Return the names of the groups of which nothing trains."""
-    able = everything_in(model).variables
-    variables = {group.name: {id(v) for v in group.variables} & able for group in groups}
-    training = {id(v) for v in model.trainable_variables}
-    return tuple(
-        name
-        for name, own in variables.items()
-        if own <= frozen.variables or own.isdisjoint(training)
-    )
-
-
-def pace_factor(model: keras.Model) -> float:
-    """Return by what the curve of the phase multiplies the learning rate of the next batch."""
-    leaf = optimizer_state.leaf_optimizers(model.optimizer)[0]
-    pace = update_rules.rules_of(leaf).pace
-    if pace is None:
-        return 1.0
-    done = float(optimizer_state.iterations(leaf) - pace.start)
-    return float(keras.ops.convert_to_numpy(pace.curve.factor(done, pace.steps)))
-
-
-def _without(selection: Selection, groups: Sequence[LayerGroup], kept: frozenset[str]) -> Selection:
-    keep = [group for group in groups if group.name in kept]
-    variables = {id(v) for group in keep for v in group.variables}
-    layers = {id(layer) for group in keep for layer in group.layers}
-    return Selection(selection.variables - variables, selection.layers - layers)
+    able = everything(picture).variables
+    training = {id(v) for v in picture.model.trainable_variables}
+    found = []
+    for group in picture.groups:
+        own = {id(v) for v in group.variables} & able
+        if own <= frozen.variables or own.isdisjoint(training):
+            found.append(group.name)
+    return tuple(found)

@@ -2,6 +2,28 @@
 
 `transitions` sets flags and rebuilds the train step, `optimizer_state` carries the optimizer's
 state over, `update_rules` gives each variable its learning-rate multiplier and step count,
-`snapshot` copies the whole training state to the host and back. Nothing here decides what to
-freeze or when.
+`snapshot` copies the whole training state to the host and back. `model_state` holds what is known
+of a model beside the model itself. Nothing here decides what to freeze or when.
 """
+
+from keras_freeze.engine import snapshot
+from keras_freeze.engine.fingerprints import fingerprint, fingerprint_of
+from keras_freeze.engine.model_state import ModelState, state_of
+from keras_freeze.engine.optimizer_state import leaf_optimizers
+from keras_freeze.engine.transitions import flags_in_force, recompile, sync_state, transition
+from keras_freeze.engine.update_rules import ActiveCurve, rules_of
+
+__all__ = [
+    "ActiveCurve",
+    "ModelState",
+    "fingerprint",
+    "fingerprint_of",
+    "flags_in_force",
+    "leaf_optimizers",
+    "recompile",
+    "rules_of",
+    "snapshot",
+    "state_of",
+    "sync_state",
+    "transition",
+]

@@ -1,4 +1,4 @@
-"""All that training changes in a model, as plain data on the host: capture it, give it back.
+"""All that training changes in a model, as plain data on the host: capture it, restore it.
 
 It is what a backup writes, and what a phase goes back to when it restores its best epoch.
 """
@@ -13,9 +13,11 @@ import numpy as np
 
 from keras_freeze.engine import optimizer_state, update_rules
 from keras_freeze.engine.transitions import strategy_scope, transition
+from keras_freeze.engine.update_rules import Curve
+from keras_freeze.keras_internals.host_arrays import to_host
+from keras_freeze.keras_internals.optimizers import built_variables
 from keras_freeze.model_picture import every_layer
-from keras_freeze.policies.flags import Flags
-from keras_freeze.schedules.curves import Curve
+from keras_freeze.policies import Flags
 
 State = dict[str, Any]
 
@@ -27,7 +29,7 @@ def capture(model: keras.Model) -> State:
         Dict of numpy arrays and plain data.
     """
     return {
-        "weights": [optimizer_state.to_host(v) for v in model.weights],
+        "weights": [to_host(v) for v in model.weights],
         "optimizer": optimizer_state.capture(model.optimizer, _numbers(model)),
     }
 
@@ -57,7 +59,7 @@ def capture_all(model: keras.Model) -> State:
     leaves = optimizer_state.leaf_optimizers(model.optimizer)
     return {
         **capture(model),
-        "seeds": [optimizer_state.to_host(v) for v in _seeds(model)],
+        "seeds": [to_host(v) for v in _seeds(model)],
         "variable_flags": [bool(v.trainable) for v in model.weights],
         "layer_flags": [bool(layer.trainable) for layer in every_layer(model)],
         "rules": [_plain_rules(leaf, numbers) for leaf in leaves],
@@ -93,13 +95,13 @@ def restore_all(model: keras.Model, state: Mapping[str, Any], curve: Curve | Non
     for leaf in optimizer_state.leaf_optimizers(model.optimizer):
         rules = by_variables.get(tuple(_trained(leaf, _numbers(model))))
         if rules is not None:
-            variables = optimizer_state.built_variables(leaf)
+            variables = built_variables(leaf)
             update_rules.set_rules(leaf, variables, _rules(rules, weights, curve))
     transition(model, Flags(), force=True)
 
 
 def _trained(optimizer: Any, numbers: Mapping[int, int]) -> list[int]:
-    return sorted(numbers[id(v)] for v in optimizer_state.built_variables(optimizer))
+    return sorted(numbers[id(v)] for v in built_variables(optimizer))
 
 
 def _plain_rules(optimizer: Any, numbers: Mapping[int, int]) -> State:
@@ -107,7 +109,7 @@ def _plain_rules(optimizer: Any, numbers: Mapping[int, int]) -> State:
     return {
         "variables": _trained(optimizer, numbers),
         "cohorts": {str(numbers[i]): [c.start, c.multiplier] for i, c in rules.cohorts.items()},
-        "pace": None if rules.pace is None else [rules.pace.steps, rules.pace.start],
+        "pace": None if rules.curve is None else [rules.curve.steps, rules.curve.start],
     }
 
 
@@ -123,7 +125,7 @@ def _rules(
     if curve is None or state["pace"] is None:
         return update_rules.Rules(cohorts)
     steps, start = state["pace"]
-    return update_rules.Rules(cohorts, update_rules.Pace(curve, steps, start))
+    return update_rules.Rules(cohorts, update_rules.ActiveCurve(curve, steps, start))
 
 
 def _numbers(model: keras.Model) -> dict[int, int]:

@@ -7,18 +7,17 @@ step functions. It is called between two batches, inside `fit` or outside.
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from keras_freeze.engine import optimizer_state, update_rules
+from keras_freeze.engine.model_state import StepRecord, state_of
+from keras_freeze.keras_internals import layers, trainer
+from keras_freeze.keras_internals.optimizers import built_variables
 from keras_freeze.model_picture import every_layer
-from keras_freeze.policies.flags import Flags
-
-_traced: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
-_in_force: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
+from keras_freeze.policies import Flags
 
 
 def recompile(model: keras.Model, *, force: bool = False) -> bool:
@@ -26,10 +25,10 @@ def recompile(model: keras.Model, *, force: bool = False) -> bool:
 
     Use it after changing `trainable` by hand, between two batches or two fits. The optimizer
     stays the same object with its settings, iterations, learning rate, loss scale and the
-    slots of all variables that go on training; the loss, the metrics with their running
-    values and the other `compile` settings are not touched. Variables that join are updated
+    state of all variables that remain trainable; the loss, the metrics with their running
+    values and the other `compile` settings are not touched. Newly unfrozen variables are updated
     as by a new optimizer at its first step, with averages (EMA) starting at their values. The
-    slots of variables that freeze are dropped.
+    state of variables that freeze is dropped.
 
     Args:
         model: `keras.Model`, compiled.
@@ -65,7 +64,7 @@ def transition(
     model: keras.Model,
     flags: Flags,
     multipliers: Mapping[int, float] | None = None,
-    pace: update_rules.Pace | None = None,
+    curve: update_rules.ActiveCurve | None = None,
     starts: Mapping[int, int] | None = None,
     *,
     force: bool = False,
@@ -76,8 +75,8 @@ def transition(
         model: `keras.Model`.
         flags: What to set.
         multipliers: Learning-rate multiplier by variable id, 1 where missing; None keeps the
-            present ones and the present pace.
-        pace: Learning-rate curve from this moment on. Defaults to none.
+            present ones and the active curve.
+        curve: Learning-rate curve from this moment on. Defaults to none.
         starts: As for `update_rules.new_rules`.
         force: Bool. Rebuild even if nothing has changed.
 
@@ -90,13 +89,12 @@ def transition(
     if not getattr(model, "compiled", False):
         _set_flags(flags)
         return False
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()  # pairs values and variables by the order before the change
+    trainer.bring_values_back(model)  # by the flags before the change
     optimizer_state.check_carries(model.optimizer)
     before = _present(flags)
     _set_flags(flags)
     try:
-        carried = _update_optimizer(model, multipliers, pace, starts, force)
+        carried = _update_optimizer(model, multipliers, curve, starts, force)
     except Exception:
         _set_flags(before)
         raise
@@ -118,31 +116,14 @@ def flags_in_force(model: keras.Model) -> Mapping[int, bool]:
         Mapping from the id of each layer and weight to its flag: another object after each
         transition and after each `compile`, else the same.
     """
-    function, flags = _in_force.get(model, (None, None))
-    step = model.train_function
-    if step is None or function is None or function() is not step:
-        return _note_flags(model)
-    return flags
-
-
-def stand_in(model: keras.Model, function: Any, other: Any) -> None:
-    """Take note that another train function stands in for one, with the same step inside.
-
-    Args:
-        model: `keras.Model`.
-        function: The function that was there.
-        other: The one that is called from now on.
-    """
-    for known in (_traced, _in_force):
-        present, what = known.get(model, (None, None))
-        if present is not None and present() is function:
-            known[model] = _weak(other), what
+    record, step = state_of(model).in_force, model.train_function
+    return record.known if step is not None and record.is_of(step) else _note_flags(model)
 
 
 def _note_flags(model: keras.Model) -> Mapping[int, bool]:
-    # By id, for a reference to a layer would keep the model alive, as one to the step would.
+    # By id, for a reference to a layer would keep the model alive.
     flags = {id(x): x.trainable for x in (*every_layer(model), *model.weights)}
-    _in_force[model] = (_weak(model.train_function), flags)
+    state_of(model).in_force = StepRecord.of(model.train_function, flags)
     return flags
 
 
@@ -156,12 +137,10 @@ def sync_state(model: keras.Model, flags: Flags) -> None:
         model: `keras.Model`.
         flags: Those in force, by which to pair; the present ones are left as they are.
     """
-    if not hasattr(model, "jax_state_sync"):
-        return
     present = _present(flags)
     _set_flags(flags)
     try:
-        model.jax_state_sync()
+        trainer.bring_values_back(model)
     finally:
         _set_flags(present)
 
@@ -169,42 +148,37 @@ def sync_state(model: keras.Model, flags: Flags) -> None:
 def _update_optimizer(
     model: keras.Model,
     multipliers: Mapping[int, float] | None,
-    pace: update_rules.Pace | None,
+    curve: update_rules.ActiveCurve | None,
     starts: Mapping[int, int] | None,
     force: bool,
 ) -> bool:
     optimizer, variables = model.optimizer, list(model.trainable_variables)
-    old = {id(v) for v in optimizer_state.built_variables(optimizer)}
+    old = {id(v) for v in built_variables(optimizer)}
     was_built = optimizer.built
-    stale = _ids(variables) != _ids(optimizer_state.built_variables(optimizer))
+    stale = _ids(variables) != _ids(built_variables(optimizer))
     if was_built and (stale or force):
         optimizer_state.carry_over(optimizer, variables, strategy_scope(model))
-    elif not was_built and (multipliers or pace):
+    elif not was_built and (multipliers or curve):
         with strategy_scope(model):
             optimizer.build(variables)
     for leaf in optimizer_state.leaf_optimizers(optimizer):
-        trained = optimizer_state.built_variables(leaf)
+        trained = built_variables(leaf)
         joined = [v for v in trained if was_built and id(v) not in old]
-        rules = update_rules.new_rules(leaf, trained, joined, multipliers, pace, starts)
+        rules = update_rules.new_rules(leaf, trained, joined, multipliers, curve, starts)
         update_rules.set_rules(leaf, trained, rules)
     return was_built and stale
 
 
 def _update_functions(model: keras.Model, changed: bool) -> bool:
-    state = _step_state(model)
-    function, traced = _traced.get(model, (None, None))
-    if function is None or function() is not model.train_function:
-        traced = None if _changed_since_compile(model) else state
-    rebuild = changed or state != traced
+    state, baked = state_of(model), _baked_in(model)
+    before = None if _changed_since_compile(model) else baked
+    if state.traced.is_of(model.train_function):
+        before = state.traced.known
+    rebuild = changed or baked != before
     if rebuild:
         _rebuild_functions(model)
-    # Weakly, for the step refers to its model, which would then never be freed.
-    _traced[model] = (_weak(model.train_function), state)
+    state.traced = StepRecord.of(model.train_function, baked)
     return rebuild
-
-
-def _weak(function: Any) -> Any:
-    return (lambda: None) if function is None else weakref.ref(function)
 
 
 def _rebuild_functions(model: keras.Model) -> None:
@@ -216,16 +190,16 @@ def _rebuild_functions(model: keras.Model) -> None:
         model.predict_function = None
 
 
-def _step_state(model: keras.Model) -> tuple[Any, ...]:
+def _baked_in(model: keras.Model) -> tuple[Any, ...]:
     """Return all that a traced train step has baked in and a transition can change."""
     leaves = map(update_rules.rules_of, optimizer_state.leaf_optimizers(model.optimizer))
-    rules = tuple((tuple(sorted(rules.cohorts.items())), rules.pace) for rules in leaves)
+    rules = tuple((tuple(sorted(rules.cohorts.items())), rules.curve) for rules in leaves)
     layers = tuple(layer.trainable for layer in every_layer(model))
     return id(model.optimizer), _ids(model.trainable_variables), layers, rules
 
 
 def _changed_since_compile(model: keras.Model) -> bool:
-    return any(flag != layer.trainable for layer, flag in model._compiled_trainable_state.items())
+    return any(flag != layer.trainable for layer, flag in trainer.flags_at_compile(model).items())
 
 
 def _ids(variables: Any) -> list[int]:
@@ -240,10 +214,8 @@ def _present(flags: Flags) -> Flags:
 
 
 def _set_flags(flags: Flags) -> None:
-    # Past `layer.trainable = x`, which sets everything below the layer too and, on
-    # TensorFlow, does nothing at all where the layer's own flag has that value already.
     for layer, value in flags.layers:
-        layer._trainable = value
+        layers.set_own_flag(layer, value)
     for variable, value in flags.variables:
         variable.trainable = value
 

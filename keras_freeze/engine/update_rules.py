@@ -3,7 +3,7 @@
 Variables that share both form a *cohort*. An optimizer whose variables are not all in the
 plain cohort (multiplier 1, trained since step 0) applies its own update rule once a cohort,
 with the learning rate multiplied and the iteration count shifted to the cohort's first step.
-A *pace*, the learning-rate curve of a phase, multiplies the rate of all cohorts alike.
+The *active curve*, the learning-rate curve of a phase, multiplies the rate of all cohorts alike.
 So a variable that joins at step 5,000 is treated as by a new optimizer at step 0, whatever
 the optimizer's bias correction, warm-up or averaging, and the optimizer keeps its class.
 """
@@ -11,16 +11,21 @@ the optimizer's bias correction, warm-up or averaging, and the optimizer keeps i
 from __future__ import annotations
 
 import dataclasses
-import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_freeze.engine import optimizer_state
-from keras_freeze.schedules.curves import Curve
+from keras_freeze.keras_internals import optimizers
+
+
+class Curve(Protocol):
+    """A learning-rate curve, as `keras_freeze.schedules` has them."""
+
+    def factor(self, done: Any, steps: int) -> Any:
+        """Return by what the rate is multiplied after `done` of `steps` batches."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -37,7 +42,7 @@ class Cohort:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pace:
+class ActiveCurve:
     """A learning-rate curve that runs from a certain batch on.
 
     Attributes:
@@ -57,20 +62,20 @@ class Rules:
 
     Attributes:
         cohorts: `Cohort` by variable id, without the plain ones.
-        pace: The learning-rate curve, if there is one.
+        curve: The active learning-rate curve, if there is one.
     """
 
     cohorts: Mapping[int, Cohort] = dataclasses.field(default_factory=dict)
-    pace: Pace | None = None
+    curve: ActiveCurve | None = None
 
 
 _PLAIN = Cohort()
-_rules: weakref.WeakKeyDictionary[Any, Rules] = weakref.WeakKeyDictionary()
 
 
 def rules_of(optimizer: Any) -> Rules:
     """Return the rules of a leaf optimizer, empty ones for a stock one."""
-    return _rules.get(optimizer, Rules())
+    update = optimizers.replaced_update(optimizer)
+    return update.rules if isinstance(update, _CohortUpdate) else Rules()
 
 
 def new_rules(
@@ -78,7 +83,7 @@ def new_rules(
     variables: Sequence[keras.Variable],
     joined: Sequence[keras.Variable],
     multipliers: Mapping[int, float] | None,
-    pace: Pace | None,
+    curve: ActiveCurve | None,
     starts: Mapping[int, int] | None = None,
 ) -> Rules:
     """Return the rules of one optimizer after a transition.
@@ -86,14 +91,14 @@ def new_rules(
     Args:
         optimizer: A leaf optimizer, which updates variables itself.
         variables: All variables that it trains.
-        joined: Those of them that train from now on, with new slots.
+        joined: Those of them that are trainable from now on, with new slots.
         multipliers: Learning-rate multiplier by variable id, 1 where missing; None keeps the
-            present ones, and the present pace.
-        pace: The learning-rate curve; its start is taken as batches from now.
+            present ones, and the active curve.
+        curve: The learning-rate curve; its start is taken as batches from now.
         starts: Iteration count by variable id at which it began to train, where that is known
             better than by the transitions that this optimizer object has been through.
     """
-    now, before = optimizer_state.iterations(optimizer), rules_of(optimizer)
+    now, before = optimizers.iterations(optimizer), rules_of(optimizer)
     new_ids, after = {id(v) for v in joined}, {}
     for variable in variables:
         old = before.cohorts.get(id(variable), _PLAIN)
@@ -103,71 +108,89 @@ def new_rules(
         if cohort != _PLAIN:
             after[id(variable)] = cohort
     if multipliers is None:
-        return Rules(after, before.pace)
-    return Rules(after, pace and dataclasses.replace(pace, start=now + pace.start))
+        return Rules(after, before.curve)
+    return Rules(after, curve and dataclasses.replace(curve, start=now + curve.start))
 
 
 def set_rules(optimizer: Any, variables: Sequence[keras.Variable], rules: Rules) -> None:
     """Make one optimizer follow rules for the variables that it trains."""
-    _rules[optimizer] = rules
-    _uninstall(optimizer)
-    if rules.cohorts or rules.pace:
+    optimizers.restore_update_methods(optimizer)
+    if rules.cohorts or rules.curve:
         by_key = {
-            optimizer._var_key(v): rules.cohorts[id(v)] for v in variables if id(v) in rules.cohorts
+            optimizers.key_of(optimizer, v): rules.cohorts[id(v)]
+            for v in variables
+            if id(v) in rules.cohorts
         }
-        _install(optimizer, by_key, rules.pace)
+        update, decay = optimizers.update_methods(optimizer)
+        optimizers.replace_update_methods(
+            optimizer,
+            _CohortUpdate(optimizer, rules, by_key, update),
+            _CohortDecay(optimizer, rules, by_key, decay),
+        )
 
 
-def _uninstall(optimizer: Any) -> None:
-    for name in ("_backend_update_step", "_apply_weight_decay"):
-        vars(optimizer).pop(name, None)
+class _ByCohort:
+    """A method of an optimizer, to be called once a cohort instead.
 
+    Args:
+        optimizer: The leaf optimizer.
+        rules: Its `Rules`.
+        cohorts: `Cohort` by the key that the optimizer knows a variable by.
+        own: The optimizer's own method.
+    """
 
-def _install(optimizer: Any, cohorts: dict[Any, Cohort], pace: Pace | None) -> None:
-    update, decay = optimizer._backend_update_step, optimizer._apply_weight_decay
-    clock = optimizer._iterations
-    correct = _nadam_product(optimizer) if isinstance(optimizer, keras.optimizers.Nadam) else None
+    def __init__(
+        self, optimizer: Any, rules: Rules, cohorts: Mapping[Any, Cohort], own: Callable[..., Any]
+    ) -> None:
+        self.rules = rules
+        self.optimizer = optimizer
+        self.cohorts = cohorts
+        self.own = own
+        self.clock = optimizers.iterations_of(optimizer)
 
-    def cohort_of(variable: Any) -> Cohort:
-        return cohorts.get(optimizer._var_key(variable), _PLAIN)
-
-    def pace_now() -> Any:
-        if pace is None:
+    def curve_factor(self) -> Any:
+        active = self.rules.curve
+        if active is None:
             return 1.0
-        return pace.curve.factor(ops.cast(clock - pace.start, "float32"), pace.steps)
+        return active.curve.factor(ops.cast(self.clock - active.start, "float32"), active.steps)
 
-    def update_by_cohort(grads: Any, variables: Any, learning_rate: Any) -> None:
-        factor = pace_now()
-        for cohort, members in _split(list(zip(grads, variables, strict=True)), cohort_of).items():
-            steps = clock - cohort.start if cohort.start else clock
+    def split(self, members: list[tuple[Any, Any]]) -> dict[Cohort, list[tuple[Any, Any]]]:
+        split: dict[Cohort, list[tuple[Any, Any]]] = {}
+        for gradient, variable in members:
+            cohort = self.cohorts.get(optimizers.key_of(self.optimizer, variable), _PLAIN)
+            split.setdefault(cohort, []).append((gradient, variable))
+        return dict(sorted(split.items()))
+
+
+class _CohortUpdate(_ByCohort):
+    """The update step, applied once a cohort."""
+
+    def __call__(self, grads: Any, variables: Any, learning_rate: Any) -> None:
+        factor, is_nadam = self.curve_factor(), isinstance(self.optimizer, keras.optimizers.Nadam)
+        for cohort, members in self.split(list(zip(grads, variables, strict=True))).items():
+            steps = self.clock - cohort.start if cohort.start else self.clock
             rate = _scaled(_scaled(learning_rate, cohort.multiplier), factor)
-            _override(optimizer, "_iterations", steps)
-            try:
-                if correct is not None:
-                    correct(steps)
-                update([g for g, _ in members], [v for _, v in members], rate)
-            finally:
-                _override(optimizer, "_iterations", clock)
-        if correct is not None:
-            correct(clock + 1)  # what is kept and saved is the whole run's
+            with optimizers.counting(self.optimizer, steps):
+                if is_nadam:
+                    _set_nadam_product(self.optimizer, steps)
+                self.own([g for g, _ in members], [v for _, v in members], rate)
+        if is_nadam:
+            _set_nadam_product(self.optimizer, self.clock + 1)  # what is saved is the whole run's
 
-    def decay_by_cohort(variables: Any) -> None:
-        # `learning_rate` is read past the arguments here, so it has to be replaced whole.
-        base = optimizer._learning_rate
+
+class _CohortDecay(_ByCohort):
+    """The decay of weights, which reads the learning rate past all arguments."""
+
+    def __call__(self, variables: Any) -> None:
+        base = optimizers.rate_of(self.optimizer)
         if isinstance(base, _Multiplied):  # by another replica, which waits for this one
             base = base.base
-        decayed = [(None, v) for v in variables if optimizer._use_weight_decay(v)]
-        factor = pace_now()
-        for cohort, members in _split(decayed, cohort_of).items():
-            rate = _Multiplied(optimizer, base, cohort.multiplier, factor)
-            _override(optimizer, "_learning_rate", rate)
-            try:
-                decay([v for _, v in members])
-            finally:
-                _override(optimizer, "_learning_rate", base)
-
-    _override(optimizer, "_backend_update_step", update_by_cohort)
-    _override(optimizer, "_apply_weight_decay", decay_by_cohort)
+        decayed = [(None, v) for v in variables if optimizers.has_weight_decay(self.optimizer, v)]
+        factor = self.curve_factor()
+        for cohort, members in self.split(decayed).items():
+            rate = _Multiplied(self.optimizer, base, cohort.multiplier, factor)
+            with optimizers.at_rate(self.optimizer, rate, base):
+                self.own([v for _, v in members])
 
 
 class _Multiplied:
@@ -182,7 +205,7 @@ class _Multiplied:
     def __call__(self) -> Any:
         rate = self.base
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            rate = rate(self._optimizer._iterations)
+            rate = rate(optimizers.iterations_of(self._optimizer))
         elif callable(rate) and not isinstance(rate, keras.Variable):
             rate = rate()
         return _scaled(_scaled(rate, self._multiplier), self._factor)
@@ -195,34 +218,18 @@ def _scaled(rate: Any, factor: Any) -> Any:
     return ops.multiply(rate, ops.cast(factor, rate.dtype))
 
 
-def _split(
-    members: list[tuple[Any, Any]], cohort_of: Callable[[Any], Cohort]
-) -> dict[Cohort, list[tuple[Any, Any]]]:
-    split: dict[Cohort, list[tuple[Any, Any]]] = {}
-    for gradient, variable in members:
-        split.setdefault(cohort_of(variable), []).append((gradient, variable))
-    return dict(sorted(split.items()))
+# The decay of Nadam's momentum schedule after so many steps.
+_NADAM_DECAYS = np.concatenate([[1.0], np.cumprod(1 - 0.5 * np.power(0.96, np.arange(1, 512)))])
 
 
-def _override(optimizer: Any, name: str, value: Any) -> None:
-    # Past Keras's and TensorFlow's attribute tracking: nothing of this is saved.
-    object.__setattr__(optimizer, name, value)
-
-
-def _nadam_product(optimizer: Any) -> Callable[[Any], None]:
-    """Return what sets Nadam's running product to its value after so many steps.
+def _set_nadam_product(optimizer: Any, steps_done: Any) -> None:
+    """Set Nadam's running product to its value after so many steps.
 
     The product of the momentum schedule is the one piece of state that an optimizer of Keras
     keeps for all variables together, so it can't be right for two cohorts at once.
     """
-    steps = np.arange(1, 512)
-    decays = np.concatenate([[1.0], np.cumprod(1 - 0.5 * np.power(0.96, steps))])
-
-    def set_product(steps_done: Any) -> None:
-        product = optimizer._u_product
-        index = ops.minimum(ops.cast(steps_done, "int32"), len(decays) - 1)
-        decay = ops.take(ops.convert_to_tensor(decays, dtype=product.dtype), index)
-        exponent = ops.cast(steps_done, product.dtype)
-        product.assign(ops.power(ops.cast(optimizer.beta_1, product.dtype), exponent) * decay)
-
-    return set_product
+    product = optimizers.nadam_product(optimizer)
+    index = ops.minimum(ops.cast(steps_done, "int32"), len(_NADAM_DECAYS) - 1)
+    decay = ops.take(ops.convert_to_tensor(_NADAM_DECAYS, dtype=product.dtype), index)
+    exponent = ops.cast(steps_done, product.dtype)
+    product.assign(ops.power(ops.cast(optimizer.beta_1, product.dtype), exponent) * decay)

@@ -5,7 +5,8 @@ tell what a piece is, `segments` joins pieces as a person would, `automatic` add
 order, `user_defined` takes a division of the user's own. `division` is the front door.
 """
 
-from keras_freeze.groups.division import LayerGroup, layer_groups
+from keras_freeze.groups.division import layer_groups, picture_of, with_groups
 from keras_freeze.groups.user_defined import Groups
+from keras_freeze.model_picture import LayerGroup
 
-__all__ = ["Groups", "LayerGroup", "layer_groups"]
+__all__ = ["Groups", "LayerGroup", "layer_groups", "picture_of", "with_groups"]

@@ -1,49 +1,22 @@
 """Layer groups: a model as an ordered tuple of parts, from input to head.
 
-Everything that freezes, thaws, sets rates or reports speaks of these groups. They are found
-by themselves (`grouping`) or given by the user, and are the same for a nested backbone and
-the same backbone inlined. Nothing here changes a model.
+Everything that freezes, unfreezes, sets rates or reports speaks of these groups. They are found
+automatically or given by the user, and are the same for a nested backbone and the same backbone
+inlined. Nothing here changes a model.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import keras
 
+from keras_freeze.checks import as_value
 from keras_freeze.groups import automatic, user_defined
 from keras_freeze.groups.call_graph import Call, call_graph
-from keras_freeze.groups.user_defined import Groups as Groups  # part of this module's interface
-from keras_freeze.model_picture import check_model, opened_layers, weights_of
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LayerGroup:
-    """A named part of a model.
-
-    Attributes:
-        name: Str, unique in its model.
-        layers: Tuple of `keras.Layer`: nested models opened, composite layers whole, layers
-            without weights included.
-        variables: Tuple of `keras.Variable`: every weight of the model is in one group.
-    """
-
-    name: str
-    layers: tuple[keras.Layer, ...]
-    variables: tuple[keras.Variable, ...]
-
-    @property
-    def total_params(self) -> int:
-        """The number of parameters, trainable or not."""
-        return sum(math.prod(variable.shape) for variable in self.variables)
-
-    def __repr__(self) -> str:
-        return (
-            f"LayerGroup(name={self.name!r}, layers={len(self.layers)}, "
-            f"total_params={self.total_params:,})"
-        )
+from keras_freeze.groups.user_defined import Groups
+from keras_freeze.model_picture import LayerGroup, ModelPicture, check_model, read_model
 
 
 def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[LayerGroup, ...]:
@@ -81,21 +54,37 @@ def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[Laye
         >>> [group.total_params for group in layer_groups(model)]
         [96, 8]
     """
-    _check(model)
-    calls = call_graph(model)
-    layers = _in_order(model, (call.layer for call in calls if call.layer is not None))
-    if groups is not None:
-        return _assemble(model, user_defined.assign(model, layers, groups))
-    return _assemble(model, _planned(calls, layers))
+    return picture_of(model, groups).groups
 
 
-def _check(model: keras.Model) -> None:
+def picture_of(model: keras.Model, groups: Groups | None = None) -> ModelPicture:
+    """Return the picture of a model, with its layer groups; raises as `layer_groups` does."""
     check_model("layer_groups", model)
-    if not model.weights:
+    return with_groups(read_model(model), groups)
+
+
+def with_groups(picture: ModelPicture, groups: Groups | None = None) -> ModelPicture:
+    """Return a picture divided in a certain way: the same one if it is divided so already.
+
+    Args:
+        picture: The picture of a model.
+        groups: As for `layer_groups`. Defaults to automatically.
+    """
+    division, model = as_value(groups), picture.model
+    if picture.groups and picture.division == division:
+        return picture
+    if not picture.weights:
         raise ValueError(
             f"layer_groups(model=...) must have weights. Received: model={model.name!r}, which "
             "has none. There is nothing to freeze in it."
         )
+    calls = call_graph(model)
+    layers = _in_order(picture, (call.layer for call in calls if call.layer is not None))
+    if groups is None:
+        named = _planned(calls, layers)
+    else:
+        named = user_defined.assign(model, layers, groups)
+    return dataclasses.replace(picture, groups=_assemble(picture, named), division=division)
 
 
 def _planned(calls: Sequence[Call], layers: Sequence[keras.Layer]) -> dict[str, list[keras.Layer]]:
@@ -113,9 +102,9 @@ def _planned(calls: Sequence[Call], layers: Sequence[keras.Layer]) -> dict[str, 
     return named
 
 
-def _in_order(model: keras.Model, called: Iterable[keras.Layer]) -> list[keras.Layer]:
+def _in_order(picture: ModelPicture, called: Iterable[keras.Layer]) -> list[keras.Layer]:
     """Return the opened layers in the order of the graph; uncalled ones after their neighbour."""
-    opened = {id(layer): layer for layer in opened_layers(model)}
+    opened = {id(layer): layer for layer in picture.opened}
     order = {i: n for n, i in enumerate(dict.fromkeys(id(layer) for layer in called))}
     position, last = {}, -1
     for i in opened:
@@ -125,15 +114,15 @@ def _in_order(model: keras.Model, called: Iterable[keras.Layer]) -> list[keras.L
 
 
 def _assemble(
-    model: keras.Model, named: Mapping[str, Sequence[keras.Layer]]
+    picture: ModelPicture, named: Mapping[str, Sequence[keras.Layer]]
 ) -> tuple[LayerGroup, ...]:
     """Give each group its weights, each weight once; those of no layer go to the first."""
-    left = {id(variable): variable for variable in model.weights}
+    left = {id(variable): variable for variable in picture.model.weights}
     variables = {
         name: [
             left.pop(id(weight.variable))
             for layer in layers
-            for weight in weights_of(layer)
+            for weight in picture.weights_in[id(layer)]
             if id(weight.variable) in left
         ]
         for name, layers in named.items()

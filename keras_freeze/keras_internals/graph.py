@@ -7,6 +7,16 @@ from typing import Any
 import keras
 from keras.src import backend  # which alone knows where a backend keeps masks
 
+from keras_freeze.keras_internals.required import require
+
+require("pass masks on", "keras", backend, "get_keras_mask", "set_keras_mask")
+
+# A model to look at, with names of its own: Keras counts the names that it makes up.
+_tensor = keras.Input((1,), name="probe")
+_model = keras.Model(_tensor, _tensor, name="probe")
+require("read a model's graph", "keras", _model, "_nodes_by_depth", "_run_through_graph")
+require("read a model's graph", "keras", _tensor, "_keras_history")
+
 
 def functional_graph(model: keras.Model) -> Any | None:
     """Return the object that holds a model's graph of calls, or None if it has none.

@@ -6,6 +6,18 @@ from typing import Any
 
 import keras
 
+from keras_freeze.keras_internals.required import require
+
+require("read a model's layers", "keras", keras.Layer, "_flatten_layers")
+require(
+    "read a layer's weights",
+    "keras",
+    keras.layers.Identity(name="probe"),
+    "_trainable",
+    "_trainable_variables",
+    "_non_trainable_variables",
+)
+
 
 def sublayers(layer: keras.Layer) -> tuple[keras.Layer, ...]:
     """Return the direct sublayers, in the order in which a model lists them."""

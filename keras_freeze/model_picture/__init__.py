@@ -1,6 +1,7 @@
-"""How a Keras model is put together: its layers, opened, and who owns which weight.
+"""How a Keras model is put together, read once: an immutable picture that all planning works on.
 
-Everything above asks this folder instead of Keras. Nothing here changes a model.
+`layers` reads what `picture` holds: the layers, nested models opened, and who owns which weight.
+Nothing here changes a model, and nothing above asks Keras for its structure again.
 """
 
 from keras_freeze.model_picture.layers import (
@@ -16,8 +17,11 @@ from keras_freeze.model_picture.layers import (
     weights_of,
     weights_of_operation,
 )
+from keras_freeze.model_picture.picture import LayerGroup, ModelPicture, read_model
 
 __all__ = [
+    "LayerGroup",
+    "ModelPicture",
     "Weight",
     "bytes_of",
     "check_model",
@@ -27,6 +31,7 @@ __all__ = [
     "is_built",
     "nested_model",
     "opened_layers",
+    "read_model",
     "weights_of",
     "weights_of_operation",
 ]

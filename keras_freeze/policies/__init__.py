@@ -48,7 +48,7 @@ from keras_freeze.policies.flags import (
     relative_flags as relative_flags,
 )
 from keras_freeze.policies.selection import Selection
-from keras_freeze.policies.selection import everything_in as everything_in
+from keras_freeze.policies.selection import everything as everything
 from keras_freeze.policies.selection import of_groups as of_groups
 
 __all__ = [

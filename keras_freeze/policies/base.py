@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import functools
 import inspect
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 
-from keras_freeze.keras_internals.layers import own_variables
-from keras_freeze.model_picture import weights_of
-from keras_freeze.policies import selection
-from keras_freeze.policies.selection import Selection
+from keras_freeze.checks import ArgumentTypeError
+from keras_freeze.model_picture import ModelPicture, read_model
+from keras_freeze.policies.selection import Selection, everything
 
 Predicate = Callable[[keras.Variable, keras.Layer], bool]
 
 
-class FreezePolicy(abc.ABC):
+class FreezePolicy:
     """Base class: a value that selects variables of a model."""
 
-    @abc.abstractmethod
     def select(self, model: keras.Model) -> Selection:
         """Return what this policy selects in a built model; raise if a name matches nothing."""
+        return self.select_in(read_model(model))
+
+    def select_in(self, picture: ModelPicture) -> Selection:
+        """Return what this policy selects in the picture of a model: what a policy implements."""
+        if type(self).select is FreezePolicy.select:
+            raise NotImplementedError(f"{type(self).__name__} must have a method `select_in`.")
+        warnings.warn(
+            f"{type(self).__name__}.select(model) is deprecated, and not called from "
+            "keras_freeze 0.3 on. Write `select_in(picture)` instead; the model is "
+            "`picture.model`.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.select(picture.model)
 
     def __or__(self, other: FreezePolicy | Predicate) -> FreezePolicy:
         """Select what either selects."""
@@ -74,28 +86,36 @@ class FreezeWhere(FreezePolicy):
         # A layer can be called too, but surely was not meant to be.
         is_function = callable(self.predicate) and not isinstance(self.predicate, keras.Layer)
         if not is_function or not _takes_two(self.predicate):
-            raise TypeError(
-                "FreezeWhere(predicate=...) must be a callable (variable, layer) -> bool. "
-                f"Received: predicate={self.predicate!r}."
+            raise ArgumentTypeError(
+                "FreezeWhere",
+                "predicate",
+                "be a callable (variable, layer) -> bool",
+                value=self.predicate,
             )
 
-    def select(self, model: keras.Model) -> Selection:
+    def select_in(self, picture: ModelPicture) -> Selection:
         """Return the variables for which the predicate holds."""
-        weights = [w for w in weights_of(model) if w.potentially_trainable]
-        chosen = (id(w.variable) for w in weights if self._holds(w.variable, w.layer))
-        layers = (id(x) for x in selection.without_trainable(model) if self._holds_for_all(x))
-        return Selection(frozenset(chosen), frozenset(layers))
+        variables, layers = set(), set()
+        for weight in picture.weights:
+            if weight.potentially_trainable and self._holds(weight.variable, weight.layer):
+                variables.add(id(weight.variable))
+        for layer in picture.layers:
+            if not picture.trainable_in(layer) and self._holds_for_all(picture, layer):
+                layers.add(id(layer))
+        return Selection(frozenset(variables), frozenset(layers))
 
-    def _holds_for_all(self, layer: keras.Layer) -> bool:
-        own = own_variables(layer)
-        return bool(own) and all(self._holds(variable, layer) for variable, _ in own)
+    def _holds_for_all(self, picture: ModelPicture, layer: keras.Layer) -> bool:
+        own = [w.variable for w in picture.weights_in[id(layer)] if w.layer is layer]
+        return bool(own) and all(self._holds(variable, layer) for variable in own)
 
     def _holds(self, variable: keras.Variable, layer: keras.Layer) -> bool:
         answer = self.predicate(variable, layer)
         if not isinstance(answer, (bool, np.bool_)):
-            raise TypeError(
-                "FreezeWhere(predicate=...) must return True or False. "
-                f"Received: {answer!r} for variable {variable.path!r}."
+            raise ArgumentTypeError(
+                "FreezeWhere",
+                "predicate",
+                "return True or False",
+                received=f"{answer!r} for variable {variable.path!r}",
             )
         return bool(answer)
 
@@ -132,8 +152,8 @@ class _Either(FreezePolicy):
     left: FreezePolicy
     right: FreezePolicy
 
-    def select(self, model: keras.Model) -> Selection:
-        return self.left.select(model) | self.right.select(model)
+    def select_in(self, picture: ModelPicture) -> Selection:
+        return self.left.select_in(picture) | self.right.select_in(picture)
 
     def __repr__(self) -> str:
         return f"({self.left!r} | {self.right!r})"
@@ -144,8 +164,8 @@ class _Both(FreezePolicy):
     left: FreezePolicy
     right: FreezePolicy
 
-    def select(self, model: keras.Model) -> Selection:
-        return self.left.select(model) & self.right.select(model)
+    def select_in(self, picture: ModelPicture) -> Selection:
+        return self.left.select_in(picture) & self.right.select_in(picture)
 
     def __repr__(self) -> str:
         return f"({self.left!r} & {self.right!r})"
@@ -155,8 +175,8 @@ class _Both(FreezePolicy):
 class _Not(FreezePolicy):
     policy: FreezePolicy
 
-    def select(self, model: keras.Model) -> Selection:
-        return selection.everything_in(model) - self.policy.select(model)
+    def select_in(self, picture: ModelPicture) -> Selection:
+        return everything(picture) - self.policy.select_in(picture)
 
     def __repr__(self) -> str:
         return f"~{self.policy!r}"

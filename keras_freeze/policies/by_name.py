@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_freeze.checks import did_you_mean
-from keras_freeze.model_picture import Weight, every_layer, opened_layers, weights_of
-from keras_freeze.policies import selection
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, did_you_mean
+from keras_freeze.model_picture import ModelPicture, Weight
 from keras_freeze.policies.base import FreezePolicy, Predicate, as_policy
-from keras_freeze.policies.selection import Selection
+from keras_freeze.policies.selection import Selection, everything, of_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,28 +37,35 @@ class FreezeLayers(FreezePolicy):
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, str) or not isinstance(self.layers, Sequence):
-            raise TypeError(
-                "FreezeLayers(layers=...) must be a sequence of indices and names. "
-                f"Received: layers={self.layers!r}. Write layers=[...] even for one."
+            raise ArgumentTypeError(
+                "FreezeLayers",
+                "layers",
+                "be a sequence of indices and names",
+                value=self.layers,
+                advice="Write layers=[...] even for one.",
             )
         for item in self.layers:
             if isinstance(item, bool) or not isinstance(item, (int, str)):
-                raise TypeError(
-                    "FreezeLayers(layers=...) must hold indices and names only. "
-                    f"Received: {item!r}. A layer object would not survive a deep copy: "
-                    "give its name."
+                raise ArgumentTypeError(
+                    "FreezeLayers",
+                    "layers",
+                    "hold indices and names only",
+                    received=repr(item),
+                    advice="A layer object would not survive a deep copy: give its name.",
                 )
         if not self.layers:
-            raise ValueError(
-                "FreezeLayers(layers=...) must hold at least one index or name. "
-                f"Received: layers={self.layers!r}. For none, write first=0."
+            raise ArgumentError(
+                "FreezeLayers",
+                "layers",
+                "hold at least one index or name",
+                value=self.layers,
+                advice="For none, write first=0.",
             )
         object.__setattr__(self, "layers", tuple(self.layers))  # a value that can be hashed
 
-    def select(self, model: keras.Model) -> Selection:
+    def select_in(self, picture: ModelPicture) -> Selection:
         """Return the variables of the layers."""
-        found = [layer for item in self.layers for layer in _find(model, item)]
-        return selection.of_layers(found)
+        return of_layers(picture, [x for item in self.layers for x in _find(picture, item)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,37 +94,53 @@ class FreezeMatching(FreezePolicy):
 
     def __post_init__(self) -> None:
         if not isinstance(self.pattern, str):
-            raise TypeError(
-                "FreezeMatching(pattern=...) must be a str, the text of a regular expression. "
-                f"Received: pattern={self.pattern!r}."
+            raise ArgumentTypeError(
+                "FreezeMatching",
+                "pattern",
+                "be a str, the text of a regular expression",
+                value=self.pattern,
             )
         if not self.pattern:
-            raise ValueError(
-                "FreezeMatching(pattern=...) must not be empty. Received: pattern=''. "
-                'To match everything, write ".".'
+            raise ArgumentError(
+                "FreezeMatching",
+                "pattern",
+                "not be empty",
+                value=self.pattern,
+                advice='To match everything, write ".".',
             )
         try:
             re.compile(self.pattern)
         except re.error as error:
-            raise ValueError(
-                "FreezeMatching(pattern=...) must be a valid regular expression. "
-                f"Received: pattern={self.pattern!r}, {error}. Escape it with `re.escape`."
+            raise ArgumentError(
+                "FreezeMatching",
+                "pattern",
+                "be a valid regular expression",
+                value=self.pattern,
+                received=f", {error}",
+                advice="Escape it with `re.escape`.",
             ) from error
 
-    def select(self, model: keras.Model) -> Selection:
+    def select_in(self, picture: ModelPicture) -> Selection:
         """Return the variables that match."""
         search = re.compile(self.pattern).search
-        weights = [w for w in weights_of(model) if w.potentially_trainable]
-        names = {id(w.variable): _names(w, model) for w in weights}
-        variables = {i for i, own in names.items() if any(map(search, own))}
-        named = [x for x in every_layer(model) if x is not model and search(x.name)]
-        layers = selection.of_layers(named).layers
+        variables: set[int] = set()
+        names: set[str] = set()
+        for weight in picture.weights:
+            if weight.potentially_trainable:
+                own = _names(weight, picture.model)
+                names.update(own)
+                if any(map(search, own)):
+                    variables.add(id(weight.variable))
+        named = [x for x in picture.layers if x is not picture.model and search(x.name)]
+        layers = of_layers(picture, named).layers
         if not variables and not layers:
-            raise ValueError(
-                f"FreezeMatching(pattern=...) must match a layer or variable of model "
-                f"{model.name!r}. Received: pattern={self.pattern!r}. "
-                f"{did_you_mean(self.pattern, sorted(set().union(*names.values())))}"
-                f"Layers: {', '.join(layer.name for layer in opened_layers(model))}."
+            raise ArgumentError(
+                "FreezeMatching",
+                "pattern",
+                f"match a layer or variable of model {picture.model.name!r}",
+                value=self.pattern,
+                advice=f"{did_you_mean(self.pattern, sorted(names))}"
+                f"Layers: {', '.join(layer.name for layer in picture.opened)}.",
             )
         return Selection(frozenset(variables), layers)
 
@@ -156,21 +178,22 @@ class FreezeWeights(FreezePolicy):
         if self.of is not None:
             object.__setattr__(self, "of", as_policy(self.of))
 
-    def select(self, model: keras.Model) -> Selection:
+    def select_in(self, picture: ModelPicture) -> Selection:
         """Return the variables with these names; layers without any keep their flags."""
-        chosen = selection.everything_in(model)
-        if self.of is not None:
-            chosen = as_policy(self.of).select(model)
-        weights = weights_of(model)
-        variables = [w.variable for w in weights if id(w.variable) in chosen.variables]
+        of = None if self.of is None else as_policy(self.of)
+        chosen = everything(picture) if of is None else of.select_in(picture)
+        variables = [w.variable for w in picture.weights if id(w.variable) in chosen.variables]
         available = sorted({variable.name for variable in variables})
         wanted = [self.names] if isinstance(self.names, str) else self.names
         for name in wanted:
             if name not in available:
-                raise ValueError(
-                    "FreezeWeights(names=...) must name variables of the layers chosen. "
-                    f"Received: names={name!r}. {did_you_mean(name, available)}"
-                    f"Available: {', '.join(available) or 'none'}."
+                raise ArgumentError(
+                    "FreezeWeights",
+                    "names",
+                    "name variables of the layers chosen",
+                    received=f"names={name!r}",
+                    advice=f"{did_you_mean(name, available)}"
+                    f"Available: {', '.join(available) or 'none'}.",
                 )
         return Selection(frozenset(id(v) for v in variables if v.name in wanted))
 
@@ -182,22 +205,28 @@ def _names(weight: Weight, model: keras.Model) -> tuple[str, ...]:
     return (*(layer.name for layer in layers if layer is not model), path)
 
 
-def _find(model: keras.Model, item: int | str) -> list[keras.Layer]:
-    layers = opened_layers(model)
+def _find(picture: ModelPicture, item: int | str) -> list[keras.Layer]:
+    layers, model = picture.opened, picture.model
     if isinstance(item, int):
         if not -len(layers) <= item < len(layers):
-            raise ValueError(
-                f"FreezeLayers(layers=...) must hold indices within the {len(layers)} layers of "
-                f"model {model.name!r} (nested models opened). Received: {item}."
+            raise ArgumentError(
+                "FreezeLayers",
+                "layers",
+                f"hold indices within the {len(layers)} layers of model {model.name!r} (nested "
+                "models opened)",
+                received=str(item),
             )
         return [layers[item]]
-    below = [layer for layer in every_layer(model) if layer is not model]
+    below = [layer for layer in picture.layers if layer is not model]
     named = [layer for layer in below if layer.name == item]
     if not named:
-        raise ValueError(
-            f"FreezeLayers(layers=...) must name layers of model {model.name!r}. "
-            f"Received: {item!r}. {did_you_mean(item, [layer.name for layer in below])}"
-            f"Layers: {', '.join(layer.name for layer in layers)}."
+        raise ArgumentError(
+            "FreezeLayers",
+            "layers",
+            f"name layers of model {model.name!r}",
+            received=repr(item),
+            advice=f"{did_you_mean(item, [layer.name for layer in below])}"
+            f"Layers: {', '.join(layer.name for layer in layers)}.",
         )
     return named
 
@@ -209,7 +238,9 @@ def check_weights(
     given = [names] if isinstance(names, str) else names
     is_names = isinstance(given, Sequence) and all(isinstance(name, str) for name in given)
     if not is_names or not given:
-        raise TypeError(
-            f"{owner}({argument}=...) must be {all_of_them}a name or names of variables such as "
-            f'"kernel". Received: {argument}={names!r}.'
+        raise ArgumentTypeError(
+            owner,
+            argument,
+            f'be {all_of_them}a name or names of variables such as "kernel"',
+            value=names,
         )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import keras
-
-from keras_freeze.checks import did_you_mean, known_groups
-from keras_freeze.groups import Groups, LayerGroup, layer_groups
-from keras_freeze.model_picture import opened_layers
-from keras_freeze.policies import selection
+from keras_freeze.checks import (
+    ArgumentError,
+    ArgumentTypeError,
+    as_value,
+    did_you_mean,
+    known_groups,
+)
+from keras_freeze.groups import Groups, with_groups
+from keras_freeze.model_picture import ModelPicture
 from keras_freeze.policies.base import FreezePolicy
-from keras_freeze.policies.selection import Selection
+from keras_freeze.policies.selection import Selection, before, of_groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,20 +41,26 @@ class FreezeFirst(FreezePolicy):
 
     def __post_init__(self) -> None:
         if isinstance(self.count, bool) or not isinstance(self.count, int):
-            raise TypeError(
-                f"FreezeFirst(count=...) must be an int. Received: count={self.count!r}. "
-                "It counts layers; use groups= or before= to name a place."
+            raise ArgumentTypeError(
+                "FreezeFirst",
+                "count",
+                "be an int",
+                value=self.count,
+                advice="It counts layers; use groups= or before= to name a place.",
             )
 
-    def select(self, model: keras.Model) -> Selection:
+    def select_in(self, picture: ModelPicture) -> Selection:
         """Return the variables of the first layers."""
-        layers = opened_layers(model)
-        if abs(self.count) > len(layers):
-            raise ValueError(
-                f"FreezeFirst(count=...) must be within the {len(layers)} layers of model "
-                f"{model.name!r} (nested models opened). Received: count={self.count}."
+        count = len(picture.opened)
+        if abs(self.count) > count:
+            raise ArgumentError(
+                "FreezeFirst",
+                "count",
+                f"be within the {count} layers of model {picture.model.name!r} (nested models "
+                "opened)",
+                value=self.count,
             )
-        return selection.before(model, self.count)
+        return before(picture, self.count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,32 +88,34 @@ class FreezeGroups(FreezePolicy):
 
     def __post_init__(self) -> None:
         names = [self.groups] if isinstance(self.groups, str) else self.groups
-        is_int = isinstance(names, int) and not isinstance(names, bool)
         is_names = isinstance(names, Sequence) and all(isinstance(n, str) for n in names)
-        if not is_int and not is_names:
-            raise TypeError(
-                "FreezeGroups(groups=...) must be an int, a group's name or a sequence of names. "
-                f"Received: groups={self.groups!r}."
+        if isinstance(names, bool) or not (isinstance(names, int) or is_names):
+            raise ArgumentTypeError(
+                "FreezeGroups",
+                "groups",
+                "be an int, a group's name or a sequence of names",
+                value=self.groups,
             )
-        if names == [] or names == ():
-            raise ValueError(
-                "FreezeGroups(groups=...) must name at least one group. "
-                f"Received: groups={self.groups!r}. For none, write groups=0."
+        if is_names and not names:
+            raise ArgumentError(
+                "FreezeGroups",
+                "groups",
+                "name at least one group",
+                value=self.groups,
+                advice="For none, write groups=0.",
             )
-        for name in ("groups", "grouping"):
-            object.__setattr__(self, name, _as_value(getattr(self, name)))
+        object.__setattr__(self, "groups", as_value(self.groups))
+        object.__setattr__(self, "grouping", as_value(self.grouping))
 
-    def select(self, model: keras.Model) -> Selection:
+    def select_in(self, picture: ModelPicture) -> Selection:
         """Return the variables of the groups."""
-        found = layer_groups(model, self.grouping)
-        owner = "FreezeGroups(groups=...)"
+        picture = with_groups(picture, self.grouping)
         if isinstance(self.groups, int):
-            _check_count(owner, "groups", self.groups, found, model)
-            return selection.of_groups(model, found[: self.groups])
-        all_names = [group.name for group in found]
+            _check_count("FreezeGroups", "groups", self.groups, picture)
+            return of_groups(picture, picture.groups[: self.groups])
         names = [self.groups] if isinstance(self.groups, str) else self.groups
-        known = known_groups(owner, names, all_names)
-        return selection.of_groups(model, [found[all_names.index(name)] for name in known])
+        known = known_groups("FreezeGroups", "groups", names, picture.group_names)
+        return of_groups(picture, [group for group in picture.groups if group.name in known])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,46 +140,39 @@ class FreezeBefore(FreezePolicy):
 
     def __post_init__(self) -> None:
         if isinstance(self.cut, bool) or not isinstance(self.cut, (str, int)):
-            raise TypeError(
-                "FreezeBefore(cut=...) must be the name of a layer or group, or an int. "
-                f"Received: cut={self.cut!r}."
+            raise ArgumentTypeError(
+                "FreezeBefore", "cut", "be the name of a layer or group, or an int", value=self.cut
             )
 
-    def select(self, model: keras.Model) -> Selection:
+    def select_in(self, picture: ModelPicture) -> Selection:
         """Return the variables before the cut."""
-        groups, layers = layer_groups(model), opened_layers(model)
+        picture = with_groups(picture)
+        groups, layer_names = picture.group_names, [layer.name for layer in picture.opened]
         if isinstance(self.cut, int):
-            _check_count("FreezeBefore(cut=...)", "cut", self.cut, groups, model)
-            return selection.of_groups(model, groups[: self.cut])
-        group_names = [group.name for group in groups]
-        layer_names = [layer.name for layer in layers]
-        if self.cut in group_names:
-            return selection.of_groups(model, groups[: group_names.index(self.cut)])
+            _check_count("FreezeBefore", "cut", self.cut, picture)
+            return of_groups(picture, picture.groups[: self.cut])
+        if self.cut in groups:
+            return of_groups(picture, picture.groups[: groups.index(self.cut)])
         if self.cut in layer_names:
-            return selection.before(model, layer_names.index(self.cut))
+            return before(picture, layer_names.index(self.cut))
         if self.cut == "head":
-            return selection.of_groups(model, groups[:-1])
-        names = [*group_names, *layer_names]
-        raise ValueError(
-            f"FreezeBefore(cut=...) must name a layer or group of model {model.name!r}. "
-            f"Received: cut={self.cut!r}. {did_you_mean(self.cut, names)}"
-            f"Groups: {', '.join(group_names)}. Layers: {', '.join(layer_names)}."
+            return of_groups(picture, picture.groups[:-1])
+        raise ArgumentError(
+            "FreezeBefore",
+            "cut",
+            f"name a layer or group of model {picture.model.name!r}",
+            value=self.cut,
+            advice=f"{did_you_mean(self.cut, [*groups, *layer_names])}"
+            f"Groups: {', '.join(groups)}. Layers: {', '.join(layer_names)}.",
         )
 
 
-def _as_value(given: Any) -> Any:
-    """Return a copy in which lists are tuples, so that what means the same is equal."""
-    if isinstance(given, Mapping):
-        return {key: _as_value(value) for key, value in given.items()}
-    return tuple(map(_as_value, given)) if isinstance(given, (list, tuple)) else given
-
-
-def _check_count(
-    owner: str, name: str, count: int, groups: Sequence[LayerGroup], model: keras.Model
-) -> None:
-    if abs(count) > len(groups):
-        raise ValueError(
-            f"{owner} must be within the {len(groups)} layer groups of model {model.name!r}. "
-            f"Received: {name}={count}. "
-            f"Available groups: {', '.join(group.name for group in groups)}."
+def _check_count(owner: str, argument: str, count: int, picture: ModelPicture) -> None:
+    if abs(count) > len(picture.groups):
+        raise ArgumentError(
+            owner,
+            argument,
+            f"be within the {len(picture.groups)} layer groups of model {picture.model.name!r}",
+            value=count,
+            advice=f"Available groups: {', '.join(picture.group_names)}.",
         )

@@ -8,15 +8,15 @@ together here, for the whole model, so that no half-set state is left behind.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import keras
 
-from keras_freeze.groups import LayerGroup, layer_groups
-from keras_freeze.keras_internals.layers import own_variables, sublayers
-from keras_freeze.model_picture import every_layer, is_batch_norm, weights_of
-from keras_freeze.policies.selection import Selection, everything_in
+from keras_freeze.checks import ArgumentError
+from keras_freeze.groups import with_groups
+from keras_freeze.model_picture import ModelPicture, Weight
+from keras_freeze.policies.selection import Selection, everything
 
 BatchNormMode = Literal["frozen", "follow", "statistics", "train"]
 
@@ -37,32 +37,32 @@ class Flags:
 def check_batch_norm(owner: str, mode: str) -> None:
     """Raise a `ValueError` in the name of `owner` unless `mode` is one of the four."""
     if mode not in get_args(BatchNormMode):
-        raise ValueError(
-            f"{owner}(batch_norm=...) must be one of {', '.join(get_args(BatchNormMode))}. "
-            f"Received: batch_norm={mode!r}."
+        raise ArgumentError(
+            owner, "batch_norm", f"be one of {', '.join(get_args(BatchNormMode))}", value=mode
         )
 
 
 def relative_flags(
-    model: keras.Model, selection: Selection, trainable: bool, batch_norm: BatchNormMode
+    picture: ModelPicture, selection: Selection, trainable: bool, batch_norm: BatchNormMode
 ) -> Flags:
-    """Plan to freeze or thaw a selection, all else staying as it is.
+    """Plan to freeze or unfreeze a selection, all else staying as it is.
 
     Args:
-        model: `keras.Model`, built.
-        selection: What to freeze or thaw.
-        trainable: Bool. True thaws, False freezes.
-        batch_norm: Mode for the `BatchNormalization` layers in the selection; when thawing,
+        picture: The picture of the model.
+        selection: What to freeze or unfreeze.
+        trainable: Bool. True unfreezes, False freezes.
+        batch_norm: Mode for the `BatchNormalization` layers in the selection; when unfreezing,
             `"frozen"` and `"statistics"` concern those of the pretrained part only.
 
     Returns:
         `Flags`.
     """
-    left = "train" if not trainable else "frozen"
-    pretrained = _pretrained_batch_norms(layer_groups(model)) if trainable else None
+    # The mode that leaves a BatchNorm layer as it is.
+    left = "frozen" if trainable else "train"
+    pretrained = _pretrained_batch_norms(with_groups(picture)) if trainable else None
     variables, layers = set(selection.variables), dict.fromkeys(selection.layers, trainable)
-    for layer in filter(is_batch_norm, every_layer(model)):
-        own = {id(v) for v, can in own_variables(layer) if can}
+    for layer in picture.batch_norms_in([picture.model]):
+        own = {id(v) for v in _own_trainable(picture, layer)}
         if not (own & variables or id(layer) in layers):
             continue
         mode = batch_norm if pretrained is None or id(layer) in pretrained else "follow"
@@ -73,84 +73,81 @@ def relative_flags(
             layers[id(layer)] = mode != "statistics"
         else:
             layers[id(layer)] = layer.trainable and not own <= variables
-    return _complete(model, dict.fromkeys(variables, trainable), layers)
+    return _complete(picture, dict.fromkeys(variables, trainable), layers)
 
 
-def phase_flags(
-    model: keras.Model,
-    frozen: Selection,
-    batch_norm: BatchNormMode,
-    groups: tuple[LayerGroup, ...],
-) -> Flags:
+def phase_flags(picture: ModelPicture, frozen: Selection, batch_norm: BatchNormMode) -> Flags:
     """Plan to freeze a selection and to train everything else.
 
     Args:
-        model: `keras.Model`, built.
+        picture: The picture of the model, with its groups; all but the last are the pretrained
+            part.
         frozen: What to freeze.
         batch_norm: Mode for the `BatchNormalization` layers of the pretrained part.
-        groups: The model's layer groups; all but the last are the pretrained part.
 
     Returns:
         `Flags`.
     """
-    every = every_layer(model)
-    weights = weights_of(model)
-    variables = {
-        id(w.variable): id(w.variable) not in frozen.variables
-        for w in weights
-        if w.potentially_trainable
-    }
-    layers = {i: i not in frozen.layers for i in everything_in(model).layers}
-    pretrained = _pretrained_batch_norms(groups)
-    for layer in filter(is_batch_norm, every):
-        own = [id(v) for v, can in own_variables(layer) if can]
-        follows = any(variables[i] for i in own) if own else id(layer) not in frozen.layers
-        mode = batch_norm if id(layer) in pretrained else "follow"
-        layers[id(layer)] = {"follow": follows, "train": True}.get(mode, False)
-        if mode in ("frozen", "train"):
-            variables |= dict.fromkeys(own, mode == "train")
-    return _complete(model, variables, layers)
+    whole = everything(picture)
+    variables = {i: i not in frozen.variables for i in whole.variables}
+    layers = {i: i not in frozen.layers for i in whole.layers}
+    pretrained = _pretrained_batch_norms(picture)
+    for layer in picture.batch_norms_in([picture.model]):
+        own = [id(v) for v in _own_trainable(picture, layer)]
+        if id(layer) not in pretrained or batch_norm == "follow":
+            follows = any(variables[i] for i in own) if own else id(layer) not in frozen.layers
+            layers[id(layer)] = follows
+        else:
+            layers[id(layer)] = batch_norm == "train"
+            if batch_norm != "statistics":
+                variables.update(dict.fromkeys(own, batch_norm == "train"))
+    return _complete(picture, variables, layers)
 
 
-def lost_in_a_file(model: keras.Model) -> tuple[str, ...]:
+def lost_in_a_file(picture: ModelPicture) -> tuple[str, ...]:
     """Return the paths of the variables whose flags a plain `.keras` file can't keep.
 
     Keras saves the flags of layers: loaded, a variable trains if its layer and all around it do.
     """
-    return tuple(
-        w.variable.path
-        for w in weights_of(model)
-        if w.potentially_trainable
-        and w.variable.trainable != all(x.trainable for x in (model, *w.enclosing, w.layer))
-    )
+    lost = []
+    for weight in picture.weights:
+        around = (picture.model, *weight.enclosing, weight.layer)
+        is_lost = weight.variable.trainable != all(layer.trainable for layer in around)
+        if weight.potentially_trainable and is_lost:
+            lost.append(weight.variable.path)
+    return tuple(lost)
 
 
-def _pretrained_batch_norms(groups: Iterable[LayerGroup]) -> frozenset[int]:
-    return frozenset(
-        id(layer)
-        for group in tuple(groups)[:-1]
-        for opened in group.layers
-        for layer in every_layer(opened)
-        if is_batch_norm(layer)
-    )
+def _pretrained_batch_norms(picture: ModelPicture) -> frozenset[int]:
+    layers = (layer for group in picture.groups[:-1] for layer in group.layers)
+    return frozenset(id(layer) for layer in picture.batch_norms_in(layers))
+
+
+def _own_trainable(picture: ModelPicture, layer: keras.Layer) -> list[keras.Variable]:
+    """Return the variables of a layer itself that were made to be trained."""
+
+    def is_own(weight: Weight) -> bool:
+        return weight.layer is layer and weight.potentially_trainable
+
+    return [w.variable for w in picture.weights_in[id(layer)] if is_own(w)]
 
 
 def _complete(
-    model: keras.Model, variables: Mapping[int, bool], layers: Mapping[int, bool]
+    picture: ModelPicture, variables: Mapping[int, bool], layers: Mapping[int, bool]
 ) -> Flags:
     """Derive the flags of layers from those of their variables, where not given."""
-    weights = [w for w in weights_of(model) if w.potentially_trainable]
-    trains = {id(w.variable): variables.get(id(w.variable), w.variable.trainable) for w in weights}
+    can_train = picture.trainable_in(picture.model)
+    trains = {id(v): variables.get(id(v), v.trainable) for v in can_train}
     planned = []
-    for layer in every_layer(model):
+    for layer in picture.layers:
         if id(layer) in layers:
             planned.append((layer, layers[id(layer)]))
             continue
-        below = [w.variable for w in weights_of(layer) if w.potentially_trainable]
-        inner = [layers[id(x)] for x in every_layer(layer) if id(x) in layers]
-        if any(id(v) in variables for v in below) or (inner and sublayers(layer)):
-            planned.append((layer, any(trains[id(v)] for v in below) or any(inner)))
-    return Flags(
-        tuple((w.variable, trains[id(w.variable)]) for w in weights if id(w.variable) in variables),
-        tuple(planned),
-    )
+        below = picture.trainable_in(layer)
+        inside = picture.layers_in[id(layer)]
+        given = [layers[id(x)] for x in inside if id(x) in layers]
+        holds_given_layers = bool(given) and len(inside) > 1
+        if holds_given_layers or any(id(v) in variables for v in below):
+            planned.append((layer, any(trains[id(v)] for v in below) or any(given)))
+    changing = tuple((v, trains[id(v)]) for v in can_train if id(v) in variables)
+    return Flags(changing, tuple(planned))

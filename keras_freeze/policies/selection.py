@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import keras
 
 from keras_freeze.groups import LayerGroup
-from keras_freeze.model_picture import every_layer, opened_layers, weights_of
+from keras_freeze.model_picture import ModelPicture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,47 +36,37 @@ class Selection:
         return Selection(self.variables - other.variables, self.layers - other.layers)
 
 
-def everything_in(layer: keras.Layer) -> Selection:
-    """Return the selection of all that a model or layer has."""
-    weights = weights_of(layer)
-    return Selection(
-        frozenset(id(w.variable) for w in weights if w.potentially_trainable),
-        frozenset(id(x) for x in without_trainable(layer)),
-    )
+def everything(picture: ModelPicture) -> Selection:
+    """Return the selection of all that a model has."""
+    return of_layers(picture, [picture.model])
 
 
-def of_layers(layers: Iterable[keras.Layer]) -> Selection:
-    """Return the selection of all that some layers have."""
-    selection = Selection()
+def of_layers(picture: ModelPicture, layers: Iterable[keras.Layer]) -> Selection:
+    """Return the selection of all that some layers of a model have."""
+    variables: set[int] = set()
+    without: set[int] = set()
     for layer in layers:
-        selection |= everything_in(layer)
-    return selection
+        variables.update(id(v) for v in picture.trainable_in(layer))
+        inside = picture.layers_in[id(layer)]
+        without.update(id(x) for x in inside if not picture.trainable_in(x))
+    return Selection(frozenset(variables), frozenset(without))
 
 
-def of_groups(model: keras.Model, groups: Sequence[LayerGroup]) -> Selection:
+def of_groups(picture: ModelPicture, groups: Sequence[LayerGroup]) -> Selection:
     """Select groups by the variables they count, since a shared layer stands in several."""
     counted = frozenset(id(variable) for group in groups for variable in group.variables)
-    layers = of_layers(layer for group in groups for layer in group.layers).layers
-    return Selection(counted & everything_in(model).variables, layers)
+    layers = of_layers(picture, (layer for group in groups for layer in group.layers)).layers
+    return Selection(counted & everything(picture).variables, layers)
 
 
-def before(model: keras.Model, index: int) -> Selection:
+def before(picture: ModelPicture, index: int) -> Selection:
     """Select the layers before an index, nested models opened.
 
     Weights that a model holds outside its layers come with the first, as in `layer_groups`.
     """
-    layers = opened_layers(model)
-    selection = of_layers(layers[:index])
-    if not layers[:index]:
-        return selection
-    loose = everything_in(model).variables - of_layers(layers).variables
-    return selection | Selection(loose)
-
-
-def without_trainable(model: keras.Layer) -> list[keras.Layer]:
-    """Return the layers in which no weight can be trained: pooling, input, dropout."""
-    return [
-        layer
-        for layer in every_layer(model)
-        if not any(weight.potentially_trainable for weight in weights_of(layer))
-    ]
+    first = picture.opened[:index]
+    if not first:
+        return Selection()
+    in_layers = of_layers(picture, picture.opened).variables
+    outside = everything(picture).variables - in_layers
+    return of_layers(picture, first) | Selection(outside)

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 import keras
 
-from keras_freeze.engine.transitions import stand_in
+from keras_freeze.engine import state_of
 from keras_freeze.keras_internals.callback_list import is_called_by
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.compiled_prefix import Prefix
@@ -217,7 +217,7 @@ class Installation:
             step = Step(model, kind, self._own[kind], source, self._iterators, present)
             setattr(model, f"{kind}_function", None if present is None else step)
             if kind == "train":
-                stand_in(model, present, step)
+                state_of(model).replace_function(present, step)
 
     def _maker(self, kind: Kind) -> Callable[..., None]:
         def make(force: bool = False) -> None:
@@ -250,7 +250,7 @@ class Installation:
                 setattr(self._model, f"{kind}_function", step.plain)
                 make()
                 if kind == "train":
-                    stand_in(self._model, step, self._model.train_function)
+                    state_of(self._model).replace_function(step, self._model.train_function)
 
 
 def _inputs(data: Any) -> Any:

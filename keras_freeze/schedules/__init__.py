@@ -6,6 +6,7 @@ ends it. `FreezeScheduler` runs any of them; `GradualUnfreeze` makes its own fro
 groups.
 """
 
+from keras_freeze.schedules.as_dict import fingerprint as fingerprint
 from keras_freeze.schedules.builders import (
     chain_thaw,
     gradual,
@@ -15,8 +16,20 @@ from keras_freeze.schedules.builders import (
 from keras_freeze.schedules.curves import Cosine, Curve, SlantedTriangular, Warmup
 from keras_freeze.schedules.epoch_plans import even_starts, thaw_plan
 from keras_freeze.schedules.phases import FreezeSchedule, Phase
+from keras_freeze.schedules.phases import placed as placed
+from keras_freeze.schedules.planners import FromTheHead as FromTheHead
+from keras_freeze.schedules.planners import GivenSchedule as GivenSchedule
+from keras_freeze.schedules.planners import Planner as Planner
 from keras_freeze.schedules.previews import SchedulePreview, preview
+from keras_freeze.schedules.progress import Moment as Moment
+from keras_freeze.schedules.progress import Progress as Progress
+from keras_freeze.schedules.progress import beginning as beginning
+from keras_freeze.schedules.progress import progress_at as progress_at
+from keras_freeze.schedules.progress import soonest as soonest
+from keras_freeze.schedules.progress import timeline as timeline
 from keras_freeze.schedules.rates import DEFAULT_RATES, multipliers
+from keras_freeze.schedules.rates import Rates as Rates
+from keras_freeze.schedules.rates import check_rates as check_rates
 from keras_freeze.schedules.triggers import (
     AfterEpochs,
     AfterSteps,
@@ -26,6 +39,9 @@ from keras_freeze.schedules.triggers import (
     Trigger,
     When,
 )
+from keras_freeze.schedules.triggers import TriggerLike as TriggerLike
+from keras_freeze.schedules.triggers import improves as improves
+from keras_freeze.schedules.triggers import monitored as monitored
 
 __all__ = [
     "DEFAULT_RATES",

@@ -63,7 +63,7 @@ def thaw_plan(
     for epoch in sorted(plan):
         entry = plan[epoch]
         for name in [entry] if isinstance(entry, str) else entry:
-            group = known_group("GradualUnfreeze(schedule=...)", name, names)
+            group = known_group("GradualUnfreeze", "schedule", name, names)
             if group in thawed:
                 raise ValueError(
                     "GradualUnfreeze(schedule=...) must name each group once. "

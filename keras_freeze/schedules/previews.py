@@ -13,9 +13,10 @@ import rich.box
 import rich.table
 import rich.text
 
-from keras_freeze.engine import optimizer_state
-from keras_freeze.groups import Groups, LayerGroup, layer_groups
-from keras_freeze.policies.flags import phase_flags
+from keras_freeze.groups import Groups, picture_of
+from keras_freeze.keras_internals.optimizers import learning_rate
+from keras_freeze.model_picture import ModelPicture
+from keras_freeze.policies import phase_flags
 from keras_freeze.reports.tables import as_text
 from keras_freeze.schedules.phases import FreezeSchedule, Phase, placed
 from keras_freeze.schedules.progress import soonest, timeline
@@ -176,14 +177,14 @@ def preview(
                                                                               low x0.5
     """
     check_count("preview", "epochs", epochs)
-    found = layer_groups(model, groups)
+    picture = picture_of(model, groups)
     begins = _begins(schedule, epochs, steps_per_epoch, getattr(model, "steps_per_execution", 1))
     rows = tuple(
-        _row(index, phase, begins[index], model, found, groups, rates)
+        _row(index, phase, begins[index], picture, rates)
         for index, phase in enumerate(schedule.phases)
     )
     compiled = getattr(model, "compiled", False)
-    rate = optimizer_state.learning_rate(model.optimizer) if compiled else None
+    rate = learning_rate(model.optimizer) if compiled else None
     return SchedulePreview(model.name, epochs, rate, rows)
 
 
@@ -191,15 +192,13 @@ def _row(
     index: int,
     phase: Phase,
     begins: str,
-    model: keras.Model,
-    found: tuple[LayerGroup, ...],
-    groups: Groups | None,
+    picture: ModelPicture,
     rates: Rates,
 ) -> PreviewRow:
-    names = [group.name for group in found]
+    model, found, names = picture.model, picture.groups, picture.group_names
     with placed(phase, "frozen"):
-        frozen = phase.policy(groups).select(model)
-    flags = phase_flags(model, frozen, phase.batch_norm, found)
+        frozen = phase.policy(picture.division).select_in(picture)
+    flags = phase_flags(picture, frozen, phase.batch_norm)
     trained = {id(variable) for variable, trains in flags.variables if trains}
     training = [g.name for g in reversed(found) if any(id(v) in trained for v in g.variables)]
     params = sum(math.prod(v.shape) for v in model.weights if id(v) in trained)

@@ -42,7 +42,7 @@ def multipliers(
     if rates is None:
         return dict.fromkeys(names, 1.0)
     if isinstance(rates, Mapping):
-        entries = known_groups(f"{owner}(rates=...)", rates, names)
+        entries = known_groups(owner, "rates", rates, names)
         given = {name: float(rates[entry]) for name, entry in entries.items()}
         return {name: given.get(name, 1.0) for name in names}
     factor = DEFAULT_RATES if isinstance(rates, str) else rates

@@ -4,40 +4,60 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
-import keras
-
-from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
-from keras_freeze.groups import layer_groups
-from keras_freeze.policies.selection import of_groups
-from keras_freeze.schedules.phases import FreezeSchedule
-from keras_freeze.tuning import frozen_depth
+from keras_freeze.callbacks import GradualUnfreeze
+from keras_freeze.model_picture import ModelPicture
+from keras_freeze.policies import of_groups
+from keras_freeze.schedules import FreezeSchedule, FromTheHead
+from keras_freeze.tuning.frozen_depth import Depth, depth_of
 
 
-class AboveDepth(GradualUnfreeze):
-    """A `GradualUnfreeze` that never thaws what `freeze_depth` has frozen in its model.
+@dataclasses.dataclass(frozen=True)
+class AboveDepth:
+    """Plans never to unfreeze what `freeze_depth` has frozen in its model.
 
-    The schedule is one for the layer groups above; a mapping is for all groups.
+    Args:
+        planner: `FromTheHead`, what plans for the groups above; a mapping is for all groups.
     """
 
-    def _groups_that_stay(self, model: keras.Model) -> int:
-        depth = frozen_depth.depth_of(model)
-        if depth is None:
-            return 0
-        frozen = depth.policy.select(model)
-        groups = layer_groups(model, self.groups)
-        thaws = ((of_groups(model, [group]) - frozen).variables for group in groups)
-        return next((n for n, variables in enumerate(thaws) if variables), len(groups) - 1)
+    planner: FromTheHead
+    keeps_unfrozen: bool = dataclasses.field(default=True, init=False)
 
-    def _plan_for(self, model: keras.Model, epochs: int) -> FreezeSchedule:
-        depth = frozen_depth.depth_of(model)
+    def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
+        """Return the schedule for the groups above the depth."""
+        depth = depth_of(picture.model)
         if depth is None:
-            return super()._plan_for(model, epochs)
-        names = [group.name for group in layer_groups(model, self.groups)]
-        is_for_all = isinstance(self.schedule, Mapping)
-        plan = self._plan(names if is_for_all else names[self._groups_that_stay(model) :], epochs)
+            return self.planner.plan(picture, epochs)
+        names = picture.group_names
+        if not isinstance(self.planner.schedule, Mapping):
+            names = names[_groups_that_stay(picture, depth) :]
+        plan = self.planner.plan_for(names, epochs)
         phases = [
-            dataclasses.replace(phase, frozen=phase.policy(self.groups) | depth.policy)
+            dataclasses.replace(phase, frozen=phase.policy(picture.division) | depth.policy)
             for phase in plan.phases
         ]
         return dataclasses.replace(plan, phases=phases)
+
+    def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
+        """Say where several of the groups above the depth unfreeze at once."""
+        depth = depth_of(picture.model)
+        stay = 0 if depth is None else _groups_that_stay(picture, depth)
+        return self.planner.remarks_for(len(picture.groups) - stay, epochs)
+
+
+def unfreeze_above_depth(schedule: Any, **options: Any) -> GradualUnfreeze:
+    """Return a `GradualUnfreeze` that never unfreezes what `freeze_depth` has frozen."""
+    callback = GradualUnfreeze(schedule, **options)
+    planner = FromTheHead(type(callback).__name__, schedule, callback.batch_norm)
+    callback.planner = AboveDepth(planner)
+    return callback
+
+
+def _groups_that_stay(picture: ModelPicture, depth: Depth) -> int:
+    """Return how many groups, from the input on, are never to unfreeze."""
+    frozen = depth.policy.select_in(picture)
+    for number, group in enumerate(picture.groups):
+        if (of_groups(picture, [group]) - frozen).variables:
+            return number
+    return len(picture.groups) - 1

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_freeze.engine import optimizer_state
+from keras_freeze.keras_internals.host_arrays import to_host
 from keras_freeze.model_picture import every_layer
 
 
@@ -56,7 +56,7 @@ class FreshWeights:
         for variable in model.variables:
             known = self._starts.get(id(variable))
             if known is None:
-                value = optimizer_state.to_host(variable)
+                value = to_host(variable)
                 self._starts[id(variable)] = weakref.ref(variable), value
             elif id(variable) not in self._shared:
                 self._shared.add(id(variable))

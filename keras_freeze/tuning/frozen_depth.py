@@ -10,10 +10,9 @@ from typing import Any
 
 import keras
 
-from keras_freeze.engine.transitions import transition
+from keras_freeze.engine import state_of, transition
 from keras_freeze.model_picture import every_layer
-from keras_freeze.policies import FreezePolicy
-from keras_freeze.policies.flags import Flags
+from keras_freeze.policies import Flags, FreezePolicy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +28,17 @@ class Depth:
     policy: FreezePolicy
 
 
-_depths: weakref.WeakKeyDictionary[keras.Model, Depth] = weakref.WeakKeyDictionary()
 _first_flags: dict[int, tuple[weakref.ref[Any], bool]] = {}
 
 
 def note(model: keras.Model, depth: Depth) -> None:
     """Remember how deep a model has been frozen."""
-    _depths[model] = depth
+    state_of(model).freeze_depth = depth
 
 
 def depth_of(model: keras.Model) -> Depth | None:
     """Return how deep `freeze_depth` has frozen a model; None if it has not been asked."""
-    return _depths.get(model)
+    return state_of(model).freeze_depth
 
 
 def thaw_what_was_frozen(model: keras.Model) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
 from keras_freeze.callbacks.schedule_run import frozen_groups
 from keras_freeze.engine import snapshot
-from keras_freeze.groups import layer_groups
+from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
 from keras_freeze.policies.selection import Selection
 from keras_freeze.reports import parameter_report
@@ -148,7 +148,7 @@ class Recorder(keras.callbacks.Callback):
         report = parameter_report(model)
         part = TrainedPart(
             self.execution.end,
-            frozen_groups(model, layer_groups(model), Selection()),
+            frozen_groups(picture_of(model), Selection()),
             report.trainable_params,
             report.non_trainable_params,
             report.trainable_bytes,

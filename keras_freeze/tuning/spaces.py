@@ -22,7 +22,7 @@ from keras_freeze.model_picture import check_model, opened_layers
 from keras_freeze.policies import FreezeFirst, FreezeGroups, FreezePolicy
 from keras_freeze.policies.flags import BatchNormMode, check_batch_norm
 from keras_freeze.tuning import frozen_depth
-from keras_freeze.tuning.above_depth import AboveDepth
+from keras_freeze.tuning.above_depth import unfreeze_above_depth
 from keras_freeze.tuning.frozen_depth import Depth
 
 Unit = Literal["group", "layer", "fraction"]
@@ -160,12 +160,12 @@ def schedule(
     Example:
         >>> import keras_tuner
         >>> schedule(keras_tuner.HyperParameters(), choices=[2, "even"], rates=None)
-        AboveDepth(schedule=2, rates=None)
+        GradualUnfreeze(schedule=2, rates=None)
     """
     named = _named("schedule", choices)
     chosen = hp.Choice(name, list(named))
     _check_chosen("schedule", name, chosen, list(named))
-    return AboveDepth(named[chosen], **options)
+    return unfreeze_above_depth(named[chosen], **options)
 
 
 def rates(
@@ -197,7 +197,7 @@ def rates(
         >>> import keras_tuner
         >>> hp = keras_tuner.HyperParameters()
         >>> rates(hp, choices=[2.6, 4.0], schedule=3)
-        AboveDepth(schedule=3, rates=2.6)
+        GradualUnfreeze(schedule=3, rates=2.6)
 
     Reference:
         - [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146): discriminative rates.
@@ -206,7 +206,7 @@ def rates(
     factor = hp.Choice(name, list(named.values()))
     _check_chosen("rates", name, factor, list(named.values()))
     if not isinstance(schedule, GradualUnfreeze):
-        return AboveDepth(schedule, rates=factor, **options)
+        return unfreeze_above_depth(schedule, rates=factor, **options)
     if options:
         raise ValueError(
             "rates(...) must get no options of GradualUnfreeze beside a GradualUnfreeze. "

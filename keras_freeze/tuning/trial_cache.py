@@ -8,45 +8,43 @@ from typing import Any
 
 import keras
 
-from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
+from keras_freeze.base_callback import BaseCallback
+from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.keras_internals.callback_list import sibling_callbacks
-from keras_freeze.prefix_cache import PrefixCache
+from keras_freeze.prefix_cache import CacheDriver, PrefixCache
 
 
-class TrialCache(keras.callbacks.Callback):
+class TrialCache(BaseCallback):
     """Runs a `PrefixCache` along with a fit, unless one of its neighbours does.
 
     Args:
         settings: `PrefixCache` of which it runs a copy.
     """
 
+    _is_needed = False
+    _cache: CacheDriver | None = None
+
     def __init__(self, settings: PrefixCache) -> None:
         super().__init__()
-        self._settings = settings
-        self._cache: PrefixCache | None = None
+        self.settings = settings
 
     def set_model(self, model: keras.Model) -> None:
         """Take the model, and see what else stands in the list of callbacks."""
         super().set_model(model)
         kinds = (FreezeScheduler, PrefixCache)
-        others = sibling_callbacks(self)
-        is_needed = not any(isinstance(other, kinds) for other in others)
-        self._cache = copy.copy(self._settings) if is_needed else None
+        self._is_needed = not any(isinstance(other, kinds) for other in sibling_callbacks(self))
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Put the cache into the model's steps."""
-        if self._cache is not None:
-            self._cache.set_params(self.params)
-            self._cache.set_model(self._model)
-            self._cache.on_train_begin()
+        self._cache = CacheDriver(copy.copy(self.settings) if self._is_needed else None, self)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Take note that samples should come again."""
+        """Tell the cache that samples should be repeated."""
         if self._cache is not None:
-            self._cache.on_epoch_begin(epoch)
+            self._cache.begin_epoch(epoch)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Take the cache out of the model."""
         if self._cache is not None:
-            self._cache.on_train_end()
-            self._cache = None
+            self._cache.end()
+        self._cache = None

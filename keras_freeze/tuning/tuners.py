@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import keras_tuner
 
-from keras_freeze.callbacks import resume_point
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
+from keras_freeze.engine import state_of
 from keras_freeze.tuning import trial_record
 from keras_freeze.tuning.freeze_tuner import END, FreezeTuner
 from keras_freeze.tuning.oracles import (
@@ -226,7 +226,7 @@ class Hyperband(FreezeTuner):
         if "tuner/trial_id" in hp.values:
             name = END.format(self.execution)
             model = self._restored(model, hp.values["tuner/trial_id"], name)
-            resume_point.take_as_known(model)
+            state_of(model).has_exact_starts = True
         return model
 
     def _reached(self, values: Mapping[str, Any]) -> int:

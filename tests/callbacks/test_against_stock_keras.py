@@ -6,7 +6,7 @@ import optimizer_table
 import pytest
 
 import keras_freeze as kf
-from keras_freeze.engine import optimizer_state
+from keras_freeze.keras_internals import optimizers
 
 QUICK = ("sgd", "sgd-momentum", "adam", "adamw")
 OPTIMIZERS = [
@@ -181,7 +181,7 @@ def test_rates_end_with_the_fit_and_joiners_keep_their_step_count(plain, data_fo
     assert {cohort.multiplier for cohort in cohorts.values()} == {1.0}
     assert {cohort.start for cohort in cohorts.values()} == {2}
     assert len(cohorts) == 2
-    assert optimizer_state.iterations(model.optimizer) == 4
+    assert optimizers.iterations(model.optimizer) == 4
 
 
 REDUCED = [0.1, 0.1, 0.05, 0.025, 0.0125]  # by ReduceLROnPlateau, which first waits an epoch

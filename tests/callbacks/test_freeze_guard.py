@@ -239,12 +239,12 @@ def set_model(value):
 
 FLIPS = {
     "layer freezes": (set_layer("head", False), "head to False"),
-    "layer thaws": (set_layer("low", True), "low to True"),
+    "layer unfreezes": (set_layer("low", True), "low to True"),
     "variable freezes": (set_variable("head/bias", False), "head/bias to False"),
-    "variable thaws": (set_variable("low/kernel", True), "low/kernel to True"),
+    "variable unfreezes": (set_variable("low/kernel", True), "low/kernel to True"),
     "BatchNorm freezes": (set_layer("high_bn", False), "high_bn to False"),
     "BatchNorm flag only, freezes": (set_layer_only("high_bn", False), "high_bn to False"),
-    "BatchNorm flag only, thaws": (set_layer_only("low_bn", True), "low_bn to True"),
+    "BatchNorm flag only, unfreezes": (set_layer_only("low_bn", True), "low_bn to True"),
     "model freezes": (set_model(False), "two to False"),
 }
 MOMENTS = {
@@ -253,9 +253,9 @@ MOMENTS = {
     "epoch_end": ("in epoch 2", 8),
 }
 CONSEQUENCE = {
-    "tensorflow": "The running train step goes on training what it trained before.",
+    "tensorflow": "The running train step continues to train what it trained before.",
     "jax": "The running train step keeps to the old flags; it fails or mixes weights up.",
-    "torch": "The optimizer still knows the old set only, and fails at a weight that thaws.",
+    "torch": "The optimizer still knows the old set only, and fails at a weight that unfreezes.",
 }
 CURE = "Call keras_freeze.recompile(model) after changing `trainable`, or leave it as it was."
 
@@ -278,7 +278,7 @@ def test_a_flag_that_another_callback_flips_is_reported(case, data_for):
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("guard_first", [True, False], ids=["guard first", "guard last"])
 def test_a_flip_is_reported_before_the_next_step(guard_first, moment, data_for):
-    expect_flip(guard_first, moment, *FLIPS["layer thaws"], data_for)
+    expect_flip(guard_first, moment, *FLIPS["layer unfreezes"], data_for)
 
 
 def test_the_flags_at_the_beginning_of_a_fit_count(data_for):
@@ -356,7 +356,7 @@ def test_after_a_flip_the_weights_are_those_that_training_left(data_for):
     [*((name, "frozen") for name in BUILDERS), *(("batch_norm", mode) for mode in MODES[1:])],
 )
 @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables:UserWarning")
-def test_silent_while_a_schedule_thaws(name, mode, request, data_for):
+def test_silent_while_a_schedule_unfreezes(name, mode, request, data_for):
     model = compiled(request.getfixturevalue(name)())
     thaw = kf.GradualUnfreeze(1, batch_norm=mode, verbose=0)
     with Comparisons() as compared:
@@ -426,7 +426,7 @@ def test_what_is_frozen_before_and_after_a_transition_is_compared_across_it(plai
         fit(model, data_for, kf.FreezeGuard(), thaw, other)
 
 
-def test_what_thaws_is_watched_no_more(plain, data_for):
+def test_what_unfreezes_is_watched_no_more(plain, data_for):
     model = frozen_low(plain)
 
     def thaw(model):

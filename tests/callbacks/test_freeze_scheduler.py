@@ -10,6 +10,7 @@ from effects import compiled
 
 import keras_freeze as kf
 from keras_freeze.engine import optimizer_state, update_rules
+from keras_freeze.keras_internals import optimizers
 from keras_freeze.schedules import (
     AfterSteps,
     FreezeSchedule,
@@ -256,7 +257,7 @@ class Weights(keras.callbacks.Callback):
 
 
 def test_the_step_follows_in_the_middle_of_an_epoch(plain, data_for):
-    """Not the flags alone: with plain SGD what is frozen does not move, and what thaws does."""
+    """Not the flags alone: with plain SGD what is frozen does not move, and what unfreezes does."""
     model, weights = compiled(plain(), keras.optimizers.SGD(0.5)), Weights()
     schedule = phases((2, AfterSteps(2)), (["head"], AfterSteps(1)), (0, None))
     callback = kf.FreezeScheduler(schedule, verbose=0)
@@ -281,12 +282,10 @@ def test_it_says_what_it_does(plain, data_for, capsys):
     callback = kf.FreezeScheduler(schedule, cache=False)
     train(model, data_for, callback, epochs=9, values=[2, 1, 1, 0, 0])
     assert capsys.readouterr().out.splitlines() == [
-        "Epoch 1/9: head trains, low and middle are frozen. Parameters: 18 trainable, 65 frozen. "
-        "Learning rate: 0.5.",
+        "Epoch 1/9: head trains at 5.0e-01, low and middle are frozen; 18 of 83 parameters train.",
         "Epoch 4/9: back to epoch 2, with value_loss 1.",
-        "Epoch 4/9: middle thaws. Parameters: 53 trainable, 30 frozen. Learning rate: head x1, "
-        "middle x0.5 of 0.5.",
-        "Epoch 5/9, step 1: low thaws. Parameters: 83 trainable, 0 frozen. Learning rate: 0.5.",
+        "Epoch 4/9: middle unfreezes at 2.5e-01; 53 of 83 parameters train.",
+        "Epoch 5/9, step 1: low unfreezes at 5.0e-01; 83 of 83 parameters train.",
         "Epoch 5/9: the last phase is over, and training ends.",
     ]
 
@@ -312,7 +311,7 @@ class States(keras.callbacks.Callback):
         if batch == 0:
             model = self.model
             self.begins.append(everything(model))
-            self.rates.append(optimizer_state.learning_rate(model.optimizer))
+            self.rates.append(optimizers.learning_rate(model.optimizer))
 
     def on_epoch_end(self, epoch, logs=None):
         self.ends.append(everything(self.model))
@@ -559,14 +558,15 @@ def test_a_fit_that_goes_on_in_this_process_ends_as_if_it_were_one(case, plain, 
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
-def test_a_fit_that_goes_on_says_what_is_new(plain, data_for, capsys):
+def test_a_fit_that_continues_says_what_is_new(plain, data_for, capsys):
     model, callback = compiled(plain()), kf.GradualUnfreeze({0: "head", 2: "middle"}, rates=None)
     callback.total_epochs = 3
     train(model, data_for, callback, epochs=2)
     capsys.readouterr()
     train(model, data_for, callback, epochs=3, initial_epoch=2)
     assert capsys.readouterr().out == (
-        "Epoch 3/3: middle thaws. Parameters: 53 trainable, 30 frozen. Learning rate: 0.5.\n"
+        "Epoch 3/3: middle unfreezes at 5.0e-01; 53 of 83 parameters train.\n"
+        "After training: low is frozen, as no phase of the schedule unfreezes more.\n"
     )
 
 
@@ -612,8 +612,8 @@ def test_where_an_unknown_fit_stood_is_not_guessed(case, plain, data_for):
     message = (
         "FreezeScheduler(schedule=...) must go by epochs alone in a fit that begins at epoch 3, or "
         "the fit before it must have run in this process. Received: a schedule that depends on "
-        "logs or steps, which nobody remembers. Use keras_freeze.BackupAndRestore to go on after "
-        "an interruption."
+        "metrics or steps, whose state was not saved. Use keras_freeze.BackupAndRestore to resume "
+        "after an interruption."
     )
     callback = kf.FreezeScheduler(REFUSED[case], verbose=0)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -636,8 +636,8 @@ def test_a_schedule_that_is_over_does_not_train_on(is_known, plain, data_for):
         assert train(model, data_for, callback, epochs=9) == "h h | hml hml | hml hml"
     message = (
         "FreezeScheduler(schedule=...) must not be over before the fit begins. Received: a fit "
-        "from epoch 3, and a last phase that has ended by then. To train on, leave the callback "
-        "out; to start over, leave initial_epoch= out."
+        "from epoch 3, and a last phase that has ended by then. To train further, leave the "
+        "callback out; to start over, leave initial_epoch= out."
     )
     before = model.get_weights()
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -702,22 +702,22 @@ def test_another_process_knows_how_long_each_group_has_trained(
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-UNTOLD = {  # what was trained before, then how it goes on: the message
+UNTOLD = {  # what was trained before, then how it continues: the message
     "other batches": (
         {"epochs": 2, "steps": 3},
         gradual(NAMES),
-        "FreezeScheduler: fit(initial_epoch=2) must go on with the training that its schedule "
-        "describes, or with a new optimizer. Received: an optimizer after 6 batches, and 2 batches "
-        "an epoch, so that it can't be told how long the groups that thawed late have trained. Use "
-        "keras_freeze.BackupAndRestore, which keeps that.",
+        "FreezeScheduler: fit(initial_epoch=2) must continue the training that its schedule "
+        "describes, or begin with a new optimizer. Received: an optimizer after 6 batches, and 2 "
+        "batches an epoch, so that it is not known how long the groups that unfroze late have "
+        "trained. Use keras_freeze.BackupAndRestore, which keeps that.",
     ),
     "a late start": (
         {"epochs": 2},
         FreezeSchedule({1: 2, 3: None}),
-        "FreezeScheduler: fit(initial_epoch=2) must go on in the process that began it, with a new "
-        "optimizer, or with a schedule from epoch 0. Received: a schedule from epoch 1, which does "
-        "not say what trained before, so that it can't be told how long the groups that thawed "
-        "late have trained. Use keras_freeze.BackupAndRestore, which keeps that.",
+        "FreezeScheduler: fit(initial_epoch=2) must continue in the process that began it, with a "
+        "new optimizer, or with a schedule from epoch 0. Received: a schedule from epoch 1, which "
+        "does not say what trained before, so that it is not known how long the groups that "
+        "unfroze late have trained. Use keras_freeze.BackupAndRestore, which keeps that.",
     ),
 }
 
@@ -776,13 +776,14 @@ def test_a_phase_that_is_not_reached_is_warned_of(case, plain, data_for):
 INVALID = {
     "a phase that trains nothing": (
         phases((2, 1), (NAMES, 1), (0, None)),
-        "FreezeScheduler(schedule=...) must leave something to train. Received: the phase at epoch "
-        "1, which freezes all of model 'plain'. Leave out a group of: low, middle, head.",
+        "FreezeScheduler(schedule=...) must leave at least one trainable variable. Received: the "
+        "phase at epoch 1, which freezes all of model 'plain'. Leave out a group of: low, middle, "
+        "head.",
     ),
     "one that begins at some time": (
         phases((2, STALL), (NAMES, None)),
-        "FreezeScheduler(schedule=...) must leave something to train. Received: phase 1, which "
-        "freezes all of model 'plain'. Leave out a group of: low, middle, head.",
+        "FreezeScheduler(schedule=...) must leave at least one trainable variable. Received: "
+        "phase 1, which freezes all of model 'plain'. Leave out a group of: low, middle, head.",
     ),
     "an unknown group": (
         phases((2, STALL), ("lwo", None)),

@@ -100,20 +100,22 @@ def test_each_transition_prints_one_line(plain, data_for, capsys):
     callback = kf.GradualUnfreeze({0: "head", 2: "middle"}, rates=2.0, cache=False)
     fit(model, data_for, callback, 3, compiled=False)
     assert capsys.readouterr().out.splitlines() == [
-        "Epoch 1/3: head trains, low and middle are frozen. Parameters: 18 trainable, 65 frozen. "
-        "Learning rate: head x1 of 0.01.",
-        "Epoch 3/3: middle thaws. Parameters: 53 trainable, 30 frozen. "
-        "Learning rate: head x1, middle x0.5 of 0.01.",
+        "Epoch 1/3: head trains at 1.0e-02, low and middle are frozen; 18 of 83 parameters train.",
+        "Epoch 3/3: middle unfreezes at 5.0e-03; 53 of 83 parameters train.",
+        "After training: low is frozen, as no phase of the schedule unfreezes more.",
+        "After training: the learning rates of groups end here; a further fit trains all at "
+        "1.0e-02.",
     ]
 
 
-def test_freezing_and_thawing_in_one_plan(plain, data_for, capsys):
+def test_freezing_and_unfreezing_in_one_plan(plain, data_for, capsys):
     plan = {0: "low", 1: ["middle", "head"], 3: None}
     training, _ = fit(plain(), data_for, kf.FreezeScheduler(plan), 4)
     assert training == [TWO, ("low",), ("low",), ALL]
     out = capsys.readouterr().out
-    assert "Epoch 2/4: low thaws, middle and head freeze." in out
-    assert "Learning rate: 0.001." in out
+    assert "Epoch 1/4: head and middle train at 1.0e-03, low is frozen; " in out
+    assert "Epoch 2/4: low unfreezes at 1.0e-03, middle and head freeze; " in out
+    assert "After training" not in out
 
 
 def test_a_plan_may_hold_policies_callables_and_phases(plain, data_for):
@@ -130,7 +132,7 @@ def test_before_the_first_phase_the_flags_hold(plain, data_for, capsys):
     model = plain()
     kf.freeze(model, layers=["middle"])
     training, history = fit(model, data_for, kf.FreezeScheduler({2: None}), 3)
-    assert capsys.readouterr().out.startswith("Epoch 3/3: middle thaws. Parameters: 83 trainable")
+    assert capsys.readouterr().out.startswith("Epoch 3/3: middle unfreezes at 1.0e-03; 83 of 83 ")
     assert training == [("low", "head"), ("low", "head"), ALL]
     assert history["trainable_params"] == [48, 48, 83]
 
@@ -158,9 +160,9 @@ def test_one_instance_serves_two_fits_and_the_second_starts_over(plain, data_for
     assert capsys.readouterr().out.count("this fit starts over from the head") == 1
 
 
-def test_a_fit_that_goes_on_never_freezes_again_what_had_thawed(plain, data_for):
+def test_a_fit_that_continues_never_freezes_again_what_was_unfrozen(plain, data_for):
     model = plain()
-    fit(model, data_for, kf.GradualUnfreeze(verbose=0), 3)  # everything has thawed
+    fit(model, data_for, kf.GradualUnfreeze(verbose=0), 3)  # everything has been unfrozen
     training, _ = fit(
         model, data_for, kf.GradualUnfreeze(verbose=0), 9, compiled=False, initial_epoch=3
     )
@@ -223,7 +225,8 @@ def test_a_copy_made_during_a_fit_is_independent(plain, data_for):
 
 def test_too_few_epochs_are_said(plain, data_for, capsys):
     fit(plain(), data_for, kf.GradualUnfreeze(), 2)
-    assert "2 epochs for 3 layer groups, so several groups thaw at once" in capsys.readouterr().out
+    said = "GradualUnfreeze: 2 epochs for 3 layer groups, so several groups unfreeze at once."
+    assert said in capsys.readouterr().out
 
 
 def test_a_phase_that_is_not_reached_is_warned_of(plain, data_for):
@@ -351,17 +354,17 @@ def test_two_schedules_in_one_fit_are_refused(plain, data_for):
     model.compile("adam", "sparse_categorical_crossentropy")
     x, y = data_for(model)
     both = [kf.GradualUnfreeze(verbose=0), kf.FreezeScheduler({0: "low"}, verbose=0)]
-    with pytest.raises(ValueError, match=r"must hold one FreezeScheduler.*Put both plans into one"):
+    with pytest.raises(ValueError, match=r"at most one FreezeScheduler.*Put both plans into one"):
         model.fit(x, y, verbose=0, callbacks=both)
 
 
 def test_a_phase_whose_batch_norm_rule_leaves_nothing_is_refused(batch_norm, data_for):
     only_norms = ~kf.policies.FreezeMatching("_bn$")
-    with pytest.raises(ValueError, match="must leave something to train"):
+    with pytest.raises(ValueError, match="must leave at least one trainable variable"):
         fit(batch_norm(), data_for, kf.FreezeScheduler({0: only_norms}, verbose=0), 1)
 
 
-def test_what_was_thawed_by_hand_is_not_frozen_again_by_a_later_fit(plain, data_for):
+def test_what_was_unfrozen_by_hand_is_not_frozen_again_by_a_later_fit(plain, data_for):
     model = plain()
     fit(model, data_for, kf.GradualUnfreeze({0: "head"}, verbose=0), 2)
     kf.unfreeze(model, layers=["low"])

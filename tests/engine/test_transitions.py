@@ -12,6 +12,7 @@ import pytest
 import keras_freeze as kf
 from keras_freeze.engine import optimizer_state, update_rules
 from keras_freeze.engine.transitions import flags_in_force
+from keras_freeze.keras_internals import optimizers
 
 pytestmark = pytest.mark.backend
 
@@ -115,7 +116,7 @@ def test_the_optimizer_stays_the_same_object(plain, data_for):
     _, _, model = fit(plain, optimizer, data_for, [RecompileEverywhere()])
     assert model.optimizer is optimizer
     assert type(optimizer) is type(keras.optimizers.AdamW())
-    assert int(optimizer_state.iterations(optimizer)) == 10
+    assert int(optimizers.iterations(optimizer)) == 10
     assert not optimizer._use_weight_decay(model.get_layer("head").bias)
 
 
@@ -313,7 +314,7 @@ def test_what_cannot_be_carried_over_leaves_everything_as_it_was(
     assert_equal(state_of(model), before)
     x, y = data_for(model, rows=20)
     model.fit(x, y, epochs=1, verbose=0)  # and it goes on training
-    assert optimizer_state.iterations(model.optimizer) > 5
+    assert optimizers.iterations(model.optimizer) > 5
 
 
 def test_a_model_that_is_not_compiled_is_refused(plain):

@@ -9,6 +9,7 @@ import optimizer_table
 import pytest
 
 from keras_freeze.engine import optimizer_state, update_rules
+from keras_freeze.keras_internals import optimizers
 
 pytestmark = pytest.mark.backend
 SHAPES = {"early": [(3, 4), (4,)], "late": [(4, 2), (2,)]}
@@ -58,7 +59,7 @@ def train_together(factory, start, steps, late_rate=1.0):
             joined = {id(v) for v in late} if start else set()
             rates = {id(v): late_rate for v in late}
             for leaf in optimizer_state.leaf_optimizers(optimizer):
-                own = optimizer_state.built_variables(leaf)
+                own = optimizers.built_variables(leaf)
                 new = [v for v in own if id(v) in joined]
                 assign(leaf, own, new, rates)
         if step < start:

@@ -7,7 +7,8 @@ import pytest
 import keras_freeze as kf
 from keras_freeze import policies
 from keras_freeze.engine.transitions import transition
-from keras_freeze.model_picture import every_layer, is_batch_norm
+from keras_freeze.groups import picture_of
+from keras_freeze.model_picture import every_layer, is_batch_norm, read_model
 from keras_freeze.policies import flags
 
 pytestmark = pytest.mark.backend
@@ -61,7 +62,7 @@ FREEZES = {  # block1 freezes in a model of which everything trains
     "statistics": {"block1_bn": NEITHER, "block2_bn": BOTH, "fc_bn": BOTH},
     "train": {"block1_bn": BOTH, "block2_bn": BOTH, "fc_bn": BOTH},
 }
-THAWS = {  # all thaws in a model of which everything is frozen
+UNFREEZES = {  # all unfreezes in a model of which everything is frozen
     "frozen": {"block1_bn": NEITHER, "block2_bn": NEITHER, "fc_bn": BOTH},
     "follow": {"block1_bn": BOTH, "block2_bn": BOTH, "fc_bn": BOTH},
     "statistics": {"block1_bn": NO_STATISTICS, "block2_bn": NO_STATISTICS, "fc_bn": BOTH},
@@ -71,7 +72,7 @@ THAWS = {  # all thaws in a model of which everything is frozen
 
 def begin_phase(model, mode):
     frozen = policies.FreezeGroups("block1").select(model)
-    transition(model, flags.phase_flags(model, frozen, mode, kf.layer_groups(model)))
+    transition(model, flags.phase_flags(picture_of(model), frozen, mode))
 
 
 def freeze_block1(model, mode):
@@ -86,7 +87,7 @@ def thaw_everything(model, mode):
 WAYS = {
     "phase": (begin_phase, PHASES),
     "freeze": (freeze_block1, FREEZES),
-    "unfreeze": (thaw_everything, THAWS),
+    "unfreeze": (thaw_everything, UNFREEZES),
 }
 
 
@@ -145,12 +146,12 @@ def test_a_file_keeps_modes_that_treat_whole_layers(way, mode, tmp_path):
     assert norms(loaded) == expected[mode]
 
 
-def test_frozen_norms_of_a_backbone_stay_so_after_every_group_has_thawed(data_for):
+def test_frozen_norms_of_a_backbone_stay_so_after_every_group_is_unfrozen(data_for):
     model = effects.compiled(build(), eager=True)
     kf.freeze(model, before="head")
     kf.unfreeze(model, before="head")
     paths = effects.moved_by_fit(model, data_for(model))
-    assert norms_that_moved(paths) == THAWS["frozen"]
+    assert norms_that_moved(paths) == UNFREEZES["frozen"]
     assert {"block1_conv/kernel", "block2_conv/kernel"} <= paths
 
 
@@ -193,7 +194,7 @@ WITHOUT_SCALE = {
 
 
 @pytest.mark.parametrize("case", WITHOUT_SCALE)
-def test_a_norm_without_gamma_and_beta_freezes_and_thaws(case, data_for):
+def test_a_norm_without_gamma_and_beta_freezes_and_unfreezes(case, data_for):
     model = effects.compiled(build_without_scale(), eager=True)
     way = dict(WITHOUT_SCALE[case])
     policy = [way.pop("policy")] if "policy" in way else []
@@ -205,7 +206,7 @@ def test_a_norm_without_gamma_and_beta_freezes_and_thaws(case, data_for):
     assert sum("moving" in path for path in paths) == 2
 
 
-def test_a_layer_with_statistics_of_its_own_thaws_with_a_later_phase():
+def test_a_layer_with_statistics_of_its_own_unfreezes_with_a_later_phase():
     """Its flag was set False by one phase, so that the next has to set it True again."""
     model = keras.Sequential(
         [
@@ -215,12 +216,12 @@ def test_a_layer_with_statistics_of_its_own_thaws_with_a_later_phase():
             keras.layers.Dense(3, name="logits"),
         ]
     )
-    groups = kf.layer_groups(model)
+    picture = picture_of(model)
     before = policies.FreezeBefore("logits").select(model)
-    transition(model, flags.phase_flags(model, before, "frozen", groups))
+    transition(model, flags.phase_flags(picture, before, "frozen"))
     assert [layer.trainable for layer in model.layers] == [False, False, True]
     nothing = policies.FreezeFirst(0).select(model)
-    transition(model, flags.phase_flags(model, nothing, "frozen", groups))
+    transition(model, flags.phase_flags(picture, nothing, "frozen"))
     assert [layer.trainable for layer in model.layers] == [True, True, True]
 
 
@@ -238,7 +239,7 @@ def test_freezing_one_of_gamma_and_beta_keeps_the_statistics_going(data_for):
 def test_a_plan_sets_each_variable_and_layer_once():
     model = build()
     selection = policies.FreezeGroups("block1").select(model)
-    plan = flags.phase_flags(model, selection, "statistics", kf.layer_groups(model))
+    plan = flags.phase_flags(picture_of(model), selection, "statistics")
     assert len({id(variable) for variable, _ in plan.variables}) == len(plan.variables)
     assert len({id(layer) for layer, _ in plan.layers}) == len(plan.layers)
     assert {id(v) for v, _ in plan.variables} == policies.FreezeMatching(".").select(
@@ -249,7 +250,7 @@ def test_a_plan_sets_each_variable_and_layer_once():
 def test_a_plan_says_nothing_of_what_is_not_named():
     model = build()
     selection = policies.FreezeLayers(["block1_conv"]).select(model)
-    plan = flags.relative_flags(model, selection, False, "frozen")
+    plan = flags.relative_flags(read_model(model), selection, False, "frozen")
     assert [(v.path, value) for v, value in plan.variables] == [
         ("block1_conv/kernel", False),
         ("block1_conv/bias", False),

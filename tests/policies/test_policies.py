@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_freeze import policies
-from keras_freeze.model_picture import every_layer, weights_of
+from keras_freeze.model_picture import every_layer, read_model, weights_of
 from keras_freeze.policies import (
     FreezeBefore,
     FreezeFirst,
@@ -266,7 +266,7 @@ def as_set(tree, model, everything):
 @given(st.recursive(leaves(), combined, max_leaves=6))
 def test_policies_combine_like_sets(tree):
     model = model_of_all_kinds()
-    all_of_it = selection.everything_in(model)
+    all_of_it = selection.everything(read_model(model))
     everything = all_of_it.variables | all_of_it.layers
     selected = as_policy(tree).select(model)
     assert selected.variables <= all_of_it.variables
@@ -277,7 +277,7 @@ def test_policies_combine_like_sets(tree):
 @given(leaves())
 def test_each_policy_selects_only_what_can_be_trained(policy):
     model = model_of_all_kinds()
-    all_of_it = selection.everything_in(model)
+    all_of_it = selection.everything(read_model(model))
     selected = policy.select(model)
     assert selected.variables <= all_of_it.variables
     assert selected.layers <= all_of_it.layers
@@ -365,8 +365,23 @@ def test_selecting_changes_nothing(any_model):
 
 def test_a_policy_of_ones_own_is_one_small_class(plain):
     class FreezeWide(policies.FreezePolicy):
-        def select(self, model):
-            return selection.of_layers(layer for layer in model.layers if layer.units > 4)
+        def select_in(self, picture):
+            return selection.of_layers(picture, [x for x in picture.opened if x.units > 4])
 
     assert owners(plain(), FreezeWide()) == {"low", "middle"}
     assert owners(plain(), ~FreezeWide() | FreezeFirst(1)) == {"low", "head"}
+
+
+def test_a_policy_that_selects_in_a_model_still_works(plain):
+    class FreezeWide(policies.FreezePolicy):
+        def select(self, model):
+            return FreezeLayers([x.name for x in model.layers if x.units > 4]).select(model)
+
+    assert owners(plain(), FreezeWide()) == {"low", "middle"}
+    with pytest.warns(DeprecationWarning, match=r"FreezeWide\.select\(model\) is deprecated"):
+        assert owners(plain(), ~FreezeWide()) == {"head"}
+
+
+def test_a_policy_without_a_method_says_which_it_needs(plain):
+    with pytest.raises(NotImplementedError, match="`select_in`"):
+        policies.FreezePolicy().select(plain())

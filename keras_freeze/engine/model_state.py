@@ -1,0 +1,72 @@
+"""What the package knows of each model beside the model itself: one object, in one weak map."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+
+@dataclasses.dataclass
+class StepRecord:
+    """Something known of one train function, which is void once the model has another.
+
+    Attributes:
+        function: Returns the train function, None where it is gone. Weak, since a step refers to
+            its model, which would then never be freed.
+        known: What is known of it.
+    """
+
+    function: Callable[[], Any]
+    known: Any
+
+    @classmethod
+    def of(cls, function: Any, known: Any) -> StepRecord:
+        """Return a record of a function, which may be None."""
+        return cls((lambda: None) if function is None else weakref.ref(function), known)
+
+    def is_of(self, function: Any) -> bool:
+        """Tell whether this is the function of the record."""
+        return self.function() is function
+
+
+def _nothing_known() -> StepRecord:
+    never = object()
+    return StepRecord(lambda: never, None)
+
+
+@dataclasses.dataclass
+class ModelState:
+    """What is known of one model.
+
+    Attributes:
+        traced: All that the train step has baked in and a transition can change.
+        in_force: The flags that the train step goes by, by the id of each layer and weight.
+        position: Where in its schedule the last fit has come; None before the first.
+        has_exact_starts: Bool. The optimizer knows when each variable began to train, though
+            this process has not trained the model.
+        freeze_depth: How deep a search has frozen it; None where none did.
+    """
+
+    traced: StepRecord = dataclasses.field(default_factory=_nothing_known)
+    in_force: StepRecord = dataclasses.field(default_factory=_nothing_known)
+    position: Any | None = None
+    has_exact_starts: bool = False
+    freeze_depth: Any | None = None
+
+    def replace_function(self, function: Any, other: Any) -> None:
+        """Record that another train function stands in for one, with the same step inside."""
+        for record in (self.traced, self.in_force):
+            if record.is_of(function):
+                record.function = StepRecord.of(other, None).function
+
+
+_states: weakref.WeakKeyDictionary[keras.Model, ModelState] = weakref.WeakKeyDictionary()
+
+
+def state_of(model: keras.Model) -> ModelState:
+    """Return what is known of a model; it is there as long as the model is."""
+    return _states.setdefault(model, ModelState())

@@ -1,0 +1,222 @@
+"""What an optimizer holds: the variables it was built for, its slots, its update step."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import keras
+
+from keras_freeze.keras_internals.host_arrays import to_host
+from keras_freeze.keras_internals.required import require
+
+Slots: TypeAlias = "dict[str, Sequence[keras.Variable | None]]"
+
+#: The attribute that holds the running averages of weights (`use_ema=True`).
+MODEL_AVERAGE = "_model_variables_moving_average"
+
+_NOT_SLOTS = frozenset({"_variables", "_trainable_variables", "_iterations", "_learning_rate"})
+_UPDATE_STEP, _WEIGHT_DECAY = "_backend_update_step", "_apply_weight_decay"
+
+
+@functools.cache
+def _check_names(kind: Hashable) -> None:
+    require(
+        "change what an optimizer trains",
+        "keras",
+        kind,
+        _UPDATE_STEP,
+        _WEIGHT_DECAY,
+        "_untrack_variable",
+        "_use_weight_decay",
+        "_var_key",
+    )
+
+
+def inner_optimizers(optimizer: Any) -> tuple[Any, ...]:
+    """Return the optimizers inside a wrapper; none for one that updates variables itself."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return (optimizer.inner_optimizer,)
+    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        return tuple(optimizer.optimizers)
+    return ()
+
+
+def built_variables(optimizer: Any) -> tuple[keras.Variable, ...]:
+    """Return the variables an optimizer was built for, in order; none before it is built."""
+    return tuple(optimizer._trainable_variables) if optimizer.built else ()
+
+
+def iterations_of(optimizer: Any) -> keras.Variable:
+    """Return the counter of an optimizer's steps, accumulation steps included."""
+    return optimizer._iterations
+
+
+def rate_of(optimizer: Any) -> Any:
+    """Return what an optimizer takes its rate from: a variable, a schedule or a callable."""
+    return optimizer._learning_rate
+
+
+def learning_rate(optimizer: Any) -> float | None:
+    """Return the rate an optimizer trains at now, None if it has no single one."""
+    try:
+        rate = keras.ops.cast(optimizer.learning_rate, "float32")
+    except AttributeError:  # MultiOptimizer
+        return None
+    return float(keras.ops.convert_to_numpy(rate))
+
+
+def slots_of(optimizer: Any) -> Slots:
+    """Return the slots by attribute, one entry for each variable of `built_variables`."""
+    if not optimizer.built:
+        return {}
+    count = len(optimizer._trainable_variables)
+    found: Slots = {}
+    for name, value in vars(optimizer).items():
+        is_list = isinstance(value, (list, tuple)) and len(value) == count
+        if name in _NOT_SLOTS or not is_list:
+            continue
+        if any(isinstance(item, keras.Variable) for item in value) and all(
+            item is None or isinstance(item, keras.Variable) for item in value
+        ):
+            found[name] = value
+    return found
+
+
+def scalars_of(optimizer: Any) -> dict[str, keras.Variable]:
+    """Return by attribute the state that belongs to no single variable, such as a loss scale."""
+    return {
+        name: value
+        for name, value in vars(optimizer).items()
+        if name not in _NOT_SLOTS and isinstance(value, keras.Variable)
+    }
+
+
+def unknown_state(optimizer: Any) -> list[str]:
+    """Return the paths of the variables that are neither slots nor scalars."""
+    _check_names(type(optimizer))  # type: ignore[arg-type]  # a class can be hashed
+    known = {id(optimizer._iterations), id(optimizer._learning_rate)}
+    known |= {id(v) for v in scalars_of(optimizer).values()}
+    known |= {id(v) for slots in slots_of(optimizer).values() for v in slots}
+    return [v.path for v in optimizer._variables if id(v) not in known]
+
+
+def remapped_variable(optimizer: Any) -> keras.Variable | None:
+    """Return a variable that a `MultiOptimizer` map gives another optimizer than before."""
+    if not optimizer.built or not isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        return None
+    for variable in optimizer._trainable_variables:
+        index = optimizer._var_to_optimizer_idx[optimizer._var_key(variable)]
+        if optimizer._optimizer_map(variable) is not optimizer._inner_optimizers[index]:
+            return variable
+    return None
+
+
+def forget_slots(optimizer: Any) -> None:
+    """Make an optimizer as if it had not been built, but for its settings and scalars."""
+    slots = slots_of(optimizer)
+    for name, items in slots.items():
+        untrack(optimizer, (variable for variable in items if variable is not None))
+        setattr(optimizer, name, [])
+    optimizer._trainable_variables_indices.clear()
+    optimizer._trainable_variables = []
+    optimizer.built = False
+
+
+def untrack(optimizer: Any, variables: Iterable[keras.Variable]) -> None:
+    """Leave variables out of those that an optimizer saves."""
+    for variable in variables:
+        optimizer._untrack_variable(variable)
+
+
+def memento(optimizer: Any) -> Callable[[], None]:
+    """Return what puts an optimizer back as it is now, whatever a failed build left behind."""
+    attributes = dict(vars(optimizer))
+    tracked, indices = list(optimizer._variables), dict(optimizer._trainable_variables_indices)
+
+    def restore() -> None:
+        vars(optimizer).clear()
+        vars(optimizer).update(attributes)
+        optimizer._variables.clear()
+        optimizer._variables.extend(tracked)
+        optimizer._tracker.stored_ids["variables"] = {id(v) for v in tracked}
+        optimizer._trainable_variables_indices.clear()
+        optimizer._trainable_variables_indices.update(indices)
+
+    return restore
+
+
+# The update step.
+
+
+def key_of(optimizer: Any, variable: Any) -> Any:
+    """Return what an optimizer knows a variable by, whatever stands for it in a step."""
+    return optimizer._var_key(variable)
+
+
+def has_weight_decay(optimizer: Any, variable: Any) -> bool:
+    """Tell whether a variable's weight decays."""
+    return bool(optimizer._use_weight_decay(variable))
+
+
+def update_methods(optimizer: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return what updates the variables, and what lets their weights decay."""
+    return getattr(optimizer, _UPDATE_STEP), getattr(optimizer, _WEIGHT_DECAY)
+
+
+def replaced_update(optimizer: Any) -> Any | None:
+    """Return what `replace_update_methods` has put in the place of the update step."""
+    return vars(optimizer).get(_UPDATE_STEP)
+
+
+def replace_update_methods(optimizer: Any, update: Any, decay: Any) -> None:
+    """Put other callables in the place of an optimizer's own update step and weight decay."""
+    _override(optimizer, _UPDATE_STEP, update)
+    _override(optimizer, _WEIGHT_DECAY, decay)
+
+
+def restore_update_methods(optimizer: Any) -> None:
+    """Let an optimizer update variables by its own methods."""
+    for name in (_UPDATE_STEP, _WEIGHT_DECAY):
+        vars(optimizer).pop(name, None)
+
+
+@contextlib.contextmanager
+def counting(optimizer: Any, steps: Any) -> Iterator[None]:
+    """Let an optimizer read another iteration count for a while."""
+    clock = optimizer._iterations
+    _override(optimizer, "_iterations", steps)
+    try:
+        yield
+    finally:
+        _override(optimizer, "_iterations", clock)
+
+
+@contextlib.contextmanager
+def at_rate(optimizer: Any, rate: Any, own: Any) -> Iterator[None]:
+    """Let an optimizer read another learning rate for a while, and then its own."""
+    _override(optimizer, "_learning_rate", rate)
+    try:
+        yield
+    finally:
+        _override(optimizer, "_learning_rate", own)
+
+
+def nadam_product(optimizer: Any) -> keras.Variable:
+    """Return Nadam's running product of its momentum schedule."""
+    return optimizer._u_product
+
+
+def _override(optimizer: Any, name: str, value: Any) -> None:
+    # Past Keras's and TensorFlow's attribute tracking: nothing of this is saved.
+    object.__setattr__(optimizer, name, value)
+
+
+def iterations(optimizer: Any) -> int:
+    """Return how many batches an optimizer has applied (accumulation steps count each)."""
+    inner = inner_optimizers(optimizer)
+    if inner:
+        return max(iterations(opt) for opt in inner)
+    return int(to_host(optimizer._iterations))

@@ -1,0 +1,39 @@
+"""What a model's trainer keeps to itself: its step functions, and where a fit begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+
+from keras_freeze.keras_internals.required import require
+
+require("find a callback's model", "keras", keras.callbacks.Callback(), "_model")
+
+
+def flags_at_compile(model: keras.Model) -> Mapping[keras.Layer, bool]:
+    """Return the flags that a model's layers had when it was compiled."""
+    return model._compiled_trainable_state
+
+
+def begin_fit_at(model: keras.Model, epoch: int | None) -> None:
+    """Let the fit that is about to begin start at an epoch; None for that of its argument."""
+    model._initial_epoch = epoch
+
+
+def model_of(callback: keras.callbacks.Callback) -> keras.Model:
+    """Return a callback's model as it is.
+
+    On JAX reading `callback.model` brings the values of a running fit back to the model, pairing
+    them with its variables by their present flags.
+    """
+    return callback._model
+
+
+def bring_values_back(model: keras.Model) -> None:
+    """Bring a running fit's values back to the model, where Keras holds them elsewhere (JAX).
+
+    Keras pairs variables and values by the present flags.
+    """
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()

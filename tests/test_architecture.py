@@ -1,0 +1,89 @@
+"""Folders are the architecture: each has a front door, and Keras's private names have one room."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import keras_freeze
+
+PACKAGE = Path(keras_freeze.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+# Of this folder the modules are the doors: each covers one part of Keras.
+DOORS = {"demo", "keras_internals"}
+
+
+def folder_of(path):
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else None
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.lineno, node.module
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+
+
+def exported(folder):
+    """Return the names that a folder's `__init__` has, modules among them."""
+    tree = ast.parse((PACKAGE / folder / "__init__.py").read_text())
+    imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    return {alias.asname or alias.name for node in imports for alias in node.names}
+
+
+def is_behind_the_door(module, folder):
+    """Tell whether a module of a folder is named that its `__init__` doesn't export."""
+    package, *rest = module.split(".")
+    if package != "keras_freeze" or len(rest) < 2 or rest[0] != folder:
+        return False
+    return (PACKAGE / folder / f"{rest[1]}.py").exists() and rest[1] not in exported(folder)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_is_entered_by_its_front_door(folder):
+    if folder in DOORS:
+        return
+    around = [
+        f"{path.relative_to(PACKAGE)}:{line} {module}"
+        for path in MODULES
+        if folder_of(path) != folder
+        for line, module in imported_modules(path)
+        if is_behind_the_door(module, folder)
+    ]
+    assert around == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_says_what_it_is_for(folder):
+    text = ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text()))
+    assert text is not None
+    assert 2 <= text.count(".") <= 8
+
+
+PRIVATE_MODULES = r"\.src\b|^tensorflow\.python"
+
+
+def private_uses(path):
+    """Yield the private names of others that a module uses: of Keras, TensorFlow or torch."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            if not node.attr.startswith("__") and owner not in ("self", "cls"):
+                yield node.lineno, ast.unparse(node)
+        elif isinstance(node, ast.ImportFrom) and re.search(PRIVATE_MODULES, node.module or ""):
+            yield node.lineno, node.module
+
+
+def test_private_names_of_others_are_used_in_one_folder():
+    found = [
+        f"{path.relative_to(PACKAGE)}:{line} {use}"
+        for path in MODULES
+        if folder_of(path) != "keras_internals"
+        for line, use in private_uses(path)
+    ]
+    assert found == []
