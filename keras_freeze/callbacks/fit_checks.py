@@ -12,9 +12,7 @@ from keras_freeze.callbacks.schedule_run import Run
 from keras_freeze.checks import first_few
 from keras_freeze.groups import LayerGroup, layer_groups
 from keras_freeze.policies.flags import lost_in_a_file, phase_flags
-from keras_freeze.schedules.phases import Phase, placed
-from keras_freeze.schedules.progress import soonest, timeline
-from keras_freeze.schedules.rates import multipliers
+from keras_freeze.schedules import Phase, multipliers, placed, soonest, timeline
 
 
 def check(run: Run, model: keras.Model, owner: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,13 +20,18 @@ from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.keras_internals.callback_list import sibling_callbacks
 from keras_freeze.policies.flags import BatchNormMode, check_batch_norm, phase_flags
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.schedules.as_dict import fingerprint
-from keras_freeze.schedules.curves import Curve
-from keras_freeze.schedules.phases import FreezeSchedule, Phase
-from keras_freeze.schedules.previews import SchedulePreview, preview
-from keras_freeze.schedules.progress import Progress, timeline
-from keras_freeze.schedules.rates import Rates, check_rates
-from keras_freeze.schedules.yaml_file import read
+from keras_freeze.schedules import (
+    Curve,
+    FreezeSchedule,
+    GivenSchedule,
+    Progress,
+    Rates,
+    SchedulePreview,
+    check_rates,
+    fingerprint,
+    preview,
+    timeline,
+)
 
 
 class FreezeScheduler(keras.callbacks.Callback):
@@ -191,27 +195,8 @@ class FreezeScheduler(keras.callbacks.Callback):
 
     def _plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
         """Return the schedule for a model with these groups and a training of this length."""
-        if self.batch_norm != "frozen" and not isinstance(self.schedule, Mapping):
-            raise ValueError(
-                f"{type(self).__name__}(batch_norm=...) must be left out where the phases of a "
-                f"schedule have modes of their own. Received: batch_norm={self.batch_norm!r}."
-            )
-        if isinstance(self.schedule, FreezeSchedule):
-            return self.schedule
-        if isinstance(self.schedule, (str, os.PathLike)):
-            return read(Path(self.schedule))
-        if not isinstance(self.schedule, Mapping):
-            raise TypeError(
-                f"{type(self).__name__}(schedule=...) must be a FreezeSchedule, the path of its "
-                "YAML file, or a mapping from epoch to what is frozen. "
-                f"Received: schedule={self.schedule!r}."
-            )
-        return FreezeSchedule(
-            {
-                epoch: value if isinstance(value, Phase) else Phase(value, None, self.batch_norm)
-                for epoch, value in self.schedule.items()
-            }
-        )
+        planner = GivenSchedule(type(self).__name__, self.schedule, self.batch_norm)
+        return planner.plan(names, epochs)
 
     def _groups_to_keep(self, groups: Sequence[LayerGroup], epoch: int) -> frozenset[str]:
         """Return the groups that are not to be frozen again by a fit that starts at `epoch`."""

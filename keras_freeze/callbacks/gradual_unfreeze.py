@@ -10,17 +10,17 @@ import keras
 
 from keras_freeze.callbacks import resume_point
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
-from keras_freeze.checks import is_int
 from keras_freeze.engine import optimizer_state
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.model_picture import is_batch_norm, weights_of
 from keras_freeze.policies.flags import BatchNormMode
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.schedules.builders import gradual
-from keras_freeze.schedules.epoch_plans import check_plan, even_starts, thaw_plan
-from keras_freeze.schedules.phases import FreezeSchedule, Phase
-from keras_freeze.schedules.rates import Rates
-from keras_freeze.schedules.triggers import Trigger, TriggerLike, as_trigger
+from keras_freeze.schedules import (
+    FreezeSchedule,
+    FromTheHead,
+    Rates,
+    TriggerLike,
+)
 
 
 class GradualUnfreeze(FreezeScheduler):
@@ -104,41 +104,14 @@ class GradualUnfreeze(FreezeScheduler):
         )
 
     def _check_schedule(self) -> None:
+        self._planner()
+
+    def _planner(self) -> FromTheHead:
         schedule: Any = self.schedule
-        if isinstance(schedule, Mapping) and schedule:
-            check_plan(schedule)
-            if min(schedule) == 0:
-                return
-        elif schedule == "even" or (is_int(schedule) and schedule > 0):
-            return
-        elif isinstance(schedule, Trigger) or callable(schedule):
-            as_trigger(schedule)
-            return
-        raise ValueError(
-            'GradualUnfreeze(schedule=...) must be "even", a positive int (epochs a group), a '
-            "mapping from epoch to groups that begins at epoch 0, or a trigger such as "
-            "schedules.OnPlateau(). "
-            f"Received: schedule={schedule!r}."
-        )
+        return FromTheHead("GradualUnfreeze", schedule, self.batch_norm)
 
     def _plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
-        schedule: Any = self.schedule
-        if isinstance(schedule, Trigger) or callable(schedule):
-            if len(names) == 1:
-                return FreezeSchedule([Phase((), None, self.batch_norm, until=schedule)])
-            return gradual(names, schedule, last=schedule, rates=None, batch_norm=self.batch_norm)
-        if isinstance(schedule, Mapping):
-            frozen = thaw_plan(schedule, names)
-        else:
-            starts = (
-                even_starts(len(names), epochs)
-                if schedule == "even"
-                else range(0, schedule * len(names), schedule)
-            )
-            frozen = _from_the_head(names, starts)
-        return FreezeSchedule(
-            {epoch: Phase(held, None, self.batch_norm) for epoch, held in frozen.items()}
-        )
+        return self._planner().plan(names, epochs)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and say where it differs from one group at a time."""
@@ -182,7 +155,3 @@ def _trains(group: LayerGroup) -> bool:
     """Tell whether a group trains, apart from its `BatchNormalization`."""
     weights = [weight for layer in group.layers for weight in weights_of(layer)]
     return any(w.variable.trainable for w in weights if not is_batch_norm(w.layer))
-
-
-def _from_the_head(names: Sequence[str], starts: Sequence[int]) -> dict[int, tuple[str, ...]]:
-    return {start: tuple(names[: len(names) - 1 - n]) for n, start in enumerate(starts)}

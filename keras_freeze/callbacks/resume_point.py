@@ -16,8 +16,7 @@ from keras_freeze.callbacks.schedule_run import Best, Run
 from keras_freeze.engine import optimizer_state
 from keras_freeze.groups import LayerGroup
 from keras_freeze.policies.flags import phase_flags
-from keras_freeze.schedules.phases import Phase
-from keras_freeze.schedules.progress import Progress, beginning, progress_at
+from keras_freeze.schedules import Phase, Progress, beginning, progress_at
 
 
 @dataclasses.dataclass(frozen=True)

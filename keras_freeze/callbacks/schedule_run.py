@@ -16,10 +16,17 @@ from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.policies.flags import Flags, phase_flags
 from keras_freeze.policies.selection import Selection, everything_in
 from keras_freeze.reports import parameter_counts
-from keras_freeze.schedules.phases import FreezeSchedule, Phase
-from keras_freeze.schedules.progress import Moment, Progress, timeline
-from keras_freeze.schedules.rates import Rates, multipliers
-from keras_freeze.schedules.triggers import improves, monitored
+from keras_freeze.schedules import (
+    FreezeSchedule,
+    Moment,
+    Phase,
+    Progress,
+    Rates,
+    improves,
+    monitored,
+    multipliers,
+    timeline,
+)
 
 
 @dataclasses.dataclass(frozen=True)

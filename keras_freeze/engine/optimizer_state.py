@@ -19,6 +19,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_freeze.keras_internals.optimizers import learning_rate as learning_rate
+
 _NOT_SLOTS = frozenset({"_variables", "_trainable_variables", "_iterations", "_learning_rate"})
 
 
@@ -52,15 +54,6 @@ def built_variables(optimizer: Any) -> tuple[keras.Variable, ...]:
 def iterations(optimizer: Any) -> int:
     """Return how many batches an optimizer has applied (accumulation steps count each)."""
     return max(int(to_host(leaf._iterations)) for leaf in leaf_optimizers(optimizer))
-
-
-def learning_rate(optimizer: Any) -> float | None:
-    """Return the rate an optimizer trains at now, None if it has no single one."""
-    try:
-        rate = keras.ops.cast(optimizer.learning_rate, "float32")
-    except AttributeError:  # MultiOptimizer
-        return None
-    return float(keras.ops.convert_to_numpy(rate))
 
 
 def to_host(variable: keras.Variable) -> np.ndarray:

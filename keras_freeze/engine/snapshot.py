@@ -13,9 +13,9 @@ import numpy as np
 
 from keras_freeze.engine import optimizer_state, update_rules
 from keras_freeze.engine.transitions import strategy_scope, transition
+from keras_freeze.engine.update_rules import Curve
 from keras_freeze.model_picture import every_layer
 from keras_freeze.policies.flags import Flags
-from keras_freeze.schedules.curves import Curve
 
 State = dict[str, Any]
 

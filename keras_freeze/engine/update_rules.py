@@ -13,14 +13,20 @@ from __future__ import annotations
 import dataclasses
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_freeze.engine import optimizer_state
-from keras_freeze.schedules.curves import Curve
+
+
+class Curve(Protocol):
+    """A learning-rate factor over the batches of a phase."""
+
+    def factor(self, step: Any, steps: int) -> Any:
+        """Return the factor for a batch, a scalar tensor."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_freeze.checks import did_you_mean
+from keras_freeze.checks import ArgumentTypeError, did_you_mean
 from keras_freeze.model_picture import Weight, every_layer, opened_layers, weights_of
 from keras_freeze.policies import selection
 from keras_freeze.policies.base import FreezePolicy, Predicate, as_policy
@@ -209,7 +209,5 @@ def check_weights(
     given = [names] if isinstance(names, str) else names
     is_names = isinstance(given, Sequence) and all(isinstance(name, str) for name in given)
     if not is_names or not given:
-        raise TypeError(
-            f"{owner}({argument}=...) must be {all_of_them}a name or names of variables such as "
-            f'"kernel". Received: {argument}={names!r}.'
-        )
+        rule = f'be {all_of_them}a name or names of variables such as "kernel"'
+        raise ArgumentTypeError(owner, argument, rule, value=names)

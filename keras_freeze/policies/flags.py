@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import keras
 
+from keras_freeze.checks import ArgumentError
 from keras_freeze.groups import LayerGroup, layer_groups
 from keras_freeze.keras_internals.layers import own_variables, sublayers
 from keras_freeze.model_picture import every_layer, is_batch_norm, weights_of
@@ -37,10 +38,8 @@ class Flags:
 def check_batch_norm(owner: str, mode: str) -> None:
     """Raise a `ValueError` in the name of `owner` unless `mode` is one of the four."""
     if mode not in get_args(BatchNormMode):
-        raise ValueError(
-            f"{owner}(batch_norm=...) must be one of {', '.join(get_args(BatchNormMode))}. "
-            f"Received: batch_norm={mode!r}."
-        )
+        modes = ", ".join(get_args(BatchNormMode))
+        raise ArgumentError(owner, "batch_norm", f"be one of {modes}", value=mode)
 
 
 def relative_flags(

@@ -36,7 +36,7 @@ from rich.cells import cell_len, set_cell_size
 #: Cells between two columns, and before the first.
 _GAP, _INDENT = 2, 1
 #: The least width of a column that may be shortened or wrapped, and the longest word kept whole.
-_MIN_NAME, _MIN_TEXT, _MAX_WORD = 12, 16, 24
+_MIN_NAME, _MIN_TEXT, _MAX_WORD = 12, 12, 24
 #: About as many lines may a cell be wrapped to; beyond, it gets lines of its own.
 _MAX_LINES = 3
 #: In HTML, where the page decides on the width; the full name is the cell's tooltip.
@@ -228,7 +228,7 @@ def shortened(names: Iterable[str], width: int) -> dict[str, str]:
 def _cuts(names: list[str], width: int) -> Iterator[list[str]]:
     for tail in range(width // 2, width - 2):
         yield [f"{_start(name, width - 1 - tail)}…{_end(name, tail)}" for name in names]
-    same = len(os.path.commonprefix(names))
+    same = len(os.path.commonprefix(names))  # noqa: RUF071 - character by character is meant
     yield [f"{_start(name, 3)}…{_start(name[same:], width - 5)}…" for name in names]
     digits = len(str(len(names)))
     yield [f"{_start(name, width - 1 - digits)}…{n}" for n, name in enumerate(names, 1)]

@@ -10,7 +10,7 @@ import keras
 from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
 from keras_freeze.groups import layer_groups
 from keras_freeze.policies.selection import of_groups
-from keras_freeze.schedules.phases import FreezeSchedule
+from keras_freeze.schedules import FreezeSchedule
 from keras_freeze.tuning import frozen_depth
 
 

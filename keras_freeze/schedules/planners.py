@@ -1,0 +1,187 @@
+"""Planners: they make the schedule for a model's layer groups and a number of epochs. Pure.
+
+A callback has one. It is made from the callback's arguments and checks them; the schedule
+follows when the model and the length of training are known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
+from keras_freeze.policies import BatchNormMode, check_batch_norm
+from keras_freeze.schedules.builders import gradual
+from keras_freeze.schedules.epoch_plans import check_plan, even_starts, unfreeze_plan
+from keras_freeze.schedules.phase import Phase
+from keras_freeze.schedules.schedule import FreezeSchedule
+from keras_freeze.schedules.triggers import Trigger, TriggerLike, as_trigger
+
+
+class Planner(Protocol):
+    """What makes the schedule of a fit."""
+
+    @property
+    def keeps_unfrozen(self) -> bool:
+        """Whether a fit that starts at a later epoch leaves unfrozen what already trains."""
+
+    def plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
+        """Return the schedule.
+
+        Args:
+            names: The model's layer groups, from input to head.
+            epochs: Int, the epochs of the training.
+        """
+
+    def remarks(self, names: Sequence[str], epochs: int) -> tuple[str, ...]:
+        """Return sentences to print about this plan; arguments as for `plan`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenSchedule:
+    """Plan by a schedule that is given as such, whatever the groups and epochs.
+
+    Args:
+        owner: Str, the class or function in whose name errors are raised.
+        schedule: `FreezeSchedule`, the path of its YAML file, which is read for each plan, or a
+            mapping from epoch (0-based) to a `Phase` or to what is frozen from then on.
+        batch_norm: Mode for `BatchNormalization`, for the phases of a mapping. Defaults to
+            `"frozen"`.
+
+    Raises:
+        TypeError: if the schedule is of another type.
+        ValueError: if it is invalid.
+
+    Example:
+        >>> planner = GivenSchedule("FreezeScheduler", {0: "low", 2: None})
+        >>> planner.plan(["low", "head"], epochs=3).starts()
+        (0, 2)
+    """
+
+    owner: str
+    schedule: FreezeSchedule | Mapping[int, Any] | str | os.PathLike[str]
+    batch_norm: BatchNormMode = "frozen"
+    keeps_unfrozen: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_batch_norm(self.owner, self.batch_norm)
+        if self.batch_norm != "frozen" and not isinstance(self.schedule, Mapping):
+            raise ArgumentError(
+                self.owner,
+                "batch_norm",
+                "be left out where the phases of a schedule have modes of their own",
+                value=self.batch_norm,
+            )
+        self.plan((), 1)
+
+    def plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
+        """Return the schedule."""
+        if isinstance(self.schedule, FreezeSchedule):
+            return self.schedule
+        if isinstance(self.schedule, (str, os.PathLike)):
+            return FreezeSchedule.from_yaml(self.schedule)
+        if not isinstance(self.schedule, Mapping):
+            raise ArgumentTypeError(
+                self.owner,
+                "schedule",
+                "be a FreezeSchedule, the path of its YAML file, or a mapping from epoch to what "
+                "is frozen",
+                value=self.schedule,
+            )
+        phases = {}
+        for epoch, value in self.schedule.items():
+            is_phase = isinstance(value, Phase)
+            phases[epoch] = value if is_phase else Phase(value, batch_norm=self.batch_norm)
+        return FreezeSchedule(phases)
+
+    def remarks(self, names: Sequence[str], epochs: int) -> tuple[str, ...]:
+        """Return no sentences."""
+        return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class FromTheHead:
+    """Plan gradual unfreezing: the head first, then one group after the other.
+
+    Args:
+        owner: Str, the class or function in whose name errors are raised.
+        schedule: When groups unfreeze: `"even"` (default) spreads them over the epochs; an int
+            is a number of epochs a group; a mapping from epoch to a group's name or names
+            unfreezes these then; a trigger or callable unfreezes one more group each time it
+            fires, and ends the fit when it fires with all groups unfrozen.
+        batch_norm: Mode for `BatchNormalization` in all phases. Defaults to `"frozen"`.
+
+    Raises:
+        TypeError: if the schedule is of another type.
+        ValueError: if it is invalid.
+
+    Example:
+        >>> planner = FromTheHead("GradualUnfreeze")
+        >>> [phase.frozen for phase in planner.plan(["low", "middle", "head"], epochs=9).phases]
+        [('low', 'middle'), ('low',), ()]
+        >>> planner.remarks(["low", "middle", "head"], epochs=2)
+        ('GradualUnfreeze: 2 epochs for 3 layer groups, so several groups unfreeze at once.',)
+    """
+
+    owner: str
+    schedule: str | Mapping[int, str | Sequence[str]] | TriggerLike = "even"
+    batch_norm: BatchNormMode = "frozen"
+    keeps_unfrozen: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_batch_norm(self.owner, self.batch_norm)
+        schedule: Any = self.schedule
+        if isinstance(schedule, Mapping) and schedule:
+            check_plan(self.owner, schedule)
+            if min(schedule) == 0:
+                return
+        elif schedule == "even" or (is_int(schedule) and schedule > 0):
+            return
+        elif isinstance(schedule, Trigger) or callable(schedule):
+            as_trigger(schedule, self.owner, "schedule")
+            return
+        raise ArgumentError(
+            self.owner,
+            "schedule",
+            'be "even", a positive int (epochs a group), a mapping from epoch to groups that '
+            "begins at epoch 0, or a trigger such as schedules.OnPlateau()",
+            value=schedule,
+        )
+
+    def plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
+        """Return the schedule."""
+        schedule: Any = self.schedule
+        if isinstance(schedule, Trigger) or callable(schedule):
+            if len(names) == 1:
+                phase = Phase(batch_norm=self.batch_norm, until=schedule)
+                return FreezeSchedule([phase])
+            return gradual(names, schedule, last=schedule, rates=None, batch_norm=self.batch_norm)
+        if isinstance(schedule, Mapping):
+            frozen = unfreeze_plan(schedule, names, owner=self.owner)
+        elif schedule == "even":
+            frozen = _one_more_at_each(even_starts(len(names), epochs), names)
+        else:
+            frozen = _one_more_at_each(range(0, schedule * len(names), schedule), names)
+        phases = {epoch: Phase(held, batch_norm=self.batch_norm) for epoch, held in frozen.items()}
+        return FreezeSchedule(phases)
+
+    def remarks(self, names: Sequence[str], epochs: int) -> tuple[str, ...]:
+        """Return a sentence where the epochs are too few for one group at a time."""
+        is_even = isinstance(self.schedule, str)
+        if not is_even or epochs >= len(names):
+            return ()
+        length = f"{epochs} epoch{'s' if epochs > 1 else ''}"
+        return (
+            f"{self.owner}: {length} for {len(names)} layer groups, so several groups unfreeze "
+            "at once.",
+        )
+
+
+def _one_more_at_each(epochs: Sequence[int], names: Sequence[str]) -> dict[int, tuple[str, ...]]:
+    """Return what is frozen from each epoch on; groups that share an epoch unfreeze together."""
+    frozen = {}
+    for unfrozen, epoch in enumerate(epochs, 1):
+        frozen[epoch] = tuple(names[: len(names) - unfrozen])
+    return frozen
