@@ -147,15 +147,7 @@ def is_int(value: Any) -> TypeGuard[int]:
 
 
 def check_count(owner: str, argument: str, value: Any, lowest: int = 1) -> None:
-    r"""Raise in the name of `owner` unless a value is an int from `lowest`, which is 0 or 1.
-
-    Example:
-        >>> check_count("AfterEpochs", "epochs", 0)
-        Traceback (most recent call last):
-            ...
-        keras_freeze.checks.ArgumentError: AfterEpochs(epochs=...) must be a positive integer. \
-Received: epochs=0.
-    """
+    """Raise in the name of `owner` unless a value is an int from `lowest`, which is 0 or 1."""
     if not is_int(value) or value < lowest:
         rule = "be a positive integer" if lowest else "be a non-negative integer"
         raise ArgumentError(owner, argument, rule, value=value)

@@ -62,7 +62,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    r"""A table of strings.
+    """A table of strings.
 
     Args:
         title: Str, the line above it; "" for none.
@@ -204,7 +204,7 @@ class Table:
 
 
 def shortened(names: Iterable[str], width: int) -> dict[str, str]:
-    r"""Cut the middle out of names that are wider than `width`, so that they still differ.
+    """Cut the middle out of names that are wider than `width`, so that they still differ.
 
     All are cut at the same places, so that what differs between two of them stays visible;
     where no place does that, they are numbered.
