@@ -167,6 +167,13 @@ def is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def check_count(owner: str, argument: str, value: Any, lowest: int = 1) -> None:
+    """Raise in the name of `owner` unless a value is an int from `lowest`, which is 0 or 1."""
+    if not is_int(value) or value < lowest:
+        rule = "be a positive integer" if lowest else "be a non-negative integer"
+        raise ArgumentError(owner, argument, rule, value=value)
+
+
 def call_of(instance: Any) -> str:
     """Return the call that makes an object like this one, with the arguments that were given.
 

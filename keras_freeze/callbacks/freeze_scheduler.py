@@ -216,7 +216,7 @@ class FreezeScheduler(BaseCallback):
         self._plan, self._run = plan, None
         cache = fit_checks.cache_for(owner, self.cache, self._siblings, self.verbose)
         self._cache = CacheDriver(cache, self)
-        self._say(f"{owner}: {remark}" for remark in self.planner.remarks(picture, total))
+        self._say(self.planner.remarks(picture, total))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make the transition that is due."""

@@ -95,7 +95,8 @@ class GradualUnfreeze(FreezeScheduler):
         )
 
     def _planner(self) -> Planner:
-        return FromTheHead(type(self).__name__, self.schedule, self.batch_norm)
+        schedule: Any = self.schedule
+        return FromTheHead(type(self).__name__, schedule, self.batch_norm)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and warn where it has nothing to do."""

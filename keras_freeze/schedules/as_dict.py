@@ -8,19 +8,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import numbers
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from keras_freeze import policies
-from keras_freeze.checks import did_you_mean, is_int
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, did_you_mean, is_int
 from keras_freeze.policies import FreezePolicy
 from keras_freeze.schedules import curves, triggers
-from keras_freeze.schedules.phases import FreezeSchedule, Phase, Source
+from keras_freeze.schedules.locations import Misplaced, Path, Source
+from keras_freeze.schedules.phase import Phase, PhaseSequence
 
 SCHEMA = 1
 
-Path = tuple[str | int, ...]
+Schedule = TypeVar("Schedule")
+#: What stands for a callable, or an object of the user's own, in plain data.
 Naming = Callable[[Any], Any]
 
 _CURVES = {
@@ -45,41 +46,17 @@ _COMBINED = {"any": triggers.AnyOf, "all": triggers.AllOf}
 _PHASE = tuple(f.name for f in dataclasses.fields(Phase) if f.name != "source")
 
 
-class Misplaced(ValueError):
-    """An error in a schedule's data, with the place where it is.
-
-    Attributes:
-        path: Tuple of keys and indices from the top of the data.
-        text: Str, what is wrong there.
-    """
-
-    def __init__(self, path: Path, text: str):
-        self.path, self.text = path, text
-        super().__init__(f"{written(path) or 'schedule'}: {text}")
-
-
-def written(path: Path) -> str:
-    """Return a place in data as text.
-
-    Example:
-        >>> written(("phases", 0, "until", "any", 1))
-        'phases[0].until.any[1]'
-    """
-    parts = (f"[{key}]" if is_int(key) else f".{key}" for key in path)
-    return "".join(parts).removeprefix(".")
-
-
-def to_dict(schedule: FreezeSchedule) -> dict[str, Any]:
+def to_dict(schedule: PhaseSequence) -> dict[str, Any]:
     """Return a schedule as plain data; raise a `TypeError` for what a file can't hold."""
     return _schedule(schedule, _refuse)
 
 
-def fingerprint(schedule: FreezeSchedule) -> dict[str, Any]:
+def fingerprint(schedule: PhaseSequence) -> dict[str, Any]:
     """Return a schedule as plain data, with the names of callables in their place."""
     return _schedule(schedule, _name_of)
 
 
-def _schedule(schedule: FreezeSchedule, name: Naming) -> dict[str, Any]:
+def _schedule(schedule: PhaseSequence, name: Naming) -> dict[str, Any]:
     data: dict[str, Any] = {"schema": SCHEMA}
     if schedule.start:
         data["start"] = int(schedule.start)
@@ -117,8 +94,12 @@ def _plain(value: Any) -> Any:
 
 
 def _changed(value: Any) -> dict[str, Any]:
-    given = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return {f.name: _plain(item) for f, item in given.items() if item != f.default}
+    changed = {}
+    for field in dataclasses.fields(value):
+        argument = getattr(value, field.name)
+        if argument != field.default:
+            changed[field.name] = _plain(argument)
+    return changed
 
 
 def _trigger(trigger: triggers.Trigger, name: Naming) -> Any:
@@ -143,43 +124,52 @@ def _policy(policy: FreezePolicy, name: Naming) -> Any:
     combined = policies.parts_of(policy)
     if combined is not None:
         word, parts = combined
-        written = [_policy(part, name) for part in parts]
-        return {word: written[0] if word == "not" else written}
+        data = [_policy(part, name) for part in parts]
+        return {word: data[0] if word == "not" else data}
     for word, (kind, argument) in _POLICIES.items():
         if type(policy) is kind:
-            data = {word: _plain(getattr(policy, argument))}
+            entry = {word: _plain(getattr(policy, argument))}
             for field in dataclasses.fields(policy):  # type: ignore[arg-type]  # all of them are
                 value = getattr(policy, field.name)
                 if field.name != argument and value is not None:
-                    data[field.name] = _frozen(value, name)
-            return data
+                    entry[field.name] = _frozen(value, name)
+            return entry
     return name(policy.predicate if isinstance(policy, policies.FreezeWhere) else policy)
 
 
 def _refuse(value: Any) -> Any:
     raise TypeError(
         "A schedule in a file must have policies, triggers and curves of keras_freeze only. "
-        f"Received: {value!r}. Say it by a name, pattern or trigger, or keep the schedule in "
-        "Python."
+        f"Received: {value!r}. Use a name, a pattern or a trigger of keras_freeze, or keep the "
+        "schedule in Python."
     )
 
 
 def _name_of(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        said = {k: _name_of(v) if callable(v) else repr(v) for k, v in fields.items()}
-        return f"{type(value).__name__}({', '.join(f'{k}={v}' for k, v in said.items())})"
+        arguments = []
+        for field in dataclasses.fields(value):
+            argument = getattr(value, field.name)
+            text = _name_of(argument) if callable(argument) else repr(argument)
+            arguments.append(f"{field.name}={text}")
+        return f"{type(value).__name__}({', '.join(arguments)})"
     kind = value if hasattr(value, "__qualname__") else type(value)
     return f"<{kind.__module__}.{kind.__qualname__}>"
 
 
-def from_dict(data: Any, file: str | None = None, lines: Mapping[Path, int] | None = None) -> Any:
+def from_dict(
+    data: Any,
+    make: Callable[..., Schedule],
+    file: str | None = None,
+    lines: Mapping[Path, int] | None = None,
+) -> Schedule:
     """Return the schedule that plain data describe.
 
     Args:
-        data: What `to_dict` returned, or a file holds.
+        data: What `to_dict` returned, or a file contains.
+        make: The class of the schedule, called with `phases` and `start`.
         file: Str, the name of the file that the data come from. Defaults to none.
-        lines: Line of that file by place in the data.
+        lines: Line of that file by place in the data. Defaults to none.
 
     Raises:
         Misplaced: if something is wrong, with the place where it is.
@@ -201,16 +191,16 @@ def from_dict(data: Any, file: str | None = None, lines: Mapping[Path, int] | No
         phase = _read_phase(entry, here)
         if file is not None and lines is not None:
             own = {key: lines[*here, key] for key in entry}
-            source = Source(file, written(here), {"": lines[here], **own})
+            source = Source(file, here, {"": lines[here], **own})
             phase = dataclasses.replace(phase, source=source)
         if index < len(entries) - 1 and phase.until is None:
             raise Misplaced(
                 (*here, "until"),
-                f"phase {index} never ends, so that the next is never reached. Say when, such "
-                "as `until: {epochs: 2}`.",
+                f"phase {index} never ends, so that the next is never reached. Give its end, "
+                "such as `until: {epochs: 2}`.",
             )
         phases.append(phase)
-    return _made((), FreezeSchedule, phases=phases, start=data.get("start", 0))
+    return _made((), make, phases=phases, start=data.get("start", 0))
 
 
 def _read_phase(entry: Any, here: Path) -> Phase:
@@ -251,8 +241,7 @@ def _read_policy(entry: Any, here: Path) -> FreezePolicy:
     if word == "not":
         return ~_read_policy(entry[word], inside)
     if word in ("any", "all"):
-        parts = [_read_policy(p, (*inside, n)) for n, p in enumerate(_listed(entry[word], inside))]
-        return policies.combined(word, parts)
+        return policies.combined(word, _read_each(_read_policy, entry[word], inside))
     kind, argument = _POLICIES[word]
     also = [field.name for field in dataclasses.fields(kind) if field.name != argument]
     _check_keys(entry, (word, *also), here)
@@ -270,8 +259,7 @@ def _read_trigger(entry: Any, here: Path) -> triggers.Trigger:
     word = _single(entry, words, here)
     value, inside = entry[word], (*here, word)
     if word in _COMBINED:
-        parts = [_read_trigger(p, (*inside, n)) for n, p in enumerate(_listed(value, inside))]
-        return _made(inside, _COMBINED[word], parts)
+        return _made(inside, _COMBINED[word], _read_each(_read_trigger, value, inside))
     if word == "plateau":
         settings = {"monitor": value} if isinstance(value, str) else value
         return _from_fields(triggers.OnPlateau, settings, inside)
@@ -288,24 +276,20 @@ def _read_curve(entry: Any, here: Path) -> curves.Curve:
 def _from_fields(kind: Any, settings: Any, here: Path) -> Any:
     names = tuple(field.name for field in dataclasses.fields(kind))
     _check_keys(settings, names, here)
-    missing = [
-        f.name
-        for f in dataclasses.fields(kind)
-        if f.default is dataclasses.MISSING and f.name not in settings
-    ]
-    if missing:
-        raise Misplaced((*here, missing[0]), "must be given.")
+    for field in dataclasses.fields(kind):
+        if field.default is dataclasses.MISSING and field.name not in settings:
+            raise Misplaced((*here, field.name), "must be given.")
     return _made(here, kind, **settings)
 
 
 def _made(here: Path, make: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
     try:
         return make(*arguments, **settings)
-    except (TypeError, ValueError) as error:
-        # All of our errors begin with the argument that they are about: `Owner(name=...)`.
-        named = re.match(r"\w+\((\w+)=", str(error))
-        inside = (named[1],) if named and named[1] in settings else ()
+    except (ArgumentError, ArgumentTypeError) as error:
+        inside = (error.argument,) if error.argument in settings else ()
         raise Misplaced((*here, *inside), str(error)) from error
+    except (TypeError, ValueError) as error:
+        raise Misplaced(here, str(error)) from error
 
 
 def _check_keys(entry: Any, known: Sequence[str], here: Path) -> None:
@@ -333,7 +317,7 @@ def _single(entry: Mapping[str, Any], words: Sequence[str], here: Path) -> str:
     return found[0]
 
 
-def _listed(value: Any, here: Path) -> Sequence[Any]:
+def _read_each(read: Callable[[Any, Path], Any], value: Any, here: Path) -> list[Any]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise Misplaced(here, f"must be a list of at least one. Received: {value!r}.")
-    return value
+    return [read(part, (*here, n)) for n, part in enumerate(value)]

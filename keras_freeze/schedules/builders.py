@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict, Unpack
 
 import keras
 
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, did_you_mean
 from keras_freeze.groups import Groups, layer_groups
-from keras_freeze.policies.flags import BatchNormMode
+from keras_freeze.policies import BatchNormMode
 from keras_freeze.schedules.curves import Curve
-from keras_freeze.schedules.phases import FreezeSchedule, Phase
+from keras_freeze.schedules.phase import Phase
 from keras_freeze.schedules.rates import Rates
+from keras_freeze.schedules.schedule import FreezeSchedule
 from keras_freeze.schedules.triggers import OnPlateau, TriggerLike
 
 Division: TypeAlias = keras.Model | Sequence[str]
+
+
+class PhaseSettings(TypedDict, total=False):
+    """The arguments of `Phase` that a builder gives to each of its phases."""
+
+    rates: Rates
+    batch_norm: BatchNormMode
+    weights: str | Sequence[str]
+    restore_best: bool | str
+    curve: Curve | None
 
 
 def gradual(
@@ -24,13 +36,9 @@ def gradual(
     *,
     last: TriggerLike | None = None,
     groups: Groups | None = None,
-    rates: Rates = "default",
-    batch_norm: BatchNormMode = "frozen",
-    weights: str | Sequence[str] = "all",
-    restore_best: bool | str = False,
-    curve: Curve | None = None,
+    **settings: Unpack[PhaseSettings],
 ) -> FreezeSchedule:
-    """Thaw one group at a time, from the head down.
+    """Unfreeze one group at a time, from the head down.
 
     Args:
         model: `keras.Model`, or the names of its layer groups from input to head.
@@ -38,11 +46,8 @@ def gradual(
             the logs. Defaults to 1 epoch.
         last: What ends the last phase, and with it the fit. Defaults to None, nothing.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
-        rates: Learning rates of the groups, as for `Phase`. `"default"` is a factor of 2.6.
-        batch_norm: As for `Phase`.
-        weights: As for `Phase`.
-        restore_best: As for `Phase`, for each phase.
-        curve: As for `Phase`, for each phase.
+        **settings: `rates`, `batch_norm`, `weights`, `restore_best` and `curve` of each phase,
+            as for `Phase`. `rates` defaults to `"default"`, a factor of 2.6 between groups.
 
     Returns:
         `FreezeSchedule`.
@@ -57,10 +62,11 @@ def gradual(
         >>> [phase.frozen for phase in gradual(["block1", "block2", "head"]).phases]
         [('block1', 'block2'), ('block1',), ()]
     """
-    names, counts = _division("gradual", model, groups)
+    division = _divide("gradual", model, groups)
+    names = division.names
     frozen = [names[:n] for n in range(len(names) - 1, -1, -1)]
-    phase = Phase((), rates, batch_norm, weights, until, restore_best, curve)
-    return _schedule(frozen, phase, last, counts)
+    phase = _template("gradual", until, "default", settings)
+    return division.schedule(frozen, phase, last)
 
 
 def linear_probe_then_fine_tune(
@@ -69,11 +75,7 @@ def linear_probe_then_fine_tune(
     *,
     last: TriggerLike | None = None,
     groups: Groups | None = None,
-    rates: Rates = "default",
-    batch_norm: BatchNormMode = "frozen",
-    weights: str | Sequence[str] = "all",
-    restore_best: bool | str = False,
-    curve: Curve | None = None,
+    **settings: Unpack[PhaseSettings],
 ) -> FreezeSchedule:
     """Train the head alone until it has converged, then everything.
 
@@ -83,11 +85,7 @@ def linear_probe_then_fine_tune(
             `OnPlateau("val_loss")`, which needs validation data.
         last: As for `gradual`.
         groups: As for `gradual`.
-        rates: As for `gradual`.
-        batch_norm: As for `gradual`.
-        weights: As for `gradual`.
-        restore_best: As for `gradual`.
-        curve: As for `gradual`.
+        **settings: As for `gradual`.
 
     Returns:
         `FreezeSchedule` of two phases.
@@ -104,11 +102,10 @@ def linear_probe_then_fine_tune(
         >>> [phase.frozen for phase in schedule.phases]
         [('block1', 'block2'), ()]
     """
-    names, counts = _division("linear_probe_then_fine_tune", model, groups)
-    frozen = [names[:-1], ()]
-    until = OnPlateau() if until is None else until
-    phase = Phase((), rates, batch_norm, weights, until, restore_best, curve)
-    return _schedule(frozen, phase, last, counts)
+    owner = "linear_probe_then_fine_tune"
+    division = _divide(owner, model, groups)
+    phase = _template(owner, OnPlateau() if until is None else until, "default", settings)
+    return division.schedule([division.names[:-1], ()], phase, last)
 
 
 def chain_thaw(
@@ -117,11 +114,7 @@ def chain_thaw(
     *,
     last: TriggerLike | None = None,
     groups: Groups | None = None,
-    rates: Rates = None,
-    batch_norm: BatchNormMode = "frozen",
-    weights: str | Sequence[str] = "all",
-    restore_best: bool | str = False,
-    curve: Curve | None = None,
+    **settings: Unpack[PhaseSettings],
 ) -> FreezeSchedule:
     """Train the head, then each group alone from the input up, then everything.
 
@@ -131,11 +124,8 @@ def chain_thaw(
             `OnPlateau("val_loss")`, which needs validation data.
         last: As for `gradual`.
         groups: As for `gradual`.
-        rates: As for `gradual`; defaults to None, the same rate for all, as in the paper.
-        batch_norm: As for `gradual`.
-        weights: As for `gradual`.
-        restore_best: As for `gradual`.
-        curve: As for `gradual`.
+        **settings: As for `gradual`, but that `rates` defaults to None, the same rate for all,
+            as in the paper.
 
     Returns:
         `FreezeSchedule` with one phase a group, and one for all together.
@@ -150,12 +140,13 @@ def chain_thaw(
         >>> [phase.frozen for phase in chain_thaw(["block1", "block2", "head"], 2).phases]
         [('block1', 'block2'), ('block2', 'head'), ('block1', 'head'), ()]
     """
-    names, counts = _division("chain_thaw", model, groups)
-    alone = [names[-1], *names[:-1]]
-    frozen = [tuple(name for name in names if name != trained) for trained in alone]
-    until = OnPlateau() if until is None else until
-    phase = Phase((), rates, batch_norm, weights, until, restore_best, curve)
-    return _schedule([*frozen, ()], phase, last, counts)
+    division = _divide("chain_thaw", model, groups)
+    names = division.names
+    frozen: list[tuple[str, ...]] = []
+    for trained in (names[-1], *names[:-1]):
+        frozen.append(tuple(name for name in names if name != trained))
+    phase = _template("chain_thaw", OnPlateau() if until is None else until, None, settings)
+    return division.schedule([*frozen, ()], phase, last)
 
 
 def progressive_freeze(
@@ -164,26 +155,18 @@ def progressive_freeze(
     *,
     last: TriggerLike | None = None,
     groups: Groups | None = None,
-    rates: Rates = "default",
-    batch_norm: BatchNormMode = "frozen",
-    weights: str | Sequence[str] = "all",
-    restore_best: bool | str = False,
-    curve: Curve | None = None,
+    **settings: Unpack[PhaseSettings],
 ) -> FreezeSchedule:
     """Train everything, then freeze one group after the other from the input up.
 
-    It saves time as training goes on, rather than at its beginning.
+    It saves time late in training, where gradual unfreezing saves it early.
 
     Args:
         model: As for `gradual`.
         until: What ends each phase but the last, as for `gradual`. Defaults to 1 epoch.
         last: As for `gradual`.
         groups: As for `gradual`.
-        rates: As for `gradual`.
-        batch_norm: As for `gradual`.
-        weights: As for `gradual`.
-        restore_best: As for `gradual`.
-        curve: As for `gradual`.
+        **settings: As for `gradual`.
 
     Returns:
         `FreezeSchedule`, at the end of which the head trains alone.
@@ -198,46 +181,70 @@ def progressive_freeze(
         >>> [phase.frozen for phase in progressive_freeze(["block1", "block2", "head"]).phases]
         [(), ('block1',), ('block1', 'block2')]
     """
-    names, counts = _division("progressive_freeze", model, groups)
-    frozen = [names[:n] for n in range(len(names))]
-    phase = Phase((), rates, batch_norm, weights, until, restore_best, curve)
-    return _schedule(frozen, phase, last, counts)
+    division = _divide("progressive_freeze", model, groups)
+    frozen = [division.names[:n] for n in range(len(division.names))]
+    phase = _template("progressive_freeze", until, "default", settings)
+    return division.schedule(frozen, phase, last)
 
 
-def _division(
-    owner: str, model: Division, groups: Groups | None
-) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
+@dataclasses.dataclass(frozen=True)
+class _Division:
+    """The layer groups that a schedule is made for, with parameter counts where known."""
+
+    names: tuple[str, ...]
+    counts: tuple[tuple[str, int], ...] = ()
+
+    def schedule(
+        self, frozen: Iterable[Sequence[str]], phase: Phase, last: TriggerLike | None
+    ) -> FreezeSchedule:
+        """Repeat a phase with one frozen set after the other; the last has an end of its own."""
+        phases = [dataclasses.replace(phase, frozen=tuple(names)) for names in frozen]
+        phases[-1] = dataclasses.replace(phases[-1], until=last)
+        return FreezeSchedule(phases, groups=self.counts)
+
+
+def _divide(owner: str, model: Division, groups: Groups | None) -> _Division:
     if isinstance(model, keras.Model):
         found = layer_groups(model, groups)
-        names = tuple(group.name for group in found)
         counts = tuple((group.name, group.total_params) for group in found)
+        division = _Division(tuple(group.name for group in found), counts)
     elif isinstance(model, Sequence) and all(isinstance(name, str) for name in model):
-        names, counts = tuple(model), ()
+        division = _Division(tuple(model))
     else:
-        raise TypeError(
-            f"{owner}(model=...) must be a keras.Model or the names of its layer groups from "
-            f"input to head. Received: model={model!r}."
+        raise ArgumentTypeError(
+            owner,
+            "model",
+            "be a keras.Model or the names of its layer groups from input to head",
+            value=model,
         )
+    names = division.names
     if len(names) < 2 or isinstance(model, str):
-        raise ValueError(
-            f"{owner}(model=...) must have at least two layer groups. Received: {names!r}. "
-            "Pass groups= to divide the model."
+        raise ArgumentError(
+            owner,
+            "model",
+            "have at least two layer groups",
+            received=repr(names),
+            advice="Pass groups= to divide the model.",
         )
     if len(set(names)) < len(names):
-        raise ValueError(
-            f"{owner}(model=...) must name each group once. Received: {names!r}. Name each layer "
-            "group from input to head."
+        raise ArgumentError(
+            owner,
+            "model",
+            "name each group once",
+            received=repr(names),
+            advice="Name each layer group from input to head.",
         )
-    return names, counts
+    return division
 
 
-def _schedule(
-    frozen: Iterable[Sequence[str]],
-    phase: Phase,
-    last: TriggerLike | None,
-    counts: tuple[tuple[str, int], ...],
-) -> FreezeSchedule:
-    """Repeat a phase with one frozen set after the other; the last has an end of its own."""
-    phases = [dataclasses.replace(phase, frozen=tuple(names)) for names in frozen]
-    phases[-1] = dataclasses.replace(phases[-1], until=last)
-    return FreezeSchedule(phases, groups=counts)
+def _template(owner: str, until: TriggerLike, rates: Rates, settings: PhaseSettings) -> Phase:
+    """Return the phase of which a builder's phases are copies."""
+    known = list(PhaseSettings.__annotations__)
+    for name in settings:
+        if name not in known:
+            raise TypeError(
+                f"{owner}() got an unexpected keyword argument {name!r}. "
+                f"{did_you_mean(name, known)}Settings of its phases: {', '.join(known)}."
+            )
+    given: PhaseSettings = {"rates": rates, **settings}
+    return Phase(until=until, **given)

@@ -14,7 +14,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_freeze.checks import is_int
+from keras_freeze.checks import ArgumentError, check_count
 
 
 class Curve(abc.ABC):
@@ -44,10 +44,10 @@ class Warmup(Curve):
     """Raise the learning rate linearly at the beginning of a phase.
 
     Args:
-        steps: Int from 1, in batches, until the rate is whole.
+        steps: Int, positive, in batches, until the full rate is reached.
 
     Raises:
-        ValueError: if it is not an int from 1.
+        ValueError: if it is not a positive integer.
 
     Reference:
         - [Goyal et al., 2017](https://arxiv.org/abs/1706.02677): gradual warm-up.
@@ -61,11 +61,14 @@ class Warmup(Curve):
 
     def __post_init__(self) -> None:
         if self.steps is None:
-            raise ValueError(
-                "Warmup(steps=...) must be an int from 1. Received: steps=None. "
-                "A warm-up is shorter than its phase; give its length in batches."
+            raise ArgumentError(
+                "Warmup",
+                "steps",
+                "be a positive integer",
+                value=None,
+                advice="A warm-up is shorter than its phase; give its length in batches.",
             )
-        _check_steps("Warmup", self.steps)
+        check_count("Warmup", "steps", self.steps)
 
     def factor(self, step: Any, steps: int) -> Any:
         """Return the factor for a batch."""
@@ -77,8 +80,8 @@ class SlantedTriangular(Curve):
     """Raise the learning rate quickly, then let it fall slowly, both linearly.
 
     Args:
-        steps: Int from 1, in batches; None (default) for the length of the phase, which must
-            be known beforehand then. After so many the rate stays at its lowest.
+        steps: Int, positive, in batches; None (default) for the length of the phase, which
+            must then be known beforehand. After so many the rate stays at its lowest.
         cut_fraction: Float between 0 and 1, the part in which the rate rises. Defaults to 0.1.
         ratio: Float above 1, how much smaller the lowest rate is than the highest. Defaults
             to 32.
@@ -100,16 +103,18 @@ class SlantedTriangular(Curve):
     ratio: float = 32.0
 
     def __post_init__(self) -> None:
-        _check_steps("SlantedTriangular", self.steps)
+        if self.steps is not None:
+            check_count("SlantedTriangular", "steps", self.steps)
         if not _is_number(self.cut_fraction) or not 0 < self.cut_fraction < 1:
-            raise ValueError(
-                "SlantedTriangular(cut_fraction=...) must be between 0 and 1. "
-                f"Received: cut_fraction={self.cut_fraction!r}."
+            raise ArgumentError(
+                "SlantedTriangular", "cut_fraction", "be between 0 and 1", value=self.cut_fraction
             )
         if not _is_number(self.ratio) or not self.ratio > 1:
-            raise ValueError(
-                "SlantedTriangular(ratio=...) must be above 1, the highest rate over the lowest. "
-                f"Received: ratio={self.ratio!r}."
+            raise ArgumentError(
+                "SlantedTriangular",
+                "ratio",
+                "be above 1, the highest rate over the lowest",
+                value=self.ratio,
             )
 
     def factor(self, step: Any, steps: int) -> Any:
@@ -125,8 +130,8 @@ class Cosine(Curve):
     """Let the learning rate fall by half a cosine.
 
     Args:
-        steps: Int from 1, in batches; None (default) for the length of the phase, which must
-            be known beforehand then. After so many the rate stays at its lowest.
+        steps: Int, positive, in batches; None (default) for the length of the phase, which
+            must then be known beforehand. After so many the rate stays at its lowest.
         floor: Float from 0 and below 1, the lowest factor. Defaults to 0.
 
     Raises:
@@ -144,11 +149,10 @@ class Cosine(Curve):
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_steps("Cosine", self.steps)
+        if self.steps is not None:
+            check_count("Cosine", "steps", self.steps)
         if not _is_number(self.floor) or not 0 <= self.floor < 1:
-            raise ValueError(
-                f"Cosine(floor=...) must be from 0 and below 1. Received: floor={self.floor!r}."
-            )
+            raise ArgumentError("Cosine", "floor", "be from 0 and below 1", value=self.floor)
 
     def factor(self, step: Any, steps: int) -> Any:
         """Return the factor for a batch."""
@@ -159,10 +163,3 @@ class Cosine(Curve):
 def _is_number(value: Any) -> bool:
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return number and math.isfinite(value)
-
-
-def _check_steps(owner: str, steps: Any) -> None:
-    if steps is not None and (not is_int(steps) or steps < 1):
-        raise ValueError(
-            f"{owner}(steps=...) must be an int from 1, in batches. Received: steps={steps!r}."
-        )

@@ -1,25 +1,25 @@
-"""Planners: how a callback's `schedule=` becomes the schedule of one fit. Pure values.
+"""Planners: they make the schedule for a model's layer groups and a number of epochs. Pure.
 
-A planner sees the picture of the model and the number of epochs, and returns phases; another
-planner may take it and change what it plans.
+A callback has one. It is made from the callback's arguments and checks them; the schedule
+follows when the model and the length of training are known.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
 from keras_freeze.model_picture import ModelPicture
-from keras_freeze.policies import BatchNormMode
+from keras_freeze.policies import BatchNormMode, check_batch_norm
 from keras_freeze.schedules.builders import gradual
-from keras_freeze.schedules.epoch_plans import check_plan, even_starts, thaw_plan
-from keras_freeze.schedules.phases import FreezeSchedule, Phase
-from keras_freeze.schedules.triggers import Trigger, as_trigger
-from keras_freeze.schedules.yaml_file import read
+from keras_freeze.schedules.epoch_plans import check_plan, even_starts, unfreeze_plan
+from keras_freeze.schedules.phase import Phase
+from keras_freeze.schedules.schedule import FreezeSchedule
+from keras_freeze.schedules.triggers import Trigger, TriggerLike, as_trigger
 
 
 class Planner(Protocol):
@@ -27,32 +27,68 @@ class Planner(Protocol):
 
     @property
     def keeps_unfrozen(self) -> bool:
-        """Whether a fit that continues keeps what earlier training has unfrozen."""
+        """Whether a fit that starts at a later epoch leaves unfrozen what already trains."""
 
     def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
-        """Return the schedule for a model, with its groups, and a training of this length."""
+        """Return the schedule.
+
+        Args:
+            picture: The picture of the model, with its groups.
+            epochs: Int, the epochs of the training.
+        """
 
     def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
-        """Return what is worth knowing of that schedule before the fit begins."""
+        """Return sentences to print about this plan; arguments as for `plan`."""
+
+
+class PlannerByNames(abc.ABC):
+    """A planner to which only the names of the groups matter."""
+
+    def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
+        """Return the schedule for a model, with its groups, and a number of epochs."""
+        return self.plan_for(picture.group_names, epochs)
+
+    def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
+        """Return sentences to print about this plan."""
+        return self.remarks_for(picture.group_names, epochs)
+
+    @abc.abstractmethod
+    def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
+        """Return the schedule for groups of these names, from input to head."""
+
+    def remarks_for(self, names: Sequence[str], epochs: int) -> tuple[str, ...]:
+        """Return sentences to print about the plan for these groups; none by default."""
+        return ()
 
 
 @dataclasses.dataclass(frozen=True)
-class GivenSchedule:
-    """Plans what it was given, whatever the model.
+class GivenSchedule(PlannerByNames):
+    """Plan by a schedule that is given as such, whatever the groups and epochs.
 
     Args:
-        owner: Str, the callback in whose name errors are raised.
-        schedule: `FreezeSchedule`, the path of its YAML file, or a mapping from epoch to what is
-            frozen from then on.
-        batch_norm: Mode for the phases of a mapping.
+        owner: Str, the class or function in whose name errors are raised.
+        schedule: `FreezeSchedule`, the path of its YAML file, which is read for each plan, or a
+            mapping from epoch (0-based) to a `Phase` or to what is frozen from then on.
+        batch_norm: Mode for `BatchNormalization`, for the phases of a mapping. Defaults to
+            `"frozen"`.
+
+    Raises:
+        TypeError: if the schedule is of another type.
+        ValueError: if it is invalid.
+
+    Example:
+        >>> planner = GivenSchedule("FreezeScheduler", {0: "low", 2: None})
+        >>> planner.plan_for(["low", "head"], epochs=3).starts()
+        (0, 2)
     """
 
     owner: str
-    schedule: Any
+    schedule: FreezeSchedule | Mapping[int, Any] | str | os.PathLike[str]
     batch_norm: BatchNormMode = "frozen"
-    keeps_unfrozen: bool = dataclasses.field(default=False, init=False)
+    keeps_unfrozen: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_batch_norm(self.owner, self.batch_norm)
         if self.batch_norm != "frozen" and not isinstance(self.schedule, Mapping):
             raise ArgumentError(
                 self.owner,
@@ -60,21 +96,14 @@ class GivenSchedule:
                 "be left out where the phases of a schedule have modes of their own",
                 value=self.batch_norm,
             )
-        self._schedule()
+        self.plan_for((), 1)
 
-    def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
-        """Return the schedule; a file is read anew."""
-        return self._schedule()
-
-    def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
-        """Return nothing: the schedule is as it was given."""
-        return ()
-
-    def _schedule(self) -> FreezeSchedule:
+    def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
+        """Return the schedule."""
         if isinstance(self.schedule, FreezeSchedule):
             return self.schedule
         if isinstance(self.schedule, (str, os.PathLike)):
-            return read(Path(self.schedule))
+            return FreezeSchedule.from_yaml(self.schedule)
         if not isinstance(self.schedule, Mapping):
             raise ArgumentTypeError(
                 self.owner,
@@ -83,82 +112,94 @@ class GivenSchedule:
                 "is frozen",
                 value=self.schedule,
             )
-        return FreezeSchedule(
-            {
-                epoch: value if isinstance(value, Phase) else Phase(value, None, self.batch_norm)
-                for epoch, value in self.schedule.items()
-            }
-        )
+        phases = {}
+        for epoch, value in self.schedule.items():
+            is_phase = isinstance(value, Phase)
+            phases[epoch] = value if is_phase else Phase(value, batch_norm=self.batch_norm)
+        return FreezeSchedule(phases)
 
 
 @dataclasses.dataclass(frozen=True)
-class FromTheHead:
-    """Plans to unfreeze one group after the other, from the head down.
+class FromTheHead(PlannerByNames):
+    """Plan gradual unfreezing: the head first, then one group after the other.
 
     Args:
-        owner: Str, the callback in whose name errors are raised.
-        schedule: `"even"`, an int (epochs a group), a mapping from epoch to the groups that
-            unfreeze then, or a trigger.
-        batch_norm: Mode for the phases.
+        owner: Str, the class or function in whose name errors are raised.
+        schedule: When groups unfreeze: `"even"` (default) spreads them over the epochs; an int
+            is a number of epochs a group; a mapping from epoch to a group's name or names
+            unfreezes these then; a trigger or callable unfreezes one more group each time it
+            fires, and ends the fit when it fires with all groups unfrozen.
+        batch_norm: Mode for `BatchNormalization` in all phases. Defaults to `"frozen"`.
+
+    Raises:
+        TypeError: if the schedule is of another type.
+        ValueError: if it is invalid.
+
+    Example:
+        >>> planner = FromTheHead("GradualUnfreeze")
+        >>> [phase.frozen for phase in planner.plan_for(["low", "middle", "head"], epochs=9).phases]
+        [('low', 'middle'), ('low',), ()]
+        >>> planner.remarks_for(["low", "middle", "head"], epochs=2)
+        ('GradualUnfreeze: 2 epochs for 3 layer groups, so several groups unfreeze at once.',)
     """
 
     owner: str
-    schedule: Any
+    schedule: str | Mapping[int, str | Sequence[str]] | TriggerLike = "even"
     batch_norm: BatchNormMode = "frozen"
-    keeps_unfrozen: bool = dataclasses.field(default=True, init=False)
+    keeps_unfrozen: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        schedule = self.schedule
+        check_batch_norm(self.owner, self.batch_norm)
+        schedule: Any = self.schedule
         if isinstance(schedule, Mapping) and schedule:
-            check_plan(schedule)
-            is_valid = min(schedule) == 0
-        elif self._is_trigger:
-            as_trigger(schedule)
-            is_valid = True
-        else:
-            is_valid = schedule == "even" or (is_int(schedule) and schedule > 0)
-        if not is_valid:
-            raise ArgumentError(
-                self.owner,
-                "schedule",
-                'be "even", a positive int (epochs a group), a mapping from epoch to groups that '
-                "begins at epoch 0, or a trigger such as schedules.OnPlateau()",
-                value=schedule,
-            )
-
-    @property
-    def _is_trigger(self) -> bool:
-        return isinstance(self.schedule, Trigger) or callable(self.schedule)
-
-    def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
-        """Return the schedule for the groups of a model."""
-        return self.plan_for(picture.group_names, epochs)
-
-    def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
-        """Return the schedule for groups of these names, from input to head."""
-        if self._is_trigger:
-            if len(names) == 1:
-                return FreezeSchedule([Phase((), None, self.batch_norm, until=self.schedule)])
-            return gradual(
-                names, self.schedule, last=self.schedule, rates=None, batch_norm=self.batch_norm
-            )
-        if isinstance(self.schedule, Mapping):
-            frozen = thaw_plan(self.schedule, names)
-        else:
-            starts: Sequence[int] = even_starts(len(names), epochs)
-            if self.schedule != "even":
-                starts = range(0, self.schedule * len(names), self.schedule)
-            frozen = {start: tuple(names[: len(names) - 1 - n]) for n, start in enumerate(starts)}
-        return FreezeSchedule(
-            {epoch: Phase(held, None, self.batch_norm) for epoch, held in frozen.items()}
+            check_plan(self.owner, schedule)
+            if min(schedule) == 0:
+                return
+        elif schedule == "even" or (is_int(schedule) and schedule > 0):
+            return
+        elif isinstance(schedule, Trigger) or callable(schedule):
+            as_trigger(schedule, self.owner, "schedule")
+            return
+        raise ArgumentError(
+            self.owner,
+            "schedule",
+            'be "even", a positive int (epochs a group), a mapping from epoch to groups that '
+            "begins at epoch 0, or a trigger such as schedules.OnPlateau()",
+            value=schedule,
         )
 
-    def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
-        """Say where several groups unfreeze at once."""
-        return self.remarks_for(len(picture.groups), epochs)
+    def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
+        """Return the schedule."""
+        schedule: Any = self.schedule
+        if isinstance(schedule, Trigger) or callable(schedule):
+            if len(names) == 1:
+                phase = Phase(batch_norm=self.batch_norm, until=schedule)
+                return FreezeSchedule([phase])
+            return gradual(names, schedule, last=schedule, rates=None, batch_norm=self.batch_norm)
+        if isinstance(schedule, Mapping):
+            frozen = unfreeze_plan(schedule, names, owner=self.owner)
+        elif schedule == "even":
+            frozen = _one_more_at_each(even_starts(len(names), epochs), names)
+        else:
+            frozen = _one_more_at_each(range(0, schedule * len(names), schedule), names)
+        phases = {epoch: Phase(held, batch_norm=self.batch_norm) for epoch, held in frozen.items()}
+        return FreezeSchedule(phases)
 
-    def remarks_for(self, count: int, epochs: int) -> tuple[str, ...]:
-        """Say where several of so many groups unfreeze at once."""
-        if self.schedule != "even" or count == 1 or epochs >= count:
+    def remarks_for(self, names: Sequence[str], epochs: int) -> tuple[str, ...]:
+        """Return a sentence where the epochs are too few for one group at a time."""
+        is_even = isinstance(self.schedule, str)
+        if not is_even or epochs >= len(names):
             return ()
-        return (f"{epochs} epochs for {count} layer groups, so several groups unfreeze at once.",)
+        length = f"{epochs} epoch{'s' if epochs > 1 else ''}"
+        return (
+            f"{self.owner}: {length} for {len(names)} layer groups, so several groups unfreeze "
+            "at once.",
+        )
+
+
+def _one_more_at_each(epochs: Sequence[int], names: Sequence[str]) -> dict[int, tuple[str, ...]]:
+    """Return what is frozen from each epoch on; groups that share an epoch unfreeze together."""
+    frozen = {}
+    for unfrozen, epoch in enumerate(epochs, 1):
+        frozen[epoch] = tuple(names[: len(names) - unfrozen])
+    return frozen

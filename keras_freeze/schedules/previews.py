@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
-import rich.box
-import rich.table
-import rich.text
 
+from keras_freeze.checks import check_count, first_few
 from keras_freeze.groups import Groups, picture_of
 from keras_freeze.keras_internals.optimizers import learning_rate
 from keras_freeze.model_picture import ModelPicture
 from keras_freeze.policies import phase_flags
-from keras_freeze.reports.tables import as_text
-from keras_freeze.schedules.phases import FreezeSchedule, Phase, placed
-from keras_freeze.schedules.progress import soonest, timeline
+from keras_freeze.reports import Column, Table
+from keras_freeze.schedules.locations import placed
+from keras_freeze.schedules.phase import Phase, PhaseSequence, in_words
+from keras_freeze.schedules.progress import Moment, soonest, timeline
 from keras_freeze.schedules.rates import Rates, multipliers
-from keras_freeze.schedules.triggers import (
-    AfterEpochs,
-    AfterSteps,
-    AllOf,
-    AnyOf,
-    OnPlateau,
-    Trigger,
-    When,
-    check_count,
-)
 
-_COLUMNS = ("phase", "begins", "ends", "trains", "trainable", "non-trainable", "learning rate")
+_PHASE = Column("phase")
+_BEGINS = Column("begins", fit="wrap")
+_ENDS = Column("ends", fit="wrap")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +54,22 @@ class PreviewRow:
 class SchedulePreview:
     """What a schedule will do; printed as text, with rich, or as HTML in a notebook.
 
+    The table shows what each phase changes: `+ block5` for a group that unfreezes, `- block5`
+    for one that freezes, and the learning rates that are new. `rows` has everything.
+
     Attributes:
         model: Str, the model's name.
         epochs: Int, the epochs of the fit.
         learning_rate: Float, the compiled learning rate; None where there is none to give.
         rows: Tuple of `PreviewRow`, in order.
+        groups: Tuple of str, the layer groups of the model, from the head down.
     """
 
     model: str
     epochs: int
     learning_rate: float | None
     rows: tuple[PreviewRow, ...]
+    groups: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the preview as plain data, ready for JSON."""
@@ -86,56 +81,73 @@ class SchedulePreview:
         )
 
     def __str__(self) -> str:
-        return as_text(self.__rich__(), width=100)
+        return self._table().as_text()
 
-    def __rich__(self) -> rich.table.Table:
-        """Return the preview as a table of rich."""
-        table = rich.table.Table(
-            title=rich.text.Text(self._title()),
-            title_justify="left",
-            box=rich.box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-        )
-        for column in _COLUMNS:
-            numeric = "trainable" in column
-            table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
-        for cells in self._cells():
-            table.add_row(*map(rich.text.Text, cells))
-        return table
+    def __rich__(self) -> Table:
+        """Return the preview as a table that rich prints."""
+        return self._table()
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{column}</th>" for column in _COLUMNS)
-        body = "".join(
-            "<tr>"
-            + "".join(f'<td style="text-align:left">{_html(cell)}</td>' for cell in cells)
-            + "</tr>"
-            for cells in self._cells()
-        )
-        caption = f"<caption>{html.escape(self._title())}</caption>"
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return self._table().as_html()
 
-    def _title(self) -> str:
-        return f"{self.model}, {self.epochs} epochs"
-
-    def _cells(self) -> Iterator[tuple[str, ...]]:
+    def _table(self) -> Table:
+        columns = [_PHASE, _BEGINS, _ENDS, Column("trains", fit="wrap")]
+        columns += [Column("trainable", align="right"), Column("learning rate", fit="wrap")]
+        has_curves = any(row.curve for row in self.rows)
+        if has_curves:
+            columns.append(Column("curve"))
+        cells = []
+        before = None
         for row in self.rows:
-            counts = f"{row.trainable_params:,}", f"{row.non_trainable_params:,}"
-            trains = ", ".join(row.training)
-            yield str(row.phase), row.begins, row.ends, trains, *counts, self._rates(row)
+            count, rates = f"{row.trainable_params:,}", self._new_rates(row, before)
+            line = [str(row.phase), row.begins, row.ends, self._changes(row, before), count, rates]
+            cells.append((*line, row.curve) if has_curves else tuple(line))
+            before = row
+        total = self.rows[0].trainable_params + self.rows[0].non_trainable_params
+        epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+        title = f"{self.model}, {epochs}, {total:,} parameters"
+        return Table(title, tuple(columns), tuple(cells))
 
-    def _rates(self, row: PreviewRow) -> str:
-        base = 1.0 if self.learning_rate is None else self.learning_rate
-        values = {name: base * rate for name, rate in row.rates.items()}
-        unit = "x" if self.learning_rate is None else ""
-        if len(set(values.values())) == 1:
-            text = f"{unit}{next(iter(values.values())):.3g}"
-        else:
-            text = "\n".join(f"{name} {unit}{value:.3g}" for name, value in values.items())
-        return f"{text}\n{row.curve}" if row.curve else text
+    def _changes(self, row: PreviewRow, before: PreviewRow | None) -> str:
+        """Return which groups train, and after the first phase only what that changes."""
+        if before is None:
+            return "all groups" if row.training == self.groups else first_few(row.training)
+        added = [name for name in row.training if name not in before.training]
+        removed = [name for name in before.training if name not in row.training]
+        if len(added) > 1 and row.training == self.groups:
+            return "+ all others"
+        parts = []
+        if added:
+            parts.append(f"+ {first_few(added)}")
+        if removed:
+            parts.append(f"- {first_few(removed)}")
+        return "\n".join(parts) or "the same"
+
+    def _new_rates(self, row: PreviewRow, before: PreviewRow | None) -> str:
+        """Return the learning rates of the groups that had another one, or none, before."""
+        known = {} if before is None else before.rates
+        new = {name: rate for name, rate in row.rates.items() if known.get(name) != rate}
+        if not new:
+            return ""
+        first, last = next(iter(new)), next(reversed(new))
+        if len(set(new.values())) == 1:
+            return self._rate(new[first])
+        if len(new) <= _MAX_RATES:
+            return ", ".join(f"{name} {self._rate(rate)}" for name, rate in new.items())
+        return f"{first} {self._rate(new[first])} to {last} {self._rate(new[last])}"
+
+    def _rate(self, multiple: float) -> str:
+        if self.learning_rate is None:
+            return f"x{multiple:.3g}"
+        return f"{self.learning_rate * multiple:.3g}"
+
+
+#: So many new learning rates are listed; of more, the first and the last group's are shown.
+_MAX_RATES = 3
 
 
 def preview(
-    schedule: FreezeSchedule,
+    schedule: PhaseSequence,
     model: keras.Model,
     epochs: int,
     *,
@@ -158,7 +170,7 @@ def preview(
         `SchedulePreview`.
 
     Raises:
-        ValueError: if the schedule names what the model has not.
+        ValueError: if the schedule names a group or layer that the model does not have.
 
     Example:
         >>> from keras_freeze import schedules
@@ -168,24 +180,42 @@ def preview(
         ... )
         >>> schedule = schedules.gradual(model, until=2, rates=2.0)
         >>> print(schedule.preview(model, epochs=5))
-        net, 5 epochs
+        net, 5 epochs, 23 parameters
         <BLANKLINE>
-         phase  begins   ends            trains     trainable  non-trainable  learning rate
-         ───────────────────────────────────────────────────────────────────────────────────
-         0      epoch 1  after 2 epochs  head               8             15  x1
-         1      epoch 3  with the fit    head, low         23              0  head x1
-                                                                              low x0.5
+         phase  begins   ends            trains  trainable  learning rate
+         ────────────────────────────────────────────────────────────────
+         0      epoch 1  after 2 epochs  head            8  x1
+         1      epoch 3  with the fit    + low          23  x0.5
     """
     check_count("preview", "epochs", epochs)
     picture = picture_of(model, groups)
     begins = _begins(schedule, epochs, steps_per_epoch, getattr(model, "steps_per_execution", 1))
-    rows = tuple(
-        _row(index, phase, begins[index], picture, rates)
-        for index, phase in enumerate(schedule.phases)
-    )
+    rows = []
+    for index, phase in enumerate(schedule.phases):
+        given = rates if phase.rates is None else phase.rates
+        rows.append(_row(index, phase, begins[index], picture, given))
     compiled = getattr(model, "compiled", False)
-    rate = learning_rate(model.optimizer) if compiled else None
-    return SchedulePreview(model.name, epochs, rate, rows)
+    return SchedulePreview(
+        model.name,
+        epochs,
+        learning_rate(model.optimizer) if compiled else None,
+        tuple(rows),
+        picture.group_names[::-1],
+    )
+
+
+def outline(schedule: PhaseSequence) -> Table:
+    """Return the phases of a schedule as a table, without a model."""
+    columns = (_PHASE, _BEGINS, _ENDS, Column("frozen", fit="wrap"), Column("settings", fit="wrap"))
+    moments = timeline(schedule, None)
+    rows = []
+    for index, phase in enumerate(schedule.phases):
+        given = phase.given()
+        frozen, _ = given.pop("frozen"), given.pop("until", None)
+        settings = ", ".join(f"{name}: {in_words(value)}" for name, value in given.items())
+        begins = _begin(moments[index], index)
+        rows.append((str(index), begins, _end(phase), in_words(frozen), settings))
+    return Table("FreezeSchedule", columns, tuple(rows))
 
 
 def _row(
@@ -195,72 +225,53 @@ def _row(
     picture: ModelPicture,
     rates: Rates,
 ) -> PreviewRow:
-    model, found, names = picture.model, picture.groups, picture.group_names
     with placed(phase, "frozen"):
         frozen = phase.policy(picture.division).select_in(picture)
+    with placed(phase, "rates"):
+        by_group = multipliers(rates, picture.group_names)
     flags = phase_flags(picture, frozen, phase.batch_norm)
     trained = {id(variable) for variable, trains in flags.variables if trains}
-    training = [g.name for g in reversed(found) if any(id(v) in trained for v in g.variables)]
-    params = sum(math.prod(v.shape) for v in model.weights if id(v) in trained)
-    with placed(phase, "rates"):
-        by_group = multipliers(rates if phase.rates is None else phase.rates, names)
+    training = []
+    for group in reversed(picture.groups):
+        if any(id(variable) in trained for variable in group.variables):
+            training.append(group.name)
+    weights = [weight.variable for weight in picture.weights]
+    params = _count(variable for variable in weights if id(variable) in trained)
     return PreviewRow(
         index,
         begins,
-        "with the fit" if phase.trigger is None else describe(phase.trigger),
+        _end(phase),
         tuple(training),
         params,
-        sum(math.prod(v.shape) for v in model.weights) - params,
+        _count(weights) - params,
         {name: by_group[name] for name in training},
         "" if phase.curve is None else type(phase.curve).__name__,
     )
 
 
+def _count(variables: Iterable[keras.Variable]) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
 def _begins(
-    schedule: FreezeSchedule, epochs: int, steps_per_epoch: int | None, stride: int
-) -> list[str]:
-    texts, is_late = [], False
+    schedule: PhaseSequence, epochs: int, steps_per_epoch: int | None, stride: int
+) -> Sequence[str]:
     exact = timeline(schedule, steps_per_epoch, stride)
     earliest = timeline(soonest(schedule), steps_per_epoch, stride)
+    texts, is_late = [], False
     for index, (moment, early) in enumerate(zip(exact, earliest, strict=True)):
         is_late = is_late or (early is not None and early.epoch >= epochs)
-        text = f"after phase {index - 1}"
-        if moment is not None:
-            step = f", step {moment.step}" if moment.step else ""
-            text = f"epoch {moment.epoch + 1}{step}"
+        text = _begin(moment, index)
         texts.append(f"{text} (not reached)" if is_late else text)
     return texts
 
 
-def _html(text: str) -> str:
-    return html.escape(text).replace("\n", "<br>")
+def _begin(moment: Moment | None, index: int) -> str:
+    if moment is None:
+        return f"after phase {index - 1}"
+    step = f", step {moment.step}" if moment.step else ""
+    return f"epoch {moment.epoch + 1}{step}"
 
 
-def describe(trigger: Trigger) -> str:
-    """Say in words what a trigger waits for.
-
-    Example:
-        >>> describe(OnPlateau("val_loss", patience=2) | AfterEpochs(10))
-        'val_loss stalls for 2 epochs, or after 10 epochs'
-    """
-    if isinstance(trigger, AfterEpochs):
-        return f"after {_counted(trigger.epochs, 'epoch')}"
-    if isinstance(trigger, AfterSteps):
-        return f"after {_counted(trigger.steps, 'step')}"
-    if isinstance(trigger, OnPlateau):
-        return f"{trigger.monitor} stalls for {_counted(trigger.patience, 'epoch')}"
-    if isinstance(trigger, When):
-        return f"when {getattr(trigger.condition, '__name__', 'a condition')} holds"
-    if isinstance(trigger, (AnyOf, AllOf)):
-        word = ", or " if isinstance(trigger, AnyOf) else ", and "
-        return word.join(map(_part, trigger.triggers))
-    return repr(trigger)
-
-
-def _part(trigger: Trigger) -> str:
-    text = describe(trigger)
-    return f"({text})" if isinstance(trigger, (AnyOf, AllOf)) else text
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' if count > 1 else ''}"
+def _end(phase: Phase) -> str:
+    return "with the fit" if phase.trigger is None else phase.trigger.describe()

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any, TypeVar
 
-from keras_freeze.schedules.phases import FreezeSchedule, Phase
-from keras_freeze.schedules.triggers import AfterEpochs, Logs, State, Trigger, check_count
+from keras_freeze.checks import check_count
+from keras_freeze.schedules.metrics import Logs
+from keras_freeze.schedules.phase import Phase, PhaseSequence
+from keras_freeze.schedules.triggers import AfterEpochs, State, Trigger
+
+Schedule = TypeVar("Schedule", bound=PhaseSequence)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Progress:
         state: The state of the trigger that ends it; None if nothing does.
     """
 
-    schedule: FreezeSchedule
+    schedule: PhaseSequence
     index: int
     state: State
 
@@ -60,13 +65,13 @@ class Progress:
         return _beginning_of(self.schedule, self.index + 1)
 
 
-def beginning(schedule: FreezeSchedule) -> Progress:
+def beginning(schedule: PhaseSequence) -> Progress:
     """Return the beginning of a schedule, at epoch 0."""
     return _beginning_of(schedule, -1 if schedule.start else 0)
 
 
 def progress_at(
-    schedule: FreezeSchedule, epoch: int, steps_per_epoch: int | None, stride: int = 1
+    schedule: PhaseSequence, epoch: int, steps_per_epoch: int | None, stride: int = 1
 ) -> Progress | None:
     """Return the progress at the beginning of an epoch, None where it depends on logs.
 
@@ -109,20 +114,20 @@ class Moment:
 
 
 def timeline(
-    schedule: FreezeSchedule, steps_per_epoch: int | None, stride: int = 1
+    schedule: PhaseSequence, steps_per_epoch: int | None, stride: int = 1
 ) -> tuple[Moment | None, ...]:
     """Return when each phase begins, None from the first that depends on logs.
 
     Args:
         schedule: `FreezeSchedule`.
-        steps_per_epoch: Int from 1, batches in an epoch; None if not known.
+        steps_per_epoch: Int, positive, batches in an epoch; None if not known.
         stride: Int, batches in an execution of the train step. Defaults to 1.
 
     Returns:
         Tuple of `Moment` or None, one for each phase.
 
     Raises:
-        ValueError: if `steps_per_epoch` is not an int from 1.
+        ValueError: if `steps_per_epoch` is not a positive integer.
     """
     if steps_per_epoch is not None:
         check_count("timeline", "steps_per_epoch", steps_per_epoch)
@@ -132,14 +137,14 @@ def timeline(
     return tuple(moments)
 
 
-def soonest(schedule: FreezeSchedule) -> FreezeSchedule:
-    """Return a schedule by the calendar whose phases begin when those of another can at best."""
-    ends = [None if p.trigger is None else p.trigger.soonest() for p in schedule.phases]
-    phases = [
-        dataclasses.replace(phase, until=end)
-        for phase, end in zip(schedule.phases, ends, strict=True)
-    ]
-    return dataclasses.replace(schedule, phases=phases)
+def soonest(schedule: Schedule) -> Schedule:
+    """Return a calendar schedule whose phases begin when those of another can at the earliest."""
+    phases = []
+    for phase in schedule.phases:
+        end = None if phase.trigger is None else phase.trigger.soonest()
+        phases.append(dataclasses.replace(phase, until=end))
+    made: Any = schedule  # a dataclass, which a protocol can't demand
+    return dataclasses.replace(made, phases=phases)
 
 
 def _end(
@@ -165,10 +170,10 @@ def _length(trigger: Trigger, begun: Moment, steps: int | None) -> int | None:
     return trigger.length(steps, begun.step)
 
 
-def _trigger(schedule: FreezeSchedule, index: int) -> Trigger | None:
+def _trigger(schedule: PhaseSequence, index: int) -> Trigger | None:
     return AfterEpochs(schedule.start) if index < 0 else schedule.phases[index].trigger
 
 
-def _beginning_of(schedule: FreezeSchedule, index: int) -> Progress:
+def _beginning_of(schedule: PhaseSequence, index: int) -> Progress:
     trigger = _trigger(schedule, index)
     return Progress(schedule, index, None if trigger is None else trigger.begin())

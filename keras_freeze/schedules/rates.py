@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_freeze.checks import known_groups
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, known_groups
 
 #: Factor between the learning rates of neighbouring groups, from the head down. ULMFiT's
 #: (Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146); measured in docs/defaults.md.
@@ -54,21 +54,31 @@ def check_rates(owner: str, rates: Any) -> None:
     if rates is None or rates == "default":
         return
     if isinstance(rates, Mapping) and not all(isinstance(name, str) for name in rates):
-        raise TypeError(
-            f"{owner}(rates=...) must have names of layer groups as keys. Received: "
-            f"rates={rates!r}. Quote a name that looks like a number."
+        raise ArgumentTypeError(
+            owner,
+            "rates",
+            "have names of layer groups as keys",
+            value=rates,
+            advice="Quote a name that looks like a number.",
         )
     values = list(rates.values()) if isinstance(rates, Mapping) else [rates]
     for value in values:
-        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value <= 0:
-            raise ValueError(
-                f'{owner}(rates=...) must be "default", None, a positive factor between '
-                "neighbouring groups, or a mapping from group to positive multiplier. "
-                f"Received: rates={rates!r}. To keep a group from training, freeze it."
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value <= 0:
+            raise ArgumentError(
+                owner,
+                "rates",
+                'be "default", None, a positive factor between neighbouring groups, or a mapping '
+                "from group to positive multiplier",
+                value=rates,
+                advice="To keep a group from training, freeze it.",
             )
     if not isinstance(rates, Mapping) and rates < 1:
-        raise ValueError(
-            f"{owner}(rates=...) must be a factor of at least 1: a group trains at the rate of the "
-            f"group above divided by it. Received: rates={rates!r}. Did you mean {1 / rates:g}?"
+        raise ArgumentError(
+            owner,
+            "rates",
+            "be a factor of at least 1: a group trains at the rate of the group above divided by "
+            "it",
+            value=rates,
+            advice=f"Did you mean {1 / rates:g}?",
         )

@@ -1,9 +1,9 @@
 """Triggers: what ends a phase. Pure: a trigger is a value, its state is plain data.
 
-A trigger is asked after every step and every epoch of its phase, and says whether the phase is
-over. It keeps nothing itself: the state goes in and comes out, so that it can be backed up, and
+A trigger is called after every step and every epoch of its phase, and tells whether the phase
+is over. It keeps no state: the state is passed in and returned, so that it can be backed up, and
 one trigger can serve several phases and several fits. Triggers combine with `|` (whichever
-comes first) and `&` (only where both hold at the same time).
+fires first) and `&` (only while both hold).
 """
 
 from __future__ import annotations
@@ -13,37 +13,28 @@ import dataclasses
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from keras_freeze.checks import did_you_mean, is_int
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, check_count, is_int
+from keras_freeze.schedules.metrics import Logs, Mode, direction, improves, monitored
 
 State = Any
-Logs = Mapping[str, Any]
-Mode = Literal["auto", "min", "max"]
-
-_LOWER = (
-    *("loss", "error", "mse", "mae", "rmse", "mape", "msle"),
-    *("crossentropy", "divergence", "perplexity", "hinge", "poisson", "logcosh"),
-)
-_HIGHER = frozenset(
-    {"acc", "accuracy", "auc", "precision", "recall", "f1", "iou", "dice", "r2", "bleu", "rouge"}
-)
 
 
 class Trigger(abc.ABC):
-    """Base class: a value that says when a phase is over.
+    """Base class: a value that tells when a phase is over.
 
     To add one, write a frozen dataclass with `fired` and what it needs of `begin`,
-    `after_steps` and `after_epoch`. A state is None, a bool, a number, a string, or a list
-    of these.
+    `after_steps` and `after_epoch`; `describe` is what previews show. A state is None, a bool,
+    a number, a string, or a list of these.
     """
 
-    #: Whether it follows from the number of epochs and steps alone, whatever the logs say.
-    #: Such a one has a `length`, and once it has fired it stays so.
+    #: Whether it depends on the number of epochs and steps alone, and not on the metrics.
+    #: Such a trigger has a `length`, and once it has fired it stays fired.
     is_calendar: bool = False
 
     def begin(self) -> State:
@@ -58,38 +49,42 @@ class Trigger(abc.ABC):
         """Return the state after the end of an epoch, given its logs."""
         return state
 
+    def describe(self) -> str:
+        """Return in words what it waits for."""
+        return repr(self)
+
     @abc.abstractmethod
     def fired(self, state: State) -> bool:
         """Tell whether the phase is over."""
 
     def length(self, steps_per_epoch: int | None, done: int = 0) -> int | None:
-        """Return after how many batches it fires at the latest, None where that can't be known.
+        """Return after how many batches it fires at the latest, None if that isn't known.
 
         Args:
             steps_per_epoch: Int, batches in an epoch; None if not known.
-            done: Int, batches of the first epoch that were done before the phase began.
+            done: Int, batches of the first epoch before the phase began. Defaults to 0.
         """
         return None
 
     def soonest(self) -> Trigger:
-        """Return a trigger by the calendar that never fires later, whatever the logs say."""
+        """Return a calendar trigger that never fires later than this one."""
         return self if self.is_calendar else AfterSteps(1)
 
     def __or__(self, other: TriggerLike) -> Trigger:
         """Fire as soon as one of the two does."""
-        return AnyOf((*_parts(self, AnyOf), *_parts(as_trigger(other), AnyOf)))
+        return AnyOf((*_parts(self, AnyOf), *_parts(other, AnyOf)))
 
     def __ror__(self, other: TriggerLike) -> Trigger:
         """Fire as soon as one of the two does, a number or callable on the left."""
-        return as_trigger(other) | self
+        return AnyOf((other, *_parts(self, AnyOf)))
 
     def __and__(self, other: TriggerLike) -> Trigger:
         """Fire when both hold."""
-        return AllOf((*_parts(self, AllOf), *_parts(as_trigger(other), AllOf)))
+        return AllOf((*_parts(self, AllOf), *_parts(other, AllOf)))
 
     def __rand__(self, other: TriggerLike) -> Trigger:
         """Fire when both hold, a number or callable on the left."""
-        return as_trigger(other) & self
+        return AllOf((other, *_parts(self, AllOf)))
 
 
 TriggerLike = Trigger | int | Callable[[Logs], bool]
@@ -102,10 +97,10 @@ class AfterEpochs(Trigger):
     An epoch in the middle of which the phase began counts as one.
 
     Args:
-        epochs: Int from 1.
+        epochs: Int, positive.
 
     Raises:
-        ValueError: if it is not an int from 1.
+        ValueError: if it is not a positive integer.
 
     Example:
         >>> AfterEpochs(3) | AfterSteps(1000)
@@ -117,6 +112,10 @@ class AfterEpochs(Trigger):
 
     def __post_init__(self) -> None:
         check_count("AfterEpochs", "epochs", self.epochs)
+
+    def describe(self) -> str:
+        """Return in words what it waits for."""
+        return f"after {_counted(self.epochs, 'epoch')}"
 
     def begin(self) -> State:
         """Return the epochs that have ended: none."""
@@ -143,10 +142,10 @@ class AfterSteps(Trigger):
     reached.
 
     Args:
-        steps: Int from 1, in batches.
+        steps: Int, positive, in batches.
 
     Raises:
-        ValueError: if it is not an int from 1.
+        ValueError: if it is not a positive integer.
     """
 
     steps: int
@@ -154,6 +153,10 @@ class AfterSteps(Trigger):
 
     def __post_init__(self) -> None:
         check_count("AfterSteps", "steps", self.steps)
+
+    def describe(self) -> str:
+        """Return in words what it waits for."""
+        return f"after {_counted(self.steps, 'step')}"
 
     def begin(self) -> State:
         """Return the batches done: none."""
@@ -174,22 +177,23 @@ class AfterSteps(Trigger):
 
 @dataclasses.dataclass(frozen=True)
 class OnPlateau(Trigger):
-    """End a phase when a logged value has stopped improving.
+    """End a phase when a metric has stopped improving.
 
-    The first value of a phase is the one to improve on; each phase starts anew. A value that
+    The first value of a phase is the one to improve on; each phase starts over. A value that
     is not finite is no improvement.
 
     Args:
-        monitor: Str, the log to watch at the end of each epoch. Defaults to `"val_loss"`.
-        patience: Int from 1, in epochs without improvement. Defaults to 3.
-        min_delta: Float from 0. Only a gain of more than that is one. Defaults to 0.
-        mode: `"min"`, `"max"`, or `"auto"` (default), which goes by the log's name.
-        cooldown: Int from 0, in epochs from the beginning of the phase that count as improving
-            whatever they bring. Defaults to 0.
+        monitor: Str, the metric to watch at the end of each epoch. Defaults to `"val_loss"`.
+        patience: Int, positive, in epochs without improvement. Defaults to 3.
+        min_delta: Float, non-negative. An improvement is a gain of more than that. Defaults
+            to 0.
+        mode: `"min"`, `"max"`, or `"auto"` (default), which goes by the metric's name.
+        cooldown: Int, non-negative. So many epochs from the beginning of the phase are never
+            counted as epochs without improvement. Defaults to 0.
 
     Raises:
-        ValueError: if an argument is invalid, or if the mode can't be told from the name; in a
-            fit, if there is no such log.
+        ValueError: if an argument is invalid, or if the name does not show the mode; in a fit,
+            if there is no such metric.
 
     Example:
         >>> trigger = OnPlateau("val_loss", patience=2)
@@ -211,19 +215,25 @@ class OnPlateau(Trigger):
 
     def __post_init__(self) -> None:
         if not isinstance(self.monitor, str) or not self.monitor:
-            raise ValueError(
-                "OnPlateau(monitor=...) must be the name of a log. "
-                f'Received: monitor={self.monitor!r}. Write "val_loss", say.'
+            raise ArgumentError(
+                "OnPlateau",
+                "monitor",
+                "be the name of a metric",
+                value=self.monitor,
+                advice='Write "val_loss", for example.',
             )
         check_count("OnPlateau", "patience", self.patience)
         check_count("OnPlateau", "cooldown", self.cooldown, lowest=0)
         number = isinstance(self.min_delta, numbers.Real) and not isinstance(self.min_delta, bool)
         if not number or not math.isfinite(self.min_delta) or self.min_delta < 0:
-            raise ValueError(
-                "OnPlateau(min_delta=...) must be a number from 0. "
-                f"Received: min_delta={self.min_delta!r}."
+            raise ArgumentError(
+                "OnPlateau", "min_delta", "be a non-negative number", value=self.min_delta
             )
         direction("OnPlateau", self.monitor, self.mode)
+
+    def describe(self) -> str:
+        """Return in words what it waits for."""
+        return f"{self.monitor} stalls for {_counted(self.patience, 'epoch')}"
 
     def begin(self) -> State:
         """Return the best value, the epochs without improvement and those of the cooldown."""
@@ -240,17 +250,17 @@ class OnPlateau(Trigger):
         return [best, wait, max(cooldown - 1, 0)]
 
     def fired(self, state: State) -> bool:
-        """Tell whether the value has stalled."""
+        """Tell whether the metric has stalled."""
         return bool(state[1] >= self.patience)
 
     def soonest(self) -> Trigger:
-        """Return the epochs of a value that never improves on its first."""
+        """Return the epochs of a metric that never improves on its first value."""
         return AfterEpochs(max(1, self.cooldown) + self.patience)
 
 
 @dataclasses.dataclass(frozen=True)
 class When(Trigger):
-    """End a phase after an epoch for whose logs a function says yes.
+    """End a phase after the first epoch for whose logs a function returns True.
 
     A bare callable is accepted wherever a trigger is. It can't be written to a file.
 
@@ -270,19 +280,24 @@ class When(Trigger):
 
     def __post_init__(self) -> None:
         if not callable(self.condition) or isinstance(self.condition, (type, keras.Layer)):
-            raise TypeError(
-                "When(condition=...) must be a callable (logs) -> bool. "
-                f"Received: condition={self.condition!r}."
+            raise ArgumentTypeError(
+                "When", "condition", "be a callable (logs) -> bool", value=self.condition
             )
         try:
             inspect.signature(self.condition).bind({})
         except TypeError as error:
-            raise TypeError(
-                "When(condition=...) must take one argument, the logs of the epoch. "
-                f"Received: condition={self.condition!r}."
+            raise ArgumentTypeError(
+                "When",
+                "condition",
+                "take one argument, the logs of the epoch",
+                value=self.condition,
             ) from error
         except ValueError:  # some builtins have no signature
             pass
+
+    def describe(self) -> str:
+        """Return in words what it waits for."""
+        return f"when {getattr(self.condition, '__name__', 'a condition')} holds"
 
     def begin(self) -> State:
         """Return that it has not fired."""
@@ -292,14 +307,16 @@ class When(Trigger):
         """Ask the function."""
         answer = self.condition(dict(logs))
         if not isinstance(answer, (bool, np.bool_)):
-            raise TypeError(
-                f"When(condition=...) must return True or False. Received: {answer!r} for logs "
-                f"{dict(logs)!r}."
+            raise ArgumentTypeError(
+                "When",
+                "condition",
+                "return True or False",
+                received=f"{answer!r} for logs {dict(logs)!r}",
             )
         return bool(answer)
 
     def fired(self, state: State) -> bool:
-        """Tell what the function said last."""
+        """Tell what the function returned last."""
         return bool(state)
 
     def soonest(self) -> Trigger:
@@ -311,15 +328,24 @@ class When(Trigger):
 class _Combined(Trigger):
     triggers: tuple[Trigger, ...]
 
+    if TYPE_CHECKING:  # ints and callables are accepted too, and become triggers
+
+        def __init__(self, triggers: Sequence[TriggerLike]) -> None: ...
+
     def __post_init__(self) -> None:
-        name = type(self).__name__
+        owner = type(self).__name__
         is_sequence = isinstance(self.triggers, Sequence) and not isinstance(self.triggers, str)
         if not is_sequence or not self.triggers:
-            raise ValueError(
-                f"{name}(triggers=...) must be a sequence of triggers. "
-                f"Received: triggers={self.triggers!r}."
-            )
-        object.__setattr__(self, "triggers", tuple(map(as_trigger, self.triggers)))
+            raise ArgumentError(owner, "triggers", "be a sequence of triggers", value=self.triggers)
+        parts = tuple(as_trigger(trigger, owner, "triggers") for trigger in self.triggers)
+        object.__setattr__(self, "triggers", parts)
+
+    def _described(self, word: str) -> str:
+        parts = []
+        for trigger in self.triggers:
+            text = trigger.describe()
+            parts.append(f"({text})" if isinstance(trigger, _Combined) else text)
+        return f", {word} ".join(parts)
 
     @property
     def is_calendar(self) -> bool:  # type: ignore[override]
@@ -342,7 +368,7 @@ class _Combined(Trigger):
         return [t.fired(s) for t, s in zip(self.triggers, state, strict=True)]
 
     def soonest(self) -> Trigger:
-        """Return the same of what the triggers do at best."""
+        """Return the same combination of the calendar triggers."""
         return type(self)(tuple(trigger.soonest() for trigger in self.triggers))
 
     def _known_lengths(self, steps_per_epoch: int | None, done: int) -> list[int]:
@@ -357,6 +383,10 @@ class AnyOf(_Combined):
         triggers: Sequence of triggers, ints (epochs) and callables.
     """
 
+    def describe(self) -> str:
+        """Return in words what it waits for."""
+        return self._described("or")
+
     def fired(self, state: State) -> bool:
         """Tell whether one has fired."""
         return any(self._all_fired(state))
@@ -370,12 +400,16 @@ class AnyOf(_Combined):
 class AllOf(_Combined):
     """End a phase when several triggers hold at the same time; written `a & b`.
 
-    A plateau holds until the value improves again, a count for good, a callable that said yes
-    until it is asked again, at the end of the next epoch.
+    A plateau holds until the metric improves again, a count holds from then on, and a callable
+    that returned True holds until it is called again, at the end of the next epoch.
 
     Args:
         triggers: Sequence of triggers, ints (epochs) and callables.
     """
+
+    def describe(self) -> str:
+        """Return in words what it waits for."""
+        return self._described("and")
 
     def fired(self, state: State) -> bool:
         """Tell whether all hold."""
@@ -387,21 +421,35 @@ class AllOf(_Combined):
         return max(known) if len(known) == len(self.triggers) else None
 
 
-def as_trigger(trigger: TriggerLike) -> Trigger:
+def as_trigger(
+    trigger: TriggerLike, owner: str = "as_trigger", argument: str = "trigger"
+) -> Trigger:
     """Return a trigger as it is, an int as `AfterEpochs` and a callable as `When`.
+
+    Args:
+        trigger: Any of these.
+        owner: Str, in whose name errors are raised.
+        argument: Str, the argument of `owner` that errors name.
 
     Raises:
         TypeError: for anything else.
+        ValueError: for an int that is not positive.
     """
     if isinstance(trigger, Trigger):
         return trigger
-    if is_int(trigger):
-        return AfterEpochs(int(trigger))
-    if callable(trigger) and not isinstance(trigger, (type, keras.Layer)):
-        return When(trigger)
-    raise TypeError(
-        "A trigger must be one of keras_freeze.schedules (AfterEpochs, AfterSteps, OnPlateau), an "
-        f"int (epochs), or a callable (logs) -> bool. Received: {trigger!r}."
+    try:
+        if is_int(trigger):
+            return AfterEpochs(int(trigger))
+        if callable(trigger) and not isinstance(trigger, (type, keras.Layer)):
+            return When(trigger)
+    except (ArgumentError, ArgumentTypeError) as error:
+        raise error.of(owner, argument) from error
+    raise ArgumentTypeError(
+        owner,
+        argument,
+        "be a trigger of keras_freeze.schedules (AfterEpochs, AfterSteps, OnPlateau), an int "
+        "(epochs), or a callable (logs) -> bool",
+        value=trigger,
     )
 
 
@@ -414,69 +462,9 @@ def every_trigger(trigger: Trigger | None) -> Iterator[Trigger]:
         yield trigger
 
 
-def direction(owner: str, monitor: str, mode: str) -> Literal["min", "max"]:
-    """Return whether a log is to fall or to rise; raise in the name of `owner` if unknown."""
-    if mode not in get_args(Mode):
-        raise ValueError(
-            f'{owner}(mode=...) must be "auto", "min" or "max". Received: mode={mode!r}.'
-        )
-    if mode in ("min", "max"):
-        return "min" if mode == "min" else "max"
-    told = told_direction(monitor)
-    if told is None:
-        raise ValueError(
-            f'{owner}(mode=...) must be "min" or "max" where the name does not tell which is '
-            f"better. Received: monitor={monitor!r}, mode='auto'."
-        )
-    return told
-
-
-def told_direction(monitor: str) -> Literal["min", "max"] | None:
-    """Return whether a log is to fall or to rise by its name, None if that does not tell.
-
-    Example:
-        >>> told_direction("val_loss"), told_direction("val_accuracy"), told_direction("val_q")
-        ('min', 'max', None)
-    """
-    words = monitor.lower().split("_")
-    falls = any(word.startswith(_LOWER) or word.endswith(_LOWER) for word in words)
-    if falls == (not _HIGHER.isdisjoint(words)):  # neither, or both
-        return None
-    return "min" if falls else "max"
-
-
-def improves(value: float, best: float | None, min_delta: float, mode: str) -> bool:
-    """Tell whether a value is better than the best so far; one that is not finite never is."""
-    if not math.isfinite(value):
-        return False
-    if best is None:
-        return True
-    return value < best - min_delta if mode == "min" else value > best + min_delta
-
-
-def monitored(owner: str, monitor: str, logs: Logs, argument: str = "monitor") -> float:
-    """Return a log as a float; raise in the name of `owner` if there is none."""
-    if monitor not in logs:
-        is_unvalidated = not any(name.startswith("val_") for name in logs)
-        advice = (
-            "Pass validation_data= to fit, and validation_freq=1. "
-            if monitor.startswith("val_") and is_unvalidated
-            else did_you_mean(monitor, list(logs))
-        )
-        raise ValueError(
-            f"{owner}({argument}=...) must name a log of this fit. Received: {monitor!r}. "
-            f"{advice}Available logs: {', '.join(logs)}."
-        )
-    return float(logs[monitor])
-
-
-def _parts(trigger: Trigger, kind: type[_Combined]) -> tuple[Trigger, ...]:
+def _parts(trigger: TriggerLike, kind: type[_Combined]) -> tuple[TriggerLike, ...]:
     return trigger.triggers if isinstance(trigger, kind) else (trigger,)
 
 
-def check_count(owner: str, name: str, value: Any, lowest: int = 1) -> None:
-    """Raise in the name of `owner` unless a value is an int from `lowest`."""
-    if not is_int(value) or value < lowest:
-        raise ValueError(
-            f"{owner}({name}=...) must be an int from {lowest}. Received: {name}={value!r}."
-        )
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count > 1 else ''}"

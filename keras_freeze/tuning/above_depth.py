@@ -43,7 +43,7 @@ class AboveDepth:
         """Say where several of the groups above the depth unfreeze at once."""
         depth = depth_of(picture.model)
         stay = 0 if depth is None else _groups_that_stay(picture, depth)
-        return self.planner.remarks_for(len(picture.groups) - stay, epochs)
+        return self.planner.remarks_for(picture.group_names[stay:], epochs)
 
 
 def unfreeze_above_depth(schedule: Any, **options: Any) -> GradualUnfreeze:

@@ -448,7 +448,9 @@ def test_each_phase_has_a_best_of_its_own(plain, data_for):
 def test_the_log_of_the_best_must_be_there(asked, plain, data_for):
     schedule = FreezeSchedule([Phase(2, until=2, restore_best=asked), Phase()])
     name = "val_loss" if asked is True else asked
-    message = rf"^Phase\(restore_best=\.\.\.\) must name a log of this fit\. Received: '{name}'\. "
+    message = (
+        rf"^Phase\(restore_best=\.\.\.\) must name a metric of this fit\. Received: '{name}'\. "
+    )
     with pytest.raises(ValueError, match=message):
         callback = kf.FreezeScheduler(schedule, verbose=0)
         train(compiled(plain(), eager=True), data_for, callback, epochs=3)
@@ -456,9 +458,9 @@ def test_the_log_of_the_best_must_be_there(asked, plain, data_for):
 
 def test_the_log_of_a_trigger_must_be_there(plain, data_for):
     message = (
-        "OnPlateau(monitor=...) must name a log of this fit. Received: 'val_loss'. Pass "
-        "validation_data= to fit, and validation_freq=1. Available logs: loss, trainable_params, "
-        "non_trainable_params."
+        "OnPlateau(monitor=...) must name a metric of this fit. Received: 'val_loss'. Pass "
+        "validation_data= to fit, and validation_freq=1. Available metrics: loss, "
+        "trainable_params, non_trainable_params."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         callback = kf.GradualUnfreeze(OnPlateau(), verbose=0)

@@ -1,10 +1,13 @@
 """The well-known schedules: what is frozen in each phase, by names and for real models."""
 
+import dataclasses
+
 import pytest
 
 import keras_freeze as kf
 from keras_freeze import schedules
 from keras_freeze.schedules import AfterEpochs, Cosine, OnPlateau, Phase
+from keras_freeze.schedules.builders import PhaseSettings
 
 NAMES = ["block1", "block2", "block3", "head"]
 B1, B2, B3, HEAD = NAMES
@@ -107,9 +110,26 @@ def test_two_groups_are_the_least(name):
             getattr(schedules, name)(given)
 
 
-def test_an_unknown_setting_of_a_phase_is_refused(name):
-    with pytest.raises(TypeError, match="patience"):
-        getattr(schedules, name)(NAMES, patience=3)
+@pytest.mark.parametrize(
+    ("setting", "advice"),
+    [
+        ("patience", "Settings of its"),
+        ("rate", "Did you mean 'rates'"),
+        ("frozen", ""),
+        ("source", ""),
+    ],
+)
+def test_an_unknown_setting_of_a_phase_is_refused(name, setting, advice):
+    message = rf"^{name}\(\) got an unexpected keyword argument '{setting}'\. .*{advice}"
+    with pytest.raises(TypeError, match=message):
+        getattr(schedules, name)(NAMES, **{setting: None})
+
+
+def test_the_settings_are_arguments_of_a_phase():
+    fields = {field.name: field for field in dataclasses.fields(Phase)}
+    assert set(PhaseSettings.__annotations__) < set(fields)
+    for setting, annotation in PhaseSettings.__annotations__.items():
+        assert annotation.__forward_arg__ == fields[setting].type
 
 
 def test_names_must_differ(name):

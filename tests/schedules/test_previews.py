@@ -1,26 +1,25 @@
 """A preview tells beforehand what a fit will report, and changes nothing."""
 
+import io
 import json
 import re
-from html.parser import HTMLParser
 
 import keras
 import pytest
+import rich.console
 from effects import compiled, flags, values
+from html_cells import html_cells
 
 import keras_freeze as kf
 from keras_freeze import schedules
 from keras_freeze.schedules import (
-    AfterEpochs,
     AfterSteps,
     Cosine,
     FreezeSchedule,
     OnPlateau,
     Phase,
     Warmup,
-    When,
 )
-from keras_freeze.schedules.previews import describe
 
 RATE = 0.5  # of the optimizer that `compiled` gives
 
@@ -163,59 +162,20 @@ def test_executions_of_several_batches_count(plain):
     assert schedule.preview(model, 3, steps_per_epoch=20).rows[1].begins == "epoch 1, step 8"
 
 
-def goes_well(logs):
-    return True
-
-
-DESCRIPTIONS = {
-    "after 1 epoch": AfterEpochs(1),
-    "after 3 epochs": AfterEpochs(3),
-    "after 1 step": AfterSteps(1),
-    "val_loss stalls for 1 epoch": OnPlateau(patience=1),
-    "when goes_well holds": When(goes_well),
-    "when <lambda> holds": When(lambda logs: True),
-    "loss stalls for 2 epochs, or after 9 epochs": OnPlateau("loss", 2) | 9,
-    "(after 1 epoch, or after 5 steps), and when goes_well holds": (
-        (AfterEpochs(1) | AfterSteps(5)) & goes_well
-    ),
-}
-
-
-@pytest.mark.parametrize("text", DESCRIPTIONS)
-def test_what_ends_a_phase_in_words(text):
-    assert describe(DESCRIPTIONS[text]) == text
-
-
 # How it looks.
 
 
-def blocks():
-    """A model with the names, and so the groups, of VGG16."""
-    layers = [keras.Input((8, 8, 1))]
-    for block, convolutions in enumerate((2, 2, 3, 3, 3), 1):
-        for n in range(1, convolutions + 1):
-            name = f"block{block}_conv{n}"
-            layers.append(keras.layers.Conv2D(2, 3, padding="same", name=name))
-        layers.append(keras.layers.MaxPooling2D(2, padding="same", name=f"block{block}_pool"))
-    layers += [keras.layers.Flatten(), keras.layers.Dense(1000, name="predictions")]
-    return keras.Sequential(layers, name="vgg16")
-
-
 TABLE = """\
-plain, 20 epochs
+plain, 20 epochs, 83 parameters
 
- phase  begins         ends              trains            trainable  non-trainable  learning rate
- ──────────────────────────────────────────────────────────────────────────────────────────────────
- 0      epoch 1        val_loss stalls   head                     18             65  0.01
-                       for 3 epochs, or                                              Warmup
-                       after 4 epochs
- 1      after phase 0  val_loss stalls   head, middle             53             30  head 0.01
-                       for 3 epochs, or                                              middle 0.005
-                       after 4 epochs                                                Warmup
- 2      after phase 1  with the fit      head, middle,            83              0  head 0.01
-                                         low                                         middle 0.005
-                                                                                     low 0.0025
-                                                                                     Warmup"""
+ phase  begins         trains    trainable  learning rate  curve
+ ────────────────────────────────────────────────────────────────
+ 0      epoch 1        head             18  0.01           Warmup
+     ends: val_loss stalls for 3 epochs, or after 4 epochs
+ 1      after phase 0  + middle         53  0.005          Warmup
+     ends: val_loss stalls for 3 epochs, or after 4 epochs
+ 2      after phase 1  + low            83  0.0025         Warmup
+     ends: with the fit"""
 
 
 def test_the_table_reads_so(plain):
@@ -225,81 +185,125 @@ def test_the_table_reads_so(plain):
     assert str(schedule.preview(model, 20)) == TABLE
 
 
-@pytest.mark.parametrize("schedule", ["gradual", "chain_thaw"])
-def test_the_text_fits_in_100_columns(schedule):
-    model = blocks()
-    model.compile("adam", "mse")
-    made = SCHEDULES[schedule](model)
-    preview = made.preview(model, 20, steps_per_epoch=100)
-    text = str(preview)
-    assert max(map(len, text.split("\n"))) <= 100
-    assert not any(line != line.rstrip() for line in text.split("\n"))
+def names(*numbers):
+    return [f"stage{n}" for n in numbers]
+
+
+CHANGES = {  # what each phase freezes of stage0 to stage12 and the head, and what is shown
+    "one after the other": (
+        [names(*range(13)), names(*range(12)), names(*range(11))],
+        ["head", "+ stage12", "+ stage11"],
+    ),
+    "many at once": (
+        [names(*range(13)), names(0), None],
+        ["head", "+ stage12, stage11, stage10 and 9 more", "+ stage0"],
+    ),
+    "all others at once": ([names(*range(13)), None], ["head", "+ all others"]),
+    "frozen": (
+        [None, names(0), names(0, 1, 2, 3, 4, 5)],
+        ["all groups", "- stage0", "- stage5, stage4, stage3 and 2 more"],
+    ),
+    "one for another": (
+        [[*names(*range(12)), "head"], [*names(*range(11), 12), "head"]],
+        ["stage12", "+ stage11\n- stage12"],
+    ),
+    "no group": ([names(0), Phase(names(0), rates=2.0)], [None, "the same"]),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_phase_shows_what_it_changes(case):
+    frozen, shown = CHANGES[case]
+    preview = FreezeSchedule(dict(enumerate(frozen))).preview(stages(), 3)
+    cells = [row[3] for row in html_cells(preview._repr_html_())[1:]]
+    assert len(cells) == len(shown)
+    for cell, expected in zip(cells, shown, strict=True):
+        assert expected in (None, cell)
+
+
+def stages():
+    """A model with 14 layer groups."""
+    layers = [keras.layers.Dense(2, name=name) for name in (*names(*range(13)), "head")]
+    return keras.Sequential([keras.Input((2,)), *layers], name="resnet")
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+@pytest.mark.parametrize("schedule", ["gradual", "chain_thaw", "progressive_freeze"])
+def test_with_14_groups_the_text_fits_and_names_stay_whole(schedule, width):
+    model = stages()
+    preview = SCHEDULES[schedule](model).preview(model, 9)
+    text = preview.__rich__().as_text(width)
+    assert max(map(len, text.split("\n"))) <= width
     for row in preview.rows:
         assert f"{row.trainable_params:,}" in text
-    assert set(re.findall(r"block\d", text)) == {f"block{n}" for n in range(1, 6)}
-
-
-class Cells(HTMLParser):
-    """The text of each element, as a browser reads it."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.texts = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-
-    def handle_data(self, data):
-        self.texts.append(data)
+    shown = re.findall(r"[\w…]*stage[\w…]*", text)
+    assert set(shown) == set(names(*range(13)))
+    assert len(shown) <= 2 * len(preview.rows)
 
 
 def test_html_escapes_names():
-    layers = [keras.layers.Dense(2, name="<b>low"), keras.layers.Dense(2, name='"&top"')]
+    layers = [keras.layers.Dense(2, name="<b>low"), keras.layers.Dense(2, name='"&top')]
     model = keras.Sequential([keras.Input((2,)), *layers], name="<script>")
-    groups = {"<i>low": ["<b>low"], '"&top': ['"&top"']}
-    schedule = FreezeSchedule([Phase(until=1), Phase()])
+    groups = {"<i>low": ["<b>low"], '"&top': ['"&top']}
+    schedule = FreezeSchedule([Phase(1, until=1), Phase()])
     preview = schedule.preview(model, 3, groups=groups, rates={"<i>low": 0.5})
-    cells = Cells(preview._repr_html_())
-    assert set(cells.tags) == {"table", "caption", "thead", "tbody", "tr", "th", "td", "br"}
-    assert cells.texts[0] == "<script>, 3 epochs"
-    assert '"&top, <i>low' in cells.texts
-    assert '"&top x1' in cells.texts
-    assert "<i>low x0.5" in cells.texts
+    text = preview._repr_html_()
+    assert set(re.findall(r"<(\w+)", text)) == {
+        *("table", "caption", "thead", "tbody", "tr", "th", "td")
+    }
+    cells = html_cells(text)
+    assert [row[3] for row in cells[1:]] == ['"&top', "+ <i>low"]
+    assert "&lt;script&gt;, 3 epochs" in text
     assert "<i>low" in str(preview)  # rich takes no name for markup
 
 
 def test_names_in_brackets_are_no_markup():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="[red]")], name="[b]")
-    text = str(FreezeSchedule({0: None}).preview(model, 1, groups={"[bold]x[/]": ["[red]"]}))
-    assert text.startswith("[b], 1 epochs")
-    assert "[bold]x[/]" in text
+    frozen = FreezeSchedule([Phase("[bold]x", until=1), Phase()])
+    preview = frozen.preview(model, 1, groups={"[bold]x": ["[red]"]})
+    console = rich.console.Console(file=io.StringIO(), width=80)
+    console.print(preview)
+    assert console.file.getvalue().startswith("[b], 1 epoch, 6 parameters")
+    assert "+ [bold]x" in console.file.getvalue()
 
 
-RATES = {
-    "one for all": (None, "x1", "0.01"),
+RATES = {  # rates of two phases, their learning rates as multiples, and with 0.01 compiled
+    "one for all": ([None, None], ["x1", ""], ["0.01", ""]),
     "by group": (
-        {"low": 0.1},
-        "head x1\nmiddle x1\nlow x0.1",
-        "head 0.01\nmiddle 0.01\nlow 0.001",
+        [{"low": 0.1}, {"low": 0.1, "head": 2.0}],
+        ["head x1, middle x1, low x0.1", "x2"],
+        ["head 0.01, middle 0.01, low 0.001", "0.02"],
     ),
 }
 
 
 @pytest.mark.parametrize("case", RATES)
 def test_learning_rates(case, plain):
-    rates, multiples, expected = RATES[case]
+    rates, multiples, numbers = RATES[case]
     model = plain()
-    schedule = FreezeSchedule([Phase(rates=rates, curve=Cosine(5))])
+    schedule = FreezeSchedule(
+        [Phase(rates=rates[0], curve=Cosine(5), until=1), Phase(rates=rates[1])]
+    )
     preview = schedule.preview(model, 3)
     assert preview.learning_rate is None
-    assert next(preview._cells())[-1] == f"{multiples}\nCosine"
+    assert shown_rates(preview) == multiples
     model.compile(keras.optimizers.SGD(0.01), "mse")
     preview = schedule.preview(model, 3)
     assert preview.learning_rate == pytest.approx(0.01)
-    assert next(preview._cells())[-1] == f"{expected}\nCosine"
+    assert shown_rates(preview) == numbers
+    assert [row[-1] for row in html_cells(preview._repr_html_())[1:]] == ["Cosine", ""]
     model.compile(keras.optimizers.SGD(lambda: 0.01), "mse")
     assert schedule.preview(model, 3) == preview
+
+
+def shown_rates(preview):
+    return [row[5] for row in html_cells(preview._repr_html_())[1:]]
+
+
+def test_of_many_new_rates_the_first_and_last_are_shown():
+    model = stages()
+    schedule = FreezeSchedule([Phase(13, until=1), Phase(rates=2.0)])
+    assert shown_rates(schedule.preview(model, 3)) == ["x1", "stage12 x0.5 to stage0 x0.000122"]
 
 
 def test_rates_of_the_callback_are_for_phases_without(plain):
@@ -319,7 +323,9 @@ def test_plain_data(plain):
 
 @pytest.mark.parametrize("epochs", [0, 2.5, None])
 def test_the_epochs_are_a_number(epochs, plain):
-    message = re.escape(f"preview(epochs=...) must be an int from 1. Received: epochs={epochs}")
+    message = re.escape(
+        f"preview(epochs=...) must be a positive integer. Received: epochs={epochs}"
+    )
     with pytest.raises(ValueError, match=message):
         schedules.gradual(plain()).preview(plain(), epochs)
 

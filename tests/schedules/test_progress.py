@@ -77,7 +77,8 @@ def test_when_phases_begin(case):
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True])
 def test_an_epoch_has_at_least_one_batch(steps):
     message = (
-        f"timeline(steps_per_epoch=...) must be an int from 1. Received: steps_per_epoch={steps}"
+        "timeline(steps_per_epoch=...) must be a positive integer. "
+        f"Received: steps_per_epoch={steps}"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         schedule_of(1, None).starts(steps)

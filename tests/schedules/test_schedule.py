@@ -1,160 +1,24 @@
-"""Schedules are pure: which phase an epoch is in, what is frozen, at which rates."""
+"""A schedule is a value: its phases, when they begin, and how it looks."""
 
 import copy
-import itertools
 import pickle
 
 import pytest
+from html_cells import html_cells
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_freeze import policies, schedules
 from keras_freeze.schedules import (
     AfterEpochs,
+    AfterSteps,
+    Cosine,
     FreezeSchedule,
+    OnPlateau,
     Phase,
-    even_starts,
-    multipliers,
+    gradual,
     progress,
-    thaw_plan,
 )
-
-NAMES = ["block1", "block2", "block3", "head"]
-
-
-# even_starts
-
-EVEN = {
-    "an epoch a group": (4, 4, (0, 1, 2, 3)),
-    "two epochs a group": (6, 12, (0, 2, 4, 6, 8, 10)),
-    "not divisible": (3, 10, (0, 3, 6)),
-    "fewer epochs": (6, 4, (0, 1, 1, 2, 2, 3)),
-    "two epochs": (5, 2, (0, 1, 1, 1, 1)),
-    "one epoch": (3, 1, (0, 0, 0)),
-    "one group": (1, 5, (0,)),
-}
-
-
-@pytest.mark.parametrize("case", EVEN)
-def test_even_starts(case):
-    groups, epochs, expected = EVEN[case]
-    assert even_starts(groups, epochs) == expected
-
-
-@given(st.integers(1, 40), st.integers(1, 200))
-def test_even_starts_spread_evenly(groups, epochs):
-    starts = even_starts(groups, epochs)
-    assert len(starts) == groups
-    assert starts[0] == 0
-    assert list(starts) == sorted(starts)
-    assert starts[-1] < epochs
-    if epochs > 1:
-        assert 0 not in starts[1:]  # the head has an epoch to itself
-    if epochs >= groups:
-        ends = [*starts[1:], epochs]
-        lengths = [end - start for start, end in zip(starts, ends, strict=True)]
-        assert min(lengths) >= 1
-        assert max(lengths) - min(lengths) <= 1
-
-
-# thaw_plan
-
-PLANS = {
-    "names and lists": (
-        {0: "head", 4: "block3", 8: ["block2", "block1"]},
-        {0: ("block1", "block2", "block3"), 4: ("block1", "block2"), 8: ()},
-    ),
-    "never named, never thawed": (
-        {0: "head", 2: ["block2"]},
-        {0: ("block1", "block2", "block3"), 2: ("block1", "block3")},
-    ),
-    "in any order of epochs": (
-        {5: "block3", 0: "head"},
-        {0: ("block1", "block2", "block3"), 5: ("block1", "block2")},
-    ),
-    "all at once": ({0: NAMES}, {0: ()}),
-    "nothing at first": (
-        {0: [], 1: "head"},
-        {0: ("block1", "block2", "block3", "head"), 1: ("block1", "block2", "block3")},
-    ),
-}
-
-
-@pytest.mark.parametrize("case", PLANS)
-def test_thaw_plan(case):
-    plan, expected = PLANS[case]
-    frozen = thaw_plan(plan, NAMES)
-    assert frozen == expected
-    assert list(frozen) == sorted(frozen)
-
-
-def test_in_a_plan_head_means_the_last_group():
-    assert thaw_plan({0: "head"}, ["low", "fc"]) == {0: ("low",)}
-    with pytest.raises(ValueError, match="must name each group once"):
-        thaw_plan({0: "head", 1: "fc"}, ["low", "fc"])
-
-
-@given(st.permutations(NAMES), st.lists(st.integers(0, 30), min_size=4, max_size=4, unique=True))
-def test_a_plan_only_ever_thaws(order, epochs):
-    plan = dict(zip(epochs, order, strict=True))
-    frozen = thaw_plan(plan, NAMES)
-    sets = [set(names) for _, names in sorted(frozen.items())]
-    assert all(later < earlier for earlier, later in itertools.pairwise(sets))
-    assert sets[-1] == set()
-
-
-# multipliers
-
-RATES = {
-    "none": (None, [1, 1, 1, 1]),
-    "factor": (2.0, [1 / 8, 1 / 4, 1 / 2, 1]),
-    "factor of one": (1, [1, 1, 1, 1]),
-    "mapping": ({"block1": 0.1, "block3": 2}, [0.1, 1, 2, 1]),
-    "empty mapping": ({}, [1, 1, 1, 1]),
-    "default": ("default", [schedules.DEFAULT_RATES**-n for n in (3, 2, 1, 0)]),
-}
-
-
-@pytest.mark.parametrize("case", RATES)
-def test_multipliers(case):
-    rates, expected = RATES[case]
-    found = multipliers(rates, NAMES)
-    assert list(found) == NAMES
-    assert list(found.values()) == pytest.approx(expected)
-
-
-def test_in_rates_head_means_the_last_group():
-    assert multipliers({"head": 3.0}, ["low", "fc"]) == {"low": 1.0, "fc": 3.0}
-
-
-# Phase and FreezeSchedule
-
-
-@pytest.mark.parametrize(
-    ("frozen", "expected"),
-    [
-        (None, policies.FreezeGroups(0)),
-        ((), policies.FreezeGroups(0)),
-        ([], policies.FreezeGroups(0)),
-        (0, policies.FreezeGroups(0)),
-        (2, policies.FreezeGroups(2)),
-        ("block1", policies.FreezeGroups("block1")),
-        (["block1", "block2"], policies.FreezeGroups(["block1", "block2"])),
-        (policies.FreezeFirst(3), policies.FreezeFirst(3)),
-    ],
-    ids=repr,
-)
-def test_a_phase_as_policy(frozen, expected):
-    assert Phase(frozen).policy() == expected
-
-
-def test_a_phase_takes_a_callable_and_a_division_into_groups():
-    def is_bias(variable, layer):
-        return variable.name == "bias"
-
-    assert Phase(is_bias).policy() == policies.FreezeWhere(is_bias)
-    groups = {"low": "low", "top": "top"}
-    assert Phase("low").policy(groups) == policies.FreezeGroups("low", groups)
 
 
 def test_a_schedule_by_epochs_sorts_its_phases_and_wraps_what_is_none():
@@ -219,3 +83,39 @@ def test_a_schedule_keeps_no_hold_on_the_mapping_it_was_given():
     phases[3] = None
     assert schedule.starts() == (0,)
     assert phases == {0: "block1", 3: None}
+
+
+LONG = gradual([f"block{n}" for n in range(14)])
+MIXED = FreezeSchedule(
+    [
+        Phase(["low", "mid"], until=AfterSteps(100), rates=2.0),
+        Phase("low", until=OnPlateau(), batch_norm="follow", curve=Cosine()),
+        Phase(),
+    ],
+    start=2,
+)
+
+
+def test_the_representation_of_a_long_schedule_is_short():
+    text = repr(LONG)
+    assert len(text) < 400
+    assert text.startswith("FreezeSchedule([Phase(frozen=('block0', ..., 'block12'), ")
+    assert text.endswith(", ..., Phase(frozen=(), rates='default')])")
+    assert repr(MIXED).endswith(", Phase(frozen=())], start=2)")
+
+
+def test_the_html_form():
+    assert html_cells(MIXED._repr_html_()) == [
+        ["phase", "begins", "ends", "frozen", "settings"],
+        ["0", "epoch 3", "after 100 steps", "low and mid", "rates: 2.0"],
+        [
+            "1",
+            "after phase 0",
+            "val_loss stalls for 3 epochs",
+            "low",
+            "batch_norm: follow, curve: Cosine(steps=None, floor=0.0)",
+        ],
+        ["2", "after phase 1", "with the fit", "nothing", ""],
+    ]
+    assert len(html_cells(LONG._repr_html_())) == 15
+    assert "<b>" not in FreezeSchedule({0: "<b>"})._repr_html_()

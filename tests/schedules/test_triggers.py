@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import re
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from keras_freeze.schedules import (
     When,
     progress,
 )
-from keras_freeze.schedules.triggers import as_trigger, told_direction
+from keras_freeze.schedules.triggers import as_trigger
 
 NAN, INF = float("nan"), float("inf")
 
@@ -104,57 +103,6 @@ PLATEAUS = {  # a trigger, values, and the epochs after which it says that they 
 def test_a_plateau(case):
     trigger, values, expected = PLATEAUS[case]
     assert epochs_that_fire(trigger, values) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "direction"),
-    [
-        ("loss", "min"),
-        ("val_loss", "min"),
-        ("head_loss", "min"),
-        ("val_mean_squared_error", "min"),
-        ("mae", "min"),
-        ("sparse_categorical_crossentropy", "min"),
-        ("perplexity", "min"),
-        ("accuracy", "max"),
-        ("val_acc", "max"),
-        ("val_auc_1", "max"),
-        ("val_sparse_top_k_categorical_accuracy", "max"),
-        ("f1_score", "max"),
-        ("precision", "max"),
-        ("val_quality", None),
-        ("vacancy", None),
-    ],
-)
-def test_the_name_of_a_log_tells_which_is_better(name, direction):
-    assert told_direction(name) == direction
-
-
-MISSING = {
-    "no validation": (
-        {"loss": 1.0, "accuracy": 0.5},
-        "OnPlateau(monitor=...) must name a log of this fit. Received: 'val_loss'. Pass "
-        "validation_data= to fit, and validation_freq=1. Available logs: loss, accuracy.",
-    ),
-    "misspelt": (
-        {"loss": 1.0, "val_lossy": 0.5},
-        "OnPlateau(monitor=...) must name a log of this fit. Received: 'val_loss'. Did you mean "
-        "'val_lossy' or 'loss'? Available logs: loss, val_lossy.",
-    ),
-    "nothing like it": (
-        {"val_mean_io_u": 1.0},
-        "OnPlateau(monitor=...) must name a log of this fit. Received: 'val_loss'. Available "
-        "logs: val_mean_io_u.",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", MISSING)
-def test_a_missing_log(case):
-    logs, message = MISSING[case]
-    trigger = OnPlateau()
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        trigger.after_epoch(trigger.begin(), logs)
 
 
 # Batches.
@@ -250,10 +198,22 @@ def test_a_callable_must_answer_yes_or_no(answer):
 
 @pytest.mark.parametrize("value", ["2", 2.0, True, None, OnPlateau], ids=repr)
 def test_what_is_no_trigger(value):
-    with pytest.raises(TypeError, match=r"A trigger must be one of keras_freeze\.schedules"):
+    message = r"must be a trigger of keras_freeze\.schedules .*, an int \(epochs\), or a callable"
+    with pytest.raises(TypeError, match=rf"^as_trigger\(trigger=\.\.\.\) {message}"):
         as_trigger(value)
-    with pytest.raises(TypeError, match=r"A trigger must be one of keras_freeze\.schedules"):
+    with pytest.raises(TypeError, match=rf"^Own\(until=\.\.\.\) {message}.*: until="):
+        as_trigger(value, "Own", "until")
+    with pytest.raises(TypeError, match=rf"^AnyOf\(triggers=\.\.\.\) {message}"):
         _ = OnPlateau() | value
+    with pytest.raises(TypeError, match=rf"^AllOf\(triggers=\.\.\.\) {message}"):
+        _ = value & OnPlateau()
+
+
+def test_what_is_a_bad_trigger_is_named_by_the_argument_that_it_was_given_for():
+    with pytest.raises(ValueError, match=r"^Phase\(until=\.\.\.\) must be a positive integer\."):
+        Phase(until=0)
+    with pytest.raises(TypeError, match=r"^AnyOf\(triggers=\.\.\.\) must take one argument"):
+        _ = AfterEpochs(1) | (lambda: True)
 
 
 def test_a_combination_must_be_given_a_sequence():
@@ -421,3 +381,29 @@ def test_one_trigger_serves_two_phases_and_each_starts_anew():
         second = second.after_epoch(logs)
         assert second.is_over == is_over
     assert now.state == [1.0, 2, 0]
+
+
+# In words.
+
+
+def goes_well(logs):
+    return True
+
+
+DESCRIPTIONS = {
+    "after 1 epoch": AfterEpochs(1),
+    "after 3 epochs": AfterEpochs(3),
+    "after 1 step": AfterSteps(1),
+    "val_loss stalls for 1 epoch": OnPlateau(patience=1),
+    "when goes_well holds": When(goes_well),
+    "when <lambda> holds": When(lambda logs: True),
+    "loss stalls for 2 epochs, or after 9 epochs": OnPlateau("loss", 2) | 9,
+    "(after 1 epoch, or after 5 steps), and when goes_well holds": (
+        (AfterEpochs(1) | AfterSteps(5)) & goes_well
+    ),
+}
+
+
+@pytest.mark.parametrize("text", DESCRIPTIONS)
+def test_what_ends_a_phase_in_words(text):
+    assert DESCRIPTIONS[text].describe() == text

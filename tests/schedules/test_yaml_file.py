@@ -4,17 +4,15 @@ import json
 import os
 import re
 
-import numpy as np
 import pytest
+from any_schedule import SCHEDULES
 from hypothesis import given
-from hypothesis import strategies as st
 
 import keras_freeze as kf
 from keras_freeze import policies, schedules
 from keras_freeze.schedules import (
     AfterEpochs,
     AfterSteps,
-    AllOf,
     AnyOf,
     Cosine,
     FreezeSchedule,
@@ -22,10 +20,13 @@ from keras_freeze.schedules import (
     Phase,
     SlantedTriangular,
     Warmup,
-    marked_yaml,
     yaml_file,
 )
-from keras_freeze.schedules.as_dict import fingerprint
+
+
+def loads(text):
+    return yaml_file.loads(text, "plan.yaml", FreezeSchedule)
+
 
 # What is written.
 
@@ -42,7 +43,7 @@ TEXT = """\
 #                 or {any: [...]} and {all: [...]} of these
 #   rates         learning rate by group, as multiples of the compiled one, or a factor
 #   batch_norm    frozen, follow, statistics or train
-#   restore_best  true: go back to the best epoch of the phase when it ends
+#   restore_best  true: restore the weights of the phase's best epoch when it ends
 #   curve         warmup, slanted_triangular or cosine, over the steps of the phase
 #
 # Layer groups of the model it was written for, from input to head:
@@ -97,80 +98,28 @@ def test_a_file_reads_so(tmp_path):
     assert FreezeSchedule.from_yaml(str(path)) == SCHEDULE
 
 
-@pytest.mark.backend
-def test_a_builders_file_runs_as_it_is_and_edited(plain, data_for, tmp_path):
-    model = plain()
+def test_a_builders_file_serves_as_it_is_and_edited(plain, tmp_path):
     path = tmp_path / "plan.yaml"
-    schedules.gradual(model).to_yaml(path)
-    assert fitted(model, data_for, path).history["trainable_params"] == [18, 53, 83]
+    schedules.gradual(plain()).to_yaml(path)
+    assert trainable_params(plain(), path) == [18, 53, 83]
     path.write_text(path.read_text().replace("frozen: [low, middle]", 'frozen: ["m.*|head"]'))
-    assert fitted(plain(), data_for, path).history["trainable_params"] == [30, 53, 83]
+    assert trainable_params(plain(), path) == [30, 53, 83]
 
 
-def fitted(model, data_for, path, epochs=3, **settings):
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    callback = kf.FreezeScheduler(path, verbose=0, **settings)
-    return model.fit(*data_for(model), epochs=epochs, verbose=0, callbacks=[callback])
+def trainable_params(model, path):
+    preview = kf.FreezeScheduler(path).preview(model, epochs=3)
+    return [row.trainable_params for row in preview.rows]
 
 
 def test_no_file_is_overwritten_unasked(tmp_path):
     path = tmp_path / "plan.yaml"
     path.write_text("mine")
-    message = (
-        r"FreezeSchedule\.to_yaml\(path=\.\.\.\) must not name a file that is there.*plan\.yaml"
-    )
+    message = r"FreezeSchedule\.to_yaml\(path=\.\.\.\) must not name a file that exists.*plan\.yaml"
     with pytest.raises(FileExistsError, match=message + r".*overwrite=True"):
         SCHEDULE.to_yaml(path)
     assert path.read_text() == "mine"
     SCHEDULE.to_yaml(path, overwrite=True)
     assert FreezeSchedule.from_yaml(path) == SCHEDULE
-
-
-class FreezeNothing(policies.FreezePolicy):
-    def select(self, model):
-        return policies.Selection()
-
-
-class Never(schedules.Trigger):
-    def fired(self, state):
-        return False
-
-
-class Flat(schedules.Curve):
-    steps = None
-
-    def factor(self, step, steps):
-        return 1.0
-
-
-def is_bias(variable, layer):
-    return variable.name == "bias"
-
-
-UNWRITABLE = {
-    "a callable frozen": (Phase(is_bias), "is_bias"),
-    "a callable in a policy": (Phase(policies.FreezeFirst(1) | is_bias), "is_bias"),
-    "a callable under weights": (Phase(policies.FreezeWeights("kernel", is_bias)), "is_bias"),
-    "a policy of one's own": (Phase(FreezeNothing()), "FreezeNothing"),
-    "a callable until": (Phase(until=lambda logs: True), "lambda"),
-    "a callable in a trigger": (Phase(until=OnPlateau() | (lambda logs: True)), "lambda"),
-    "a trigger of one's own": (Phase(until=Never() | 2), "Never"),
-    "a curve of one's own": (Phase(curve=Flat()), "Flat"),
-    "a callable division": (Phase(policies.FreezeGroups("a", lambda layer: "a")), "lambda"),
-}
-
-
-@pytest.mark.parametrize("case", UNWRITABLE)
-def test_what_a_file_cant_hold_is_refused(case, tmp_path):
-    phase, name = UNWRITABLE[case]
-    schedule = FreezeSchedule([phase])
-    message = rf"policies, triggers and curves of keras_freeze only\. Received: .*{name}.*Say it by"
-    with pytest.raises(TypeError, match=message):
-        schedule.to_yaml(tmp_path / "plan.yaml")
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(TypeError, match=message):
-        schedule.to_dict()
-    assert name in json.dumps(fingerprint(schedule))  # what a backup compares schedules by
 
 
 ODD_NAMES = (
@@ -201,135 +150,12 @@ def test_odd_names_stay_in_their_comments_and_come_back(tmp_path):
     assert "[größe]" in text or "größe," in text
 
 
-# What is written comes back.
-
-NAMES = st.one_of(
-    st.text(max_size=5), st.sampled_from(["no", "1e3", "0x1", "1:30", "~", "<<", "="])
-)
-SPECS = st.one_of(NAMES, st.lists(NAMES, max_size=2))
-DIVISIONS = st.one_of(
-    st.none(), st.dictionaries(NAMES, SPECS, max_size=2), st.lists(SPECS, max_size=2)
-)
-NUMBERS = st.floats(0.001, 1000).filter(lambda x: x > 0)
-SIMPLE_POLICIES = st.one_of(
-    st.builds(policies.FreezeFirst, st.integers(-9, 9)),
-    st.builds(policies.FreezeBefore, st.one_of(st.integers(-9, 9), NAMES)),
-    st.builds(policies.FreezeLayers, st.lists(st.one_of(st.integers(), NAMES), min_size=1)),
-    st.builds(policies.FreezeMatching, st.text(min_size=1, max_size=5).map(re.escape)),
-    st.builds(
-        policies.FreezeGroups,
-        st.one_of(st.integers(-9, 9), NAMES, st.lists(NAMES, min_size=1, max_size=3)),
-        DIVISIONS,
-    ),
-)
-POLICIES = st.recursive(
-    SIMPLE_POLICIES,
-    lambda inner: st.one_of(
-        st.builds(lambda a, b: a | b, inner, inner),
-        st.builds(lambda a, b: a & b, inner, inner),
-        inner.map(lambda policy: ~policy),
-        st.builds(policies.FreezeWeights, st.lists(NAMES, min_size=1, max_size=2), inner),
-        st.builds(policies.FreezeWeights, NAMES),
-    ),
-    max_leaves=4,
-)
-MONITORS = st.sampled_from(["val_loss", "accuracy", "val_f1"])
-TRIGGERS = st.recursive(
-    st.one_of(
-        st.builds(AfterEpochs, st.integers(1, 10**6)),
-        st.builds(AfterSteps, st.integers(1, 10**9)),
-        st.builds(
-            OnPlateau,
-            MONITORS,
-            st.integers(1, 9),
-            st.floats(0, 1),
-            st.sampled_from(["auto", "min", "max"]),
-            st.integers(0, 9),
-        ),
-        st.builds(OnPlateau, NAMES.filter(bool), mode=st.sampled_from(["min", "max"])),
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, min_size=1, max_size=3).map(AnyOf),
-        st.lists(inner, min_size=1, max_size=3).map(AllOf),
-    ),
-    max_leaves=5,
-)
-CURVES = st.one_of(
-    st.builds(Warmup, st.integers(1, 10**6)),
-    st.builds(
-        SlantedTriangular,
-        st.one_of(st.none(), st.integers(1, 99)),
-        st.floats(0.01, 0.99),
-        st.floats(1.1, 99),
-    ),
-    st.builds(Cosine, st.one_of(st.none(), st.integers(1, 99)), st.floats(0, 0.99)),
-)
-PHASES = st.builds(
-    Phase,
-    st.one_of(st.none(), st.integers(-9, 9), NAMES, st.lists(NAMES, max_size=3), POLICIES),
-    rates=st.one_of(
-        st.none(),
-        st.just("default"),
-        st.floats(1, 1000),
-        st.dictionaries(NAMES, NUMBERS, max_size=3),
-    ),
-    batch_norm=st.sampled_from(["frozen", "follow", "statistics", "train"]),
-    weights=st.one_of(st.just("all"), NAMES, st.lists(NAMES, min_size=1, max_size=2)),
-    until=TRIGGERS,
-    restore_best=st.one_of(st.booleans(), MONITORS),
-    curve=st.one_of(st.none(), CURVES),
-)
-SCHEDULES = st.builds(
-    FreezeSchedule,
-    st.lists(PHASES, min_size=1, max_size=3),
-    st.integers(0, 9),
-    st.lists(st.tuples(NAMES, st.integers(0, 10**9)), max_size=2).map(tuple),
-)
-
-
-@given(SCHEDULES)
-def test_any_schedule_comes_back_from_plain_data(schedule):
-    data = json.loads(json.dumps(schedule.to_dict()))
-    again = FreezeSchedule.from_dict(data)
-    assert again == schedule
-    assert again.to_dict() == schedule.to_dict() == fingerprint(schedule)
-    assert [phase.trigger for phase in again.phases] == [p.trigger for p in schedule.phases]
-
-
 @given(SCHEDULES)
 def test_any_schedule_comes_back_from_its_file(schedule):
     text = yaml_file.dumps(schedule, "plan.yaml")
-    again = yaml_file.loads(text, "plan.yaml")
+    again = loads(text)
     assert again == schedule
     assert repr(again) == repr(schedule)
-
-
-def test_numbers_of_numpy_are_written_as_numbers():
-    schedule = FreezeSchedule(
-        [
-            Phase(
-                rates={"low": np.float32(0.5)},
-                until=AfterSteps(np.int64(7)) | OnPlateau("loss", np.int32(2), np.float64(0.25)),
-                curve=Warmup(np.int64(3)),
-            )
-        ],
-        start=np.int64(2),
-    )
-    text = yaml_file.dumps(schedule, "plan.yaml")
-    assert "numpy" not in text
-    assert yaml_file.loads(text, "plan.yaml") == schedule
-    json.dumps(schedule.to_dict())
-
-
-def test_what_means_the_same_is_equal():
-    assert Phase(None) == Phase([]) == Phase(())
-    assert Phase(["a"]) == Phase(("a",))
-    assert Phase(weights=["kernel"]) == Phase(weights=("kernel",))
-    assert policies.FreezeGroups("a", [["a"], "b"]) == policies.FreezeGroups("a", (("a",), "b"))
-    rates = {"low": 0.5}
-    phase = Phase(rates=rates)
-    rates["low"] = 2.0
-    assert phase.rates == {"low": 0.5}
 
 
 # Short forms that a person may write.
@@ -360,7 +186,7 @@ def phase_text(body):
 @pytest.mark.parametrize("case", SHORT)
 def test_short_forms(case):
     body, expected = SHORT[case]
-    assert yaml_file.loads(phase_text(body), "plan.yaml").phases == (Phase(**expected),)
+    assert loads(phase_text(body)).phases == (Phase(**expected),)
 
 
 FROZEN = {
@@ -380,7 +206,7 @@ FROZEN = {
 
 @pytest.mark.parametrize("text", FROZEN)
 def test_what_frozen_may_say(text):
-    schedule = yaml_file.loads(f"schema: 1\nphases: [frozen: {text}]", "plan.yaml")
+    schedule = loads(f"schema: 1\nphases: [frozen: {text}]")
     assert schedule.phases == (Phase(FROZEN[text]),)
 
 
@@ -408,8 +234,8 @@ def test_files_from_elsewhere(change, tmp_path):
 # What is wrong: the text, its line, the place and the message.
 
 ERRORS = {
-    "empty": ("", None, "the file is empty. It must hold a schedule."),
-    "comments only": ("# nothing\n", None, "the file is empty. It must hold a schedule."),
+    "empty": ("", None, "the file is empty. It must contain a schedule."),
+    "comments only": ("# nothing\n", None, "the file is empty. It must contain a schedule."),
     "not a mapping": (
         "\n- frozen: []",
         "line 2",
@@ -436,7 +262,7 @@ ERRORS = {
     "a bad start": (
         "schema: 1\nstart: 1.5\nphases: [frozen: []]",
         "line 2, start",
-        "FreezeSchedule(start=...) must be an int from 0. Received: start=1.5.",
+        "FreezeSchedule(start=...) must be a non-negative integer. Received: start=1.5.",
     ),
     "no phases": ("schema: 1", "line 1, phases", "must be a list of at least one phase."),
     "null phases": (
@@ -454,15 +280,15 @@ ERRORS = {
     "a phase that never ends": (
         "schema: 1\nphases:\n  - frozen: [a]\n\n  - frozen: []",
         "line 3, phases[0].until",
-        "phase 0 never ends, so that the next is never reached. Say when, such as "
-        "`until: {epochs: 2}`.",
+        "phase 0 never ends, so that the next is never reached. Give its end, such "
+        "as `until: {epochs: 2}`.",
     ),
     "a phase with an end that is null": (
         "schema: 1\nphases:\n  - frozen: [a]\n    until:\n  - frozen: []",
         "line 4, phases[0].until",
         "phase 0 never ends",
     ),
-    "a phase that freezes nobody knows what": (
+    "a phase that does not say what is frozen": (
         "schema: 1\nphases:\n  - rates: 2.6",
         "line 3, phases[0].frozen",
         "must say what is frozen. For nothing, write `frozen: []`.",
@@ -475,7 +301,7 @@ ERRORS = {
     "a duplicate key": (
         phase_text("rates: 2.6\n    batch_norm: follow\n    rates: 3"),
         "line 6, phases[0].rates",
-        "the key stands twice in this place, first in line 4. Remove one of the two.",
+        "the key appears twice in this place, first in line 4. Remove one of the two.",
     ),
     "a duplicate key far down": (
         phase_text(
@@ -483,7 +309,7 @@ ERRORS = {
             "          mode: max"
         ),
         "line 9, phases[0].until.any[1].plateau.mode",
-        "the key stands twice in this place, first in line 8. Remove one of the two.",
+        "the key appears twice in this place, first in line 8. Remove one of the two.",
     ),
     "an unknown key of a phase": (
         phase_text("untill: 2"),
@@ -511,12 +337,12 @@ ERRORS = {
     "no epochs": (
         phase_text("until: 0"),
         "line 4, phases[0].until",
-        "AfterEpochs(epochs=...) must be an int from 1. Received: epochs=0.",
+        "AfterEpochs(epochs=...) must be a positive integer. Received: epochs=0.",
     ),
     "steps as text": (
         phase_text("until:\n      steps: many"),
         "line 5, phases[0].until.steps",
-        "AfterSteps(steps=...) must be an int from 1. Received: steps='many'.",
+        "AfterSteps(steps=...) must be a positive integer. Received: steps='many'.",
     ),
     "an argument far down": (
         phase_text(
@@ -524,12 +350,12 @@ ERRORS = {
             "          monitor: quality\n          patience: 0"
         ),
         "line 10, phases[0].until.any[1].plateau.patience",
-        "OnPlateau(patience=...) must be an int from 1. Received: patience=0.",
+        "OnPlateau(patience=...) must be a positive integer. Received: patience=0.",
     ),
-    "a mode that can't be told": (
+    "a mode that the name does not show": (
         phase_text("until:\n      all:\n      - 3\n      - plateau: {monitor: quality}"),
         "line 7, phases[0].until.all[1].plateau",
-        'OnPlateau(mode=...) must be "min" or "max" where the name does not tell which is better. '
+        'OnPlateau(mode=...) must be "min" or "max" where the name does not show which is better. '
         "Received: monitor='quality', mode='auto'.",
     ),
     "an unknown argument far down": (
@@ -576,11 +402,11 @@ ERRORS = {
         "batch_norm=False.",
     ),
     "null weights": (phase_text("weights:"), "line 4, phases[0].weights", "Phase(weights=...)"),
-    "a best of nobody knows what": (
+    "a best by an unknown metric": (
         phase_text("restore_best: quality"),
         "line 4, phases[0].restore_best",
-        "Phase(restore_best=...) must name a log of which the name, or an OnPlateau of the phase, "
-        "tells which is better. Received: restore_best='quality'.",
+        "Phase(restore_best=...) must name a metric whose name, or an OnPlateau of the phase, "
+        "shows which value is better. Received: restore_best='quality'.",
     ),
     "names that YAML reads otherwise": (
         "schema: 1\nphases:\n  - frozen:\n    - low\n    - no\n",
@@ -651,7 +477,7 @@ ERRORS = {
     "a control character": (
         "schema: 1\n# \x00",
         "line 2",
-        "this is not YAML: it holds the character '\\x00'.",
+        "this is not YAML: it contains the character '\\x00'.",
     ),
     "deep nesting": (
         "schema: 1\nphases:\n" + "[" * 500,
@@ -673,19 +499,7 @@ def test_an_error_names_line_and_key(case, tmp_path):
     path.write_bytes(text.encode())
     where = "plan.yaml" if place is None else f"plan.yaml, {place}"
     with pytest.raises(ValueError, match=f"^{re.escape(f'{where}: {message}')}"):
-        kf.FreezeScheduler(path)
-
-
-def test_plain_data_have_the_same_errors_without_lines():
-    data = {
-        "schema": 1,
-        "phases": [{"frozen": [], "until": {"any": [1, {"plateau": {"mode": 1}}]}}],
-    }
-    message = r"^phases\[0\]\.until\.any\[1\]\.plateau\.mode: OnPlateau\(mode=\.\.\.\) must be"
-    with pytest.raises(ValueError, match=message):
-        FreezeSchedule.from_dict(data)
-    with pytest.raises(ValueError, match=r"^schedule: must be a mapping"):
-        FreezeSchedule.from_dict([])
+        FreezeSchedule.from_yaml(path)
 
 
 TAGS = {
@@ -712,7 +526,7 @@ def test_tags_are_refused_and_nothing_runs(case, place, monkeypatch):
     }[place]
     line = 3 if place == "frozen" else 4
     with pytest.raises(ValueError, match=rf"^plan\.yaml, line {line}: tags \(.*\) are not allowed"):
-        yaml_file.loads(text, "plan.yaml")
+        loads(text)
 
 
 def test_a_file_must_be_text_in_utf_8(tmp_path):
@@ -748,110 +562,6 @@ def test_there_must_be_a_file(name, tmp_path):
 
 
 def test_the_depth_that_is_allowed_can_be_read():
-    depth = marked_yaml.MAX_DEPTH // 2 - 3
-    trigger = (
-        yaml_file.loads(phase_text("until: " + "{any: [" * depth + "1" + "]}" * depth), "plan.yaml")
-        .phases[0]
-        .trigger
-    )
-    assert trigger.length(1) == 1
-
-
-# Errors that only the model shows.
-
-AT_A_FIT = {  # the phases, and line, key and message
-    "an unknown group": (
-        "- frozen: [low]\n    until: 1\n  - frozen:\n    - midle\n    - low",
-        "line 5, phases[1].frozen: FreezeGroups(groups=...) must name layer groups of the model. "
-        "Received: 'midle'. Did you mean 'middle'? Available groups: low, middle, head.",
-    ),
-    "a pattern that matches nothing": (
-        "- frozen: ['block[12]']",
-        "line 3, phases[0].frozen: FreezeGroups(groups=...) must name layer groups of the model. "
-        "Received: 'block[12]'. ",
-    ),
-    "two entries for one group": (
-        "- frozen: [low, 'm.*|low']",
-        "line 3, phases[0].frozen: FreezeGroups(groups=...) must name each group once. Received: "
-        "'low' and 'm.*|low', which both stand for 'low'. Remove one of the two.",
-    ),
-    "a group in two rates": (
-        "- frozen: []\n    rates:\n      middle: 0.5\n      m.*: 0.1",
-        "line 4, phases[0].rates: FreezeScheduler(rates=...) must name each group once. Received: "
-        "'middle' and 'm.*', which both stand for 'middle'. Remove one of the two.",
-    ),
-    "an unknown group in rates": (
-        "- frozen: []\n    rates: {lwo: 0.5}",
-        "line 4, phases[0].rates: FreezeScheduler(rates=...) must name layer groups of the model. "
-        "Received: 'lwo'. Did you mean 'low'? Available groups: low, middle, head.",
-    ),
-    "an unknown layer": (
-        "- frozen: {not: {layers: [haed]}}",
-        "line 3, phases[0].frozen: FreezeLayers(layers=...) must name layers of model 'plain'. "
-        "Received: 'haed'. Did you mean 'head'? ",
-    ),
-    "unknown weights": (
-        "- frozen: [low]\n    weights: kernle",
-        "line 4, phases[0].weights: FreezeWeights(names=...) must name variables of the layers "
-        "chosen. Received: names='kernle'. Did you mean 'kernel'? Available: bias, kernel.",
-    ),
-    "nothing to train": (
-        "- until: 1\n    frozen: 3\n  - frozen: []",
-        "line 4, phases[0].frozen: FreezeScheduler(schedule=...) must leave something to train. "
-        "Received: the phase at epoch 0, which freezes all of model 'plain'. Leave out a group "
-        "of: low, middle, head.",
-    ),
-    "a phase too late": (
-        "- frozen: 2\n    until: 2\n  - frozen: 1\n    until: {epochs: 2}\n  - frozen: 0",
-        "line 6, phases[1].until: the phase at epoch 4 is not reached in 3 epochs. Train longer or "
-        "begin it earlier; where training is split over several fits, pass total_epochs=.",
-    ),
-    "a phase too many steps away": (
-        "- frozen: 2\n    until:\n      steps: 6\n  - frozen: 0",
-        "line 4, phases[0].until: the phase at epoch 6 is not reached in 3 epochs. ",
-    ),
-    "a phase that can't be reached at best": (
-        "- frozen: 2\n    until: 1\n  - frozen: 1\n    until: {plateau: {monitor: loss}}\n"
-        "  - frozen: 0",
-        "line 6, phases[1].until: phase 2 is not reached in 3 epochs, as it can't begin before "
-        "epoch 5. Train longer or begin it earlier",
-    ),
-    "a curve of unknown length": (
-        "- frozen: 0\n    until: {plateau: {monitor: loss}}\n    curve: cosine",
-        "line 5, phases[0].curve: Cosine(steps=...) must be given where the length of the phase "
-        "isn't known beforehand. ",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", AT_A_FIT)
-def test_what_a_fit_finds_wrong_names_line_and_key_too(case, plain, data_for, tmp_path):
-    text, message = AT_A_FIT[case]
-    path = tmp_path / "plan.yaml"
-    path.write_text(f"schema: 1\nphases:\n  {text}\n")
-    model = plain()
-    before = model.get_weights()
-    with pytest.raises(ValueError, match=f"^{re.escape(f'plan.yaml, {message}')}"):
-        fitted(model, data_for, path)
-    assert all(v.trainable for v in model.weights)
-    for a, b in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_a_start_too_late(plain, data_for, tmp_path):
-    path = tmp_path / "plan.yaml"
-    path.write_text("schema: 1\nstart: 3\nphases:\n  - frozen: 1\n")
-    with pytest.raises(ValueError, match=r"^plan\.yaml, line 4, phases\[0\]: the phase at epoch 3"):
-        fitted(plain(), data_for, path)
-    fitted(plain(), data_for, path, total_epochs=4)
-
-
-def test_a_file_is_read_anew_for_each_fit(plain, data_for, tmp_path):
-    path = tmp_path / "plan.yaml"
-    path.write_text("schema: 1\nphases: [frozen: 2]")
-    callback, model = kf.FreezeScheduler(path, verbose=0), plain()
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    for frozen, trained in ((2, 18), (1, 53)):
-        path.write_text(f"schema: 1\nphases: [frozen: {frozen}]")
-        history = model.fit(*data_for(model), verbose=0, callbacks=[callback])
-        assert history.history["trainable_params"] == [trained]
+    depth = yaml_file.MAX_DEPTH // 2 - 3
+    text = phase_text("until: " + "{any: [" * depth + "1" + "]}" * depth)
+    assert loads(text).phases[0].trigger.length(1) == 1
