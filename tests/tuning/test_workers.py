@@ -56,7 +56,7 @@ def finished(folder):
     return {row["freeze_depth"]: row for row in rows if row["status"] == "COMPLETED"}
 
 
-def test_a_killed_search_goes_on_where_it_was(tmp_path):
+def test_a_killed_search_resumes(tmp_path):
     first = start(tmp_path, slow=0.4)
     until(lambda: len(begun(tmp_path)) == 2)
     first.send_signal(signal.SIGKILL)
@@ -70,6 +70,7 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path):
     assert after[2] == before[2]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_and_comes_back(tmp_path):
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
