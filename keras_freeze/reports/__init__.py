@@ -11,6 +11,8 @@ from keras_freeze.reports.parameters import (
     parameter_report,
     readable_bytes,
 )
+from keras_freeze.reports.tables import Column as Column
+from keras_freeze.reports.tables import Table as Table
 from keras_freeze.reports.tables import as_text
 
 __all__ = [
