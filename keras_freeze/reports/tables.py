@@ -228,7 +228,7 @@ def shortened(names: Iterable[str], width: int) -> dict[str, str]:
 def _cuts(names: list[str], width: int) -> Iterator[list[str]]:
     for tail in range(width // 2, width - 2):
         yield [f"{_start(name, width - 1 - tail)}…{_end(name, tail)}" for name in names]
-    same = len(os.path.commonprefix(names))
+    same = len(os.path.commonprefix(names))  # noqa: RUF071 - character by character is meant
     yield [f"{_start(name, 3)}…{_start(name[same:], width - 5)}…" for name in names]
     digits = len(str(len(names)))
     yield [f"{_start(name, width - 1 - digits)}…{n}" for n, name in enumerate(names, 1)]

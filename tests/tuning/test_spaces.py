@@ -292,7 +292,7 @@ class TestSchedules:
 
     @pytest.mark.parametrize("choices", [[], [1, 1], {}])
     def test_no_choice_or_one_twice(self, choices):
-        with pytest.raises(ValueError, match=r"schedule\(choices=...\) must hold at least one"):
+        with pytest.raises(ValueError, match=r"schedule\(choices=...\) must contain at least one"):
             tuning.schedule(keras_tuner.HyperParameters(), choices=choices)
 
     def test_options_beside_a_callback(self):

@@ -32,6 +32,46 @@ def continued(tuner):
     return [(records[record.values["tuner/trial_id"]], record) for record in later]
 
 
+class TestArguments:
+    def test_further_ones_reach_the_oracle_and_the_tuner(self, tmp_path):
+        tuner = tuning.RandomSearch(
+            build_with_depth,
+            "val_loss",
+            3,
+            seed=5,
+            max_retries_per_trial=4,
+            executions_per_trial=2,
+            **project(tmp_path),
+        )
+        oracle = tuner.oracle
+        assert (oracle.max_trials, oracle.seed, oracle.max_retries_per_trial) == (3, 5, 4)
+        assert (tuner.executions_per_trial, tuner.project_name) == (2, "search")
+
+    @pytest.mark.parametrize("kind", ["RandomSearch", "BayesianOptimization", "Hyperband"])
+    def test_defaults_of_this_package(self, kind, tmp_path):
+        oracle = getattr(tuning, kind)(build_with_depth, "val_loss", **project(tmp_path)).oracle
+        assert (oracle.max_retries_per_trial, oracle.max_consecutive_failed_trials) == (1, 10)
+
+    def test_those_of_bayesian_optimization(self, tmp_path):
+        options = {"num_initial_points": 7, "alpha": 0.5, "beta": 1.5, **project(tmp_path)}
+        oracle = tuning.BayesianOptimization(build_with_depth, "val_loss", **options).oracle
+        assert (oracle.num_initial_points, oracle.alpha, oracle.beta) == (7, 0.5, 1.5)
+
+    @pytest.mark.parametrize(
+        ("kind", "name", "nearest"),
+        [
+            ("RandomSearch", "max_retries", "'max_retries_per_trial'"),
+            ("BayesianOptimization", "sed", "'seed'"),
+            ("Hyperband", "execution_per_trial", "'executions_per_trial'"),
+            ("DepthSweep", "seed", ""),
+        ],
+    )
+    def test_an_unknown_one(self, kind, name, nearest, tmp_path):
+        message = rf"{kind}\({name}=...\) must be one of its arguments\. Received: {name}=3\..*"
+        with pytest.raises(ValueError, match=f"{message}{nearest}.*Further arguments: .*cache, "):
+            getattr(tuning, kind)(build_with_depth, "val_loss", **{name: 3}, **project(tmp_path))
+
+
 class TestHyperband:
     def test_epochs_are_absolute_and_nothing_freezes_again(self, tmp_path, capsys):
         tuner = hyperband(build_of_many, tmp_path)
@@ -95,9 +135,9 @@ class TestHyperband:
         assert continued(tuner)
         assert not any(row["failures"] for row in tuner.rows())
 
-    def test_a_schedule_that_depends_on_logs(self, tmp_path):
+    def test_a_schedule_that_depends_on_metrics(self, tmp_path):
         schedule = kf.GradualUnfreeze(kf.schedules.OnPlateau("val_loss"), verbose=0)
-        with pytest.raises(ValueError, match="begins by logs or steps"):
+        with pytest.raises(ValueError, match="begins by metrics or steps"):
             hyperband(build, tmp_path).search(X, Y, callbacks=[schedule])
 
     def test_a_phase_beyond_all_epochs(self, tmp_path):
@@ -143,7 +183,7 @@ class TestHyperband:
         said = capsys.readouterr().out
         assert "a_rather_long_name_of_number_7" in said
         assert "tuner/" not in said and "…" not in said
-        assert " epochs " in said
+        assert "seconds  epochs" in said
 
 
 @pytest.mark.filterwarnings("ignore")  # KerasTuner's own, on this stack
