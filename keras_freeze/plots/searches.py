@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from keras_freeze.tuning.trial_record import TrialRecord
 
 # Depths that have room for a number each.
-MOST_MARKS = 12
+MAX_MARKS = 12
 _BEST = "#D55E00"
 _FRONT = "#009E73"
 _OTHERS = "#0072B2"
@@ -63,15 +63,14 @@ def search(search: Any, *, rate: str | None = None) -> Figure:
 
     The depth panel shows every training, the mean and the standard deviation at each depth (not
     of Hyperband, where trials have different epochs), and behind them how many parameters train
-    there. In the next two a line joins the trials that no
-    other beats in both (the Pareto front). The best trial is a star everywhere. Where a
-    learning rate was searched as well, a last panel is a map of depth against it.
+    there. In the next two, a line joins the trials that no other beats in both score and cost (the
+    Pareto front). The best trial is a star everywhere. Where a learning rate was searched as well,
+    a last panel is a map of depth against it.
 
     Args:
         search: A tuner of `keras_freeze.tuning`, or the folder of a search on disk.
         rate: String, the hyperparameter of the map. Defaults to a learning rate, or the first
-            number of which the name holds "rate", with several values; without one there is no
-            map.
+            number with "rate" in its name, with several values; without one there is no map.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -81,28 +80,27 @@ def search(search: Any, *, rate: str | None = None) -> Figure:
     """
     found = _read(search)
     against = _rate_of(found, rate)
-    figure, panels = _panels(2 if against is None else 3)
-    _draw_depth(panels[0][0], found)
-    _draw_front(panels[0][1], found, "trainable_params", "parameters trained")
-    _draw_front(panels[1][0], found, "seconds", "seconds of training")
-    _draw_curves(panels[1][1], found)
+    figure, panels = _panels(has_map=against is not None)
+    _draw_depth(panels["depth"], found)
+    _draw_front(panels["parameters"], found, "trainable_params", "trainable parameters")
+    _draw_front(panels["time"], found, "seconds", "training time (s)")
+    _draw_curves(panels["curves"], found)
     if against is not None:
-        _draw_map(panels[0][2], found, against)
-        panels[1][2].set_axis_off()
+        _draw_map(panels["map"], found, against)
     return finished(figure)
 
 
 def _read(search: Any) -> _Search:
-    from keras_freeze.tuning import results, trial_record
+    from keras_freeze.tuning import results, search_folder, trial_record
 
     is_folder = isinstance(search, (str, os.PathLike))
     folder = Path(search if is_folder else search.project_dir)
-    about = results.about(folder)
+    about = search_folder.about(folder)
     done = results.best_first(results.rows(folder), about["direction"])
     rows = [row for row in done if row["trainable_params"] is not None]
     seconds = {row["trial_id"]: row["seconds"] for row in rows}
     for row in sorted(rows, key=lambda row: row["values"].get("tuner/epochs", 0)):
-        # Of Hyperband, where a trial goes on from another.
+        # Of Hyperband, where a trial may resume another.
         row["seconds"] += seconds.get(row["values"].get("tuner/trial_id"), 0.0)
         seconds[row["trial_id"]] = row["seconds"]
     if not rows:
@@ -137,14 +135,16 @@ def _are_numbers(values: set[Any]) -> bool:
     return all(isinstance(value, (int, float)) for value in values)
 
 
-def _panels(columns: int) -> tuple[Figure, Any]:
+def _panels(has_map: bool) -> tuple[Figure, dict[str, Axes]]:
     import matplotlib
     import matplotlib.pyplot as plt
 
+    rows: list[Any] = [["depth", "parameters"], ["time", "curves"]]
+    if has_map:
+        rows = [[*row, "map"] for row in rows]
+    size = (1 + 4.8 * len(rows[0]), 7.4)
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(
-            2, columns, squeeze=False, layout="constrained", figsize=(1 + 4.8 * columns, 7.4)
-        )
+        figure, panels = plt.subplot_mosaic(rows, layout="constrained", figsize=size)
         is_interactive = plt.isinteractive()
     # A backend that this figure loads switches it on, and the context would switch it off again.
     matplotlib.interactive(is_interactive)
@@ -166,18 +166,18 @@ def _draw_depth(axes: Axes, found: _Search) -> None:
     counts = [np.mean([row["trainable_params"] for row in own]) for own in by_depth]
     behind.bar(depths, counts, width, color=FROZEN_COLOUR, alpha=0.7)
     behind.yaxis.set_major_formatter(short_count)
-    behind.set_ylabel("parameters trained (bars)")
+    behind.set_ylabel("trainable parameters (bars)")
     behind.grid(visible=False)
     behind.spines["right"].set_visible(True)
     pairs = [(_depth(row), score) for row in found.rows for score in _scores([row], found)]
     _dots(axes, [depth for depth, _ in pairs], [score for _, score in pairs])
-    axes.set_title("score by depth, of every training")
+    axes.set_title("score by depth, each training")
     if not found.is_halved:
         scores = [_scores(own, found) for own in by_depth]
         means = [np.mean(own) for own in scores]
         spreads = [float(np.std(own, ddof=1)) if len(own) > 1 else 0.0 for own in scores]
         axes.errorbar(depths, means, spreads, color=COLOURS[6], marker="o", ms=4, capsize=3, lw=1.2)
-        axes.set_title("score by depth: mean, spread and every training")
+        axes.set_title("score by depth: mean ± std and each training")
     _star(axes, _depth(found.best), found.best["score"])
     axes.set_xlabel("freeze depth")
     axes.set_ylabel(found.objective)
@@ -185,7 +185,7 @@ def _draw_depth(axes: Axes, found: _Search) -> None:
 
 
 def _mark_depths(axes: Axes, depths: Sequence[float]) -> None:
-    if len(set(depths)) <= MOST_MARKS:
+    if len(set(depths)) <= MAX_MARKS:
         axes.set_xticks(sorted(set(depths)))
 
 
@@ -200,9 +200,7 @@ def _draw_front(axes: Axes, found: _Search, cost: str, label: str) -> None:
     _dots(axes, costs, scores)
     front = pareto(costs, scores, found.direction)
     x, y = [costs[n] for n in front], [scores[n] for n in front]
-    axes.plot(
-        x, y, color=_FRONT, marker="o", ms=5, lw=1.4, label="Pareto front: none is better in both"
-    )
+    axes.plot(x, y, color=_FRONT, marker="o", ms=5, lw=1.4, label="Pareto front")
     _star(axes, float(found.best[cost]), found.best["score"])
     axes.set_xlabel(label)
     axes.set_ylabel(found.objective)
@@ -243,7 +241,7 @@ def _draw_curves(axes: Axes, found: _Search) -> None:
         mark = "o" if len(values) == 1 else ""
         style: dict[str, Any] = {"color": _OTHERS, "alpha": faint, "lw": 1, "marker": mark, "ms": 4}
         if is_best:
-            label = f"the best, depth {_depth(row):g}"
+            label = f"best trial (depth {_depth(row):g})"
             style = {"color": _BEST, "lw": 2, "marker": mark, "label": label}
             for part in execution.parts[1:]:
                 axes.axvline(part.epoch, color="0.35", linestyle=":", lw=1, gid="transition")

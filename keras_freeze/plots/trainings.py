@@ -1,4 +1,4 @@
-"""Pictures of a training: how well, and how much of the model trained, epoch by epoch.
+"""Pictures of a training: its metrics, and how much of the model trains, epoch by epoch.
 
 The callbacks of this package write `trainable_params` and `non_trainable_params` into the
 history of a `fit`; these functions draw them beside a metric and mark the transitions.

@@ -1,4 +1,10 @@
-"""Search how deep to freeze, and when to thaw, with KerasTuner."""
+"""Search with KerasTuner how deep to freeze a model, and when to unfreeze it.
+
+`freeze_depth`, `schedule` and `rates` are dimensions of any search, also with other tuners.
+`DepthSweep`, `RandomSearch`, `BayesianOptimization` and `Hyperband` run one: each trial starts from
+the pretrained weights, shares what frozen layers compute with the others, and records what trained
+when. The folder of a search holds all that it found, and an interrupted search resumes from it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +17,7 @@ if TYPE_CHECKING:
     from keras_freeze.tuning.depth_sweep import DepthSweep
     from keras_freeze.tuning.tuners import BayesianOptimization, Hyperband, RandomSearch
 
-# KerasTuner is imported when a tuner is asked for; the functions for `hp` do without.
+# KerasTuner is imported when a tuner is used; the functions for `hp` do without.
 _TUNERS = {
     "BayesianOptimization": "tuners",
     "DepthSweep": "depth_sweep",

@@ -9,11 +9,13 @@ from typing import Any
 import keras
 import keras_tuner
 
+from keras_freeze.checks import ArgumentError
 from keras_freeze.groups import layer_groups
+from keras_freeze.tuning.depth_range import Unit
 from keras_freeze.tuning.freeze_tuner import FreezeTuner
 from keras_freeze.tuning.oracles import DepthSweepOracle
-from keras_freeze.tuning.spaces import Unit, asking, freeze_depth
-from keras_freeze.tuning.tuners import MOST_FAILURES, RETRIES
+from keras_freeze.tuning.spaces import asking, freeze_depth
+from keras_freeze.tuning.tuners import divided
 
 _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -30,19 +32,17 @@ class DepthSweep(FreezeTuner):
             `keras_tuner.HyperModel`. If it calls `tuning.freeze_depth` itself, that depth is
             swept.
         objective: String or `keras_tuner.Objective`, what counts. Defaults to `"val_loss"`.
-        min: The least depth, as for `tuning.freeze_depth`.
-        max: The greatest.
+        min: The smallest depth, as for `tuning.freeze_depth`.
+        max: The largest.
         unit: `"group"` (default), `"layer"` or `"fraction"`.
-        executions_per_trial: Int, trainings at each depth, each from the pretrained weights, for
-            the spread of the score. Defaults to 1.
-        max_retries_per_trial: Int, further attempts at a depth that fails. Defaults to 1.
-        max_consecutive_failed_trials: Int, failed depths in a row that end the sweep. Defaults to
-            10.
-        **kwargs: As for `keras_tuner.Tuner`: `directory`, `project_name`, `overwrite` and others.
-            A sweep that was stopped goes on where it was, unless `overwrite=True`.
+        **options: Those of `tuning.RandomSearch` that concern trials, such as
+            `executions_per_trial` (trainings at each depth, each from the pretrained weights, for
+            the spread of the score), `max_retries_per_trial`, `directory` and `project_name`. An
+            interrupted sweep resumes, unless `overwrite=True`.
 
     Raises:
-        ValueError: if `build` asks for several depths, or for one of its own beside `min` or `max`.
+        ValueError: if `build` asks for several depths, or for one of its own beside `min` or `max`;
+            if there is no such argument, or the folder holds another search.
 
     Example:
         >>> import tempfile, numpy as np
@@ -69,20 +69,15 @@ class DepthSweep(FreezeTuner):
         min: int | float | None = None,
         max: int | float | None = None,
         unit: Unit = "group",
-        executions_per_trial: int = 1,
-        max_retries_per_trial: int = RETRIES,
-        max_consecutive_failed_trials: int = MOST_FAILURES,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
-        oracle = DepthSweepOracle(
-            objective=objective,
-            max_retries_per_trial=max_retries_per_trial,
-            max_consecutive_failed_trials=max_consecutive_failed_trials,
+        of_oracle, of_tuner = divided(
+            "DepthSweep", options, ("max_retries_per_trial", "max_consecutive_failed_trials")
         )
+        oracle = DepthSweepOracle(objective=objective, **of_oracle)
         depths = {"min": min, "max": max, "unit": unit}
         self._swept = _Swept(build, depths, oracle)
-        kwargs["executions_per_trial"] = executions_per_trial
-        super().__init__(oracle, self._swept, settings=depths, **kwargs)
+        super().__init__(oracle, self._swept, settings=depths, **of_tuner)
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
         """Sweep; the arguments are those of `fit`.
@@ -123,10 +118,12 @@ class _Swept(keras_tuner.HyperModel):
             if not names:
                 freeze_depth(hp, model, **self._options)
             elif len(names) > 1 or any(self._options[name] is not None for name in ("min", "max")):
-                raise ValueError(
-                    "DepthSweep(build=...) must ask for one freeze depth at most, and for none "
-                    f"where min= or max= are given. Received: a build function that asks for "
-                    f"{', '.join(names)}. Use tuning.RandomSearch for several."
+                raise ArgumentError(
+                    "DepthSweep",
+                    "build",
+                    "ask for one freeze depth at most, and for none where min= or max= are given",
+                    received=f"a build function that asks for {', '.join(names)}",
+                    advice="Use tuning.RandomSearch for several.",
                 )
         self._oracle.depth_name = names[0]
         self.groups = [group.name for group in layer_groups(model)]

@@ -1,9 +1,9 @@
-"""Give each trial the weights that the first began with, where models share layers.
+"""Start each trial from the weights that the first one had, where models share layers.
 
-A build function that puts a new head on one and the same backbone hands the backbone's weights,
-as the last trial left them, to the next. So what two builds have in common is put back: its values
-to those of the first build, its flags to those of the last, before a trial changed them. What a
-single build has is left alone: its model may be in the user's hands.
+A build function that puts a new head on the same backbone each time passes the backbone's weights
+on to the next trial as the last one left them. So what two builds have in common is restored: its
+values to those of the first build, its flags to those of the last, before a trial changed them.
+What only one build has is left alone: the user may hold its model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from keras_freeze.model_picture import every_layer
 
 
 class FreshWeights:
-    """Remembers weights as a build function returned them.
+    """Remember weights as a build function returned them.
 
     Example:
         >>> shared = keras.layers.Dense(2)
@@ -38,7 +38,7 @@ class FreshWeights:
         self._flags: list[tuple[weakref.ref[Any], bool]] = []
 
     def restore(self) -> None:
-        """Put back what builds have in common, before a model is built of it."""
+        """Restore what builds have in common, before a model is built of it."""
         self._forget_the_dead()
         for owner, flag in self._flags:
             alive = owner()
@@ -51,7 +51,7 @@ class FreshWeights:
                 variable.assign(value)
 
     def begin(self, model: keras.Model) -> None:
-        """Put back what a new model has in common with earlier ones, and remember the rest."""
+        """Restore what a new model has in common with earlier ones, and remember the rest."""
         self._forget_the_dead()
         for variable in model.variables:
             known = self._starts.get(id(variable))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import weakref
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -28,33 +27,35 @@ class Depth:
     policy: FreezePolicy
 
 
+# The flag that a layer or variable had when it was first seen here, by its id since variables
+# compare by value. It belongs to no single model: a backbone may be in the models of many trials.
 _first_flags: dict[int, tuple[weakref.ref[Any], bool]] = {}
 
 
-def note(model: keras.Model, depth: Depth) -> None:
-    """Remember how deep a model has been frozen."""
+def record_depth(model: keras.Model, depth: Depth) -> None:
+    """Record how deep a model has been frozen."""
     state_of(model).freeze_depth = depth
 
 
 def depth_of(model: keras.Model) -> Depth | None:
-    """Return how deep `freeze_depth` has frozen a model; None if it has not been asked."""
+    """Return how deep `freeze_depth` has frozen a model; None if it was not called."""
     return state_of(model).freeze_depth
 
 
-def thaw_what_was_frozen(model: keras.Model) -> None:
-    """Put flags back to what they were when they were first seen here."""
-    variables = tuple(_with_first_flag(model.weights))
-    layers = tuple(_with_first_flag(every_layer(model)))
+def restore_first_flags(model: keras.Model) -> None:
+    """Set flags to what they were when they were first seen here."""
+    variables = tuple((variable, _first_flag(variable)) for variable in model.weights)
+    layers = tuple((layer, _first_flag(layer)) for layer in every_layer(model))
     transition(model, Flags(variables, layers))
 
 
-def _with_first_flag(owners: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
-    for owner in owners:
-        known = _first_flags.get(id(owner))
-        if known is None or known[0]() is not owner:
-            forget = functools.partial(_forget, id(owner))
-            known = _first_flags[id(owner)] = weakref.ref(owner, forget), bool(owner.trainable)
-        yield owner, known[1]
+def _first_flag(owner: Any) -> bool:
+    key = id(owner)
+    known = _first_flags.get(key)
+    if known is None or known[0]() is not owner:
+        known = weakref.ref(owner, functools.partial(_forget, key)), bool(owner.trainable)
+        _first_flags[key] = known
+    return known[1]
 
 
 def _forget(key: int, reference: weakref.ref[Any]) -> None:

@@ -1,6 +1,6 @@
-"""Keep TensorFlow from piling up the training steps of trials, and from complaining of them.
+"""Release the training steps that TensorFlow traces in a search, and keep back its warning of them.
 
-Keras sums gradients over replicas, even where there is but one, with an operation that has a
+Keras sums gradients over replicas, even where there is only one, with an operation that has a
 gradient function of its own. TensorFlow's registry of these keeps the graph of the step alive, and
 with it all variables: a model and its optimizer for every training (tensorflow#97697, #80895).
 Several short trainings look to it like one function that is traced again and again.
@@ -14,52 +14,46 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-import keras
+from keras_freeze.keras_internals.gradient_registry import gradient_functions
 
 # A cell of a variable that has no value, which can't be asked for it.
 _UNASSIGNED = types.CellType()
 
 
 @contextlib.contextmanager
-def let_go() -> Iterator[None]:
-    """Let go of the training steps that are traced inside, once that is over.
+def release_traced_steps() -> Iterator[None]:
+    """Release at the end the training steps that were traced inside.
 
-    TensorFlow does not warn of their number. They go on working for whoever else holds them; what
-    can no longer be done with one is to differentiate through it.
+    TensorFlow does not warn of their number. They keep working for whoever else holds them; it
+    is only no longer possible to differentiate through one.
     """
-    known = _gradient_functions()
-    before = set(known)
+    registry = gradient_functions()
+    before = set(registry)
     logger = logging.getLogger("tensorflow")
-    logger.addFilter(_is_worth_saying)
+    logger.addFilter(_is_not_about_retracing)
     try:
         yield
     finally:
-        logger.removeFilter(_is_worth_saying)
-        for name in known.keys() - before:
-            if _is_of_a_sum(known[name]["type"]):
-                del known[name]
+        logger.removeFilter(_is_not_about_retracing)
+        for name in registry.keys() - before:
+            if _is_of_a_sum(registry[name]["type"]):
+                del registry[name]
 
 
-def _is_worth_saying(record: logging.LogRecord) -> bool:
+def _is_not_about_retracing(record: logging.LogRecord) -> bool:
     return "triggered tf.function retracing" not in record.getMessage()
 
 
-def _gradient_functions() -> dict[str, Any]:
-    if keras.backend.backend() != "tensorflow":
-        return {}
-    from tensorflow.python.framework import ops  # the registry is not public
-
-    registry = getattr(ops, "gradient_registry", None)
-    return getattr(registry, "_registry", {})
-
-
 def _is_of_a_sum(function: Any, depth: int = 3) -> bool:
-    """Tell whether a gradient function is that of a sum over replicas: another may be needed.
+    """Tell whether a gradient function is that of a sum over replicas: others may be needed.
 
-    It is called by functions of TensorFlow that wrap it, and those are what is registered.
+    Functions of TensorFlow wrap it, and those are what is registered.
     """
     if ".all_reduce." in getattr(function, "__qualname__", ""):
         return True
-    cells = getattr(function, "__closure__", None) or ()
-    within = [cell.cell_contents for cell in cells if cell != _UNASSIGNED] if depth else []
-    return any(_is_of_a_sum(one, depth - 1) for one in within)
+    if not depth:
+        return False
+    for cell in getattr(function, "__closure__", None) or ():
+        if cell != _UNASSIGNED and _is_of_a_sum(cell.cell_contents, depth - 1):
+            return True
+    return False

@@ -1,4 +1,4 @@
-"""What is asked of KerasTuner's oracles besides what they do: nothing twice, and nothing lost."""
+"""Oracles, which choose what is tried next: nothing twice, and nothing lost on an interruption."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 
 import keras_tuner
 
-from keras_freeze.tuning.files import replacing
+from keras_freeze.keras_internals.keras_tuner import OpenHyperbandOracle, OpenOracle
+from keras_freeze.tuning.search_folder import replacing
 from keras_freeze.tuning.trial_record import COMPLETED, FAILED, RUNNING
 
 # Random draws after which a space counts as used up.
-MOST_DRAWS = 1000
+MAX_DRAWS = 1000
 
 
-class _Careful:
+class _CarefulOracle(OpenOracle):
     """Mixed into an oracle: tries nothing twice, and loses nothing if it is killed.
 
     The oracle lives with the chief where there are several machines.
@@ -24,101 +25,95 @@ class _Careful:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._max_collisions = MOST_DRAWS
+        self.set_max_draws(MAX_DRAWS)
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Return the next trial's values; other ones where they have been tried already."""
-        found: dict[str, Any] = super().populate_space(trial_id)  # type: ignore[misc]
-        if found["status"] != "RUNNING" or not self._is_tried(found["values"]):
+        found: dict[str, Any] = super().populate_space(trial_id)
+        if found["status"] != RUNNING:
             return found
-        values = self._random_values()  # type: ignore[attr-defined]
-        if values is None:
-            return {"status": "STOPPED", "values": None}
-        return {"status": "RUNNING", "values": values}
+        is_resumed = "tuner/trial_id" in found["values"]
+        if is_resumed or not self.is_duplicate(found["values"]):
+            return found
+        values = self.random_values()
+        return {"status": "STOPPED" if values is None else RUNNING, "values": values}
 
     def create_trial(self, tuner_id: str) -> Any:
         """Return the next trial; one that is begun again has no value of before."""
-        trial = super().create_trial(tuner_id)  # type: ignore[misc]
+        trial = super().create_trial(tuner_id)
         if trial.status == RUNNING:
             _forget_values(trial)
         return trial
 
     def save(self) -> None:
         """Write the state, whole or not at all."""
-        with replacing(self._get_oracle_fname()) as file:  # type: ignore[attr-defined]
-            super(keras_tuner.Oracle, self).save(file)  # type: ignore[misc]
+        with replacing(self.state_file()) as file:
+            self.write_state(file)
 
-    def _save_trial(self, trial: Any) -> None:
-        folder = Path(self._get_trial_dir(trial.trial_id))  # type: ignore[attr-defined]
-        with replacing(folder / "trial.json") as file:
+    def save_trial(self, trial: Any) -> None:
+        """Write a trial, whole or not at all."""
+        with replacing(Path(self.trial_folder(trial.trial_id)) / "trial.json") as file:
             trial.save(file)
 
     def reload(self) -> None:
         """Take up the state; trials that were begun and have no end are begun again."""
-        super().reload()  # type: ignore[misc]
-        queue = self._retry_queue  # type: ignore[attr-defined]
-        trials: Mapping[str, Any] = self.trials  # type: ignore[attr-defined]
+        super().reload()
+        trials: Mapping[str, Any] = self.trials
         over = {i for i, trial in trials.items() if trial.status in (COMPLETED, FAILED)}
         begun = [i for i, trial in trials.items() if trial.status == RUNNING]
-        queue[:] = dict.fromkeys(i for i in (*queue, *begun) if i not in over)
-        for order, known in ((self.start_order, trials), (self.end_order, over)):  # type: ignore[attr-defined]
+        waiting = dict.fromkeys([*self.retry_queue, *begun])
+        self.retry_queue[:] = [i for i in waiting if i not in over]
+        for order, known in ((self.start_order, trials), (self.end_order, over)):
             order += [i for i in sorted(known) if i not in order]
 
-    def _is_tried(self, values: dict[str, Any]) -> bool:
-        return "tuner/trial_id" not in values and self._duplicate(values)  # type: ignore[attr-defined]
-
-    def _retry(self, trial: Any) -> bool:
+    def retry(self, trial: Any) -> bool:
         """Send a failed trial for another attempt, without the values of the last."""
-        is_again = super()._retry(trial)  # type: ignore[misc]
+        is_again = super().retry(trial)
         if is_again:
             _forget_values(trial)
-        return bool(is_again)
+        return is_again
 
     def get_best_trials(self, num_trials: int = 1) -> list[Any]:
         """Return the best trials, of those that have come to an end."""
-        best = super().get_best_trials(num_trials)  # type: ignore[misc]
+        best = super().get_best_trials(num_trials)
         return [trial for trial in best if trial.status == COMPLETED]
 
 
-class RandomSearchOracle(_Careful, keras_tuner.oracles.RandomSearchOracle):
+class RandomSearchOracle(_CarefulOracle, keras_tuner.oracles.RandomSearchOracle):
     """Random values, none twice."""
 
 
-class BayesianOptimizationOracle(_Careful, keras_tuner.oracles.BayesianOptimizationOracle):
+class BayesianOptimizationOracle(_CarefulOracle, keras_tuner.oracles.BayesianOptimizationOracle):
     """Values by a Gaussian process, none twice."""
 
 
-class HyperbandOracle(_Careful, keras_tuner.oracles.HyperbandOracle):
+class HyperbandOracle(_CarefulOracle, OpenHyperbandOracle):
     """Random values, of which the best train on; a space that is used up makes smaller rounds."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # How many trials the first round of a bracket got, where no more values were left.
         self._first_rounds: dict[int, int] = {}
         super().__init__(*args, **kwargs)
 
-    def rungs(self) -> list[int]:
-        """Return after how many epochs in all trials are compared, the fewest first."""
-        brackets = range(self._get_num_brackets())
-        ends = {self._get_epochs(b, r) for b in brackets for r in range(self._get_num_rounds(b))}
-        return sorted(ends)
-
-    def _random_trial(self, trial_id: str, bracket: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = super()._random_trial(trial_id, bracket)
-        if found["status"] == RUNNING:
+    def random_trial(self, trial_id: str, bracket: dict[str, Any]) -> dict[str, Any]:
+        """Return new values; where none are left, continue the bracket with those that it has."""
+        found = super().random_trial(trial_id, bracket)
+        first_round = bracket["rounds"][0]
+        if found["status"] == RUNNING or not first_round:
             return found
-        if not bracket["rounds"][0]:
-            return found
-        # No new values are left, so that the bracket goes on with those that it has.
-        self._first_rounds[bracket["bracket_num"]] = len(bracket["rounds"][0])
+        self._first_rounds[bracket["bracket_num"]] = len(first_round)
         return self.populate_space(trial_id)
 
-    def _start_new_bracket(self) -> None:
-        self._first_rounds.pop(self._current_bracket, None)
-        super()._start_new_bracket()
+    def start_new_bracket(self) -> None:
+        """Begin the next bracket, of which the planned size holds again."""
+        self._first_rounds.pop(self.current_bracket, None)
+        super().start_new_bracket()
 
-    def _get_size(self, bracket_num: int, round_num: int) -> int:
-        planned: int = super()._get_size(bracket_num, round_num)
-        first = self._first_rounds.get(bracket_num, math.inf)
-        if math.isinf(first):
+    def round_size(self, bracket_num: int, round_num: int) -> int:
+        """Return how many trials a round has, in proportion to what its bracket began with."""
+        planned = super().round_size(bracket_num, round_num)
+        first = self._first_rounds.get(bracket_num)
+        if first is None:
             return planned
         return min(planned, math.ceil(first / self.factor**round_num))
 
@@ -127,12 +122,12 @@ class HyperbandOracle(_Careful, keras_tuner.oracles.HyperbandOracle):
         return {**super().get_state(), "first_rounds": list(self._first_rounds.items())}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Resume from a state."""
         super().set_state(state)
         self._first_rounds = dict(state["first_rounds"])
 
 
-class DepthSweepOracle(_Careful, keras_tuner.Oracle):
+class DepthSweepOracle(_CarefulOracle):
     """Every freeze depth once, the deepest first, since it is the cheapest."""
 
     #: String, the name of the freeze depth among the hyperparameters.
@@ -153,7 +148,7 @@ class DepthSweepOracle(_Careful, keras_tuner.Oracle):
         return {**super().get_state(), "depth_name": self.depth_name}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Resume from a state."""
         super().set_state(state)
         self.depth_name = state["depth_name"]
 

@@ -1,8 +1,7 @@
-"""Watch a trial's training: what trains when, how well, how fast, and how the model is at best."""
+"""Record a trial's training: what trains when, how well, how fast, and the model at its best."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -20,33 +19,19 @@ from keras_freeze.keras_internals.callback_list import move_to_end, sibling_call
 from keras_freeze.policies.selection import Selection
 from keras_freeze.reports import parameter_report
 from keras_freeze.tuning import frozen_depth
+from keras_freeze.tuning.kept_models import KeptModels
 from keras_freeze.tuning.trial_record import Execution, TrainedPart, TrialRecord
 
 
-@dataclasses.dataclass
-class BestState:
-    """The best epoch of all executions of a trial.
-
-    Attributes:
-        score: Float, the objective; None before there is one.
-        state: What `snapshot.capture_all` returned.
-        ends: The same at the end of each execution, where another trial will go on from there.
-    """
-
-    score: float | None = None
-    state: snapshot.State | None = None
-    ends: list[snapshot.State | None] = dataclasses.field(default_factory=list)
-
-
 class Recorder(keras.callbacks.Callback):
-    """Writes down one training of a trial, after the callbacks that may change what trains.
+    """Record one training of a trial, after the callbacks that may change what trains.
 
-    Epochs are counted on over the fits of a training, if there are several.
+    Epochs are counted over all fits of a training, if there are several.
 
     Args:
         record: `TrialRecord` of the trial, which gets another `Execution`.
         folder: `pathlib.Path` of the trial, where the record is written after every epoch.
-        best: `BestState` of the trial.
+        kept: `KeptModels` of the trial.
         objective: KerasTuner's `Objective`.
         total_epochs: Int, for schedules that don't say how long the whole training is; None
             where a fit is the whole.
@@ -59,7 +44,7 @@ class Recorder(keras.callbacks.Callback):
         self,
         record: TrialRecord,
         folder: Path,
-        best: BestState,
+        kept: KeptModels,
         objective: Any,
         total_epochs: int | None = None,
         check: Callable[[FreezeScheduler, keras.Model], None] | None = None,
@@ -67,7 +52,7 @@ class Recorder(keras.callbacks.Callback):
         super().__init__()
         self.record = record
         self.folder = folder
-        self.best = best
+        self.kept = kept
         self.objective = objective
         self.total_epochs = total_epochs
         self.execution = Execution()
@@ -78,7 +63,7 @@ class Recorder(keras.callbacks.Callback):
         self._begun: float | None = None
 
     def set_model(self, model: keras.Model) -> None:
-        """Take the model, and tell schedules how long the whole training is."""
+        """Take the model, and let schedules know how long the whole training is."""
         super().set_model(model)
         move_to_end(self)
         depth = frozen_depth.depth_of(model)
@@ -93,53 +78,53 @@ class Recorder(keras.callbacks.Callback):
                 self._lent.append(other)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Note what trains, and the time."""
+        """Record what trains, and the time."""
         if not self.execution.epoch_s:
             self.execution.initial_epoch = epoch
-        self.execution.is_traced.append(self._note_parts())
+        self.execution.is_traced.append(self._record_part())
         self._begun = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Note how long the epoch took and what came out; keep the model if it is the best."""
+        """Record how long the epoch took and what came out; keep the model if it is the best."""
         execution, logs = self.execution, logs or {}
-        if self._begun is None:  # a loop of the user's own, which does not say that one begins
+        if self._begun is None:  # a loop of the user's own, which calls no `on_epoch_begin`
             self.on_epoch_begin(epoch)
         elapsed_s = time.perf_counter() - (self._begun or 0.0)
-        execution.is_traced[-1] |= self._note_parts()
+        execution.is_traced[-1] |= self._record_part()
         for name, value in logs.items():
             execution.history.setdefault(name, []).append(_plain(value))
         if self.objective.has_value(logs):
             self._compare(float(self.objective.get_value(logs)))
-        elif self.best.score is None:
+        elif self.kept.score is None:
             # What counts is returned after training, so that the last epoch is the one.
-            self.best.state = self._captured()
+            self.kept.best = self._captured()
         execution.epoch_s.append(elapsed_s)
         self._begun = None
         self.record.save(self.folder)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Keep the model as it is in the end, where another trial will go on with it."""
+        """Keep the model as it is in the end, where another trial may resume."""
         for other in self._lent:
             other.total_epochs = None
         self._lent = []
         if self.total_epochs is not None:
-            self.best.ends[len(self.record.executions) - 1 :] = [self._captured()]
+            self.kept.ends[len(self.record.executions) - 1 :] = [self._captured()]
 
     def _compare(self, score: float) -> None:
-        execution, best = self.execution, self.best
+        execution, kept = self.execution, self.kept
         if math.isnan(score):
             return
         if execution.score is None or self.objective.better_than(score, execution.score):
             execution.score, execution.best_epoch = score, execution.end
-        if best.score is None or self.objective.better_than(score, best.score):
-            best.score, best.state = score, self._captured()
+        if kept.score is None or self.objective.better_than(score, kept.score):
+            kept.score, kept.best = score, self._captured()
 
     def _captured(self) -> snapshot.State | None:
         has_optimizer = getattr(self.model, "optimizer", None) is not None
         return snapshot.capture_all(self.model) if has_optimizer else None
 
-    def _note_parts(self) -> bool:
-        """Note what trains if that has changed, which makes Keras trace its step again."""
+    def _record_part(self) -> bool:
+        """Record what trains if that has changed, which makes Keras trace its step again."""
         model = self.model
         flags = tuple(bool(variable.trainable) for variable in model.weights)
         if flags == self._flags:
@@ -159,6 +144,6 @@ class Recorder(keras.callbacks.Callback):
 
 
 def _plain(value: Any) -> Any:
-    """Return a log as a number, or as lists of them where a metric has several."""
+    """Return a metric as a number, or as lists of them where a metric has several."""
     is_tensor = keras.ops.is_tensor(value)
     return np.asarray(keras.ops.convert_to_numpy(value) if is_tensor else value).tolist()

@@ -8,17 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import rich.box
-import rich.table
-
-from keras_freeze.reports.tables import as_text
+from keras_freeze.reports import Column, Table
 from keras_freeze.tuning import trial_record
 from keras_freeze.tuning.trial_record import COMPLETED, FAILED, TrialRecord
-
-# Of the printed table, in characters: more than any has, since a column that lacks room is cut.
-WIDTH = 1000
-# What a search is, which KerasTuner does not write down.
-FILE = "keras_freeze_search.json"
 
 
 def rows(project: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -36,23 +28,6 @@ def rows(project: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     folder = Path(project)
     return [_row(record, _status(folder, record)) for record in trial_record.read_all(folder)]
-
-
-def about(project: str | os.PathLike[str]) -> dict[str, str]:
-    """Return what a search is: `search` (its kind), `objective` and `direction`.
-
-    Raises:
-        ValueError: if the folder is not that of a search.
-    """
-    file = Path(project) / FILE
-    if not file.exists():
-        raise ValueError(
-            "The folder of a search must hold what a tuner of keras_freeze.tuning has written. "
-            f"Received: {str(project)!r}, which has no {FILE}. Pass its directory joined with its "
-            "project name."
-        )
-    found: dict[str, str] = json.loads(file.read_text())
-    return found
 
 
 def frame(project: str | os.PathLike[str]) -> Any:
@@ -83,32 +58,36 @@ def summary(
     """Return the best trials as a table, and how many failed."""
     found = rows(project)
     best = best_first(found, direction)[:num_trials]
-    table = rich.table.Table(
-        title=f"{objective}, the best {len(best)} of {len(found)} trials",
-        title_justify="left",
-        box=rich.box.SIMPLE_HEAD,
-    )
-    every_name = dict.fromkeys(name for row in best for name in row["values"])
-    names = [name for name in every_name if not _is_told(name, best)]
-    epochs = ["epochs"] if len({row["epochs"] for row in best}) > 1 else []
-    for column in ("depth", "trainable", "frozen", objective, "seconds", *epochs, *names):
-        table.add_column(column, justify="right", no_wrap=True)
+    names = [
+        name
+        for name in dict.fromkeys(name for row in best for name in row["values"])
+        if not _is_shown_anyway(name, best)
+    ]
+    has_epochs = len({row["epochs"] for row in best}) > 1
+    columns = ["depth", "trainable", "frozen", objective, "seconds"]
+    columns += ["epochs"] if has_epochs else []
+    cells = []
     for row in best:
-        trained = [str(row["epochs"])] if epochs else []
-        table.add_row(
-            *_cells(row), *trained, *(_short(row["values"].get(name, "")) for name in names)
-        )
-    text = as_text(table, width=WIDTH)
-    failed = [row for row in found if row["status"] == FAILED]
-    lines = [f"failed: {row['trial_id']}: {(row['failures'] or ['?'])[-1]}" for row in failed]
-    return "\n".join([text, *lines])
+        epochs = [str(row["epochs"])] if has_epochs else []
+        values = [_short(row["values"].get(name, "")) for name in names]
+        cells.append((*_cells(row), *epochs, *values))
+    table = Table(
+        f"{objective}, the best {len(best)} of {len(found)} trials",
+        tuple(Column(name, align="right") for name in (*columns, *names)),
+        tuple(cells),
+    )
+    lines = [table.as_text()]
+    for row in found:
+        if row["status"] == FAILED:
+            lines.append(f"failed: {row['trial_id']}: {(row['failures'] or ['?'])[-1]}")
+    return "\n".join(lines)
 
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _is_told(name: str, rows: list[dict[str, Any]]) -> bool:
+def _is_shown_anyway(name: str, rows: list[dict[str, Any]]) -> bool:
     """Tell whether a hyperparameter is KerasTuner's own, or the depth that has a column anyway."""
     is_depth = all(row["values"].get(name) == row["freeze_depth"] for row in rows)
     return name.startswith("tuner/") or is_depth

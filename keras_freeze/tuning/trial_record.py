@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from keras_freeze.tuning.files import replacing
+from keras_freeze.tuning.search_folder import replacing
 
 FILE = "keras_freeze.json"
 # What becomes of a trial, in KerasTuner's words.
@@ -44,8 +44,8 @@ class Execution:
 
     Attributes:
         initial_epoch: Int, 0-based.
-        parts: What trained, from its beginning and from each transition on.
-        history: Values by log, an epoch each; lists where a metric has several values.
+        parts: What trained, from the beginning and from each transition.
+        history: Values by metric, one for each epoch; lists where a metric has several values.
         epoch_s: Seconds of each epoch, validation included.
         is_traced: Bool for each epoch, whether a step was traced in it: the first, and those
             that begin with a transition.
@@ -81,10 +81,10 @@ class TrialRecord:
     Attributes:
         trial_id: String.
         values: Hyperparameters by name.
-        freeze_depth: What `freeze_depth` returned; None if it was not asked.
+        freeze_depth: What `freeze_depth` returned; None if it was not called.
         executions: Those of the last attempt.
         failures: Messages of the attempts that failed.
-        killed: Int, earlier attempts that have neither failed nor come to an end.
+        killed: Int, earlier attempts that neither failed nor finished.
         is_running: Bool, whether the present one has not either.
     """
 

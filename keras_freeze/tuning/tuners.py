@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import keras
 import keras_tuner
 
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
+from keras_freeze.checks import ArgumentError, did_you_mean
 from keras_freeze.engine import state_of
 from keras_freeze.tuning import trial_record
-from keras_freeze.tuning.freeze_tuner import END, FreezeTuner
+from keras_freeze.tuning.freeze_tuner import FreezeTuner
+from keras_freeze.tuning.kept_models import END
 from keras_freeze.tuning.oracles import (
     BayesianOptimizationOracle,
     HyperbandOracle,
@@ -20,8 +23,8 @@ from keras_freeze.tuning.oracles import (
 )
 
 # Attempts after the first that a trial is given, and failed trials in a row that end a search.
-RETRIES = 1
-MOST_FAILURES = 10
+MAX_RETRIES = 1
+MAX_FAILURES = 10
 
 
 class RandomSearch(FreezeTuner):
@@ -31,42 +34,24 @@ class RandomSearch(FreezeTuner):
         hypermodel: `keras_tuner.HyperModel`, or a build function `(hp) -> keras.Model`.
         objective: As for `keras_tuner.RandomSearch`.
         max_trials: Int. Defaults to 10.
-        seed: Int. Defaults to a random one.
-        max_retries_per_trial: Int, further attempts at a trial that fails. Defaults to 1.
-        max_consecutive_failed_trials: Int, failed trials in a row that end the search. Defaults
-            to 10.
-        hyperparameters: As for `keras_tuner.RandomSearch`.
-        tune_new_entries: As for `keras_tuner.RandomSearch`.
-        allow_new_entries: As for `keras_tuner.RandomSearch`.
-        **kwargs: As for `keras_tuner.Tuner`: `directory`, `project_name`, `overwrite`,
-            `executions_per_trial` and others.
+        **options: Further arguments of `keras_tuner.RandomSearch` (`seed`, `hyperparameters`,
+            `tune_new_entries`, `allow_new_entries`, `max_retries_per_trial`, here 1 by default,
+            `max_consecutive_failed_trials`, here 10), of `keras_tuner.Tuner` (`directory`,
+            `project_name`, `overwrite`, `executions_per_trial` and others), and `cache`: bool or
+            `PrefixCache`, whether trials share what they compute alike. Defaults to True.
+
+    Raises:
+        ValueError: if there is no such argument, or the folder holds another search.
     """
 
     def __init__(
-        self,
-        hypermodel: Any,
-        objective: Any = None,
-        max_trials: int = 10,
-        *,
-        seed: int | None = None,
-        hyperparameters: keras_tuner.HyperParameters | None = None,
-        tune_new_entries: bool = True,
-        allow_new_entries: bool = True,
-        max_retries_per_trial: int = RETRIES,
-        max_consecutive_failed_trials: int = MOST_FAILURES,
-        **kwargs: Any,
+        self, hypermodel: Any, objective: Any = None, max_trials: int = 10, **options: Any
     ) -> None:
-        oracle = RandomSearchOracle(
-            objective=objective,
-            max_trials=max_trials,
-            seed=seed,
-            hyperparameters=hyperparameters,
-            tune_new_entries=tune_new_entries,
-            allow_new_entries=allow_new_entries,
-            max_retries_per_trial=max_retries_per_trial,
-            max_consecutive_failed_trials=max_consecutive_failed_trials,
+        of_oracle, of_tuner = divided(
+            "RandomSearch", options, parameters_of(keras_tuner.oracles.RandomSearchOracle)
         )
-        super().__init__(oracle, hypermodel, **kwargs)
+        oracle = RandomSearchOracle(objective=objective, max_trials=max_trials, **of_oracle)
+        super().__init__(oracle, hypermodel, **of_tuner)
 
 
 class BayesianOptimization(FreezeTuner):
@@ -78,59 +63,31 @@ class BayesianOptimization(FreezeTuner):
         hypermodel: `keras_tuner.HyperModel`, or a build function `(hp) -> keras.Model`.
         objective: As for `keras_tuner.BayesianOptimization`.
         max_trials: Int. Defaults to 10.
-        num_initial_points: Int, trials at random before the process is asked. Defaults to three
-            times the number of hyperparameters.
-        alpha: Float, the expected noise. Defaults to 1e-4.
-        beta: Float, how much to explore. Defaults to 2.6.
-        seed: Int. Defaults to a random one.
-        max_retries_per_trial: Int, further attempts at a trial that fails. Defaults to 1.
-        max_consecutive_failed_trials: Int, failed trials in a row that end the search. Defaults
-            to 10.
-        hyperparameters: As for `keras_tuner.BayesianOptimization`.
-        tune_new_entries: As for `keras_tuner.BayesianOptimization`.
-        allow_new_entries: As for `keras_tuner.BayesianOptimization`.
-        **kwargs: As for `keras_tuner.Tuner`.
+        **options: Further arguments of `keras_tuner.BayesianOptimization` (`num_initial_points`,
+            `alpha`, `beta`), and those of `RandomSearch`.
+
+    Raises:
+        ValueError: if there is no such argument, or the folder holds another search.
     """
 
     def __init__(
-        self,
-        hypermodel: Any,
-        objective: Any = None,
-        max_trials: int = 10,
-        *,
-        num_initial_points: int | None = None,
-        alpha: float = 1e-4,
-        beta: float = 2.6,
-        seed: int | None = None,
-        hyperparameters: keras_tuner.HyperParameters | None = None,
-        tune_new_entries: bool = True,
-        allow_new_entries: bool = True,
-        max_retries_per_trial: int = RETRIES,
-        max_consecutive_failed_trials: int = MOST_FAILURES,
-        **kwargs: Any,
+        self, hypermodel: Any, objective: Any = None, max_trials: int = 10, **options: Any
     ) -> None:
-        oracle = BayesianOptimizationOracle(
-            objective=objective,
-            max_trials=max_trials,
-            num_initial_points=num_initial_points,
-            alpha=alpha,
-            beta=beta,
-            seed=seed,
-            hyperparameters=hyperparameters,
-            tune_new_entries=tune_new_entries,
-            allow_new_entries=allow_new_entries,
-            max_retries_per_trial=max_retries_per_trial,
-            max_consecutive_failed_trials=max_consecutive_failed_trials,
+        of_oracle, of_tuner = divided(
+            "BayesianOptimization",
+            options,
+            parameters_of(keras_tuner.oracles.BayesianOptimizationOracle),
         )
-        super().__init__(oracle, hypermodel, **kwargs)
+        oracle = BayesianOptimizationOracle(objective=objective, max_trials=max_trials, **of_oracle)
+        super().__init__(oracle, hypermodel, **of_tuner)
 
 
 class Hyperband(FreezeTuner):
     """Train many for a few epochs and the best on, as `keras_tuner.Hyperband`.
 
-    A trial that goes on does so from the last epoch of the one before it, with its optimizer's
-    state and with what had thawed, and epochs are counted from the first: schedules are those of
-    `max_epochs`, of which each rung plays its part.
+    A trial that resumes another starts from the last epoch of that one, with its optimizer's
+    state and with what was unfrozen, and epochs are counted from the first: schedules are those
+    of `max_epochs`, of which each rung plays its part.
 
     Args:
         hypermodel: `keras_tuner.HyperModel`, or a build function `(hp) -> keras.Model`.
@@ -138,14 +95,10 @@ class Hyperband(FreezeTuner):
         max_epochs: Int, epochs of a model that is trained to the end. Defaults to 100.
         factor: Int, by how much the number of models falls from rung to rung. Defaults to 3.
         hyperband_iterations: Int. Defaults to 1.
-        seed: Int. Defaults to a random one.
-        max_retries_per_trial: Int, further attempts at a trial that fails. Defaults to 1.
-        max_consecutive_failed_trials: Int, failed trials in a row that end the search. Defaults
-            to 10.
-        hyperparameters: As for `keras_tuner.Hyperband`.
-        tune_new_entries: As for `keras_tuner.Hyperband`.
-        allow_new_entries: As for `keras_tuner.Hyperband`.
-        **kwargs: As for `keras_tuner.Tuner`.
+        **options: Those of `RandomSearch`.
+
+    Raises:
+        ValueError: if there is no such argument, or the folder holds another search.
 
     Reference:
         - [Li et al., 2018](https://jmlr.org/papers/v18/16-558.html): Hyperband.
@@ -158,31 +111,22 @@ class Hyperband(FreezeTuner):
         max_epochs: int = 100,
         factor: int = 3,
         hyperband_iterations: int = 1,
-        *,
-        seed: int | None = None,
-        hyperparameters: keras_tuner.HyperParameters | None = None,
-        tune_new_entries: bool = True,
-        allow_new_entries: bool = True,
-        max_retries_per_trial: int = RETRIES,
-        max_consecutive_failed_trials: int = MOST_FAILURES,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
+        of_oracle, of_tuner = divided(
+            "Hyperband", options, parameters_of(keras_tuner.oracles.HyperbandOracle)
+        )
         oracle = HyperbandOracle(
             objective=objective,
             max_epochs=max_epochs,
             factor=factor,
             hyperband_iterations=hyperband_iterations,
-            seed=seed,
-            hyperparameters=hyperparameters,
-            tune_new_entries=tune_new_entries,
-            allow_new_entries=allow_new_entries,
-            max_retries_per_trial=max_retries_per_trial,
-            max_consecutive_failed_trials=max_consecutive_failed_trials,
+            **of_oracle,
         )
         self.total_epochs = max_epochs
         self._rungs = oracle.rungs()
-        self._told: set[tuple[str, tuple[int | None, ...]]] = set()
-        super().__init__(oracle, hypermodel, **kwargs)
+        self._reported: set[tuple[str, tuple[int | None, ...]]] = set()
+        super().__init__(oracle, hypermodel, **of_tuner)
         if self._rungs != oracle.rungs():
             raise ValueError(
                 "Hyperband(max_epochs=..., factor=...) must be what the search began with. "
@@ -199,8 +143,8 @@ class Hyperband(FreezeTuner):
 
         Raises:
             keras_tuner.errors.FatalValueError: if a schedule has a phase that begins after
-                `max_epochs`, or depends on logs or steps, which a trial that goes on does not
-                know.
+                `max_epochs`, or depends on metrics or steps, which a trial that resumes another
+                does not know.
         """
         callbacks = fit_kwargs.get("callbacks") or []
         schedules = [callback for callback in callbacks if isinstance(callback, FreezeScheduler)]
@@ -221,16 +165,16 @@ class Hyperband(FreezeTuner):
         epochs = {"epochs": values["tuner/epochs"], "initial_epoch": self._reached(values)}
         return {**fit_kwargs, **epochs}
 
-    def _build_hypermodel(self, hp: Any) -> keras.Model:
-        model = super()._build_hypermodel(hp)
+    def build_model(self, hp: Any) -> Any:
+        """Build the model of a trial, as the trial before left it if it resumes one."""
+        model = super().build_model(hp)
         if "tuner/trial_id" in hp.values:
-            name = END.format(self.execution)
-            model = self._restored(model, hp.values["tuner/trial_id"], name)
+            self.restore_kept(model, hp.values["tuner/trial_id"], END.format(self.execution))
             state_of(model).has_exact_starts = True
         return model
 
     def _reached(self, values: Mapping[str, Any]) -> int:
-        """Return where the trial before has ended, which may have been stopped early."""
+        """Return the epoch to resume at: the trial before may have been stopped early."""
         planned: int = values["tuner/initial_epoch"]
         if "tuner/trial_id" not in values:
             return planned
@@ -238,21 +182,21 @@ class Hyperband(FreezeTuner):
         return before.executions[self.execution].end if before and before.executions else planned
 
     def check_schedule(self, callback: FreezeScheduler, model: keras.Model) -> None:
-        """Say which rungs a schedule's phases are beyond; refuse what no rung can reach."""
+        """Print which rungs end before a schedule's last phase; refuse what no rung can reach."""
         total = self._rungs[-1]
         starts = callback.phase_starts(model, total)
         known = [start for start in starts if start is not None]
         last = max(known, default=0)
         if len(known) < len(starts) or last >= total:
-            begins = f"at epoch {last}" if len(known) == len(starts) else "by logs or steps"
+            begins = f"at epoch {last}" if len(known) == len(starts) else "by metrics or steps"
             raise keras_tuner.errors.FailedTrialError(
                 f"Hyperband(max_epochs=...) must reach every phase of {callback!r}, of which the "
                 f"last begins {begins}. Received: max_epochs={total}. Pass more, or a schedule by "
                 "epochs that is over sooner."
             )
         short = [epochs for epochs in self._rungs if epochs <= last]
-        if short and (repr(callback), starts) not in self._told:
-            self._told.add((repr(callback), starts))
+        if short and (repr(callback), starts) not in self._reported:
+            self._reported.add((repr(callback), starts))
             enough = [epochs for epochs in self._rungs if epochs > last]
             print(
                 f"Hyperband: the last phase of the schedule begins at epoch {last}. Rungs that "
@@ -263,3 +207,55 @@ class Hyperband(FreezeTuner):
 
 def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
+
+
+def divided(
+    owner: str, options: Mapping[str, Any], of_oracle: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide further arguments of a tuner into those for its oracle and those for `FreezeTuner`.
+
+    Args:
+        owner: String, the tuner's class.
+        options: The arguments by name.
+        of_oracle: Names of those that the oracle takes.
+
+    Raises:
+        ValueError: if neither takes one of them.
+    """
+    of_tuner = (set(parameters_of(FreezeTuner)) - {"settings"}) | set(
+        parameters_of(keras_tuner.Tuner)
+    )
+    known = sorted(of_tuner.union(of_oracle))
+    for name, value in options.items():
+        if name not in known:
+            raise ArgumentError(
+                owner,
+                name,
+                "be one of its arguments",
+                value=value,
+                advice=f"{did_you_mean(name, known)}Further arguments: {', '.join(known)}.",
+            )
+    defaults = {
+        "max_retries_per_trial": MAX_RETRIES,
+        "max_consecutive_failed_trials": MAX_FAILURES,
+    }
+    given = {**defaults, **options}
+    return (
+        {name: value for name, value in given.items() if name not in of_tuner},
+        {name: value for name, value in given.items() if name in of_tuner},
+    )
+
+
+def parameters_of(cls: type) -> list[str]:
+    """Return the names of the arguments that a tuner or an oracle takes beyond what is fixed here.
+
+    Example:
+        >>> parameters_of(keras_tuner.oracles.RandomSearchOracle)[:2]
+        ['seed', 'hyperparameters']
+    """
+    fixed = ("oracle", "hypermodel", "objective", "max_trials", "max_epochs", "factor")
+    return [
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if name not in (*fixed, "hyperband_iterations") and parameter.kind != parameter.VAR_KEYWORD
+    ]

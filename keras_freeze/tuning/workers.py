@@ -4,7 +4,7 @@
 
 KerasTuner's own parallel mode: every process runs the same script, with its part in environment
 variables. The chief hands out trials, the workers train; they share the search's folder. A
-worker that dies is started again under its name, since the chief waits for that name.
+worker that dies is restarted under its name, since the chief waits for that name.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ CHIEF = "chief"
 ADDRESS = "127.0.0.1"
 RESTARTS = 3
 POLL_S = 0.5
-LINES_TOLD = 20
+LINES_SHOWN = 20
 # The chief looks every 20 seconds whether all trials are over.
 PATIENCE_S = 30.0
-# What a process gets to write its files after it has been told to end.
-FAREWELL_S = 10.0
+# What a process gets to write its files after it was asked to end.
+TERMINATION_S = 10.0
 
 
 class Team:
@@ -37,9 +37,9 @@ class Team:
         workers: Int, how many.
         logs: Folder for what they print, a file each.
         port: Int, where the chief listens. Defaults to a free one.
-        restarts: Int, how often a worker that dies is started again. Defaults to 3.
+        restarts: Int, how often a worker that dies is restarted. Defaults to 3.
         patience_s: Float, seconds that the chief gets to end once no worker is left and one of
-            them was given up. Defaults to 30.
+            them is no longer restarted. Defaults to 30.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Team:
             return self._watch()
         finally:
             self._end()
-            self._tell_the_end_of(CHIEF)
+            self._print_end_of(CHIEF)
 
     def _watch(self) -> int:
         chief = self.processes[CHIEF]
@@ -87,22 +87,22 @@ class Team:
                 if status:
                     self._died(name, status)
             workers = [process for name, process in self.processes.items() if name != CHIEF]
-            stays_down = len(workers) < len(self.restarts_left)
-            if stays_down and all(worker.poll() is not None for worker in workers):
+            is_incomplete = len(workers) < len(self.restarts_left)
+            if is_incomplete and all(worker.poll() is not None for worker in workers):
                 alone_since = alone_since or time.monotonic()
                 if time.monotonic() - alone_since > self.patience_s:
-                    print(f"The chief waits for a worker that stays down. See {self.logs}.")
+                    print(f"The chief waits for a worker that is not restarted. See {self.logs}.")
                     return 1
             time.sleep(POLL_S)
         return int(chief.returncode)
 
     def _end(self) -> None:
-        """Let the processes write what they have to, and end them."""
+        """End the processes, with time to write their files."""
         for process in self.processes.values():
             process.terminate()
         for process in self.processes.values():
             try:
-                process.wait(FAREWELL_S)
+                process.wait(TERMINATION_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -111,15 +111,15 @@ class Team:
         del self.processes[name]
         if self.restarts_left[name]:
             self.restarts_left[name] -= 1
-            print(f"{name} died (status {status}) and is started again.")
+            print(f"{name} died (status {status}) and is restarted.")
             self._start(name)
         else:
-            print(f"{name} died (status {status}) and stays down.")
-            self._tell_the_end_of(name)
+            print(f"{name} died (status {status}) and is not restarted.")
+            self._print_end_of(name)
 
-    def _tell_the_end_of(self, name: str) -> None:
+    def _print_end_of(self, name: str) -> None:
         lines = self._log(name).read_text(errors="replace").splitlines()
-        print("\n".join([f"The last lines of {self._log(name)}:", *lines[-LINES_TOLD:]]))
+        print("\n".join([f"The last lines of {self._log(name)}:", *lines[-LINES_SHOWN:]]))
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"

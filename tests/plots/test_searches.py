@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_freeze import plots
-from keras_freeze.tuning import results, trial_record
+from keras_freeze.tuning import results, search_folder, trial_record
 from keras_freeze.tuning.trial_record import Execution, TrainedPart, TrialRecord
 
 
@@ -17,7 +17,7 @@ def searched(tmp_path):
     def write(count, rates=(), status="COMPLETED"):
         rng = np.random.default_rng(0)
         about = {"objective": "val_accuracy", "direction": "max"}
-        (tmp_path / results.FILE).write_text(json.dumps(about))
+        (tmp_path / search_folder.FILE).write_text(json.dumps(about))
         for n in range(count):
             depth = n % 6
             curve = sorted(rng.uniform(0.2, 0.5 + 0.05 * depth, 5))
@@ -57,7 +57,7 @@ def test_of_hyperband_nothing_is_averaged_and_time_is_counted_on(searched):
         record.save(folder / f"trial_{n:03d}")
     figure = plots.search(folder)
     depth, _, seconds, *_ = figure.axes
-    assert depth.get_title() == "score by depth, of every training"
+    assert depth.get_title() == "score by depth, each training"
     assert not depth.containers
     (points,) = (line for line in seconds.lines if len(line.get_xdata()) == 3)
     assert sorted(points.get_xdata()) == [5.0, 5.0 + 10.0, 15.0]
@@ -86,9 +86,7 @@ def test_every_trial_is_drawn_and_the_best_marked(searched, count):
 def test_the_front_holds_what_no_other_beats(searched):
     folder = searched(30)
     axes = plots.search(folder).axes[1]
-    (front,) = (
-        line for line in axes.lines if line.get_label() == "Pareto front: none is better in both"
-    )
+    (front,) = (line for line in axes.lines if line.get_label() == "Pareto front")
     points = list(zip(front.get_xdata(), front.get_ydata(), strict=True))
     rows = [(row["trainable_params"], row["score"]) for row in results.rows(folder)]
     for cost, score in points:

@@ -4,9 +4,11 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+from small_searches import build, project
 
 import keras_freeze as kf
 from keras_freeze import tuning
+from keras_freeze.tuning import spaces
 from keras_freeze.tuning.frozen_depth import depth_of
 
 pytestmark = pytest.mark.backend
@@ -176,6 +178,27 @@ class TestDepth:
             tuning.freeze_depth(keras_tuner.HyperParameters(), plain(), max=1.5)
 
 
+def test_two_architectures_after_a_restart(tmp_path, monkeypatch):
+    deeper = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(3) for _ in range(5))])
+
+    def make(hp):
+        model = deeper if hp.Choice("arch", ["plain", "deeper"]) == "deeper" else build()
+        tuning.freeze_depth(hp, model)
+        return model
+
+    def new():
+        return tuning.RandomSearch(make, "val_loss", max_trials=1, **project(tmp_path))
+
+    new().save()
+    monkeypatch.setattr(spaces, "_asked", {})  # what a process knows at its beginning
+    hp = new().oracle.get_space()
+    hp.values["arch"] = "deeper"
+    names = [parameter.name for parameter in hp.space]
+    assert names == ["arch", "freeze_depth"]
+    make(hp)
+    assert [parameter.name for parameter in hp.space] == [*names, "freeze_depth_0_4"]
+
+
 class TestSchedules:
     def test_each_choice_can_be_had(self):
         for name, schedule in (("even", "even"), ("1", 1), ("2", 2)):
@@ -269,7 +292,7 @@ class TestSchedules:
 
     @pytest.mark.parametrize("choices", [[], [1, 1], {}])
     def test_no_choice_or_one_twice(self, choices):
-        with pytest.raises(ValueError, match=r"schedule\(choices=...\) must hold at least one"):
+        with pytest.raises(ValueError, match=r"schedule\(choices=...\) must contain at least one"):
             tuning.schedule(keras_tuner.HyperParameters(), choices=choices)
 
     def test_options_beside_a_callback(self):

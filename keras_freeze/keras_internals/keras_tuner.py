@@ -1,0 +1,243 @@
+"""KerasTuner's tuner and oracles, with public names for the private methods that we rely on.
+
+KerasTuner means its tuners to be subclassed, but much of what a trial goes through is in private
+methods. The classes here override those in favour of public ones (`build_model`, `save_trial` and
+others), so that what derives from them touches nothing private. All private names are looked up
+when this module is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import keras_tuner
+
+TESTED = "1.4.8"
+BASE_TUNER = "keras_tuner.src.engine.base_tuner"
+TUNER_UTILS = "keras_tuner.src.engine.tuner_utils"
+
+# What is overridden below: a release that renamed one would never call ours.
+OVERRIDDEN = {
+    keras_tuner.Tuner: (
+        "_build_hypermodel",
+        "_configure_tensorboard_dir",
+        "_populate_initial_space",
+    ),
+    keras_tuner.Oracle: ("_retry", "_save_trial"),
+    keras_tuner.oracles.HyperbandOracle: ("_get_size", "_random_trial", "_start_new_bracket"),
+}
+# What is only called.
+CALLED = {
+    keras_tuner.Tuner: (
+        "_build_and_fit_model",
+        "_deepcopy_callbacks",
+        "_get_build_config_fname",
+        "_get_tuner_fname",
+        "_is_worker",
+        "_try_build",
+    ),
+    keras_tuner.Oracle: ("_duplicate", "_get_oracle_fname", "_get_trial_dir", "_random_values"),
+    keras_tuner.oracles.HyperbandOracle: ("_get_epochs", "_get_num_brackets", "_get_num_rounds"),
+}
+IN_MODULES = {
+    BASE_TUNER: ("BaseTuner",),
+    TUNER_UTILS: ("TunerCallback", "convert_to_metrics_dict"),
+}
+
+
+def missing_names() -> list[str]:
+    """Return the private names that the installed KerasTuner lacks."""
+    missing = []
+    for names_of in (OVERRIDDEN, CALLED):
+        for owner, names in names_of.items():
+            missing += [f"{owner.__name__}.{name}" for name in names if not hasattr(owner, name)]
+    for path, names in IN_MODULES.items():
+        try:
+            module = importlib.import_module(path)
+        except ImportError:
+            missing.append(path)
+            continue
+        missing += [f"{path}.{name}" for name in names if not hasattr(module, name)]
+    return missing
+
+
+def check() -> None:
+    """Raise one clear error if searches can't work with the installed KerasTuner."""
+    missing = missing_names()
+    if missing:
+        raise ImportError(
+            f"The tuners of keras_freeze.tuning need {', '.join(missing)}, which KerasTuner "
+            f"{keras_tuner.__version__} does not have. Tested with KerasTuner {TESTED}."
+        )
+
+
+check()
+_BaseTuner = importlib.import_module(BASE_TUNER).BaseTuner
+_tuner_utils = importlib.import_module(TUNER_UTILS)
+
+
+class OpenTuner(keras_tuner.Tuner):
+    """KerasTuner's tuner, with public names for what a subclass needs."""
+
+    @property
+    def is_worker(self) -> bool:
+        """Bool, whether this process trains for a chief elsewhere."""
+        return bool(self._is_worker())
+
+    def build_model(self, hp: Any) -> Any:
+        """Build the model of a trial; to be overridden."""
+        return super()._build_hypermodel(hp)
+
+    def space_populated(self) -> None:
+        """Called when the hyperparameters of a new search are known; to be overridden."""
+
+    def checked_model(self, hp: Any) -> keras.Model:
+        """Build a model in a cleared session, and refuse what is none."""
+        return self._try_build(hp)
+
+    def build_and_fit(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        """Build the model of a trial, train it, and return what `HyperModel.fit` returned."""
+        return self._build_and_fit_model(trial, *args, **kwargs)
+
+    def callbacks_of(self, trial: Any, execution: int, given: Iterable[Any]) -> list[Any]:
+        """Return copies of the user's callbacks, and KerasTuner's own, for one training."""
+        callbacks: list[Any] = self._deepcopy_callbacks(list(given))
+        self._configure_tensorboard_dir(callbacks, trial, execution)
+        return [*callbacks, _tuner_utils.TunerCallback(self, trial)]
+
+    def build_config_file(self, trial_id: str) -> str:
+        """Return the file that with the shapes on which a trial's model was built."""
+        return str(self._get_build_config_fname(trial_id))
+
+    def state_file(self) -> str:
+        """Return the file of the tuner's state."""
+        return str(self._get_tuner_fname())
+
+    def write_state(self, file: str) -> None:
+        """Write the tuner's own state, without its oracle's."""
+        super(_BaseTuner, self).save(file)
+
+    def _build_hypermodel(self, hp: Any) -> Any:
+        return self.build_model(hp)
+
+    def _populate_initial_space(self) -> None:
+        super()._populate_initial_space()
+        self.space_populated()
+
+    def _configure_tensorboard_dir(self, callbacks: Any, trial: Any, execution: int = 0) -> None:
+        # KerasTuner imports tensorboard whether or not it is used.
+        if any(type(callback).__name__ == "TensorBoard" for callback in callbacks):
+            super()._configure_tensorboard_dir(callbacks, trial, execution)
+
+
+class OpenOracle(keras_tuner.Oracle):
+    """KerasTuner's oracle, with public names for what a subclass needs."""
+
+    def set_max_draws(self, count: int) -> None:
+        """Set after how many random draws that were tried already a space counts as used up."""
+        self._max_collisions = count
+
+    @property
+    def retry_queue(self) -> list[str]:
+        """The ids of trials that get another attempt."""
+        queue: list[str] = self._retry_queue
+        return queue
+
+    def is_duplicate(self, values: dict[str, Any]) -> bool:
+        """Tell whether values have been tried already."""
+        return bool(self._duplicate(values))
+
+    def random_values(self) -> dict[str, Any] | None:
+        """Return random values that have not been tried; None if none are left."""
+        values: dict[str, Any] | None = self._random_values()
+        return values
+
+    def state_file(self) -> str:
+        """Return the file of the oracle's state."""
+        return str(self._get_oracle_fname())
+
+    def write_state(self, file: str) -> None:
+        """Write the oracle's state."""
+        super(keras_tuner.Oracle, self).save(file)
+
+    def trial_folder(self, trial_id: str) -> str:
+        """Return the folder of a trial."""
+        return str(self._get_trial_dir(trial_id))
+
+    def save_trial(self, trial: Any) -> None:
+        """Write a trial; to be overridden."""
+        super()._save_trial(trial)
+
+    def retry(self, trial: Any) -> bool:
+        """Send a failed trial for another attempt if it has one left; to be overridden."""
+        return bool(super()._retry(trial))
+
+    def _save_trial(self, trial: Any) -> None:
+        self.save_trial(trial)
+
+    def _retry(self, trial: Any) -> bool:
+        return self.retry(trial)
+
+
+class OpenHyperbandOracle(keras_tuner.oracles.HyperbandOracle):
+    """KerasTuner's Hyperband, with public names for its brackets (rounds of halving)."""
+
+    def rungs(self) -> list[int]:
+        """Return after how many epochs in all trials are compared, the fewest first."""
+        ends = set()
+        for bracket in range(self._get_num_brackets()):
+            for round_number in range(self._get_num_rounds(bracket)):
+                ends.add(self._get_epochs(bracket, round_number))
+        return sorted(ends)
+
+    @property
+    def current_bracket(self) -> int:
+        """Int, the bracket that is being filled."""
+        return int(self._current_bracket)
+
+    def random_trial(self, trial_id: str, bracket: dict[str, Any]) -> dict[str, Any]:
+        """Return the values of a new trial of a bracket's first round; to be overridden."""
+        found: dict[str, Any] = super()._random_trial(trial_id, bracket)
+        return found
+
+    def start_new_bracket(self) -> None:
+        """Begin the next bracket; to be overridden."""
+        super()._start_new_bracket()
+
+    def round_size(self, bracket_num: int, round_num: int) -> int:
+        """Return how many trials a round of a bracket has; to be overridden."""
+        return int(super()._get_size(bracket_num, round_num))
+
+    def _random_trial(self, trial_id: str, bracket: dict[str, Any]) -> dict[str, Any]:
+        return self.random_trial(trial_id, bracket)
+
+    def _start_new_bracket(self) -> None:
+        self.start_new_bracket()
+
+    def _get_size(self, bracket_num: int, round_num: int) -> int:
+        return self.round_size(bracket_num, round_num)
+
+
+def metrics_of(returned: Any, objective: Any) -> dict[str, Any]:
+    """Return what `HyperModel.fit` returned as metrics by name.
+
+    Raises:
+        KeyError: if it lacks the objective.
+    """
+    metrics: dict[str, Any] = _tuner_utils.convert_to_metrics_dict(returned, objective)
+    return metrics
+
+
+@contextlib.contextmanager
+def without_known_warnings() -> Iterator[None]:
+    """Silence what KerasTuner causes itself on present versions of Python and its libraries."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"keras_tuner\.")
+        # Of the Gaussian process, on a space with few values.
+        warnings.filterwarnings("ignore", module=r"sklearn\.gaussian_process\.")
+        yield

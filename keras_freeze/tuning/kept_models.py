@@ -1,0 +1,59 @@
+"""The states of a model that a trial keeps: of its best epoch, and of the end of each training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import keras
+
+from keras_freeze.backup import archive
+from keras_freeze.engine import snapshot
+from keras_freeze.tuning.search_folder import replacing
+
+BEST = "best.npz"
+END = "end_{}.npz"  # of each execution
+
+
+@dataclasses.dataclass
+class KeptModels:
+    """What a trial keeps of its models, as long as it runs.
+
+    Attributes:
+        score: Float, the objective at best; None before there is one.
+        best: What `snapshot.capture_all` returned in the best epoch of all executions.
+        ends: The same at the end of each execution, where another trial may resume.
+    """
+
+    score: float | None = None
+    best: snapshot.State | None = None
+    ends: list[snapshot.State | None] = dataclasses.field(default_factory=list)
+
+    def save(self, folder: Path) -> None:
+        """Write what is kept into the folder of the trial, in place of an earlier attempt's."""
+        states = {BEST: self.best}
+        for execution, end in enumerate(self.ends):
+            states[END.format(execution)] = end
+        for name, state in states.items():
+            (folder / name).unlink(missing_ok=True)
+            if state is not None:
+                with replacing(folder / name) as unfinished, open(unfinished, "wb") as file:
+                    archive.write(file, state)
+
+
+def restore(model: keras.Model, folder: Path, name: str) -> None:
+    """Give a model of the same structure the state that a trial has kept under a name.
+
+    Raises:
+        ValueError: if none was kept.
+    """
+    kept = folder / name
+    if not kept.exists():
+        trial_id = folder.name.removeprefix("trial_")
+        raise ValueError(
+            f"Trial {trial_id!r} must have kept its model. Received: no {name} in its folder. "
+            "HyperModel.fit must pass the callbacks that it gets on to fit, and the model must "
+            "be compiled."
+        )
+    with kept.open("rb") as file:
+        snapshot.restore_all(model, archive.read(file), None)

@@ -1,0 +1,119 @@
+"""The folder of a search: it is for one search, and its files are whole or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_freeze.checks import ArgumentError
+
+FILE = "keras_freeze_search.json"
+
+
+@dataclasses.dataclass
+class Search:
+    """What a search is, which KerasTuner does not record.
+
+    Attributes:
+        search: String, its kind.
+        objective: String, the name of what counts.
+        direction: "min" or "max".
+        executions_per_trial: Int.
+        settings: Further settings of the tuner by name.
+        model: String, the size of the model that is built first; None before that is known.
+    """
+
+    search: str
+    objective: str
+    direction: str
+    executions_per_trial: int = 1
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    model: str | None = None
+
+    def as_dict(self) -> dict[str, str]:
+        """Return what must be the same where the search resumes, by name."""
+        model = {} if self.model is None else {"model": self.model}
+        return {
+            "search": self.search,
+            "objective": self.objective,
+            "direction": self.direction,
+            "executions_per_trial": str(self.executions_per_trial),
+            **{name: str(value) for name, value in self.settings.items()},
+            **model,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write it into the folder of the search."""
+        with replacing(folder / FILE) as file:
+            Path(file).write_text(json.dumps(self.as_dict()))
+
+    def check_folder(self, owner: str, folder: Path) -> None:
+        """Refuse a folder with another search, whose trials would be taken for those of this.
+
+        Raises:
+            ValueError: if there is one.
+        """
+        if not (folder / FILE).exists():
+            return
+        present = about(folder)
+        for name, value in self.as_dict().items():
+            if present.get(name) != value:
+                raise ArgumentError(
+                    owner,
+                    "project_name",
+                    "name a folder without another search",
+                    received=(
+                        f"{str(folder)!r}, which holds one with {name} {present.get(name)} "
+                        f"instead of {value}"
+                    ),
+                    advice=(
+                        "Pass another project_name=, or overwrite=True to delete what it holds."
+                    ),
+                )
+
+
+def about(project: str | os.PathLike[str]) -> dict[str, str]:
+    """Return what a search is, as `Search.as_dict` does.
+
+    Raises:
+        ValueError: if the folder is not that of a search.
+    """
+    file = Path(project) / FILE
+    if not file.exists():
+        raise ValueError(
+            "The folder of a search must hold what a tuner of keras_freeze.tuning has written. "
+            f"Received: {str(project)!r}, which has no {FILE}. Pass its directory joined with its "
+            "project name."
+        )
+    found: dict[str, str] = json.loads(file.read_text())
+    return found
+
+
+@contextlib.contextmanager
+def replacing(file: str | os.PathLike[str]) -> Iterator[str]:
+    """Give the name of a file to write, which takes the place of `file` at the end.
+
+    So `file` is whole whenever the process is killed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing(Path(folder) / "a.txt") as name:
+        ...         size = Path(name).write_text("done")
+        ...     [found.name for found in Path(folder).iterdir()]
+        ['a.txt']
+    """
+    if not Path(file).parent.is_dir():  # a path of a remote file system, which KerasTuner takes
+        yield os.fspath(file)
+        return
+    unfinished = f"{os.fspath(file)}.{os.getpid()}.unfinished"
+    try:
+        yield unfinished
+        os.replace(unfinished, file)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)

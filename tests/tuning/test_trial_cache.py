@@ -1,0 +1,56 @@
+"""Trials that freeze the same weights share what these compute; scores stay the same."""
+
+import keras
+import numpy as np
+import pytest
+from small_searches import X, Y, build, project
+
+import keras_freeze as kf
+from keras_freeze import tuning
+from keras_freeze.prefix_cache.sharing import SharedCut
+from keras_freeze.tuning.trial_cache import TrialCache
+
+rng = np.random.default_rng(0)
+
+
+def test_a_cache_of_ones_own_has_its_limits_in_each_trial(tmp_path):
+    model = build(traced=True)
+    kf.freeze(model, groups=2)
+    limits = kf.PrefixCache(max_bytes=0, directory=tmp_path / "absent", auto=False, verbose=0)
+    with pytest.warns(UserWarning, match="features can't be written.*absent"):
+        model.fit(X, Y, epochs=2, verbose=0, callbacks=[TrialCache(limits)])
+
+
+def test_scores_are_the_same_with_shared_features(batch_norm, tmp_path, monkeypatch):
+    base = batch_norm()
+    x = rng.normal(size=(20, *base.input_shape[1:])).astype("float32")
+    y = rng.integers(0, 3, 20)
+
+    def make(hp):
+        model = keras.models.clone_model(base)
+        model.set_weights(base.get_weights())
+        rate = hp.Choice("rate", [0.1, 0.01])
+        model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy")
+        tuning.freeze_depth(hp, model, min=1)
+        return model
+
+    def scores(cache):
+        keras.utils.set_random_seed(0)
+        options = {"max_trials": 4, "seed": 0, "cache": cache, **project(tmp_path / str(cache))}
+        tuner = tuning.RandomSearch(make, "val_loss", **options)
+        data = {"validation_data": (x, y), "epochs": 2, "verbose": 0, "batch_size": 8}
+        tuner.search(x, y, shuffle=False, **data)
+        return {tuple(sorted(row["values"].items())): row["score"] for row in tuner.rows()}
+
+    monkeypatch.setattr("keras_freeze.prefix_cache.planning.LEAST_WORK", 0)
+    monkeypatch.setattr("keras_freeze.prefix_cache.planning.LEAST_SHARE", 0)
+    adopted, adopt = [], SharedCut.adopt
+    monkeypatch.setattr(
+        SharedCut, "adopt", lambda self, *args: adopted.append(self) or adopt(self, *args)
+    )
+    shared = scores(True)
+    assert len(shared) == 4
+    assert adopted
+    adopted.clear()
+    assert shared == scores(False)
+    assert not adopted
