@@ -970,8 +970,8 @@ class TestSharedFeatures:
         return {tuple(sorted(row["values"].items())): row["score"] for row in tuner.rows()}
 
     def test_scores_are_the_same(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("keras_freeze.prefix_cache.planning.LEAST_WORK", 0)
-        monkeypatch.setattr("keras_freeze.prefix_cache.planning.LEAST_SHARE", 0)
+        monkeypatch.setattr("keras_freeze.prefix_cache.planning.MIN_WORK", 0)
+        monkeypatch.setattr("keras_freeze.prefix_cache.planning.MIN_SHARE", 0)
         adopted, adopt = [], SharedCut.adopt
         monkeypatch.setattr(
             SharedCut, "adopt", lambda self, *args: adopted.append(self) or adopt(self, *args)
