@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 from keras.src import backend  # which alone knows where a backend keeps masks
 
+from keras_freeze.keras_internals.attributes import own_attribute
 from keras_freeze.keras_internals.required import require
 
 require("pass masks on", "keras", backend, "get_keras_mask", "set_keras_mask")
@@ -44,6 +47,29 @@ def graph_nodes(functional: Any) -> tuple[Any, ...]:
     """Return the calls of a Functional model (`operation`, tensors), from input to output."""
     by_depth = functional._nodes_by_depth
     return tuple(node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth])
+
+
+@contextlib.contextmanager
+def replaced_walk(
+    graph: Any, walk: Callable[[Any, Callable[[Any], Any]], list[Any] | None]
+) -> Iterator[None]:
+    """Replace the walk through a graph that a call of its model makes.
+
+    Args:
+        graph: The object that holds the graph.
+        walk: Gets the inputs and a function from an operation to what is called in its place, and
+            returns the graph's outputs, flat; None leaves the call to Keras.
+    """
+    own = graph._run_through_graph
+
+    def run(inputs: Any, operation_fn: Any = lambda op: op, call_fn: Any = None) -> Any:
+        outputs = walk(inputs, operation_fn) if call_fn is None else None
+        if outputs is None:
+            return own(inputs, operation_fn=operation_fn, call_fn=call_fn)
+        return keras.tree.pack_sequence_as(graph._outputs_struct, outputs)
+
+    with own_attribute(graph, "_run_through_graph", run):
+        yield
 
 
 def output_rank(op: Any, node: Any | None = None) -> int | None:

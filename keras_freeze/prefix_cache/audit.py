@@ -1,4 +1,4 @@
-"""Compute samples of a batch again, and compare: what chance or mixing between samples fails."""
+"""Compute samples of a batch again and compare: this fails if chance or other samples play in."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.compiled_prefix import Prefix
 
 # Samples of a batch that are computed again.
-AUDITED = 2
+AUDITED_SAMPLES = 2
 
 
 def is_own(prefix: Prefix, batch: Batch, features: Sequence[Any]) -> bool:
-    """Tell whether some samples of a batch come out again as they did, without their neighbours.
+    """Tell whether some samples of a batch give the same features without the other samples.
 
     Where a batch of another size would have to be traced, they fill one of the same size.
 
@@ -33,10 +33,10 @@ def is_own(prefix: Prefix, batch: Batch, features: Sequence[Any]) -> bool:
 
 
 class Audit:
-    """Computes features again that were looked up, in the way that takes less time.
+    """Computes features again that were looked up, in the faster of two ways.
 
-    A few samples take less than a batch, but a function of their number has to be traced for
-    them. So whole batches are computed until they have taken as long as that would.
+    A few samples take less time than a batch, but need a function traced for their number. So
+    whole batches are computed until they have taken as long as tracing would.
 
     Args:
         prefix: Computes the features of a batch, and has done so.
@@ -47,7 +47,7 @@ class Audit:
         self._whole_s = 0.0
 
     def passes(self, batch: Batch, features: Sequence[Any], batch_s: float) -> bool:
-        """Tell whether features are still what comes out.
+        """Tell whether features are still what the prefix returns.
 
         Args:
             batch: `Batch`.
@@ -65,8 +65,8 @@ class Audit:
 
 
 def _last(batch: Batch) -> list[int]:
-    """Return the places of the last samples, from behind: nowhere where they were."""
-    return list(range(batch.rows))[::-1][: max(1, min(AUDITED, batch.rows - 1))]
+    """Return the positions of the last samples, reversed: none keeps its position in the batch."""
+    return list(range(batch.rows))[::-1][: max(1, min(AUDITED_SAMPLES, batch.rows - 1))]
 
 
 def _agrees(

@@ -1,14 +1,17 @@
-"""Batches, and what tells their samples apart: their bytes, so that no index has to travel."""
+"""Batches, and the keys of their samples: hashes of their bytes, so that data need no index."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import keras
 import numpy as np
 import xxhash
+
+Kind: TypeAlias = Literal["train", "test"]
 
 
 class UnreadableBatchError(TypeError):
@@ -21,12 +24,17 @@ class Batch:
 
     Attributes:
         x: The inputs, an array or a nest of arrays.
+        kind: "train" or "test", the step that it is for.
         state: What JAX's trainer passes into a step; its first two elements are the values of the
             variables that train and that don't. Empty on other backends.
         promised: TensorFlow's shapes and dtypes of the inputs of all batches, if they are known.
+
+    Raises:
+        UnreadableBatchError: by `keys`, if the inputs are not arrays with a row for each sample.
     """
 
     x: Any
+    kind: Kind = "train"
     state: tuple[Any, ...] = ()
     promised: Any = None
 
@@ -41,6 +49,11 @@ class Batch:
         leaves = [leaf for leaf in keras.tree.flatten(self.promised) if leaf is not None]
         rows: int | None = leaves[0].shape[0] if leaves else None
         return rows
+
+    @functools.cached_property
+    def keys(self) -> list[bytes]:
+        """List of bytes, a key for each sample: see `keys_of`."""
+        return keys_of(self.x, self.promised_rows)
 
     def picked(self, rows: Sequence[int]) -> Batch:
         """Return a batch of some of its samples."""
@@ -75,7 +88,7 @@ def keys_of(x: Any, promised_rows: int | None = None) -> list[bytes]:
         raise UnreadableBatchError("the inputs are not arrays with a row for each sample")
     if len({len(a) for a in arrays}) > 1:
         raise UnreadableBatchError("the inputs have different numbers of rows")
-    # The shape tells apart rows that are padded to different lengths.
+    # With the shape, so that rows that are padded to different lengths have different keys.
     heads = [f"{a.shape[1:]}{a.dtype}".encode() for a in arrays]
     heads.append(bytes(leaf is None for leaf in leaves) + str(promised_rows).encode())
     rows = [np.ascontiguousarray(a).reshape(len(a), -1).view(np.uint8) for a in arrays]

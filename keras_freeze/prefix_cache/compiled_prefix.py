@@ -57,7 +57,7 @@ class Prefix:
         self.frontier = frontier
         self.training = training
         self.calls: tuple[Call, ...] = ()
-        #: Float, seconds of the first call, most of which it takes to trace a function.
+        #: Float, seconds of the first call, most of them for tracing a function.
         self.first_s = 0.0
         #: For each recorded call and each cut, whether each of its tensors has a mask; None
         #: before anything is computed.
@@ -78,7 +78,7 @@ class Prefix:
         return flat
 
     def is_of_one_size(self, batch: Batch) -> bool:
-        """Tell whether such batches have a function that is for no other number of samples."""
+        """Tell whether such batches have a function that takes no other number of samples."""
         return batch.promised_rows is not None and not self.model.run_eagerly
 
     def _computed(self, batch: Batch, given: list[Any]) -> list[Any]:
@@ -101,9 +101,9 @@ class Prefix:
     def shapes(self, batch: Batch) -> list[tuple[Any, Any]]:
         """Return shapes without the batch's size, and dtypes, of what crosses the cut.
 
-        They are as much as is promised of the batches: TensorFlow orders sums and products by
-        what it knows of shapes, so that the second half has to be traced for as much as the whole
-        would be. Empty on other backends, which don't ask.
+        They hold what is known of all batches: TensorFlow orders sums and products by what it
+        knows of shapes, so the second half has to be traced with the same knowledge as the whole
+        model. Empty on other backends, which do not need them.
         """
         if keras.backend.backend() != "tensorflow" or self.model.run_eagerly:
             return []
@@ -115,7 +115,7 @@ class Prefix:
     def adopt(
         self, batch: Batch, masked: Sequence[bool], shapes: Sequence[tuple[Any, Any]]
     ) -> None:
-        """Take over how what crosses the cut is laid out, so that nothing has to be computed."""
+        """Set the layout of what crosses the cut, so that nothing has to be computed to know it."""
         rest = iter(masked)
         self.masked = [[next(rest) for _ in cut.kept] for cut in self.frontier.cuts]
         if shapes:
@@ -139,7 +139,7 @@ class Prefix:
         return self._flat
 
     def _traced(self, batch: Batch) -> Callable[..., Sequence[Any]]:
-        """Return TensorFlow's function for what its data promise of all batches.
+        """Return the function that is traced for what is known of all batches.
 
         For batches of another size it is traced again, for any number of samples.
         """

@@ -1,4 +1,4 @@
-"""Run a prefix cache along with another callback's fit."""
+"""Run a cache along with the fit of another callback."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from keras_freeze.prefix_cache.callback import PrefixCache
 
 
 class CacheDriver:
-    """A `PrefixCache` that another callback runs; with None it does nothing.
+    """Runs a `PrefixCache` along with another callback's fit; with None it does nothing.
+
+    The cache is put into the model's steps at once: make it when training begins.
 
     Args:
         cache: `PrefixCache`, or None.
-        callback: The callback, in a fit that begins.
+        callback: `keras.callbacks.Callback` whose fit it is.
     """
 
     def __init__(self, cache: PrefixCache | None, callback: keras.callbacks.Callback) -> None:
@@ -23,16 +25,17 @@ class CacheDriver:
             cache.on_train_begin()
 
     def begin_epoch(self, epoch: int) -> None:
-        """Tell the cache that an epoch (0-based) begins."""
+        """Do what the cache does as an epoch (0-based) begins."""
         if self._cache is not None:
             self._cache.on_epoch_begin(epoch)
 
     def expect(self, epoch: int | None) -> None:
-        """Tell the cache before which epoch the model changes next; None where that isn't known."""
+        """Tell the cache in which epoch the model changes next; None if that is not known."""
         if self._cache is not None:
             self._cache.expect(epoch)
 
     def end(self) -> None:
-        """Take the cache out of the model."""
+        """Take the cache out of the model's steps; a second time it does nothing."""
         if self._cache is not None:
             self._cache.on_train_end()
+            self._cache = None

@@ -1,7 +1,7 @@
-"""Features that several trainings share: those of a search, whose trials freeze the same weights.
+"""Features that several trainings share, such as the trials of a search that freeze alike.
 
-They are kept on shelves, one for what is computed of which batches. A model that is cut deeper
-goes on from the deepest shelf that holds what it needs.
+They are kept on shelves, one for each cut and kind of batches. A model that is cut deeper starts
+from the deepest shelf that holds what it needs.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Library:
         self._shelves: dict[tuple[Hashable, Names], Shelf] = {}
 
     def suits(self, max_bytes: int | None, directory: str | os.PathLike[str] | None) -> bool:
-        """Tell whether a cache with these limits keeps to them if it uses this library."""
+        """Tell whether this library respects the limits of a cache."""
         return (max_bytes, directory) in ((None, None), self._limits)
 
     def shelf(
@@ -62,7 +62,7 @@ class Library:
 
         Args:
             batches: What is promised of the batches: features of others have a shelf of their own.
-            names: What is computed, as `identity.names_of` names it.
+            names: What is computed, as `tensor_names.names_of` names it.
             masked: As in `Shelf`.
             shapes: As in `Shelf`.
         """
@@ -83,13 +83,13 @@ class Library:
                 yield shelf
 
     def drop(self, names: Names) -> None:
-        """Forget the features of these tensors."""
+        """Remove the features of these tensors."""
         for (_, own), shelf in self._shelves.items():
             if own == names:
                 shelf.store.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all features."""
         for shelf in self._shelves.values():
             shelf.store.clear()
         self._shelves.clear()
@@ -99,7 +99,7 @@ _present: contextvars.ContextVar[Library | None] = contextvars.ContextVar("libra
 
 
 def present() -> Library | None:
-    """Return the library that trainings begun now share; None if there is none."""
+    """Return the library shared by trainings that begin now; None if there is none."""
     return _present.get()
 
 

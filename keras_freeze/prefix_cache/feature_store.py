@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import psutil
 
-# A block of rows is of about this size, so that little is reserved in vain.
+# A block of rows is of about this size, so that little reserved memory stays unused.
 BLOCK_BYTES = 16 * 2**20
-# By default at most this part of the free memory is used.
-MEMORY_SHARE = 4
+# By default, the free memory divided by this is the most that is used.
+MEMORY_DIVISOR = 4
 
 Signature: TypeAlias = tuple[tuple[tuple[int, ...], Any], ...]
 
@@ -34,7 +34,7 @@ class Budget:
     def rows(self, row_bytes: int) -> int:
         """Return how many rows of this size there is room for."""
         if self.max_bytes is None:
-            self.max_bytes = free_memory() // MEMORY_SHARE
+            self.max_bytes = free_memory() // MEMORY_DIVISOR
         return max(0, self.max_bytes - self.reserved) // row_bytes
 
 
@@ -105,7 +105,7 @@ class RowStore:
             self.nbytes += block.row_bytes
 
     def clear(self) -> None:
-        """Forget all rows and give their memory back."""
+        """Remove all rows and release their memory."""
         self.budget.reserved -= self._reserved
         self.nbytes = self._reserved = 0
         self._places.clear()
@@ -151,7 +151,7 @@ def _mapped(
 ) -> np.ndarray:
     size = max(1, math.prod(shape) * dtype.itemsize)
     with tempfile.TemporaryFile(dir=directory, prefix="keras_freeze-") as file:
-        # Written, not just extended: a full disk is an error here, and a crash at a page later.
+        # Written, not only extended: a full disk is an error here, and a later page fault a crash.
         zeros = bytes(2**20)
         for start in range(0, size, len(zeros)):
             file.write(zeros[: size - start])
@@ -161,7 +161,7 @@ def _mapped(
 
 
 def free_memory() -> int:
-    """Return the bytes of memory that this process can still take, by system and container."""
+    """Return the bytes that this process can still allocate, by system and container."""
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     try:

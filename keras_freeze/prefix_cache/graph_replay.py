@@ -1,8 +1,7 @@
 """Run the two halves of a model that is cut: what comes before the frontier, and the rest.
 
 Both halves are calls of the model itself, so that everything around its layers (training mode,
-masks, dtypes, name scopes) is Keras's own. Only the walk through its graph is replaced. Together
-with `structure` and the engine this is where Keras's private attributes are used.
+masks, dtypes, name scopes) is Keras's own. Only the walk through its graph is replaced.
 """
 
 from __future__ import annotations
@@ -16,7 +15,13 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_freeze.keras_internals.graph import functional_graph, mask_of, with_mask
+from keras_freeze.keras_internals.attributes import own_attribute
+from keras_freeze.keras_internals.graph import (
+    functional_graph,
+    mask_of,
+    replaced_walk,
+    with_mask,
+)
 from keras_freeze.prefix_cache.layer_calls import Call, Player, Recorder, intercepted
 from keras_freeze.prefix_cache.model_cut import Frontier, GraphCut
 
@@ -30,8 +35,8 @@ class NotReachedError(RuntimeError):
     """A call of the model did not go through its graph, so that it can't be cut there."""
 
 
-class _Reached(BaseException):  # a jump, which Keras's handlers of errors let pass
-    """The frontier is reached, and the rest of the call not needed."""
+class _Reached(BaseException):  # a jump, not an error: Keras's handlers of errors must ignore it
+    """The frontier is reached; the rest of the call is not needed."""
 
 
 @dataclasses.dataclass
@@ -40,7 +45,7 @@ class Use:
 
     Attributes:
         calls: Int, how many such calls there were.
-        is_batch: Bool, whether such a call is going on.
+        is_batch: Bool, whether such a call is running.
         armed: Ids of the cuts of which the next walk is that of the batch. Other walks through
             the same graph, of a layer that is used elsewhere too, are Keras's own.
     """
@@ -104,7 +109,7 @@ def features_of(
 
     with (
         _walking(frontier.cuts, walk),
-        _noticing(model, _Step(x, use, around)),
+        _recognizing(model, _Step(x, use, around)),
         _without_traces(frontier),
         contextlib.suppress(_Reached),
     ):
@@ -154,7 +159,7 @@ def replaying(
         player = Player(calls, outputs, _split(frontier, use))
         return _around(frontier, use, player, inputs)
 
-    with _walking(frontier.cuts, walk), _noticing(model, _Step(x, use, around)):
+    with _walking(frontier.cuts, walk), _recognizing(model, _Step(x, use, around)):
         yield use
 
 
@@ -176,7 +181,7 @@ def _split(frontier: Frontier, use: Use) -> dict[int, Callable[[], None]]:
 
 
 def _without_traces(frontier: Frontier) -> contextlib.AbstractContextManager[Any]:
-    """Discard what the code of a subclassed model assigns, since a step will run it again."""
+    """Discard the assignments of a subclassed model's code, since the step runs it again."""
     # On JAX the whole function runs without any.
     needed = frontier.children and keras.backend.backend() != "jax"
     return keras.StatelessScope() if needed else contextlib.nullcontext()
@@ -215,27 +220,11 @@ class _Values:
 
 @contextlib.contextmanager
 def _walking(cuts: Sequence[GraphCut], walk: Walk) -> Iterator[None]:
-    """Replace the walks through these graphs; where `walk` returns None, Keras's own is made."""
-
-    def replace(cut: GraphCut) -> None:
-        own = cut.graph._run_through_graph
-
-        def run(inputs: Any, operation_fn: Any = lambda op: op, call_fn: Any = None) -> Any:
-            outputs = walk(cut, inputs, operation_fn) if call_fn is None else None
-            if outputs is None:
-                return own(inputs, operation_fn=operation_fn, call_fn=call_fn)
-            return keras.tree.pack_sequence_as(cut.graph._outputs_struct, outputs)
-
-        # Past Keras's own `__setattr__`, which would look for layers in it.
-        object.__setattr__(cut.graph, "_run_through_graph", run)
-
-    for cut in cuts:
-        replace(cut)
-    try:
-        yield
-    finally:
+    """Replace the walks through these graphs; where `walk` returns None, Keras makes its own."""
+    with contextlib.ExitStack() as stack:
         for cut in cuts:
-            object.__delattr__(cut.graph, "_run_through_graph")
+            stack.enter_context(replaced_walk(cut.graph, functools.partial(walk, cut)))
+        yield
 
 
 @dataclasses.dataclass
@@ -248,24 +237,22 @@ class _Step:
 
 
 @contextlib.contextmanager
-def _noticing(model: keras.Model, step: _Step) -> Iterator[None]:
-    """Notice calls of the model on the batch itself; run its `call` inside of `around`."""
+def _recognizing(model: keras.Model, step: _Step) -> Iterator[None]:
+    """Recognize calls of the model on the batch itself; run its `call` inside of `around`."""
     own_class = model.__class__
-    object.__setattr__(model, "_keras_freeze_step", step)
-    model.__class__ = _noticing_class(own_class)
-    try:
-        yield
-    finally:
-        model.__class__ = own_class
-        object.__delattr__(model, "_keras_freeze_step")
+    with own_attribute(model, "_keras_freeze_step", step):
+        model.__class__ = _recognizing_class(own_class)
+        try:
+            yield
+        finally:
+            model.__class__ = own_class
 
 
 @functools.lru_cache(maxsize=16)
-def _noticing_class(own_class: type) -> Any:
-    # Python looks `__call__` up in the class. By the time Keras calls `call`, the inputs may
-    # have been converted, and can't be told from others any more; but on JAX it calls `call`
-    # alone.
-    def noticed(name: str) -> Callable[..., Any]:
+def _recognizing_class(own_class: type) -> Any:
+    # Python looks `__call__` up in the class. When Keras calls `call`, the inputs may have been
+    # converted to other objects; but on JAX it calls `call` alone.
+    def recognizing(name: str) -> Callable[..., Any]:
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             step: _Step = self._keras_freeze_step
             use, before = step.use, step.use.is_batch
@@ -282,7 +269,7 @@ def _noticing_class(own_class: type) -> Any:
 
         return method
 
-    methods = {name: noticed(name) for name in ("__call__", "call")}
+    methods = {name: recognizing(name) for name in ("__call__", "call")}
     return type(own_class.__name__, (own_class,), methods)
 
 

@@ -1,7 +1,7 @@
-"""Let go of an epoch's iterator without waiting for it.
+"""Release an epoch's iterator without waiting for it.
 
-tf.data tunes each iterator on a thread that sleeps longer the longer the iterator has lived, and
-an iterator that is deleted waits for it: now and then for the whole of its sleep, about as long
+tf.data tunes each iterator on a thread that sleeps longer the longer the iterator has existed, and
+deleting the iterator waits for that thread: in the worst case for its whole sleep, about as long
 as the epoch took. An epoch that is read from a cache would wait for the one that filled it.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 
 
 class Iterators:
-    """The iterator of each kind's last epoch, kept until the next one comes.
+    """The iterator of each kind's last epoch, held until the next one starts.
 
-    It is let go of on a thread of its own, since whoever lets go last waits.
+    It is released on a thread of its own, since whoever releases it last waits.
     """
 
     def __init__(self) -> None:

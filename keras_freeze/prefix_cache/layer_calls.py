@@ -1,8 +1,8 @@
-"""Cut a subclassed model, whose graph of layers nobody knows, at the calls of its own layers.
+"""Cut a subclassed model, which has no graph of layers, at the calls of its own layers.
 
-Its `call` is run as it is. A layer of it that is frozen and deterministic, and that gets the
-batch itself or what such a layer returned, is called once for each sample; afterwards its output
-is handed out instead. What `call` does between two layers is computed in every step.
+Its `call` is run as it is. A frozen, deterministic layer that gets the batch itself, or the
+output of such a layer, is called once for each sample; afterwards its stored output is returned
+instead. What `call` does between two layers is computed in every step.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from typing import Any, TypeAlias
 
 import keras
 
+from keras_freeze.keras_internals.attributes import own_attribute
 from keras_freeze.keras_internals.graph import mask_of, with_mask
-from keras_freeze.prefix_cache.determinism import Setting, reason_against
+from keras_freeze.prefix_cache.determinism import reason_against
+from keras_freeze.prefix_cache.layer_rules import Setting
 
-# A layer that was called, the arguments of the call that are no tensors, and how what it returned
-# is nested.
+# A layer that was called, the arguments of the call that are not tensors, and the structure of
+# its output.
 Call: TypeAlias = tuple[keras.Layer, tuple[Any, ...], Any]
 Outputs: TypeAlias = list[tuple[Any, Any]]
 
 
 @dataclasses.dataclass
 class Recorder:
-    """Calls the frozen layers of a model, and notes what they return, up to the first other.
+    """Calls the frozen layers of a model and records their outputs, up to the first other layer.
 
     Args:
         setting: What trains.
         split: By id of a layer that is a model and cut itself, what prepares the cut.
-        reached: Raised where a layer is called that can't be kept.
+        reached: Raised where a layer is called whose output can't be cached.
     """
 
     setting: Setting
@@ -62,7 +64,7 @@ class Recorder:
 
 @dataclasses.dataclass
 class Player:
-    """Hands out what the recorded calls of layers returned.
+    """Returns the outputs of recorded calls in place of the layers.
 
     Args:
         calls: As recorded.
@@ -117,22 +119,14 @@ def intercepted(layers: Sequence[keras.Layer], handle: Any, inputs: Any) -> Iter
     """
     known = _Known(inputs)
 
-    def replace(layer: keras.Layer) -> None:
+    def replacement(layer: keras.Layer) -> Callable[..., Any]:
         own = layer.call
+        return lambda *args, **kwargs: handle(layer, own, known, args, kwargs)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return handle(layer, own, known, args, kwargs)
-
-        # Past Keras's own `__setattr__`, which would look for layers in it.
-        object.__setattr__(layer, "call", call)
-
-    for layer in layers:
-        replace(layer)
-    try:
-        yield
-    finally:
+    with contextlib.ExitStack() as stack:
         for layer in layers:
-            object.__delattr__(layer, "call")
+            stack.enter_context(own_attribute(layer, "call", replacement(layer)))
+        yield
 
 
 def _others(arguments: tuple[Sequence[Any], Mapping[str, Any]]) -> tuple[Any, ...]:

@@ -7,24 +7,21 @@ nested one, through that one's graph too. The tensors that cross it are its fron
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
 
-from keras_freeze.keras_internals.graph import (
-    functional_graph,
-    graph_nodes,
-    origin_of,
-    walked_graph,
-)
+from keras_freeze.keras_internals.graph import graph_nodes, origin_of, walked_graph
 from keras_freeze.keras_internals.layers import sublayers
 from keras_freeze.model_picture import weights_of_operation
-from keras_freeze.prefix_cache.determinism import Setting, reason_against, reason_in_graph
+from keras_freeze.prefix_cache.determinism import reason_against, reason_in_graph
+from keras_freeze.prefix_cache.layer_rules import Setting
+from keras_freeze.prefix_cache.reasons import NoCut, Reason
+from keras_freeze.prefix_cache.workload import work_of_call, work_of_layer
 
 # What a tensor is: computed from the batch without weights, so that it costs little to compute
-# again; or an output of frozen layers, worth to be kept.
+# again; or an output of frozen layers, worth caching.
 Kind = Literal["free", "kept"]
 
 
@@ -61,13 +58,14 @@ class GraphCut:
         found = []
         for node in reversed(self.before):
             inner = self.inner.get(id(node))
-            needs_inputs = inner is None
             if inner is not None:
+                # Its walk is always begun; its inputs are read if its first calls remain.
                 inputs = {id(tensor) for tensor in inner.graph.inputs}
                 needs_inputs = bool(inputs & inner._remaining(known)[1])
-            elif all(id(tensor) not in wanted for tensor in node.output_tensors):
-                continue
-            found.append(node)
+            else:
+                needs_inputs = any(id(tensor) in wanted for tensor in node.output_tensors)
+            if inner is not None or needs_inputs:
+                found.append(node)
             if needs_inputs:
                 wanted |= {id(t) for t in node.input_tensors if id(t) not in known}
         return found[::-1], wanted
@@ -84,7 +82,7 @@ class Frontier:
         split: Those of them that are models and cut themselves.
         layers: Layers before the cut that have weights.
         name: Str, the names of the layers of which the output is kept.
-        ended_by: Why the first layer behind the cut is not before it; "" if it just trains.
+        ended_by: Why the first layer behind the cut is not before it; None if it is trainable.
         work: Multiplications before the cut for one sample.
         share: Part of the model's forward pass that this is, from 0 to 1.
     """
@@ -95,90 +93,93 @@ class Frontier:
     split: tuple[keras.Layer, ...]
     layers: tuple[keras.Layer, ...]
     name: str
-    ended_by: str
+    ended_by: NoCut | None
     work: float
     share: float
 
+    def work_from(self, known: Collection[int]) -> float:
+        """Return about how many multiplications lead from known tensors to what is kept."""
+        work = 0.0
+        for cut in self.cuts:
+            for node in cut.remaining(known):
+                if id(node) not in cut.inner:
+                    work += work_of_call(node)
+        return work
 
-def find(model: keras.Model, setting: Setting) -> Frontier | str:
-    """Return where a model can be cut, or the reason why it can't.
+
+def find(model: keras.Model, setting: Setting) -> Frontier | NoCut:
+    """Return where a model can be cut, or why it can't.
 
     Args:
         model: `keras.Model`, built.
         setting: `Setting`, what trains and how the frozen part is called.
-
-    Returns:
-        `Frontier`; or str, the reason, "" if no frozen layer comes before those that train.
     """
     graph = walked_graph(model)
     if graph is None:
         return _in_calls(model, setting)
-    analysis = _Analysis(setting, graph)
-    cut = analysis.cut(graph, dict.fromkeys(map(id, graph.inputs), "free"))
-    cuts = tuple(cut.every_cut())
-    if len({id(one.graph) for one in cuts}) < len(cuts):
-        return "a model inside it that is frozen in part is used in several places"
-    if not any(one.kept for one in cuts):
-        first = next(iter(analysis.reasons), "")
-        return "" if _just_trains(first) else first
-    layers = tuple(dict.fromkeys(_weighted_layers(cuts)))
-    name = ", ".join(origin_of(t).name for one in cuts for t in one.kept)
-    work = sum(_work(node) for one in cuts for node in one.before)
-    whole = sum(map(_work, graph_nodes(graph)))
-    reasons = [reason for reason in analysis.reasons if not _just_trains(reason)]
-    share = work / whole if whole else 0.0
-    ended_by = reasons[0] if reasons else ""
-    return Frontier(setting, cuts, (), (), layers, name, ended_by, work, share)
+    cuts, reasons = _cuts_through(graph, setting)
+    if len({id(cut.graph) for cut in cuts}) < len(cuts):
+        detail = "a model inside it that is partly frozen is used in several places"
+        return NoCut(Reason.USED_TWICE, detail)
+    if not any(cut.kept for cut in cuts):
+        return reasons[0] if reasons else NoCut(Reason.NOTHING_FROZEN)
+    work = sum(work_of_call(node) for cut in cuts for node in cut.before)
+    whole = sum(map(work_of_call, graph_nodes(graph)))
+    others = [reason for reason in reasons if reason.reason is not Reason.TRAINS]
+    return Frontier(
+        setting=setting,
+        cuts=cuts,
+        children=(),
+        split=(),
+        layers=_weighted_layers(cuts),
+        name=", ".join(_kept_names(cuts)),
+        ended_by=others[0] if others else None,
+        work=work,
+        share=work / whole if whole else 0.0,
+    )
 
 
-def _in_calls(model: keras.Model, setting: Setting) -> Frontier | str:
+def _in_calls(model: keras.Model, setting: Setting) -> Frontier | NoCut:
     """Cut a subclassed model at the calls of its own layers."""
     children = sublayers(model)
-    reasons = {id(layer): reason_against(layer, setting) for layer in children}
-    whole = [layer for layer in children if reasons[id(layer)] is None and layer.weights]
-    split: dict[int, tuple[GraphCut, ...]] = {}
+    whole: list[keras.Layer] = []
+    split: list[keras.Layer] = []
+    cuts: tuple[GraphCut, ...] = ()
+    reasons: list[NoCut] = []
     for layer in children:
+        reason = reason_against(layer, setting)
+        if reason is None:
+            whole += [layer] if layer.weights else []
+            continue
+        reasons.append(reason)
         graph = walked_graph(layer)
-        if graph is not None and reasons[id(layer)] is not None:
-            cut = _Analysis(setting, graph).cut(graph, dict.fromkeys(map(id, graph.inputs), "free"))
-            if any(one.kept for one in cut.every_cut()):
-                split[id(layer)] = tuple(cut.every_cut())
-    cuts = tuple(one for own in split.values() for one in own)
+        if graph is not None:
+            own, _ = _cuts_through(graph, setting)
+            if any(cut.kept for cut in own):
+                split.append(layer)
+                cuts += own
     if not whole and not cuts:
-        first = next((reason for reason in reasons.values() if reason), "")
-        return "" if _just_trains(first) else first
-    work = sum(map(_work_of, whole)) + sum(_work(node) for one in cuts for node in one.before)
-    names = [layer.name for layer in whole]
-    names += [origin_of(t).name for one in cuts for t in one.kept]
+        return reasons[0] if reasons else NoCut(Reason.NOTHING_FROZEN)
+    work = sum(map(work_of_layer, whole))
+    work += sum(work_of_call(node) for cut in cuts for node in cut.before)
     return Frontier(
-        setting,
-        cuts,
-        children,
-        tuple(layer for layer in children if id(layer) in split),
-        (*whole, *dict.fromkeys(_weighted_layers(cuts))),
-        ", ".join(names),
-        "",
-        work,
-        work / max(1.0, sum(map(_work_of, children))),
+        setting=setting,
+        cuts=cuts,
+        children=children,
+        split=tuple(split),
+        layers=(*whole, *_weighted_layers(cuts)),
+        name=", ".join([*(layer.name for layer in whole), *_kept_names(cuts)]),
+        ended_by=None,
+        work=work,
+        share=work / max(1.0, sum(map(work_of_layer, children))),
     )
 
 
-def work_from(frontier: Frontier, known: Collection[int]) -> float:
-    """Return about how many multiplications lead from known tensors to what is kept."""
-    return sum(
-        _work(node)
-        for cut in frontier.cuts
-        for node in cut.remaining(known)
-        if id(node) not in cut.inner
-    )
-
-
-def _work_of(layer: keras.Layer) -> float:
-    """Return about how many multiplications a layer takes, of which no call is known."""
-    graph = functional_graph(layer)
-    if graph is not None:
-        return sum(map(_work, graph_nodes(graph)))
-    return float(sum(math.prod(v.shape) for v in layer.weights if len(v.shape) > 1))
+def _cuts_through(graph: Any, setting: Setting) -> tuple[tuple[GraphCut, ...], list[NoCut]]:
+    """Return the cuts through a graph and those nested in it, and what ends them."""
+    analysis = _Analysis(setting, graph)
+    cut = analysis.cut(graph, dict.fromkeys(map(id, graph.inputs), "free"))
+    return tuple(cut.every_cut()), analysis.reasons
 
 
 class _Analysis:
@@ -186,111 +187,107 @@ class _Analysis:
 
     def __init__(self, setting: Setting, graph: Any) -> None:
         self.setting = setting
-        self.reasons: list[str] = []
+        self.reasons: list[NoCut] = []
         self.batch = graph.inputs[0].shape[:1]
 
     def cut(self, graph: Any, kinds: dict[int, Kind]) -> GraphCut:
-        """Cut a graph of which the inputs are of these kinds, and note the kinds of others."""
-        able, inner = self._able(graph, kinds)
+        """Cut a graph of which the inputs are of these kinds, and record the kinds of others."""
+        cacheable, inner = self._classified(graph, kinds)
+        if self.setting.inference:
+            cacheable = self._without_end(graph, cacheable, kinds)
         nodes = [node for node in graph_nodes(graph) if not node.is_input]
-        behind = [node for node in nodes if id(node) not in able]
-        wanted = {id(t) for node in behind if id(node) not in inner for t in node.input_tensors}
-        wanted |= {id(t) for t in graph.outputs}
-        everything = [*graph.inputs, *(t for node in nodes for t in node.output_tensors)]
-        kept = [t for t in everything if id(t) in wanted and kinds.get(id(t)) == "kept"]
-        inside = {id(t) for node in behind if id(node) in inner for t in node.input_tensors}
-        before = _leading_to({id(t) for t in kept} | inside, nodes, able)
-        before = [node for node in nodes if node in before or id(node) in inner]
-        free = {id(t) for t in everything if kinds.get(id(t)) == "free"}
-        again = _leading_to((wanted | inside) & free, nodes, able)
-        after = [node for node in nodes if node in again or id(node) not in able]
-        return GraphCut(graph, tuple(_unique(kept)), tuple(before), tuple(after), inner)
+        read = {id(tensor) for tensor in graph.outputs}  # by the calls behind the cut
+        read_inside: set[int] = set()  # by nested models that are cut themselves
+        for node in nodes:
+            if id(node) in inner:
+                read_inside.update(map(id, node.input_tensors))
+            elif id(node) not in cacheable:
+                read.update(map(id, node.input_tensors))
+        kept: dict[int, Any] = {}
+        free: set[int] = set()
+        for tensor in (*graph.inputs, *(t for node in nodes for t in node.output_tensors)):
+            kind = kinds.get(id(tensor))
+            if kind == "free":
+                free.add(id(tensor))
+            elif kind == "kept" and id(tensor) in read:
+                kept[id(tensor)] = tensor
+        before = _leading_to(read_inside.union(kept), nodes, cacheable) | set(inner)
+        again = _leading_to((read | read_inside) & free, nodes, cacheable)
+        return GraphCut(
+            graph,
+            kept=tuple(kept.values()),
+            before=tuple(node for node in nodes if id(node) in before),
+            after=tuple(n for n in nodes if id(n) in again or id(n) not in cacheable),
+            inner=inner,
+        )
 
-    def _able(self, graph: Any, kinds: dict[int, Kind]) -> tuple[set[int], dict[int, GraphCut]]:
-        able: set[int] = set()
-        inference = self.setting.inference
+    def _classified(
+        self, graph: Any, kinds: dict[int, Kind]
+    ) -> tuple[set[int], dict[int, GraphCut]]:
+        """Return the ids of the calls that can be cached, and the cuts inside of others."""
+        cacheable: set[int] = set()
         inner: dict[int, GraphCut] = {}
-        calls = [id(node.operation) for node in graph_nodes(graph)]
+        called = [id(node.operation) for node in graph_nodes(graph)]
         for node in graph_nodes(graph):
-            given = [kinds.get(id(t)) for t in node.input_tensors]
-            if node.is_input or None in given:
+            given = [kinds[id(t)] for t in node.input_tensors if id(t) in kinds]
+            if node.is_input or len(given) < len(node.input_tensors):
                 continue
-            reason = self._reason(node)
+            reason = self._reason_against(node)
+            nested = walked_graph(node.operation)
             if reason is None:
-                able.add(id(node))
+                cacheable.add(id(node))
                 is_free = "kept" not in given and not weights_of_operation(node.operation)
                 kinds.update((id(t), "free" if is_free else "kept") for t in node.output_tensors)
-                continue
-            nested = walked_graph(node.operation)
-            if nested is None or calls.count(id(node.operation)) > 1:
+            elif nested is None or called.count(id(node.operation)) > 1:
                 self.reasons.append(reason)
-                continue
-            within = zip(map(id, nested.inputs), given, strict=True)
-            found = self.cut(nested, {i: kind for i, kind in within if kind is not None})
-            if any(cut.kept for cut in found.every_cut()):
-                inner[id(node)] = found
-        return (self._without_end(graph, able, kinds), inner) if inference else (able, inner)
+            else:
+                cut = self.cut(nested, dict(zip(map(id, nested.inputs), given, strict=True)))
+                if any(one.kept for one in cut.every_cut()):
+                    inner[id(node)] = cut
+        return cacheable, inner
 
-    def _without_end(self, graph: Any, able: set[int], kinds: dict[int, Kind]) -> set[int]:
-        """Leave out what acts at random behind the last frozen weights: it is the head's."""
-        nodes = [node for node in graph_nodes(graph) if id(node) in able]
-        heavy = [node for node in nodes if weights_of_operation(node.operation)]
-        leading = _leading_to({id(t) for node in heavy for t in node.output_tensors}, nodes, able)
+    def _without_end(self, graph: Any, cacheable: set[int], kinds: dict[int, Kind]) -> set[int]:
+        """Leave out what is stochastic behind the last frozen weights: it is the head's."""
+        nodes = [node for node in graph_nodes(graph) if id(node) in cacheable]
+        weighted = [node for node in nodes if weights_of_operation(node.operation)]
+        outputs = {id(t) for node in weighted for t in node.output_tensors}
+        leading = _leading_to(outputs, nodes, cacheable)
         training = dataclasses.replace(self.setting, inference=False)
+        left = set(cacheable)
         for node in nodes:
-            known = all(id(t) in kinds for t in node.input_tensors)
-            if not known or (node not in leading and reason_in_graph(node, training)):
-                able = able - {id(node)}
+            is_known = all(id(t) in kinds for t in node.input_tensors)
+            if not is_known or (id(node) not in leading and reason_in_graph(node, training)):
+                left.remove(id(node))
                 for tensor in node.output_tensors:
                     del kinds[id(tensor)]
-        return able
+        return left
 
-    def _reason(self, node: Any) -> str | None:
+    def _reason_against(self, node: Any) -> NoCut | None:
         reason = reason_in_graph(node, self.setting)
         if reason is None and any(t.shape[:1] != self.batch for t in node.output_tensors):
-            return f"{node.operation.name!r} returns something else than a row for each sample"
+            detail = f"{node.operation.name!r} does not return one row per sample"
+            return NoCut(Reason.ACROSS_SAMPLES, detail)
         return reason
 
 
-def _just_trains(reason: str) -> bool:
-    return reason.endswith("' trains")
-
-
-def _leading_to(wanted: set[int], nodes: Sequence[Any], able: set[int]) -> list[Any]:
-    """Return the calls that these tensors are computed by, from input to output."""
-    found: list[Any] = []
+def _leading_to(wanted: set[int], nodes: Sequence[Any], cacheable: set[int]) -> set[int]:
+    """Return the ids of the calls that these tensors are computed by."""
+    found: set[int] = set()
     for node in reversed(nodes):
-        if id(node) in able and any(id(t) in wanted for t in node.output_tensors):
-            found.append(node)
-            wanted = wanted | {id(t) for t in node.input_tensors}
-    return found[::-1]
+        if id(node) in cacheable and any(id(t) in wanted for t in node.output_tensors):
+            found.add(id(node))
+            wanted = wanted.union(map(id, node.input_tensors))
+    return found
 
 
-def _unique(tensors: Sequence[Any]) -> list[Any]:
-    return list({id(t): t for t in tensors}.values())
+def _kept_names(cuts: Sequence[GraphCut]) -> list[str]:
+    return [origin_of(tensor).name for cut in cuts for tensor in cut.kept]
 
 
-def _weighted_layers(cuts: Sequence[GraphCut]) -> Iterator[keras.Layer]:
+def _weighted_layers(cuts: Sequence[GraphCut]) -> tuple[keras.Layer, ...]:
+    layers: dict[int, keras.Layer] = {}
     for cut in cuts:
         for node in cut.before:
             if id(node) not in cut.inner and weights_of_operation(node.operation):
-                yield node.operation
-
-
-def _work(node: Any) -> float:
-    """Return about how many multiplications a call takes for one sample."""
-    nested = functional_graph(node.operation)
-    if nested is not None:
-        return sum(map(_work, graph_nodes(nested)))
-    if node.is_input or isinstance(node.operation, keras.layers.Embedding):
-        return 0.0
-    weights = weights_of_operation(node.operation)
-    matrices = sum(math.prod(v.shape) for v in weights if len(v.shape) > 1)
-    return float(matrices * _positions(node))
-
-
-def _positions(node: Any) -> int:
-    """Return at how many places of a sample a call applies its weights."""
-    recurrent = isinstance(node.operation, (keras.layers.RNN, keras.layers.Bidirectional))
-    tensor = node.input_tensors[0] if recurrent else node.output_tensors[0]
-    return math.prod(size for size in tensor.shape[1:-1] if size)
+                layers[id(node.operation)] = node.operation
+    return tuple(layers.values())

@@ -1,8 +1,9 @@
-"""Decide whether and where the model of a fit is cut, and try it on the first batch."""
+"""Decide whether and where the model of a fit is cut, and try the cut on the first batch."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -11,15 +12,38 @@ from keras_freeze.model_picture import every_layer
 from keras_freeze.prefix_cache.audit import Audit, is_own
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.compiled_prefix import Prefix
+from keras_freeze.prefix_cache.feature_library import Library
 from keras_freeze.prefix_cache.graph_replay import NotReachedError
-from keras_freeze.prefix_cache.model_cut import Frontier
+from keras_freeze.prefix_cache.layer_rules import Setting
+from keras_freeze.prefix_cache.model_cut import Frontier, find
+from keras_freeze.prefix_cache.reasons import NoCut, Reason
 from keras_freeze.prefix_cache.sharing import SharedCut
 from keras_freeze.prefix_cache.weight_watch import Watch
 
 # Below so many multiplications a sample, or this part of the forward pass, the frozen part takes
-# less time than it takes to tell samples apart and to call two functions instead of one.
-LEAST_WORK = 1e6
-LEAST_SHARE = 0.05
+# less time than the keys of the samples and a second function call.
+MIN_WORK = 1e6
+MIN_SHARE = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the user asked of the cache of a fit, and what is known of the fit.
+
+    Attributes:
+        inference: Bool, whether frozen layers are called in inference mode.
+        auto: Bool, whether to leave the model whole where a cut would not save time.
+        steps: Int, batches in an epoch; None if not known.
+        epochs_left: Returns how many epochs the model stays frozen as it is; None if that is not
+            known.
+        library: `Library` to share features with other trainings; None to share none.
+    """
+
+    inference: bool
+    auto: bool
+    steps: int | None
+    epochs_left: Callable[[], int | None]
+    library: Library | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -31,10 +55,11 @@ class CutPlan:
         prefix: Computes what crosses it.
         watch: Its weights.
         positions: Of these weights in what JAX's trainer passes into a step.
-        place: What tells cuts apart: the tensors that are kept, and the dtype policies before.
+        place: What differs between cuts: the tensors that are kept, and the dtype policies before.
         layers: All layers before the cut, nested ones included.
         audit: Computes features again that were looked up.
-        shared: What other trainings may have computed of it; None if there are none.
+        shared: The features that are shared with other trainings; None if none can be.
+        settings: What it was made for: flags and dtype policies before the cut.
     """
 
     frontier: Frontier
@@ -45,85 +70,119 @@ class CutPlan:
     layers: tuple[keras.Layer, ...]
     audit: Audit
     shared: SharedCut | None = None
+    settings: tuple[Any, ...] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settings = self._present_settings()
 
     def values(self, state: tuple[Any, ...]) -> list[Any] | None:
         """Return the values of the weights in a step of JAX, None elsewhere."""
         return _values(self.positions, state)
 
-    def settings(self) -> tuple[Any, ...]:
-        """Return what may be changed by hand before the cut: what is frozen, and dtype policies."""
+    def share(self, library: Library, batch: Batch) -> None:
+        """Share features through a library, if all that is kept can be named."""
+        present = self.values(batch.state) or []
+        values = dict(zip(map(id, self.watch.variables), present, strict=bool(present)))
+        by_name = isinstance(batch.x, Mapping)
+        shared = SharedCut(library, self.prefix, values, by_name=by_name)
+        self.shared = shared if shared.is_possible else None
+
+    def is_outdated(self) -> bool:
+        """Tell whether something was set by hand that takes effect without a new step.
+
+        Where steps are traced, what is set takes effect with the next trace.
+        """
+        is_traced = keras.backend.backend() != "torch" and not self.prefix.model.run_eagerly
+        return not is_traced and self.settings != self._present_settings()
+
+    def _present_settings(self) -> tuple[Any, ...]:
         layers = tuple(layer.trainable for layer in self.frontier.layers)
         variables = tuple(variable.trainable for variable in self.watch.variables)
         return layers, variables, _policies(self.layers)
 
 
-def make(
-    model: keras.Model, frontier: Frontier, inference: bool, batch: Batch, last: CutPlan | None
-) -> CutPlan:
+def search(model: keras.Model, options: Options) -> Frontier | NoCut:
+    """Decide where a model is cut, as it is frozen now, or why not."""
+    trained = {id(v) for v in model.trainable_variables}
+    frontier = find(model, Setting(trained, options.inference))
+    if isinstance(frontier, NoCut) or options.inference or not options.auto:
+        return frontier
+    if options.epochs_left() == 1 and options.library is None:
+        return NoCut(Reason.SHORT_PHASE)
+    if frontier.work >= MIN_WORK and frontier.share >= MIN_SHARE:
+        return frontier
+    ends = f"; it ends there because {frontier.ended_by.detail}" if frontier.ended_by else ""
+    return NoCut(
+        Reason.LITTLE_WORK,
+        f"the frozen part (up to {frontier.name}{ends}) takes too little time of a step. Pass "
+        "PrefixCache(auto=False) to use the cache anyway",
+    )
+
+
+def make(model: keras.Model, frontier: Frontier, batch: Batch, last: CutPlan | None) -> CutPlan:
     """Make the plan of a cut.
 
     Args:
         model: `keras.Model`, compiled.
         frontier: Where it is cut.
-        inference: Bool, whether frozen layers are called as at inference.
         batch: The first `Batch`.
         last: The plan before it. If it cut the model at the same place and no weight has changed
-            since, it goes on watching them.
+            since, its watch is used further.
     """
     variables = {id(v): v for layer in frontier.layers for v in layer.weights}
-    order = {
-        id(v): n for n, v in enumerate((*model.trainable_variables, *model.non_trainable_variables))
-    }
+    every_variable = (*model.trainable_variables, *model.non_trainable_variables)
+    order = {id(v): n for n, v in enumerate(every_variable)}
     positions = tuple(order[i] for i in variables)
     values = _values(positions, batch.state)
-    prefix = Prefix(model, frontier, training=not inference)
-    layers = _layers(frontier)
+    called = [node.operation for cut in frontier.cuts for node in cut.before]
+    outer = [x for x in (*frontier.layers, *called) if isinstance(x, keras.Layer)]
+    layers = tuple(dict.fromkeys(x for layer in outer for x in every_layer(layer)))
     place = _ids(frontier), _policies(layers)
     is_watched = last is not None and last.place == place and not last.watch.changed(values)
     watch = last.watch if last and is_watched else Watch(list(variables.values()), values)
+    prefix = Prefix(model, frontier, training=not frontier.setting.inference)
     return CutPlan(frontier, prefix, watch, positions, place, layers, Audit(prefix))
 
 
-def trial(plan: CutPlan, batch: Batch) -> list[Any] | str:
+def trial(plan: CutPlan, batch: Batch) -> list[Any] | NoCut:
     """Compute a batch, and some of its samples alone, before anything is looked up.
 
     Returns:
-        List of the features of the batch; or the reason why the model can't be cut there.
+        List of the features of the batch; or `NoCut` if the model can't be cut there.
     """
     name = plan.prefix.model.name
     try:
         flat = plan.prefix(batch)
         if any(tensor.shape[0] != batch.rows for tensor in flat):
-            return f"{plan.frontier.name} returns something else than a row for each sample"
+            detail = f"{plan.frontier.name} does not return one row per sample"
+            return NoCut(Reason.ACROSS_SAMPLES, detail)
         if is_own(plan.prefix, batch, flat):
             return flat
     except NotReachedError:
-        return f"model {name!r} does not pass the batch itself to its frozen layers"
+        detail = f"model {name!r} does not pass the batch itself to its frozen layers"
+        return NoCut(Reason.NOT_CALLED, detail)
     except Exception as error:  # of the model's own code, which may expect other arguments
-        return f"model {name!r} can't be called on a batch's inputs alone: {error}"
-    return (
-        f"the output of {plan.frontier.name} for a sample depends on the samples beside it, or on "
-        "chance"
+        detail = f"model {name!r} can't be called on a batch's inputs alone: {error}"
+        return NoCut(Reason.NOT_CALLED, detail)
+    detail = (
+        f"the output of {plan.frontier.name} for a sample depends on other samples or on chance"
     )
+    return NoCut(Reason.ACROSS_SAMPLES, detail)
 
 
-def is_heavy(frontier: Frontier) -> bool:
-    """Tell whether what is before a cut takes long enough to be worth keeping."""
-    return frontier.work >= LEAST_WORK and frontier.share >= LEAST_SHARE
-
-
-def reason_against(model: keras.Model) -> str:
-    """Say why a model's steps can't be wrapped at all; "" if they can."""
-    if model.steps_per_execution > 1:
-        return "a step makes several batches (steps_per_execution)"
+def reason_against_steps(model: keras.Model) -> NoCut | None:
+    """Return why a model's steps can't be wrapped at all; None if they can."""
     strategy = getattr(model, "distribute_strategy", None)
-    if strategy is not None and strategy.num_replicas_in_sync > 1:
-        return "the model is spread over several devices"
-    if keras.distribution.distribution() is not None:
-        return "the model is spread over several devices"
-    if keras.backend.backend() == "torch" and model.jit_compile:
-        return "torch.compile makes one function of the whole step"
-    return ""
+    has_replicas = strategy is not None and strategy.num_replicas_in_sync > 1
+    if model.steps_per_execution > 1:
+        detail = "each step runs several batches (steps_per_execution)"
+    elif has_replicas or keras.distribution.distribution() is not None:
+        detail = "the model is spread over several devices"
+    elif keras.backend.backend() == "torch" and model.jit_compile:
+        detail = "torch.compile makes one function of the whole step"
+    else:
+        return None
+    return NoCut(Reason.UNSUPPORTED_STEP, detail)
 
 
 def _values(positions: tuple[int, ...], state: tuple[Any, ...]) -> list[Any] | None:
@@ -140,10 +199,3 @@ def _ids(frontier: Frontier) -> tuple[int, ...]:
 
 def _policies(layers: tuple[keras.Layer, ...]) -> tuple[str, ...]:
     return tuple(layer.dtype_policy.name for layer in layers)
-
-
-def _layers(frontier: Frontier) -> tuple[keras.Layer, ...]:
-    """Return all layers before the cut, nested ones included."""
-    called = [node.operation for cut in frontier.cuts for node in cut.before]
-    layers = [x for x in (*frontier.layers, *called) if isinstance(x, keras.Layer)]
-    return tuple(dict.fromkeys(x for layer in layers for x in every_layer(layer)))

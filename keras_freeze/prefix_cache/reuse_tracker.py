@@ -1,4 +1,4 @@
-"""What is kept of the batches of one kind, and whether their samples come again."""
+"""What is kept of the batches of one kind, and whether their samples are repeated."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import numpy as np
 from keras_freeze.prefix_cache.feature_store import RowStore
 
 
-class Kept:
-    """The features of training's or validation's samples.
+class ReuseTracker:
+    """The features of training's or validation's samples, and whether they are used again.
 
-    An epoch in which the model was cut anew does not show whether samples come again.
+    An epoch in which the model was cut anew does not show whether samples are repeated.
 
     Args:
         store: `RowStore`.
-        passes: Int, whole epochs without a sample that came again, after which that is expected.
-        enough: Int, batches of a further epoch after which one of them should have.
+        passes: Int, whole epochs without a repeated sample after which repeats are expected.
+        enough: Int, batches of a further epoch after which one of them should be repeated.
 
     Example:
-        >>> kept = Kept(RowStore(), passes=1, enough=1)
+        >>> tracker = ReuseTracker(RowStore(), passes=1, enough=1)
         >>> for sample in (b"a", b"b"):
-        ...     kept.begin()
-        ...     found = kept.look_up([sample])
-        ...     kept.keep([sample], [np.ones((1, 3))])
-        ...     kept.count()
-        >>> kept.is_in_vain
+        ...     tracker.begin()
+        ...     found = tracker.look_up([sample])
+        ...     tracker.keep([sample], [np.ones((1, 3))])
+        ...     tracker.count()
+        >>> tracker.lacks_repeats
         True
     """
 
     def __init__(self, store: RowStore, *, passes: int, enough: int) -> None:
         self.store = store
-        self.repeats = True
+        self.is_active = True
         self._own = store
         self._passes = passes
         self._enough = enough
@@ -48,13 +48,13 @@ class Kept:
         return self._looked_up == 0
 
     @property
-    def is_in_vain(self) -> bool:
-        """Bool, whether samples should have come again by now, and have not."""
+    def lacks_repeats(self) -> bool:
+        """Bool, whether samples should have been repeated by now, and were not."""
         is_due = self._earlier >= self._passes and self._looked_up >= self._enough
         return is_due and not self._hits
 
     def begin(self) -> None:
-        """Take note that an epoch, or an evaluation, begins."""
+        """Record that an epoch, or an evaluation, begins."""
         self._earlier += self._is_whole and self._looked_up > 0
         if self._hits:
             self._earlier = 0
@@ -62,7 +62,7 @@ class Kept:
         self._is_whole = True
 
     def count(self) -> None:
-        """Take note that a batch is over, looked up or not."""
+        """Record that a batch is over, looked up or not."""
         self._batches += 1
 
     def use(self, store: RowStore) -> None:
@@ -84,18 +84,18 @@ class Kept:
         """
         self.store.put(keys, features)
 
-    def break_off(self) -> None:
-        """Take note that the model is no longer cut as it was at the beginning of the epoch."""
+    def interrupt(self) -> None:
+        """Record that the model is no longer cut as it was at the beginning of the epoch."""
         self._is_whole = self._batches == 0
 
     def clear(self) -> None:
-        """Forget all features; leave a store of others as it is."""
+        """Remove all features; leave a store of others as it is."""
         self._own.clear()
         self.store = self._own
         self._earlier = self._hits = 0
-        self.break_off()
+        self.interrupt()
 
     def stop(self) -> None:
-        """Forget all features, those of others too, and keep no more."""
-        self.repeats = False
+        """Remove all features, those of others too, and keep no more."""
+        self.is_active = False
         self.store.clear()

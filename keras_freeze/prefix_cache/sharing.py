@@ -1,16 +1,17 @@
-"""A cut whose features are shared with other trainings: where they are kept, and from where on."""
+"""A cut whose features are shared with other trainings: those of it, and of shallower cuts."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.compiled_prefix import Prefix, Start
 from keras_freeze.prefix_cache.feature_library import Library, Shelf
-from keras_freeze.prefix_cache.model_cut import Frontier, work_from
+from keras_freeze.prefix_cache.model_cut import Frontier
 from keras_freeze.prefix_cache.tensor_names import names_of
 
 
@@ -37,43 +38,51 @@ class SharedCut:
         self._tensors = {names[id(t)]: t for t in _tensors(prefix.frontier) if id(t) in names}
         self._from: dict[int, Prefix] = {}
 
-    def shelf(self, kind: str, batch: Batch) -> Shelf | None:
-        """Return where features of such batches are kept; None if no one has computed any."""
+    def shelf(self, batch: Batch) -> Shelf | None:
+        """Return where features of such batches are kept; None if none have been computed."""
         masked = self._prefix.masked
         if masked is None:
-            return self._library.find(self._key(kind, batch), self._names)
+            return self._library.find(self._key(batch), self._names)
         flat = [mask for own in masked for mask in own]
         shapes = self._prefix.shapes(batch)
-        return self._library.shelf(self._key(kind, batch), self._names, flat, shapes)
+        return self._library.shelf(self._key(batch), self._names, flat, shapes)
+
+    def of_others(self, batch: Batch) -> list[np.ndarray] | None:
+        """Return the features of a batch if other trainings have computed all of them."""
+        shelf = self.shelf(batch)
+        rows = shelf.store.get(batch.keys) if shelf else None
+        if shelf and rows is not None:
+            self.adopt(shelf, batch)
+        return rows
 
     def adopt(self, shelf: Shelf, batch: Batch) -> None:
-        """Take over how features are laid out, so that nothing has to be computed for it."""
+        """Take the layout of the features from a shelf, so that nothing has to be computed."""
         self._prefix.adopt(batch, shelf.masked, shelf.shapes)
 
-    def compute(self, kind: str, batch: Batch, keys: Sequence[bytes]) -> list[Any] | None:
-        """Compute the features of a batch from those of a cut before; None if there are none."""
+    def compute(self, batch: Batch) -> list[Any] | None:
+        """Compute the features of a batch from those of a shallower cut; None if there are none."""
         best: tuple[float, Shelf] | None = None
-        for shelf in self._library.below(self._key(kind, batch), self._tensors):
-            if shelf.names != self._names and shelf.store.hits(keys) == len(keys):
+        for shelf in self._library.below(self._key(batch), self._tensors):
+            if shelf.names != self._names and shelf.store.hits(batch.keys) == len(batch.keys):
                 known = {id(self._tensors[name]) for name in shelf.names}
-                work = work_from(self._prefix.frontier, known)
+                work = self._prefix.frontier.work_from(known)
                 if best is None or work < best[0]:
                     best = work, shelf
-        rows = best[1].store.get(keys) if best else None
+        rows = best[1].store.get(batch.keys) if best else None
         if best is None or rows is None:
             return None
         prefix = self._prefix_from(best[1])
         return prefix(batch, [keras.ops.convert_to_tensor(row) for row in rows])
 
     def forget(self) -> None:
-        """Let go of what is kept of this cut, which may be outdated."""
+        """Remove the features of this cut, which may be outdated."""
         self._library.drop(self._names)
 
-    def _key(self, kind: str, batch: Batch) -> Hashable:
-        """Return what bits may depend on beside the samples: how the step is compiled for them."""
+    def _key(self, batch: Batch) -> Hashable:
+        """Return what the bits depend on besides the samples: how the step is compiled."""
         model = self._prefix.model
         promised = None if batch.promised is None else tuple(keras.tree.flatten(batch.promised))
-        return kind, promised, model.run_eagerly, model.jit_compile
+        return batch.kind, promised, model.run_eagerly, model.jit_compile
 
     def _prefix_from(self, shelf: Shelf) -> Prefix:
         if id(shelf) not in self._from:

@@ -1,8 +1,8 @@
 """Name what a symbolic tensor computes: under the same name it has the same values for a batch.
 
 A name is a hash of the operation, its settings, the bytes of its weights, and the names of what
-goes into it, down to the inputs. So models built anew are found to share a frozen part, and a
-tensor within it; names of layers play no part.
+goes into it, down to the inputs. So newly built models are recognized as sharing a frozen part;
+the names of layers do not matter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def names_of(
         frontier: Where a model is cut.
         values: Values of weights by the ids of these, where they are not to be found in them
             (JAX, in a step). Defaults to none.
-        by_name: Bool, whether the model finds its inputs in a batch by their names.
+        by_name: Bool, whether the model takes its inputs from a batch by their names.
 
     Returns:
         Dict from the id of a symbolic tensor to 16 bytes.
@@ -81,7 +81,7 @@ def _name_graph(
 
 
 def _name_call(node: Any, names: dict[int, bytes], values: Mapping[int, Any]) -> None:
-    parts = [_settings(node.operation), *_learnt(node.operation)]
+    parts = [_settings(node.operation), *_adapted(node.operation)]
     for argument in keras.tree.flatten((node.arguments.args, node.arguments.kwargs)):
         parts.append(names.get(id(argument)) if _is_tensor(argument) else _constant(argument))
     for variable in weights_of_operation(node.operation):
@@ -102,7 +102,7 @@ def _name_call(node: Any, names: dict[int, bytes], values: Mapping[int, Any]) ->
 
 
 def _settings(operation: Any) -> bytes | None:
-    """Return what an operation is and how it was made; None if that can't be told."""
+    """Return the class and configuration of an operation; None if they are not known."""
     kind = type(operation)
     try:
         own = {**operation.get_config(), "name": "", "trainable": True}
@@ -112,8 +112,8 @@ def _settings(operation: Any) -> bytes | None:
     return f"{kind.__module__}.{kind.__qualname__} {config}".encode()
 
 
-def _learnt(operation: Any) -> list[bytes | None]:
-    """Return what an operation has learnt besides its weights; None for what can't be told."""
+def _adapted(operation: Any) -> list[bytes | None]:
+    """Return what `adapt` has set besides weights; None for what is not known."""
     if type(operation) is keras.layers.Normalization:
         return [fingerprint_of(operation.mean), fingerprint_of(operation.variance)]
     return [None] if hasattr(operation, "adapt") else []

@@ -1,4 +1,4 @@
-"""Notice that a weight has changed, at a cost that allows asking before every step."""
+"""Detect that a weight has changed, cheaply enough to ask before every step."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import keras
 import numpy as np
 
 from keras_freeze.engine.fingerprints import fingerprint_of
+from keras_freeze.keras_internals.tensors import write_mark
 
 
 class Watch:
     """Remembers weights, and tells whether they are still the same to the last bit.
 
-    On a host, a weight that has been written to is found in another place (TensorFlow, by whatever
-    means it was written), is another object (JAX), or has another version (torch, but for writes
-    through `.data`). Only then is it compared with what was there; on other devices there is
-    nothing to go by, and fingerprints are compared if asked for.
+    On a host, a weight that has been written to is at another address (TensorFlow), is another
+    object (JAX), or has another version (torch, except for writes through `.data`). Only then is
+    it compared with its earlier value. On other devices nothing shows a write, and fingerprints
+    are compared if that is asked for.
 
     Args:
         variables: Sequence of `keras.Variable`.
@@ -57,14 +58,14 @@ class _Held(Protocol):
     """What tells whether a value has been written to."""
 
     def is_changed(self, value: Any, thorough: bool) -> bool:
-        """Compare the present value; if it is the same elsewhere, take note of where."""
+        """Compare the present value; if it is the same at another place, record the place."""
 
     def follow(self, value: Any) -> None:
-        """Take note of where the same value is now."""
+        """Record where the same value is now."""
 
 
 class _Place:
-    """A tensor of TensorFlow on the host, by where it is: written to, it is elsewhere."""
+    """A tensor of TensorFlow on the host, by its address: a write moves it."""
 
     def __init__(self, value: Any) -> None:
         self._print: bytes | None = None
@@ -93,7 +94,7 @@ class _Print:
         self.follow(value)
 
     def is_changed(self, value: Any, thorough: bool) -> bool:
-        if not thorough and _mark(value) == self._mark:
+        if not thorough and write_mark(value) == self._mark:
             return False
         if fingerprint_of(value) != self._print:
             return True
@@ -101,15 +102,7 @@ class _Print:
         return False
 
     def follow(self, value: Any) -> None:
-        self._mark, self._value = _mark(value), value
-
-
-def _mark(value: Any) -> Any:
-    """Return what is another where a value has been written to; None where nothing is."""
-    backend = keras.backend.backend()
-    if backend == "torch":
-        return value.data_ptr(), value._version
-    return id(value) if backend == "jax" else None
+        self._mark, self._value = write_mark(value), value
 
 
 def _reader(variables: Sequence[keras.Variable]) -> Callable[[], list[Any]]:

@@ -1,7 +1,7 @@
 """Put the cache into a model's training and validation steps while a fit runs.
 
 Keras calls `train_function` and `test_function` once a batch. While a cache is installed these
-are `Step`s, which take the batch from the iterator, ask the cache for its features, and call
+are `Step`s: each takes the batch from the iterator, asks the cache for its features, and calls
 Keras's own function, made of a step that replays the model from the features.
 """
 
@@ -9,51 +9,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import keras
 
 from keras_freeze.engine import state_of
+from keras_freeze.keras_internals.attributes import own_attribute
 from keras_freeze.keras_internals.callback_list import is_called_by
-from keras_freeze.prefix_cache.batches import Batch
-from keras_freeze.prefix_cache.compiled_prefix import Prefix
+from keras_freeze.prefix_cache.batches import Batch, Kind
 from keras_freeze.prefix_cache.graph_replay import replaying
 from keras_freeze.prefix_cache.iterators import Iterators
-from keras_freeze.prefix_cache.model_cut import Frontier
-
-Kind = Literal["train", "test"]
-
-
-class Plan(Protocol):
-    """What a step has to know: where the model is cut, and how to compute the first half."""
-
-    frontier: Frontier
-    prefix: Prefix
-
-
-class Source(Protocol):
-    """Where steps get plans and features from."""
-
-    def wants(self, kind: Kind) -> bool:
-        """Tell whether the next batch is to be looked at."""
-
-    def cut(self, kind: Kind, batch: Batch) -> tuple[Plan, list[Any]] | None:
-        """Return how to cut the next step and what crosses the cut; None to leave it whole."""
-
-    def unused(self, kind: Kind) -> None:
-        """Take note that a step does not call the model on its batch."""
-
-    def forget(self) -> None:
-        """Take note that the step functions are made anew, as the model has changed."""
-
-    def begin(self, kind: Kind) -> None:
-        """Take note that an epoch, or an evaluation, begins."""
-
-    def end(self) -> None:
-        """Let go of the model and of all that was kept."""
-
-    def after(self, kind: Kind, state: tuple[Any, ...]) -> None:
-        """Take note of the state that a step of JAX returned."""
+from keras_freeze.prefix_cache.planning import CutPlan
+from keras_freeze.prefix_cache.session import CacheRun
 
 
 class Step:
@@ -62,10 +29,10 @@ class Step:
     Args:
         model: `keras.Model`.
         kind: "train" or "test".
-        make: Makes Keras's own function, whatever is there.
-        source: The cache.
+        make: Makes Keras's own function, also where there is one.
+        run: The cache.
         iterators: Where the epoch's iterator is held.
-        plain: Keras's own function, if there is one that is still good.
+        plain: Keras's own function, if there is one that is still valid.
     """
 
     def __init__(
@@ -73,18 +40,18 @@ class Step:
         model: keras.Model,
         kind: Kind,
         make: Callable[..., Any],
-        source: Source,
+        run: CacheRun,
         iterators: Iterators,
         plain: Any = None,
     ) -> None:
         self._model = model
         self._kind = kind
         self._make = make
-        self._source = source
+        self._run = run
         self._iterators = iterators
         self.plain = plain
         self._fed: tuple[Any, Callable[..., Any]] | None = None
-        self._cuts: list[tuple[Plan, Any, Callable[..., Any]]] = []
+        self._cuts: list[tuple[CutPlan, Any, Callable[..., Any]]] = []
         self._calls = 0
 
     def __call__(self, *args: Any) -> Any:
@@ -93,22 +60,22 @@ class Step:
         spec = getattr(batches, "element_spec", None)
         if spec is not None:
             self._iterators.hold(self._kind, batches)
-        if not self._source.wants(self._kind):
+        if not self._run.wants(self._kind):
             self._cuts = []
             return self._make_plain()(*args)
         state = tuple(rest[0]) if rest else ()
         data = batches[0] if isinstance(batches, (list, tuple)) else next(batches)
-        batch = Batch(_inputs(data), state, None if spec is None else _inputs(spec))
-        found = self._source.cut(self._kind, batch)
+        batch = Batch(_inputs(data), self._kind, state, None if spec is None else _inputs(spec))
+        found = self._run.cut(batch)
         if found is None:
             return self._make_fed(spec)(*rest, data)
         plan, features = found
         step = self._make_cut(plan, spec, batch)
         result = step(*rest, {"data": data, "features": features})
         if self._calls == 0:
-            self._source.unused(self._kind)
+            self._run.not_called(self._kind)
         if keras.backend.backend() == "jax":
-            self._source.after(self._kind, result[1])
+            self._run.after(self._kind, result[1])
         return result
 
     def _make_plain(self) -> Any:
@@ -122,7 +89,7 @@ class Step:
             self._fed = spec, self._on_batch(self._make_plain(), spec)
         return self._fed[1]
 
-    def _make_cut(self, plan: Plan, spec: Any, batch: Batch) -> Callable[..., Any]:
+    def _make_cut(self, plan: CutPlan, spec: Any, batch: Batch) -> Callable[..., Any]:
         for of_plan, of_spec, made in self._cuts:
             if of_plan is plan and of_spec == spec:
                 return made
@@ -133,7 +100,7 @@ class Step:
         self._cuts = [cut for cut in self._cuts if cut[0] is plan] + [(plan, spec, made)]
         return made
 
-    def _cut(self, plan: Plan, signature: Any) -> Callable[..., Any]:
+    def _cut(self, plan: CutPlan, signature: Any) -> Callable[..., Any]:
         """Return Keras's function, of a step that replays the model, as one of a batch."""
         name = f"{self._kind}_step"
         own = getattr(self._model, name)
@@ -147,7 +114,7 @@ class Step:
             self._calls = use.calls
             return result
 
-        patch = attribute(self._model, name, step)
+        patch = own_attribute(self._model, name, step)
         with patch:
             made = self._on_batch(self._made(), signature)
         # On torch a step is looked up as it is made.
@@ -177,44 +144,27 @@ class Step:
         return made
 
 
-class attribute(contextlib.ContextDecorator):  # used as a function
-    """Give an object an attribute of its own for a while, past what Keras makes of it."""
-
-    def __init__(self, owner: Any, name: str, value: Any) -> None:
-        self._owner, self._name, self._value = owner, name, value
-
-    def __enter__(self) -> None:
-        self._before = vars(self._owner).get(self._name)
-        object.__setattr__(self._owner, self._name, self._value)
-
-    def __exit__(self, *error: object) -> None:
-        object.__delattr__(self._owner, self._name)
-        if self._before is not None:
-            object.__setattr__(self._owner, self._name, self._before)
-
-
 class Installation:
     """The cache in a model's steps, until it is taken out again.
 
     Args:
         model: `keras.Model`, in a fit, before its first step.
-        source: The cache.
+        run: The cache.
     """
 
-    def __init__(self, model: keras.Model, source: Source) -> None:
+    def __init__(self, model: keras.Model, run: CacheRun) -> None:
         self._model = model
-        self._source = source
+        self._run = run
         self._iterators = Iterators()
         kinds: tuple[Kind, ...] = ("train", "test")
         self._own = {kind: getattr(model, f"make_{kind}_function") for kind in kinds}
-        self._patches = [
-            attribute(model, f"make_{kind}_function", self._maker(kind)) for kind in kinds
-        ]
-        for patch in self._patches:
-            patch.__enter__()
-        for kind in self._own:
+        self._patches = contextlib.ExitStack()
+        self._is_removed = False
+        for kind, make in self._own.items():
+            patch = own_attribute(model, f"make_{kind}_function", self._maker(kind))
+            self._patches.enter_context(patch)
             present = getattr(model, f"{kind}_function")
-            step = Step(model, kind, self._own[kind], source, self._iterators, present)
+            step = Step(model, kind, make, run, self._iterators, present)
             setattr(model, f"{kind}_function", None if present is None else step)
             if kind == "train":
                 state_of(model).replace_function(present, step)
@@ -222,28 +172,27 @@ class Installation:
     def _maker(self, kind: Kind) -> Callable[..., None]:
         def make(force: bool = False) -> None:
             if kind == "train" and is_called_by("fit"):
-                # Another fit begins: the one that this was for has been interrupted.
+                # Another fit begins: the fit of this cache has been interrupted.
                 self.remove()
                 self._model.make_train_function()
                 return
             if kind == "train" and force:
-                self._source.forget()
+                self._run.model_changed()
             if kind == "test" and is_called_by("evaluate"):
-                self._source.begin("test")
+                self._run.begin("test")
             if force or getattr(self._model, f"{kind}_function") is None:
-                step = Step(self._model, kind, self._own[kind], self._source, self._iterators)
+                step = Step(self._model, kind, self._own[kind], self._run, self._iterators)
                 setattr(self._model, f"{kind}_function", step)
 
         return make
 
     def remove(self) -> None:
         """Leave the model as it would be without a cache; a second time it does nothing."""
-        if not self._patches:
+        if self._is_removed:
             return
-        for patch in self._patches:
-            patch.__exit__()
-        self._patches = []
-        self._source.end()
+        self._is_removed = True
+        self._patches.close()
+        self._run.end()
         for kind, make in self._own.items():
             step = getattr(self._model, f"{kind}_function")
             if isinstance(step, Step):  # else `compile` has taken it away

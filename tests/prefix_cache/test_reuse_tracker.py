@@ -4,68 +4,68 @@ import numpy as np
 import pytest
 
 from keras_freeze.prefix_cache.feature_store import RowStore
-from keras_freeze.prefix_cache.reuse_tracker import Kept
+from keras_freeze.prefix_cache.reuse_tracker import ReuseTracker
 
 
 @pytest.fixture
-def kept():
-    return Kept(RowStore(), passes=1, enough=2)
+def tracker():
+    return ReuseTracker(RowStore(), passes=1, enough=2)
 
 
-def batch(kept, *samples):
-    found = kept.look_up(samples)
+def batch(tracker, *samples):
+    found = tracker.look_up(samples)
     if found is None:
-        kept.keep(samples, [np.ones((len(samples), 2))])
-    is_in_vain = kept.is_in_vain
-    kept.count()
-    return is_in_vain
+        tracker.keep(samples, [np.ones((len(samples), 2))])
+    lacks_repeats = tracker.lacks_repeats
+    tracker.count()
+    return lacks_repeats
 
 
-def epoch(kept, *batches):
-    kept.begin()
-    return [batch(kept, *samples) for samples in batches]
+def epoch(tracker, *batches):
+    tracker.begin()
+    return [batch(tracker, *samples) for samples in batches]
 
 
-def test_samples_that_come_again(kept):
+def test_samples_that_come_again(tracker):
     for _ in range(3):
-        assert epoch(kept, "ab", "cd", "ef") == [False] * 3
+        assert epoch(tracker, "ab", "cd", "ef") == [False] * 3
 
 
-def test_samples_that_do_not(kept):
-    assert epoch(kept, "ab", "cd") == [False, False]
-    assert epoch(kept, "gh", "ij") == [False, True]
+def test_samples_that_do_not(tracker):
+    assert epoch(tracker, "ab", "cd") == [False, False]
+    assert epoch(tracker, "gh", "ij") == [False, True]
 
 
-def test_an_epoch_that_was_cut_late_does_not_count(kept):
-    kept.begin()
-    kept.count()  # a batch before the cut
-    kept.break_off()
-    batch(kept, "ab")
-    assert epoch(kept, "cd", "ef") == [False, False]
-    assert epoch(kept, "gh", "ij") == [False, True]
+def test_an_epoch_that_was_cut_late_does_not_count(tracker):
+    tracker.begin()
+    tracker.count()  # a batch before the cut
+    tracker.interrupt()
+    batch(tracker, "ab")
+    assert epoch(tracker, "cd", "ef") == [False, False]
+    assert epoch(tracker, "gh", "ij") == [False, True]
 
 
-def test_an_epoch_that_was_cut_at_its_beginning_counts(kept):
-    kept.begin()
-    kept.break_off()
-    batch(kept, "ab")
-    assert epoch(kept, "cd", "ef") == [False, True]
+def test_an_epoch_that_was_cut_at_its_beginning_counts(tracker):
+    tracker.begin()
+    tracker.interrupt()
+    batch(tracker, "ab")
+    assert epoch(tracker, "cd", "ef") == [False, True]
 
 
 def test_samples_that_have_come_again_are_expected_to_go_on():
-    kept = Kept(RowStore(), passes=2, enough=1)
+    tracker = ReuseTracker(RowStore(), passes=2, enough=1)
     for _ in range(4):
-        epoch(kept, "ab")
-    assert epoch(kept, "cd") == [False]
-    assert epoch(kept, "ab") == [False]
-    assert epoch(kept, "ef") == [False]
-    assert epoch(kept, "gh") == [False]
-    assert epoch(kept, "ij") == [True]
+        epoch(tracker, "ab")
+    assert epoch(tracker, "cd") == [False]
+    assert epoch(tracker, "ab") == [False]
+    assert epoch(tracker, "ef") == [False]
+    assert epoch(tracker, "gh") == [False]
+    assert epoch(tracker, "ij") == [True]
 
 
-def test_what_is_cleared_or_stopped_is_gone(kept):
-    epoch(kept, "ab")
-    kept.clear()
-    assert kept.look_up("ab") is None and kept.repeats
-    kept.stop()
-    assert not kept.repeats and len(kept.store) == 0
+def test_what_is_cleared_or_stopped_is_gone(tracker):
+    epoch(tracker, "ab")
+    tracker.clear()
+    assert tracker.look_up("ab") is None and tracker.is_active
+    tracker.stop()
+    assert not tracker.is_active and len(tracker.store) == 0

@@ -7,7 +7,7 @@ import pytest
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.prefix_cache.feature_library import Library, shared
+from keras_freeze.prefix_cache import Library, shared
 from keras_freeze.prefix_cache.sharing import SharedCut
 
 on_tensorflow = pytest.mark.skipif(cached.BACKEND != "tensorflow", reason="of TensorFlow")

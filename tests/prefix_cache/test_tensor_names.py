@@ -6,9 +6,9 @@ import pytest
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.prefix_cache.determinism import Setting
+from keras_freeze.prefix_cache.layer_rules import Setting
 from keras_freeze.prefix_cache.model_cut import find
-from keras_freeze.prefix_cache.tensor_names import _learnt, names_of
+from keras_freeze.prefix_cache.tensor_names import _adapted, names_of
 
 
 def build(activation="relu", width=3, seed=1, nested=False, inputs_dtype="float32"):
@@ -129,7 +129,7 @@ def test_normalization_is_named_by_what_it_subtracts():
     assert names(scaled(1.0)) != names(scaled(1.0, then=1.0))
 
 
-def test_what_a_layer_has_learnt_outside_of_its_weights_is_not_named():
+def test_what_a_layer_has_adapted_outside_of_its_weights_is_not_named():
     class Learning(layers.Rescaling):
         def adapt(self, data):
             self.scale = float(data.mean())
@@ -138,7 +138,7 @@ def test_what_a_layer_has_learnt_outside_of_its_weights_is_not_named():
     x = layers.Dense(3, kernel_initializer="ones")(Learning(2.0)(inputs))
     model = keras.Model(inputs, layers.Dense(1)(x))
     (node,) = model.get_layer(index=1)._inbound_nodes
-    assert _learnt(node.operation) == [None]
+    assert _adapted(node.operation) == [None]
 
 
 def test_constants_count():

@@ -42,8 +42,8 @@ def test_scores_are_the_same_with_shared_features(batch_norm, tmp_path, monkeypa
         tuner.search(x, y, shuffle=False, **data)
         return {tuple(sorted(row["values"].items())): row["score"] for row in tuner.rows()}
 
-    monkeypatch.setattr("keras_freeze.prefix_cache.planning.LEAST_WORK", 0)
-    monkeypatch.setattr("keras_freeze.prefix_cache.planning.LEAST_SHARE", 0)
+    monkeypatch.setattr("keras_freeze.prefix_cache.planning.MIN_WORK", 0)
+    monkeypatch.setattr("keras_freeze.prefix_cache.planning.MIN_SHARE", 0)
     adopted, adopt = [], SharedCut.adopt
     monkeypatch.setattr(
         SharedCut, "adopt", lambda self, *args: adopted.append(self) or adopt(self, *args)

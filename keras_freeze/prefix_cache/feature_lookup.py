@@ -1,0 +1,97 @@
+"""Look the features of a batch up, or compute and keep them, and count both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_freeze.prefix_cache.audit import to_host
+from keras_freeze.prefix_cache.batches import Batch, Kind
+from keras_freeze.prefix_cache.feature_store import RowStore
+from keras_freeze.prefix_cache.planning import CutPlan
+from keras_freeze.prefix_cache.reuse_tracker import ReuseTracker
+from keras_freeze.prefix_cache.summary import Statistics
+
+# Evaluations after which samples of validation are expected to be repeated. A single one without
+# repeats may have been on other data, by some other callback.
+EVALUATIONS = 4
+
+
+class FeatureLookup:
+    """The features of a fit's samples, of training and of validation.
+
+    Args:
+        new_store: Makes a `RowStore`.
+        steps: Int, batches in an epoch; None if not known.
+    """
+
+    def __init__(self, new_store: Callable[[], RowStore], steps: int | None) -> None:
+        self.statistics = Statistics()
+        self.trackers: dict[Kind, ReuseTracker] = {
+            "train": ReuseTracker(new_store(), passes=1, enough=max(1, (steps or 16) // 4)),
+            "test": ReuseTracker(new_store(), passes=EVALUATIONS, enough=1),
+        }
+        self._is_audited = False
+
+    def begin(self, kind: Kind) -> None:
+        """Record that an epoch, or an evaluation, begins; an epoch is audited once."""
+        self.trackers[kind].begin()
+        if kind == "train":
+            self._is_audited = False
+
+    def stored(self, plan: CutPlan, batch: Batch) -> list[np.ndarray] | None:
+        """Return the features of a batch that are kept; None if those of a sample are missing."""
+        tracker = self.trackers[batch.kind]
+        with self.statistics.lookup():
+            shelf = plan.shared.shelf(batch) if plan.shared else None
+            if shelf is not None:
+                tracker.use(shelf.store)
+            return tracker.look_up(batch.keys)
+
+    def passes_audit(self, plan: CutPlan, batch: Batch, rows: Sequence[np.ndarray]) -> bool:
+        """Tell whether features that were looked up are still right, as far as is audited."""
+        if not self._is_audited:
+            batch_s = self.statistics.sample_s * batch.rows
+            self._is_audited = plan.audit.passes(batch, rows, batch_s)
+        return self._is_audited
+
+    def computed(
+        self, plan: CutPlan, batch: Batch, known: list[Any] | None
+    ) -> tuple[list[Any], list[np.ndarray]]:
+        """Return the features of a batch, and the same as arrays.
+
+        Args:
+            plan: `CutPlan`.
+            batch: `Batch`.
+            known: What has just been computed for it; None if nothing has.
+        """
+        self.statistics.misses += batch.rows
+        if known is not None:
+            return known, [to_host(tensor) for tensor in known]
+        begun = time.perf_counter()
+        flat = plan.shared.compute(batch) if plan.shared else None
+        if flat is None:
+            flat = plan.prefix(batch)
+        arrays = [to_host(tensor) for tensor in flat]
+        self.statistics.compute_s += time.perf_counter() - begun
+        self.statistics.computed += batch.rows
+        return flat, arrays
+
+    def keep(self, batch: Batch, arrays: Sequence[np.ndarray]) -> None:
+        """Keep the features of a batch.
+
+        Raises:
+            OSError: if a file can't be written.
+        """
+        with self.statistics.lookup():
+            self.trackers[batch.kind].keep(batch.keys, arrays)
+            total = sum(tracker.store.nbytes for tracker in self.trackers.values())
+            self.statistics.nbytes = max(self.statistics.nbytes, total)
+
+    def clear(self) -> None:
+        """Remove all features."""
+        for tracker in self.trackers.values():
+            tracker.clear()

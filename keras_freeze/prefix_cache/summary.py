@@ -1,0 +1,129 @@
+"""What a cache has done, counted, and the lines that it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from keras_freeze.prefix_cache.audit import to_host
+from keras_freeze.prefix_cache.batches import Kind
+from keras_freeze.prefix_cache.model_cut import Frontier
+from keras_freeze.prefix_cache.reasons import NoCut, Reason
+from keras_freeze.reports import readable_bytes
+
+
+@dataclasses.dataclass
+class Statistics:
+    """What a cache did in one fit.
+
+    Attributes:
+        hits: Int, samples whose features were looked up.
+        misses: Int, samples whose features were computed.
+        nbytes: Int, the most bytes that were stored at a time.
+        compute_s: Float, seconds in which features were computed.
+        computed: Int, samples in these seconds; without the first batch of each cut, for which a
+            function is traced.
+        lookup_s: Float, seconds for keys, lookups and storing.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    nbytes: int = 0
+    compute_s: float = 0.0
+    computed: int = 0
+    lookup_s: float = 0.0
+
+    @property
+    def hit_rate(self) -> float:
+        """Part of the samples that were looked up, from 0 to 1."""
+        return self.hits / max(1, self.hits + self.misses)
+
+    @property
+    def sample_s(self) -> float:
+        """About how many seconds it takes to compute a sample's features."""
+        return self.compute_s / max(1, self.computed)
+
+    @property
+    def saved_s(self) -> float:
+        """About how many seconds were saved."""
+        return self.hits * self.sample_s - self.lookup_s
+
+    @contextlib.contextmanager
+    def lookup(self) -> Iterator[None]:
+        """Add the time spent inside to `lookup_s`."""
+        begun = time.perf_counter()
+        yield
+        self.lookup_s += time.perf_counter() - begun
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.hit_rate:.0f} % of {self.hits + self.misses:,} samples were looked up; "
+            f"at most {readable_bytes(self.nbytes)} kept; saved about "
+            f"{max(0.0, self.saved_s):.1f} s"
+        )
+
+
+class Messages:
+    """Prints what a cache decided and why: no line twice in a row.
+
+    Args:
+        say: Prints a line.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._last = ""
+        self._has_little_work = False
+
+    def cut(
+        self,
+        frontier: Frontier,
+        features: Sequence[Any],
+        *,
+        rows: int,
+        steps: int | None,
+        inference: bool,
+    ) -> None:
+        """Print where a model is cut, what is kept there and what it saves.
+
+        Args:
+            frontier: Where it is cut.
+            features: What crosses the cut for one batch.
+            rows: Int, its samples.
+            steps: Int, batches in an epoch; None if that is not known.
+            inference: Bool, whether frozen layers run in inference mode.
+        """
+        row_bytes = sum(to_host(tensor).nbytes for tensor in features) / max(1, rows)
+        samples = f"up to {steps * rows:,} samples" if steps else "samples"
+        total = f", {readable_bytes(row_bytes * steps * rows)}" if steps else ""
+        text = f"{samples} at {frontier.name}{total}"
+        text += f"; skips {int(100 * frontier.share)} % of the forward pass."
+        if frontier.ended_by:
+            text += f" It ends there because {frontier.ended_by.detail}."
+        if inference:
+            text += " Frozen layers run in inference mode, without dropout."
+        self._print(text)
+
+    def not_used(self, no_cut: NoCut) -> None:
+        """Print why a model is not cut; that too little work is frozen is printed once a fit."""
+        is_little = no_cut.reason is Reason.LITTLE_WORK
+        if not no_cut.reason.is_expected and not (is_little and self._has_little_work):
+            self._print(f"not used: {no_cut.detail}.")
+        self._has_little_work |= is_little
+
+    def disabled(self, kind: Kind, no_cut: NoCut) -> None:
+        """Print why training, or validation, goes on without the cache."""
+        what = "training" if kind == "train" else "validation"
+        self._print(f"caching is disabled for {what}: {no_cut.detail}.")
+
+    def cleared(self, weight: str) -> None:
+        """Print that stored features were computed with other weights."""
+        self._print(f"cleared: weights before the cut have changed ({weight}).")
+
+    def _print(self, text: str) -> None:
+        if text != self._last:
+            self._say(f"cache: {text}")
+        self._last = text
