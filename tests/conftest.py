@@ -1,6 +1,7 @@
 """What every test shares: a quiet and seeded Keras, and tiny models that look like real ones."""
 
 import contextlib
+import gc
 import logging
 import os
 
@@ -11,6 +12,12 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Two devices for the tests of keras.distribution on JAX, as for those of tf.distribute below.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# One thread for each kind of work: tests run in several processes, and their models are tiny.
+for _threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")
+# oneDNN's gradients of depthwise and separable convolutions crash on some AVX-512 processors, in
+# plain Keras too, on TensorFlow and on torch.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
 @contextlib.contextmanager
@@ -35,6 +42,7 @@ import pytest
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
+    from tensorflow.python.framework import ops  # the registry is not public
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # retracing is what we do
     # Two logical devices for the strategy tests. They have to be there before TensorFlow first
@@ -42,6 +50,10 @@ if keras.backend.backend() == "tensorflow":
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
+
+# What the imports made stays: a collection, of which KerasTuner makes one for each model that it
+# builds, need not look at half a million objects.
+gc.freeze()
 
 SEED = 0
 
@@ -63,6 +75,23 @@ def fresh_keras():
     """Start each test with the same seed, fresh layer names and the default dtype policy."""
     keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(SEED)
+
+
+@pytest.fixture(autouse=True)
+def released():
+    """Release the training steps that a test traced, of which a process would grow and slow down.
+
+    TensorFlow's registry of gradients keeps each of them, and with it a model and its optimizer.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    registered = ops.gradient_registry._registry
+    before = set(registered)
+    yield
+    for name in registered.keys() - before:
+        if name.startswith("CustomGradient"):
+            del registered[name]
 
 
 @pytest.fixture(scope="session")
