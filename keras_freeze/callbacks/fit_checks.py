@@ -11,6 +11,7 @@ from keras_freeze.callbacks import schedule_run
 from keras_freeze.callbacks.schedule_run import Run
 from keras_freeze.checks import first_few
 from keras_freeze.groups import LayerGroup, layer_groups
+from keras_freeze.model_picture import GroupNames
 from keras_freeze.policies.flags import lost_in_a_file, phase_flags
 from keras_freeze.schedules.phases import Phase, placed
 from keras_freeze.schedules.progress import soonest, timeline
@@ -57,7 +58,7 @@ def _check_phase(
     phase: Phase,
     groups: tuple[LayerGroup, ...],
 ) -> None:
-    names = [group.name for group in groups]
+    names = GroupNames.of(groups)
     note = f"In {label} of {owner}(schedule=...)."
     with placed(phase, "rates", note):
         multipliers(run.rates_of(phase), names, owner=owner)

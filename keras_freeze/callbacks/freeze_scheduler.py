@@ -19,6 +19,7 @@ from keras_freeze.engine import optimizer_state
 from keras_freeze.engine.transitions import transition
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.keras_internals.callback_list import sibling_callbacks
+from keras_freeze.model_picture import GroupNames
 from keras_freeze.policies.flags import BatchNormMode, check_batch_norm, phase_flags
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules.as_dict import fingerprint
@@ -187,7 +188,7 @@ class FreezeScheduler(keras.callbacks.Callback):
 
     def _plan_for(self, model: keras.Model, epochs: int) -> FreezeSchedule:
         """Return the schedule for a model and a training of this length."""
-        return self._plan([group.name for group in layer_groups(model, self.groups)], epochs)
+        return self._plan(GroupNames.of(layer_groups(model, self.groups)), epochs)
 
     def _plan(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
         """Return the schedule for a model with these groups and a training of this length."""

@@ -13,6 +13,7 @@ from keras_freeze.engine import optimizer_state, snapshot, update_rules
 from keras_freeze.engine.transitions import transition
 from keras_freeze.engine.update_rules import Pace
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
+from keras_freeze.model_picture import GroupNames
 from keras_freeze.policies.flags import Flags, phase_flags
 from keras_freeze.policies.selection import Selection, everything_in
 from keras_freeze.reports import parameter_counts
@@ -164,7 +165,7 @@ def enter(run: Run, model: keras.Model, starts: Mapping[int, int] | None = None)
     before = None if is_first else run.frozen
     flags_before = [variable.trainable for variable in model.weights]
     frozen = _without(phase.policy(run.groups).select(model), groups, run.kept)
-    run.multipliers = multipliers(run.rates_of(phase), [group.name for group in groups])
+    run.multipliers = multipliers(run.rates_of(phase), GroupNames.of(groups))
     by_variable = {id(v): run.multipliers[group.name] for group in groups for v in group.variables}
     flags = phase_flags(model, frozen, phase.batch_norm, groups)
     transition(model, flags, by_variable, pace_of(run, phase), starts)

@@ -3,6 +3,12 @@
 Everything above asks this folder instead of Keras. Nothing here changes a model.
 """
 
+from keras_freeze.model_picture.layer_group import (
+    GroupNames,
+    LayerGroup,
+    known_group,
+    known_groups,
+)
 from keras_freeze.model_picture.layers import (
     Weight,
     bytes_of,
@@ -18,6 +24,8 @@ from keras_freeze.model_picture.layers import (
 )
 
 __all__ = [
+    "GroupNames",
+    "LayerGroup",
     "Weight",
     "bytes_of",
     "check_model",
@@ -25,6 +33,8 @@ __all__ = [
     "frozen_weights",
     "is_batch_norm",
     "is_built",
+    "known_group",
+    "known_groups",
     "nested_model",
     "opened_layers",
     "weights_of",

@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
-from keras_freeze.checks import did_you_mean, known_groups
+from keras_freeze.checks import did_you_mean
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
-from keras_freeze.model_picture import opened_layers
+from keras_freeze.model_picture import GroupNames, known_groups, opened_layers
 from keras_freeze.policies import selection
 from keras_freeze.policies.base import FreezePolicy
 from keras_freeze.policies.selection import Selection
@@ -102,9 +102,9 @@ class FreezeGroups(FreezePolicy):
         if isinstance(self.groups, int):
             _check_count(owner, "groups", self.groups, found, model)
             return selection.of_groups(model, found[: self.groups])
-        all_names = [group.name for group in found]
+        all_names = GroupNames.of(found)
         names = [self.groups] if isinstance(self.groups, str) else self.groups
-        known = known_groups(owner, names, all_names)
+        known = known_groups("FreezeGroups", "groups", names, all_names)
         return selection.of_groups(model, [found[all_names.index(name)] for name in known])
 
 

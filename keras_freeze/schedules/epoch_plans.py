@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_freeze.checks import is_int, known_group
+from keras_freeze.checks import is_int
+from keras_freeze.model_picture import known_group
 
 
 def even_starts(groups: int, epochs: int) -> tuple[int, ...]:
@@ -63,7 +64,7 @@ def thaw_plan(
     for epoch in sorted(plan):
         entry = plan[epoch]
         for name in [entry] if isinstance(entry, str) else entry:
-            group = known_group("GradualUnfreeze(schedule=...)", name, names)
+            group = known_group("GradualUnfreeze", "schedule", name, names)
             if group in thawed:
                 raise ValueError(
                     "GradualUnfreeze(schedule=...) must name each group once. "

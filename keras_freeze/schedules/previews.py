@@ -15,6 +15,7 @@ import rich.text
 
 from keras_freeze.engine import optimizer_state
 from keras_freeze.groups import Groups, LayerGroup, layer_groups
+from keras_freeze.model_picture import GroupNames
 from keras_freeze.policies.flags import phase_flags
 from keras_freeze.reports.tables import as_text
 from keras_freeze.schedules.phases import FreezeSchedule, Phase, placed
@@ -196,7 +197,7 @@ def _row(
     groups: Groups | None,
     rates: Rates,
 ) -> PreviewRow:
-    names = [group.name for group in found]
+    names = GroupNames.of(found)
     with placed(phase, "frozen"):
         frozen = phase.policy(groups).select(model)
     flags = phase_flags(model, frozen, phase.batch_norm, found)

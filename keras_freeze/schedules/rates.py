@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_freeze.checks import known_groups
+from keras_freeze.model_picture import known_groups
 
 #: Factor between the learning rates of neighbouring groups, from the head down. ULMFiT's
 #: (Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146); measured in docs/defaults.md.
@@ -42,7 +42,7 @@ def multipliers(
     if rates is None:
         return dict.fromkeys(names, 1.0)
     if isinstance(rates, Mapping):
-        entries = known_groups(f"{owner}(rates=...)", rates, names)
+        entries = known_groups(owner, "rates", rates, names)
         given = {name: float(rates[entry]) for name, entry in entries.items()}
         return {name: given.get(name, 1.0) for name in names}
     factor = DEFAULT_RATES if isinstance(rates, str) else rates

@@ -9,6 +9,7 @@ import keras
 
 from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
 from keras_freeze.groups import layer_groups
+from keras_freeze.model_picture import GroupNames
 from keras_freeze.policies.selection import of_groups
 from keras_freeze.schedules.phases import FreezeSchedule
 from keras_freeze.tuning import frozen_depth
@@ -33,7 +34,7 @@ class AboveDepth(GradualUnfreeze):
         depth = frozen_depth.depth_of(model)
         if depth is None:
             return super()._plan_for(model, epochs)
-        names = [group.name for group in layer_groups(model, self.groups)]
+        names = GroupNames.of(layer_groups(model, self.groups))
         is_for_all = isinstance(self.schedule, Mapping)
         plan = self._plan(names if is_for_all else names[self._groups_that_stay(model) :], epochs)
         phases = [
