@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import numbers
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeGuard
 
 _NOT_GIVEN = object()
@@ -82,67 +81,6 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
     """
     nearest = difflib.get_close_matches(name, dict.fromkeys(names), n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
-
-
-def known_group(owner: str, argument: str, name: Any, names: Sequence[str]) -> str:
-    """Return a group's name, the last for `"head"`; raise in the name of `owner` if unknown."""
-    if name in names:
-        return str(name)
-    if name == "head":
-        return names[-1]
-    raise ArgumentError(
-        owner,
-        argument,
-        "name layer groups of the model",
-        received=repr(name),
-        advice=f"{did_you_mean(str(name), names)}Available groups: {', '.join(names)}.",
-    )
-
-
-def known_groups(
-    owner: str, argument: str, given: Iterable[Any], names: Sequence[str]
-) -> dict[str, str]:
-    """Return the groups that names or patterns stand for, each with what named it.
-
-    An entry that is not a group's name is a regular expression that has to match a whole one.
-
-    Args:
-        owner: Str, in whose name errors are raised.
-        argument: Str, its argument.
-        given: Names and patterns.
-        names: All groups, from input to head.
-
-    Returns:
-        Dict from group to entry, in the order of the entries.
-
-    Raises:
-        ArgumentError: if an entry matches nothing, or if two stand for the same group.
-
-    Example:
-        >>> known_groups("freeze", "groups", ["block[12]", "head"], ["block1", "block2", "top"])
-        {'block1': 'block[12]', 'block2': 'block[12]', 'top': 'head'}
-    """
-    found: dict[str, str] = {}
-    for entry in given:
-        matching = [] if entry in names else _full_matches(entry, names)
-        for name in matching or [known_group(owner, argument, entry, names)]:
-            if name in found:
-                raise ArgumentError(
-                    owner,
-                    argument,
-                    "name each group once",
-                    received=f"{found[name]!r} and {entry!r}, which both stand for {name!r}",
-                    advice="Remove one of the two.",
-                )
-            found[name] = str(entry)
-    return found
-
-
-def _full_matches(pattern: Any, names: Sequence[str]) -> list[str]:
-    try:
-        return [name for name in names if re.fullmatch(pattern, name)]
-    except (re.error, TypeError):
-        return []
 
 
 def as_value(given: Any) -> Any:

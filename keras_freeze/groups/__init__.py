@@ -1,8 +1,8 @@
-"""Layer groups: *where*. A model as an ordered tuple of parts, from input to head.
+"""Layer groups: where a model is frozen, as an ordered tuple of its parts from input to head.
 
-`call_graph` reads the model, `atoms` cuts it where a single tensor crosses, `labels` and `kinds`
-tell what a piece is, `segments` joins pieces as a person would, `automatic` adds the head and the
-order, `user_defined` takes a division of the user's own. `division` is the front door.
+`division` is the front door: it reads a model's graph of calls, finds the groups or takes the
+user's, and gives each its layers and weights. What decides about the groups (`automatic`, and
+below it `segments`, `labels`, `atoms` and `kinds`) is pure: calls go in, names and calls come out.
 """
 
 from keras_freeze.groups.division import layer_groups, picture_of, with_groups

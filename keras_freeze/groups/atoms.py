@@ -41,14 +41,24 @@ class Atom:
         return tuple(call.layer for call in self.calls if call.owns_weights)
 
     @functools.cached_property
+    def main(self) -> tuple[keras.Layer, ...]:
+        """Those that do more than normalize or scale what another layer computes."""
+        return tuple(layer for layer in self.weighted if not kinds.accompanies(layer))
+
+    @property
     def accompanies(self) -> bool:
-        """Whether it only normalises or the like, and belongs to the atom before it."""
-        return all(kinds.accompanies(layer) for layer in self.weighted)
+        """Whether it only normalizes or the like, and belongs to the atom before it."""
+        return not self.main
 
     @functools.cached_property
     def attends(self) -> bool:
         """Whether there is an attention layer in it."""
         return any(kinds.is_attention(layer) for layer in self.weighted)
+
+    @functools.cached_property
+    def embeds(self) -> bool:
+        """Whether there is an embedding in it."""
+        return any(kinds.is_embedding(layer) for layer in self.weighted)
 
     @functools.cached_property
     def block(self) -> bool:
@@ -84,16 +94,13 @@ def chains(calls: Sequence[Call]) -> Chains:
     """Divide a call graph into a trunk and the towers that join it, each a chain of atoms.
 
     Args:
-        calls: Sequence of `Call`, as `graph.call_graph` returns it.
+        calls: Sequence of `Call`, as `call_graph` returns it.
 
     Returns:
         `Chains`; every call is in exactly one atom.
     """
-    trunk, *towers = _branches(calls)
-    return Chains(
-        tuple(_Cutter(calls, trunk).atoms()),
-        tuple(tuple(_Cutter(calls, tower).atoms()) for tower in towers),
-    )
+    trunk, *towers = (tuple(_Cutter(calls, branch).atoms()) for branch in _branches(calls))
+    return Chains(trunk, tuple(towers))
 
 
 # Towers
@@ -121,41 +128,43 @@ class _Branch:
 
 def _branches(calls: Sequence[Call]) -> list[list[int]]:
     """Return the positions of the trunk, which holds the last call, and of each tower."""
-    branch_of: dict[int, _Branch] = {}
+    branch_of: list[_Branch] = []  # of each call so far; a tower's calls end up in the trunk's
     towers: list[_Branch] = []
-    for i, call in enumerate(calls):
-        read = list({id(branch_of[j]): branch_of[j] for j in call.inputs}.values())
-        branch, sides = _join(read)
-        towers += sides
-        branch.positions.append(i)
+    for position, call in enumerate(calls):
+        read = list(dict.fromkeys(branch_of[source] for source in call.inputs))
+        branch, apart = _join(read)
+        towers += apart
+        if len(read) > 1:
+            branch_of = [branch if other in read else other for other in branch_of]
+        branch_of.append(branch)
+        branch.positions.append(position)
         if call.owns_weights and not kinds.accompanies(call.layer):
             branch.layers.append(call.layer)
-        moved = [j for j, other in branch_of.items() if other in read] if len(read) > 1 else []
-        branch_of.update(dict.fromkeys([*moved, i], branch))
-    last = branch_of[len(calls) - 1]
-    unjoined = [b for b in dict.fromkeys(branch_of.values()) if b is not last]
-    trunk, sides = _join([last, *unjoined], main=last)
-    return [sorted(branch.positions) for branch in (trunk, *towers, *sides)]
+    trunk = branch_of[-1]
+    trunk, apart = _join(list(dict.fromkeys([trunk, *branch_of])), main=trunk)
+    return [sorted(branch.positions) for branch in (trunk, *towers, *apart)]
 
 
-def _join(read: list[_Branch], main: _Branch | None = None) -> tuple[_Branch, list[_Branch]]:
+def _join(read: Sequence[_Branch], main: _Branch | None = None) -> tuple[_Branch, list[_Branch]]:
     """Unite branches that meet, except for towers: they have layers and inputs of their own.
 
     Lone layers that meet at once (token, position and segment embeddings) are no towers.
     """
     main = main or max(read, key=lambda branch: len(branch.layers), default=_Branch())
-    towers = [branch for branch in read if branch is not main and branch.layers]
-    single = _Branch()
-    for branch in towers:
-        if len(branch.layers) == 1:
-            single.add(branch)
-    towers = [branch for branch in towers if len(branch.layers) > 1]
-    if single.positions and (towers or not main.is_entrance):
-        towers.append(single)
-    aside = {i for tower in towers for i in tower.positions}
+    towers, lone = [], _Branch()
     for branch in read:
-        if branch is not main and aside.isdisjoint(branch.positions):
+        if branch is main:
+            continue
+        if len(branch.layers) > 1:
+            towers.append(branch)
+        elif branch.layers:
+            lone.add(branch)
+        else:
             main.add(branch)
+    if lone.layers and (towers or not main.is_entrance):
+        towers.append(lone)
+    else:
+        main.add(lone)
     return main, towers
 
 
@@ -176,34 +185,43 @@ class _Cutter:
                 self.last_reader[source] = i
 
     def atoms(self) -> Iterator[Atom]:
-        crossing = self._crossing(self.chain)
-        for piece in _slices(self.chain, [n for n, count in enumerate(crossing) if count <= 1]):
+        cuts = [n for n, count in enumerate(self._crossing(self.chain)) if count <= 1]
+        for piece in _slices(self.chain, cuts):
             for positions in self._refined(piece):
                 yield Atom(positions, tuple(self.calls[i] for i in positions))
 
     def _crossing(self, positions: Sequence[int]) -> list[int]:
         """Count the tensors that cross from before each position to it or beyond."""
-        index = {p: n for n, p in enumerate(positions)}
-        change = [0] * (len(positions) + 1)
-        for source in dict.fromkeys(i for p in positions for i in (*self.calls[p].inputs, p)):
-            if source in self.inside and self.calls[source].carries_weights:
-                start = index[source] + 1 if source in index else 0
-                end = bisect.bisect_right(positions, self.last_reader[source])
-                if start < end:
-                    change[start] += 1
-                    change[end] -= 1
+        index = {position: n for n, position in enumerate(positions)}
+        sources = set(positions).union(*(self.calls[i].inputs for i in positions))
+        change = [0] * (len(positions) + 1)  # of the count, from one position to the next
+        for source in sources:
+            if source not in self.inside or not self.calls[source].carries_weights:
+                continue
+            start = index[source] + 1 if source in index else 0
+            end = bisect.bisect_right(positions, self.last_reader[source])
+            if start < end:
+                change[start] += 1
+                change[end] -= 1
         return list(itertools.accumulate(change[:-1]))
 
     def _refined(self, positions: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        """Divide a piece that is too big for an atom where the fewest tensors cross."""
+        """Divide a piece that is too big for an atom where the fewest tensors cross.
+
+        In the end, recurrent layers and transformer blocks get atoms of their own.
+        """
         crossing = self._crossing(positions)[1:]
         if crossing and self._is_too_big(positions):
             fewest = min(crossing)
-            cuts = [n + 1 for n, count in enumerate(crossing) if count == fewest]
+            cuts = [n for n, count in enumerate(crossing, start=1) if count == fewest]
             for piece in _slices(positions, cuts):
                 yield from self._refined(piece)
-        else:
-            yield from self._isolated(positions)
+            return
+        around_blocks = []
+        for n, i in enumerate(positions):
+            if self.calls[i].owns_weights and kinds.is_block(self.calls[i].layer):
+                around_blocks += [n, n + 1]
+        yield from _slices(positions, around_blocks)
 
     def _is_too_big(self, positions: Sequence[int]) -> bool:
         weighted = [self.calls[i] for i in positions if self.calls[i].owns_weights]
@@ -212,18 +230,8 @@ class _Cutter:
         limit = min(max(self.weighted // 4, _FEW_WEIGHTED), _MANY_WEIGHTED)
         return len(weighted) > limit
 
-    def _isolated(self, positions: Sequence[int]) -> list[tuple[int, ...]]:
-        """Give recurrent layers and transformer blocks atoms of their own."""
-        blocks = [
-            n
-            for n, i in enumerate(positions)
-            if self.calls[i].owns_weights and kinds.is_block(self.calls[i].layer)
-        ]
-        return _slices(positions, [cut for n in blocks for cut in (n, n + 1)])
-
 
 def _slices(positions: Sequence[int], cuts: Sequence[int]) -> list[tuple[int, ...]]:
     """Divide a sequence before each of the given indices."""
-    edges = [0, *sorted(set(cuts) - {0}), len(positions)]
-    pieces = (tuple(positions[a:b]) for a, b in itertools.pairwise(edges))
-    return [piece for piece in pieces if piece]
+    edges = sorted({0, *cuts, len(positions)})
+    return [tuple(positions[start:end]) for start, end in itertools.pairwise(edges)]

@@ -5,8 +5,10 @@ Pure planning: a call graph goes in, names and calls come out.
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import graphlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from keras_freeze.groups import kinds
 from keras_freeze.groups.atoms import Atom, chains
@@ -16,25 +18,73 @@ from keras_freeze.groups.segments import Segment, segments_of
 HEAD = "head"
 
 
-def plan(calls: Sequence[Call]) -> list[tuple[str, list[Call]]]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedGroup:
+    """A group before its layers are looked up.
+
+    Attributes:
+        name: Str, unique, and the same in every build of the architecture.
+        first_layer: Str or None. The layer that a group called by its place begins with.
+        calls: Tuple of `Call`.
+    """
+
+    name: str
+    first_layer: str | None
+    calls: tuple[Call, ...]
+
+
+def plan(calls: Sequence[Call]) -> list[PlannedGroup]:
     """Divide a call graph into named groups, from input to head.
 
+    A name that Keras may have made (`lstm_3`) is another one in the next build, so a group that
+    would be named after such a layer is called by its place, counted from 0: `group2`.
+
     Args:
-        calls: Sequence of `Call`, as `graph.call_graph` returns it.
+        calls: Sequence of `Call`, as `call_graph` returns it.
 
     Returns:
-        List of (name, calls). Names are unique; "head" is always the last, if there.
+        List of `PlannedGroup`; "head" is always the last, if there.
     """
     parts = chains(calls)
-    backbone, head = _split_head(calls, list(parts.trunk))
+    backbone, head = _split_head(calls, parts.trunk)
     segments = _merged(calls, [segments_of(chain) for chain in (backbone, *parts.towers)])
     if head:
         segments.append(Segment(HEAD, head))
-    names = _unique([segment.name for segment in segments], reserved=HEAD)
-    return [
-        (name, [call for atom in segment.atoms for call in atom.calls])
-        for name, segment in zip(names, segments, strict=True)
-    ]
+    groups = []
+    for segment, name in zip(segments, _names(calls, segments), strict=True):
+        first_layer = segment.name if segment.has_automatic_name else None
+        own = tuple(call for atom in segment.atoms for call in atom.calls)
+        groups.append(PlannedGroup(name, first_layer, own))
+    return groups
+
+
+# Names
+
+
+def _names(calls: Sequence[Call], segments: Sequence[Segment]) -> list[str]:
+    """Return unique names; what someone named goes before what is called by its place."""
+    names: dict[int, str] = {}
+    for n, segment in enumerate(segments):
+        if not segment.has_automatic_name:
+            is_last = n == len(segments) - 1
+            names[n] = _free(segment.name, {*names.values(), *([] if is_last else [HEAD])})
+    layers = [call.layer for call in calls if call.layer is not None]
+    given = {layer.name for layer in layers if not kinds.has_automatic_name(layer)}
+    for n in range(len(segments)):
+        if n not in names:
+            names[n] = _free(f"group{n}", given.union(names.values()))
+    return [names[n] for n in range(len(segments))]
+
+
+def _free(name: str, taken: set[str]) -> str:
+    candidate, suffix = name, 0
+    while candidate in taken:
+        suffix += 1
+        candidate = f"{name}_{suffix}"
+    return candidate
+
+
+# Order
 
 
 def _merged(calls: Sequence[Call], queues: Sequence[Sequence[Segment]]) -> list[Segment]:
@@ -43,12 +93,14 @@ def _merged(calls: Sequence[Call], queues: Sequence[Sequence[Segment]]) -> list[
     A segment waits for all that feed it, so that no group comes before what it reads from.
     """
     segments = [segment for queue in queues for segment in queue]
-    owners = [_owners(segment) for segment in segments]
     distances = _distances(calls)
-    rank = [(-min(distances[i] for i in own), n) for n, own in enumerate(owners)]
-    sorter = graphlib.TopologicalSorter(dict.fromkeys(range(len(segments)), ()))
-    for n, feeds in _feeds(calls, owners):
-        sorter.add(n, *feeds)
+    segment_of: dict[int, int] = {}
+    rank = []
+    for n, segment in enumerate(segments):
+        own = [i for atom in segment.atoms for i in atom.positions if calls[i].owns_weights]
+        segment_of.update(dict.fromkeys(own, n))
+        rank.append((-min(distances[i] for i in own), n))
+    sorter = graphlib.TopologicalSorter(_feeds(calls, segment_of))
     sorter.prepare()
     ready: list[int] = []
     order: list[int] = []
@@ -59,17 +111,20 @@ def _merged(calls: Sequence[Call], queues: Sequence[Sequence[Segment]]) -> list[
     return [segments[n] for n in order]
 
 
-def _feeds(
-    calls: Sequence[Call], owners: Sequence[Sequence[int]]
-) -> Iterator[tuple[int, frozenset[int]]]:
-    """Yield for each weighted call its segment, and the other segments that it depends on."""
-    segment_of = {i: n for n, own in enumerate(owners) for i in own}
-    upstream: list[frozenset[int]] = []
+def _feeds(calls: Sequence[Call], segment_of: dict[int, int]) -> dict[int, set[int]]:
+    """Return for each segment the others that it depends on."""
+    feeds: dict[int, set[int]] = {n: set() for n in segment_of.values()}
+    upstream: list[set[int]] = []  # of each call, the segments before it
     for i, call in enumerate(calls):
-        read = frozenset(segment_of[j] for j in call.inputs if j in segment_of)
-        upstream.append(read.union(*(upstream[j] for j in call.inputs)))
+        before: set[int] = set()
+        for source in call.inputs:
+            before |= upstream[source]
+            if source in segment_of:
+                before.add(segment_of[source])
+        upstream.append(before)
         if i in segment_of:
-            yield segment_of[i], upstream[i] - {segment_of[i]}
+            feeds[segment_of[i]] |= before - {segment_of[i]}
+    return feeds
 
 
 def _distances(calls: Sequence[Call]) -> list[int]:
@@ -81,32 +136,10 @@ def _distances(calls: Sequence[Call]) -> list[int]:
     return distances
 
 
-def _owners(segment: Segment) -> list[int]:
-    return [
-        position
-        for atom in segment.atoms
-        for position, call in zip(atom.positions, atom.calls, strict=True)
-        if call.owns_weights
-    ]
-
-
-def _unique(names: Sequence[str], reserved: str) -> list[str]:
-    taken: set[str] = set()
-    for n, name in enumerate(names):
-        is_last = n == len(names) - 1
-        candidate, suffix = name, 0
-        while candidate in taken or (candidate == reserved and not is_last):
-            suffix += 1
-            candidate = f"{name}_{suffix}"
-        taken.add(candidate)
-        names = [*names[:n], candidate, *names[n + 1 :]]
-    return list(names)
-
-
 # Head
 
 
-def _split_head(calls: Sequence[Call], trunk: list[Atom]) -> tuple[list[Atom], list[Atom]]:
+def _split_head(calls: Sequence[Call], trunk: Sequence[Atom]) -> tuple[list[Atom], list[Atom]]:
     """Cut the trunk before its head: its last dense layers, or where the tasks part."""
     weighted = [n for n, atom in enumerate(trunk) if atom.weighted]
     start = len(trunk)
@@ -114,42 +147,45 @@ def _split_head(calls: Sequence[Call], trunk: list[Atom]) -> tuple[list[Atom], l
         if not _may_be_head(trunk[n]):
             break
         start = n
-    dense = [n for n in weighted if n >= start and not trunk[n].accompanies]
+    dense = [n for n in weighted if n >= start and trunk[n].main]
     if not dense:
         start = len(trunk)
-    elif start == weighted[0]:
+    elif start == weighted[0]:  # nothing but dense layers
         start = dense[-1]
     start = min(start, _task_split(calls, trunk))
     if not any(atom.weighted for atom in trunk[:start]):
         start = 0
-    return trunk[:start], trunk[start:]
+    return list(trunk[:start]), list(trunk[start:])
 
 
 def _may_be_head(atom: Atom) -> bool:
     is_residual = len(atom.weighted) > 1 and (atom.rank is None or atom.rank > 2)
-    own = [call for call in atom.calls if call.owns_weights]
-    return not is_residual and all(
-        kinds.is_head_like(call.layer, on_vectors=call.rank == 2 or call.is_pooled) for call in own
-    )
+    if is_residual:
+        return False
+    for call in atom.calls:
+        on_vectors = call.rank == 2 or call.is_pooled
+        if call.owns_weights and not kinds.is_head_like(call.layer, on_vectors=on_vectors):
+            return False
+    return True
 
 
-def _task_split(calls: Sequence[Call], trunk: list[Atom]) -> int:
+def _task_split(calls: Sequence[Call], trunk: Sequence[Atom]) -> int:
     """Return the index of the atom where tasks part for good, or the trunk's length.
 
     Tasks are outputs that have weights of their own; a feature pyramid has many outputs and
     no tasks. A branch with more weights than all before it is more than a head.
     """
-    reached = [1 << i if call.is_output else 0 for i, call in enumerate(calls)]
+    reached: list[set[int]] = [{i} if call.is_output else set() for i, call in enumerate(calls)]
     for i in reversed(range(len(calls))):
         for source in calls[i].inputs:
             reached[source] |= reached[i]
-    private: dict[int, int] = {}
+    weights_of_task: collections.Counter[int] = collections.Counter()
     start = len(trunk)
     for n, atom in enumerate(trunk):
         for i in atom.positions:
-            if calls[i].owns_weights and reached[i].bit_count() == 1:
-                private[reached[i]] = private.get(reached[i], 0) + 1
+            if calls[i].owns_weights and len(reached[i]) == 1:
+                weights_of_task.update(reached[i])
                 start = min(start, n)
     before = sum(len(atom.weighted) for atom in trunk[:start])
-    is_split = len(private) > 1 and max(private.values()) <= before
+    is_split = len(weights_of_task) > 1 and max(weights_of_task.values()) <= before
     return start if is_split else len(trunk)

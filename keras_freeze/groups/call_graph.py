@@ -9,7 +9,7 @@ depends on any. Nothing here changes a model.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -67,11 +67,11 @@ def call_graph(model: keras.Model) -> tuple[Call, ...]:
         Tuple of `Call`; `Call.inputs` are positions in it.
     """
     flattening = _Flattening()
-    outputs = flattening.open(model, None)
+    outputs = _union(flattening.open(model, None))
     calls = [
         dataclasses.replace(call, is_output=i in outputs) for i, call in enumerate(flattening.calls)
     ]
-    return _ordered(_merge_parallel_calls(calls))
+    return tuple(_with_owners(_ordered(_merge_parallel_calls(calls))))
 
 
 class _Flattening:
@@ -80,23 +80,20 @@ class _Flattening:
     def __init__(self) -> None:
         self.calls: list[Call] = []
 
-    def open(self, model: keras.Model, sources: Sequence[Sources] | None) -> Sources:
-        """Add all calls of a model, and return those that produce its outputs."""
-        return _union(self._model(model, sources))
-
-    def _model(self, model: keras.Model, sources: Sequence[Sources] | None) -> list[Sources]:
+    def open(self, model: keras.Model, sources: Sequence[Sources] | None) -> list[Sources]:
+        """Add all calls of a model, and return for each output the calls that produce it."""
         functional = functional_graph(model)
         if functional is not None:
-            return self._functional(functional, sources)
+            return self._open_graph(functional, sources)
         last = _union(sources or ())
         for child in sublayers(model):
             last = _union(self._apply(child, [last], None)) or last
         return [last]
 
-    def _functional(self, model: Any, sources: Sequence[Sources] | None) -> list[Sources]:
+    def _open_graph(self, model: Any, sources: Sequence[Sources] | None) -> list[Sources]:
         produced: dict[int, Sources] = {}
         if sources is not None:
-            if len(sources) != len(model.inputs):  # optional inputs: be generous
+            if len(sources) != len(model.inputs):  # some optional inputs were left out
                 sources = [_union(sources)] * len(model.inputs)
             for tensor, source in zip(model.inputs, sources, strict=True):
                 produced[id(tensor)] = source
@@ -112,23 +109,23 @@ class _Flattening:
         return [produced[id(tensor)] for tensor in model.outputs]
 
     def _apply(self, op: Any, read: list[Sources], node: Any | None) -> list[Sources]:
-        inner = nested_model(op) if isinstance(op, keras.Layer) else None
-        if inner is not None:
-            return self._model(inner, read)
         layer = op if isinstance(op, keras.Layer) else None
+        inner = nested_model(layer) if layer is not None else None
+        if inner is not None:
+            return self.open(inner, read)
         weighted = layer is not None and bool(layer.weights)
         inputs = _union(read)
         carried = [self.calls[i] for i in inputs if self.calls[i].carries_weights]
+        pools = type(op).__name__.startswith("Global")
         self.calls.append(
             Call(
                 layer=layer,
                 inputs=inputs,
-                owns_weights=weighted,  # until `_owners` finds the first call
+                owns_weights=weighted,  # until `_with_owners` finds the first call
                 carries_weights=weighted or bool(carried),
                 rank=output_rank(op, node),
                 stride=max((self.calls[i].stride for i in inputs), default=1.0) * stride(op, node),
-                is_pooled=type(op).__name__.startswith("Global")
-                or (bool(carried) and all(call.is_pooled for call in carried)),
+                is_pooled=pools or (bool(carried) and all(call.is_pooled for call in carried)),
             )
         )
         return [(len(self.calls) - 1,)]
@@ -143,30 +140,37 @@ def _merge_parallel_calls(calls: Sequence[Call]) -> list[Call]:
 
     Calls that reach no output are dropped: their weights take no part in anything.
     """
+    merged = list(calls)
     depths = _depths(calls, [i for i, call in enumerate(calls) if call.is_output])
-    representative: dict[object, int] = {}
+    first: dict[object, int] = {}  # of the calls that are one, by what makes them one
     stands_for: dict[int, int] = {}
-    inputs: dict[int, list[int]] = {}
     for i, call in enumerate(calls):
         if depths[i] < 0:
             continue
-        read = [stands_for[j] for j in call.inputs]
+        inputs = tuple(stands_for[j] for j in call.inputs)
         key: object = i
         if call.layer is not None:  # a shared activation is one call only on the same input
-            key = (id(call.layer), depths[i], () if call.owns_weights else tuple(read))
-        stands_for[i] = representative.setdefault(key, i)
-        inputs.setdefault(stands_for[i], []).extend(read)
-    merged = sorted(inputs, key=lambda i: -depths[i])
-    position = {old: new for new, old in enumerate(merged)}
-    outputs = {stands_for[i] for i in stands_for if calls[i].is_output}
-    return [
-        dataclasses.replace(
-            calls[old],
-            inputs=_union([tuple(position[i] for i in inputs[old])]),
-            is_output=old in outputs,
-        )
-        for old in merged
-    ]
+            key = (id(call.layer), depths[i], () if call.owns_weights else inputs)
+        stands_for[i] = one = first.setdefault(key, i)
+        if one == i:
+            merged[i] = dataclasses.replace(call, inputs=inputs)
+        else:
+            merged[one] = dataclasses.replace(
+                merged[one],
+                inputs=merged[one].inputs + inputs,
+                is_output=merged[one].is_output or call.is_output,
+            )
+    return _renumbered(merged, sorted(first.values(), key=lambda i: -depths[i]))
+
+
+def _renumbered(calls: Sequence[Call], order: Sequence[int]) -> list[Call]:
+    """Return some calls in another order, with their inputs as positions in it."""
+    position = {old: new for new, old in enumerate(order)}
+    renumbered = []
+    for old in order:
+        inputs = _union([tuple(position[i] for i in calls[old].inputs)])
+        renumbered.append(dataclasses.replace(calls[old], inputs=inputs))
+    return renumbered
 
 
 def _depths(calls: Sequence[Call], targets: Iterable[int]) -> list[int]:
@@ -181,33 +185,21 @@ def _depths(calls: Sequence[Call], targets: Iterable[int]) -> list[int]:
     return depths
 
 
-def _ordered(calls: Sequence[Call]) -> tuple[Call, ...]:
+def _ordered(calls: Sequence[Call]) -> list[Call]:
     """Sort calls by level; within a level, by the order in which the outputs need them."""
     levels = _levels(calls)
     rank = {i: n for n, i in enumerate(_postorder(calls))}
-    order = sorted(range(len(calls)), key=lambda i: (levels[i], rank[i]))
-    position = {old: new for new, old in enumerate(order)}
-    owners = _owners([calls[old] for old in order])
-    return tuple(
-        dataclasses.replace(
-            calls[old],
-            inputs=tuple(position[i] for i in calls[old].inputs),
-            owns_weights=owns,
-        )
-        for old, owns in zip(order, owners, strict=True)
-    )
+    return _renumbered(calls, sorted(range(len(calls)), key=lambda i: (levels[i], rank[i])))
 
 
-def _owners(calls: Iterable[Call]) -> list[bool]:
-    """Tell for each call whether its layer has weights that no earlier call has used."""
+def _with_owners(calls: Sequence[Call]) -> Iterator[Call]:
+    """Let only the first call that uses a weight own it."""
     used: set[int] = set()
-    owners = []
     for call in calls:
         layer = call.layer if call.owns_weights else None
         weights = {id(weight) for weight in layer.weights} if layer is not None else set()
-        owners.append(not weights <= used)
+        yield dataclasses.replace(call, owns_weights=not weights <= used)
         used |= weights
-    return owners
 
 
 def _levels(calls: Sequence[Call]) -> list[int]:

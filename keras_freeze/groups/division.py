@@ -8,11 +8,11 @@ inlined. Nothing here changes a model.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 
-from keras_freeze.checks import as_value
+from keras_freeze.checks import ArgumentError, as_value
 from keras_freeze.groups import automatic, user_defined
 from keras_freeze.groups.call_graph import Call, call_graph
 from keras_freeze.groups.user_defined import Groups
@@ -23,9 +23,14 @@ def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[Laye
     """Divide a model into ordered layer groups, from input to head.
 
     Without `groups` the division follows the model: VGG16 with a new head gives `block1` to
-    `block5` and `head`, an LSTM stack one group a recurrent layer, a transformer its
+    `block5` and `head`, a stack of recurrent layers one group a layer, a transformer its
     embeddings and blocks. A residual block is never cut in half, and a nested backbone gives
     the same groups as the same backbone inlined.
+
+    Names are the same in every build of an architecture. Keras numbers the layers that nobody
+    named (`lstm_3`) anew in each build, so a group that such a layer would give its name is
+    called by its place, counted from 0: `layer_groups(model)[2]` is `group2`. Where names of
+    groups are given, `lstm_3` is understood too as long as it begins just one of them.
 
     Args:
         model: `keras.Model`, built.
@@ -42,15 +47,16 @@ def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[Laye
 
     Raises:
         TypeError: if it is not a `keras.Model`.
-        ValueError: if the model is not built or has no weights, or if a specification matches
-            nothing, two match one layer, or none matches a layer with weights.
+        ValueError: if the model is not built or has no layers with weights, or if a
+            specification matches nothing, two match one layer, or none matches a layer with
+            weights.
 
     Example:
         >>> model = keras.Sequential(
-        ...     [keras.Input((8, 4)), keras.layers.LSTM(3, name="lstm"), keras.layers.Dense(2)]
+        ...     [keras.Input((8, 4)), keras.layers.LSTM(3, name="low"), keras.layers.Dense(2)]
         ... )
         >>> [group.name for group in layer_groups(model)]
-        ['lstm', 'head']
+        ['low', 'head']
         >>> [group.total_params for group in layer_groups(model)]
         [96, 8]
     """
@@ -73,62 +79,72 @@ def with_groups(picture: ModelPicture, groups: Groups | None = None) -> ModelPic
     division, model = as_value(groups), picture.model
     if picture.groups and picture.division == division:
         return picture
-    if not picture.weights:
-        raise ValueError(
-            f"layer_groups(model=...) must have weights. Received: model={model.name!r}, which "
-            "has none. There is nothing to freeze in it."
+    if not any(layer.weights for layer in picture.opened):
+        raise ArgumentError(
+            "layer_groups",
+            "model",
+            "have layers with weights",
+            received=f"model={model.name!r}, which has none",
+            advice="There is nothing to freeze in it.",
         )
     calls = call_graph(model)
-    layers = _in_order(picture, (call.layer for call in calls if call.layer is not None))
-    if groups is None:
-        named = _planned(calls, layers)
+    layers = _in_order(picture.opened, calls)
+    if groups is not None:
+        found = _assemble(picture, user_defined.assign(model, layers, groups), {})
     else:
-        named = user_defined.assign(model, layers, groups)
-    return dataclasses.replace(picture, groups=_assemble(picture, named), division=division)
+        planned = automatic.plan(calls)
+        first_layers = {group.name: group.first_layer for group in planned}
+        found = _assemble(picture, _planned(calls, planned, layers), first_layers)
+    return dataclasses.replace(picture, groups=found, division=division)
 
 
-def _planned(calls: Sequence[Call], layers: Sequence[keras.Layer]) -> dict[str, list[keras.Layer]]:
+def _in_order(opened: Sequence[keras.Layer], calls: Sequence[Call]) -> list[keras.Layer]:
+    """Return layers in the order of their first calls; uncalled ones follow their neighbour."""
+    first_call: dict[int, int] = {}
+    for n, call in enumerate(calls):
+        first_call.setdefault(id(call.layer), n)
+    position: dict[int, int] = {}
+    last = -1
+    for layer in opened:
+        last = first_call.get(id(layer), last)
+        position[id(layer)] = last
+    return sorted(opened, key=lambda layer: position[id(layer)])
+
+
+def _planned(
+    calls: Sequence[Call], planned: Sequence[automatic.PlannedGroup], layers: Sequence[keras.Layer]
+) -> dict[str, list[keras.Layer]]:
     """Put each layer where it is called first, which is where its weights count."""
-    planned = automatic.plan(calls)
-    name_of = {id(call): name for name, part in planned for call in part}
+    name_of = {id(call): group.name for group in planned for call in group.calls}
     home: dict[int, str] = {}
     for call in calls:
         home.setdefault(id(call.layer), name_of[id(call)])
-    named: dict[str, list[keras.Layer]] = {name: [] for name, _ in planned}
-    current = next(iter(named))
+    named: dict[str, list[keras.Layer]] = {group.name: [] for group in planned}
+    current = planned[0].name
     for layer in layers:
         current = home.get(id(layer), current)
         named[current].append(layer)
     return named
 
 
-def _in_order(picture: ModelPicture, called: Iterable[keras.Layer]) -> list[keras.Layer]:
-    """Return the opened layers in the order of the graph; uncalled ones after their neighbour."""
-    opened = {id(layer): layer for layer in picture.opened}
-    order = {i: n for n, i in enumerate(dict.fromkeys(id(layer) for layer in called))}
-    position, last = {}, -1
-    for i in opened:
-        last = order.get(i, last)
-        position[i] = last
-    return sorted(opened.values(), key=lambda layer: position[id(layer)])
-
-
 def _assemble(
-    picture: ModelPicture, named: Mapping[str, Sequence[keras.Layer]]
+    picture: ModelPicture,
+    named: Mapping[str, Sequence[keras.Layer]],
+    first_layers: Mapping[str, str | None],
 ) -> tuple[LayerGroup, ...]:
     """Give each group its weights, each weight once; those of no layer go to the first."""
     left = {id(variable): variable for variable in picture.model.weights}
-    variables = {
-        name: [
-            left.pop(id(weight.variable))
-            for layer in layers
-            for weight in picture.weights_in[id(layer)]
-            if id(weight.variable) in left
-        ]
-        for name, layers in named.items()
-    }
-    first = next(iter(named))
-    variables[first] = [*left.values(), *variables[first]]
-    return tuple(
-        LayerGroup(name, tuple(layers), tuple(variables[name])) for name, layers in named.items()
-    )
+    found: dict[str, list[keras.Variable]] = {}
+    for name, layers in named.items():
+        found[name] = []
+        for layer in layers:
+            for weight in picture.weights_in[id(layer)]:
+                if id(weight.variable) in left:
+                    found[name].append(left.pop(id(weight.variable)))
+    outside = tuple(left.values())
+    groups = []
+    for name, layers in named.items():
+        variables = (*outside, *found[name])
+        groups.append(LayerGroup(name, tuple(layers), variables, first_layers.get(name)))
+        outside = ()
+    return tuple(groups)

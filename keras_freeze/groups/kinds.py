@@ -28,7 +28,7 @@ def is_dense(layer: keras.Layer) -> bool:
 
 
 def is_normalization(layer: keras.Layer) -> bool:
-    """Tell whether a layer normalises, whoever wrote it."""
+    """Tell whether a layer normalizes, whoever wrote it."""
     return isinstance(layer, _NORMALIZATIONS) or _is_small(layer, "norm")
 
 
@@ -101,7 +101,11 @@ def is_head_like(layer: keras.Layer, *, on_vectors: bool) -> bool:
 
 
 def has_automatic_name(layer: keras.Layer) -> bool:
-    """Tell whether Keras made a layer's name from its class, as in `conv2d_12`."""
-    name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", type(layer).__name__)
+    """Tell whether Keras may have made a layer's name from its class, as in `conv2d_12`.
+
+    Such a name has another number in each build. Nothing tells it from one that a user wrote in
+    this form, nor could it after saving and loading.
+    """
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", type(layer).__name__)
     name = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
     return re.fullmatch(re.escape(name) + r"(_\d+)?", layer.name) is not None

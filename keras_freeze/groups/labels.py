@@ -18,6 +18,7 @@ _LABEL = re.compile(
     r"(?=$|[_\-./])",
     re.IGNORECASE,
 )
+_Label = tuple[str, str]  # prefix and label
 
 
 def labels(atoms: Sequence[Atom]) -> list[str | None]:
@@ -34,18 +35,18 @@ def labels(atoms: Sequence[Atom]) -> list[str | None]:
         List of str or None, as long as `atoms`; or an empty list.
     """
     found = [_own_label(atom) for atom in atoms]
-    main = [n for n, atom in enumerate(atoms) if not atom.accompanies]
-    of_main = {found[n] for n in main} - {None}
-    known = [n for n in main if found[n]]
-    anonymous_attention = any(atoms[n].attends and not found[n] for n in main)
-    if 2 * len(known) < len(main) or len(of_main) < 2 or anonymous_attention:
+    main = [(label, atom) for label, atom in zip(found, atoms, strict=True) if atom.main]
+    of_main = [label for label, _ in main if label]
+    anonymous_attention = any(atom.attends and not label for label, atom in main)
+    if 2 * len(of_main) < len(main) or len(set(of_main)) < 2 or anonymous_attention:
         return []
-    found = _spread(atoms, [label if label in of_main else None for label in found])
-    runs = [label for label, _ in itertools.groupby(found)]
+    spread = _spread(atoms, [label if label in of_main else None for label in found])
+    runs = [label for label, _ in itertools.groupby(spread)]
     if len(set(runs)) < len(runs):
         return []
-    skip = len("".join(common_prefix([_words(label[0]) for label in of_main if label])))
-    return [(label[0] + label[1])[skip:] if label else None for label in found]
+    shared = common_prefix([re.split(r"(?<=[_\-./])", prefix) for prefix, _ in of_main])
+    skip = len("".join(shared))
+    return ["".join(label)[skip:] if label else None for label in spread]
 
 
 def common_prefix(sequences: Sequence[Sequence[str]]) -> list[str]:
@@ -54,39 +55,45 @@ def common_prefix(sequences: Sequence[Sequence[str]]) -> list[str]:
     return [words[0] for words in columns]
 
 
-def _words(prefix: str) -> list[str]:
-    return re.split(r"(?<=[_\-./])", prefix)
+def _own_label(atom: Atom) -> _Label | None:
+    """Return prefix and label of most of an atom's layers; `block4a`, `Block_4` are block4.
+
+    The number in a name that Keras made says nothing, but the class may: each of somebody's own
+    `ResidualBlock` layers is a block of the model.
+    """
+    found: list[_Label] = []
+    for call in atom.calls:
+        layer = call.layer
+        if layer is None:
+            continue
+        if kinds.has_automatic_name(layer):
+            if call.owns_weights and kinds.is_composite(layer):
+                return "", str(layer.name)
+        elif match := _LABEL.match(layer.name):
+            number_only = re.sub(r"_|(?<=\d)[a-z]$", "", match["label"].lower())
+            found.append((match["prefix"], number_only))
+    return collections.Counter(found).most_common(1)[0][0] if found else None
 
 
-def _own_label(atom: Atom) -> tuple[str, str] | None:
-    """Return prefix and label of most of an atom's layers; `block4a`, `Block_4` are block4."""
-    for layer in atom.weighted:
-        if kinds.is_composite(layer) and kinds.has_automatic_name(layer):
-            return "", str(layer.name)  # residual_block_3 is a block, whatever its number
-    names = [call.layer.name for call in atom.calls if call.layer is not None]
-    found = [match for name in names if (match := _LABEL.match(name))]
-    pairs = [(m["prefix"], re.sub(r"_|(?<=\d)[a-z]$", "", m["label"].lower())) for m in found]
-    return collections.Counter(pairs).most_common(1)[0][0] if pairs else None
-
-
-def _spread(
-    atoms: Sequence[Atom], found: Sequence[tuple[str, str] | None]
-) -> list[tuple[str, str] | None]:
+def _spread(atoms: Sequence[Atom], found: Sequence[_Label | None]) -> list[_Label | None]:
     """Give atoms without a label a neighbour's; None is left only before the first."""
     spread = list(found)
     for is_known, part in itertools.groupby(range(len(atoms)), lambda n: found[n] is not None):
         gap = list(part)
         start, end = gap[0], gap[-1] + 1
-        if is_known or (start == 0 and not all(atoms[n].accompanies for n in gap)):
+        if is_known or (start == 0 and any(atom.main for atom in atoms[:end])):
             continue
         after = found[end] if end < len(atoms) else None
         before = spread[start - 1] if start else after
-        opens_next = after is not None and any(_strides(atoms[n]) for n in gap)
+        opens_next = after is not None and any(_strides(atom) for atom in atoms[start:end])
         spread[start:end] = [after if opens_next else before] * len(gap)
     return spread
 
 
 def _strides(atom: Atom) -> bool:
     """Tell whether a layer with weights does the striding, not a pooling layer."""
-    strides = [getattr(layer, "strides", 1) for layer in atom.weighted]
-    return any(max(s) > 1 if isinstance(s, tuple) else s > 1 for s in strides)
+    for layer in atom.weighted:
+        strides = getattr(layer, "strides", 1)
+        if (max(strides) if isinstance(strides, tuple) else strides) > 1:
+            return True
+    return False

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
-
-import keras
+import operator
+from collections.abc import Sequence
 
 from keras_freeze.groups import kinds
 from keras_freeze.groups.atoms import Atom
@@ -25,7 +24,7 @@ class Segment:
     """A group in the making.
 
     Attributes:
-        name: Str.
+        name: Str; another build may have another one where `has_automatic_name`.
         atoms: List of `Atom`, in order.
     """
 
@@ -35,7 +34,13 @@ class Segment:
     @property
     def is_block(self) -> bool:
         """Whether it is a group whatever its resolution: attention, recurrence, embeddings."""
-        return any(atom.block or atom.attends or _embeds(atom) for atom in self.atoms)
+        return any(atom.block or atom.attends or atom.embeds for atom in self.atoms)
+
+    @property
+    def has_automatic_name(self) -> bool:
+        """Whether it is named after a layer that Keras named and numbered."""
+        layers = [layer for atom in self.atoms for layer in atom.weighted]
+        return any(layer.name == self.name and kinds.has_automatic_name(layer) for layer in layers)
 
 
 def segments_of(chain: Sequence[Atom]) -> list[Segment]:
@@ -48,42 +53,39 @@ def segments_of(chain: Sequence[Atom]) -> list[Segment]:
         List of `Segment`; every atom is in one. Empty if no atom has weights.
     """
     segments: list[Segment] = []
-    for run, block in _runs(atom for atom in chain if atom.weighted):
-        while segments and run and run[0].accompanies:
-            segments[-1].atoms.append(run.pop(0))
-        if block is None:
-            segments += _plain(run)
-        elif all(atom.accompanies for atom in run):
-            segments.append(Segment(_name(block), [*run, block]))
-        else:
-            segments += _plain(run, before_attention=block.attends)
-            segments.append(Segment(_name(block), [block]))
+    run: list[Atom] = []
+    for atom in chain:
+        if atom.weighted and not atom.block:
+            run.append(atom)
+        elif atom.weighted:
+            _close(segments, run, atom)
+            run = []
+    _close(segments, run, None)
     return _with_weightless(_by_resolution(segments), chain)
 
 
-def _runs(atoms: Iterable[Atom]) -> list[tuple[list[Atom], Atom | None]]:
-    """Group atoms into runs of plain ones, each with the block that ends it."""
-    runs: list[tuple[list[Atom], Atom | None]] = []
-    run: list[Atom] = []
-    for atom in atoms:
-        if atom.block:
-            runs.append((run, atom))
-            run = []
-        else:
-            run.append(atom)
-    return [*runs, (run, None)]
+def _close(segments: list[Segment], run: list[Atom], block: Atom | None) -> None:
+    """Add the segments of a run of plain atoms, and of the block that ends it."""
+    if segments:
+        norms = list(itertools.takewhile(lambda atom: atom.accompanies, run))
+        segments[-1].atoms += norms
+        run = run[len(norms) :]
+    if block is None:
+        segments += _plain(run)
+    elif any(atom.main for atom in run):
+        segments += _plain(run, before_attention=block.attends)
+        segments.append(Segment(_name(block), [block]))
+    else:
+        segments.append(Segment(_name(block), [*run, block]))
 
 
 def _plain(run: list[Atom], *, before_attention: bool = False) -> list[Segment]:
-    main = [atom for atom in run if not atom.accompanies]
-    only_embeddings = all(map(_embeds, main)) and sum(len(atom.weighted) for atom in run) > 1
-    if main and (only_embeddings or (before_attention and any(map(_embeds, main)))):
+    main = [atom for atom in run if atom.main]
+    embedding = [atom for atom in main if atom.embeds]
+    several = sum(len(atom.weighted) for atom in run) > 1
+    if embedding and (before_attention or (several and embedding == main)):
         return [Segment(_embeddings_name(run), run)]
     return _by_label(run) or _by_attention(run) or _by_layer(run)
-
-
-def _embeds(atom: Atom) -> bool:
-    return any(kinds.is_embedding(layer) for layer in atom.weighted)
 
 
 def _embeddings_name(atoms: Sequence[Atom]) -> str:
@@ -95,26 +97,20 @@ def _embeddings_name(atoms: Sequence[Atom]) -> str:
 
 def _by_label(run: list[Atom]) -> list[Segment]:
     """Group by the labels in the layers' names, if they help."""
-    labelled = zip(labels(run), run, strict=False)
-    return [
-        Segment(label or _lead_name(atoms), atoms)
-        for label, part in itertools.groupby(labelled, lambda pair: pair[0])
-        for atoms in [[atom for _, atom in part]]
-    ]
+    segments = []
+    labelled = zip(labels(run), run, strict=False)  # no labels at all if they don't
+    for label, part in itertools.groupby(labelled, operator.itemgetter(0)):
+        atoms = [atom for _, atom in part]
+        segments.append(Segment(label or _lead_name(atoms), atoms))
+    return segments
 
 
 def _lead_name(atoms: Sequence[Atom]) -> str:
     """Name what comes before the first label: after its only layer, else `stem`."""
-    main = _main_layers(atoms)
-    if len(main) > 1 and any(kinds.is_embedding(layer) for layer in main):
-        return "embeddings"
-    is_stem = len(main) != 1 or "stem" in main[0].name.lower()
-    return "stem" if is_stem else str(main[0].name)
-
-
-def _main_layers(atoms: Iterable[Atom]) -> list[keras.Layer]:
-    layers = (layer for atom in atoms for layer in atom.weighted)
-    return [layer for layer in layers if not kinds.accompanies(layer)]
+    main = [layer for atom in atoms for layer in atom.main]
+    if len(main) > 1:
+        return "embeddings" if any(map(kinds.is_embedding, main)) else "stem"
+    return "stem" if not main or "stem" in main[0].name.lower() else str(main[0].name)
 
 
 def _by_attention(run: list[Atom]) -> list[Segment]:
@@ -124,14 +120,12 @@ def _by_attention(run: list[Atom]) -> list[Segment]:
         return []
     segments = _plain(run[: starts[0]], before_attention=True)
     for number, (start, end) in enumerate(itertools.pairwise([*starts, len(run)]), start=1):
-        stop = next((n for n in range(start + 1, end) if not _feeds_forward(run[n])), end)
+        stop = start + 1
+        while stop < end and all(map(kinds.is_pointwise, run[stop].main)):
+            stop += 1
         segments.append(Segment(f"block{number}", run[start:stop]))
         segments += _plain(run[stop:end])
     return segments
-
-
-def _feeds_forward(atom: Atom) -> bool:
-    return atom.accompanies or all(map(kinds.is_pointwise, _main_layers([atom])))
 
 
 def _by_layer(run: list[Atom]) -> list[Segment]:
@@ -140,7 +134,7 @@ def _by_layer(run: list[Atom]) -> list[Segment]:
     for atom in run:
         if segments and atom.accompanies:
             segments[-1].atoms.append(atom)
-        elif segments and all(before.accompanies for before in segments[-1].atoms):
+        elif segments and not any(before.main for before in segments[-1].atoms):
             segments[-1] = Segment(_name(atom), [*segments[-1].atoms, atom])
         else:
             segments.append(Segment(_name(atom), [atom]))
@@ -149,11 +143,11 @@ def _by_layer(run: list[Atom]) -> list[Segment]:
 
 def _name(atom: Atom) -> str:
     """Name an atom after its one layer, or the name someone gave to where it joins."""
-    layers = _main_layers([atom]) or list(atom.weighted)
+    layers = list(atom.main or atom.weighted)
     layers = [layer for layer in layers if kinds.is_block(layer)] or layers
+    last = atom.calls[-1].layer
     if len(layers) > 1 and all(map(kinds.is_embedding, layers)):
         return "embeddings"
-    last = atom.calls[-1].layer
     if len(layers) > 1 and last is not None and not kinds.has_automatic_name(last):
         return str(last.name)
     return str(layers[0].name)
@@ -171,10 +165,9 @@ def _by_resolution(segments: list[Segment]) -> list[Segment]:
 def _stages(run: list[Segment]) -> list[Segment]:
     atoms = [atom for segment in run for atom in segment.atoms]
     strided = zip(_without_dips([atom.stride for atom in atoms]), atoms, strict=True)
-    stages = [
-        Segment(f"stage{number}", [atom for _, atom in part])
-        for number, (_, part) in enumerate(itertools.groupby(strided, lambda pair: pair[0]), 1)
-    ]
+    stages: list[Segment] = []
+    for _, part in itertools.groupby(strided, operator.itemgetter(0)):
+        stages.append(Segment(f"stage{len(stages) + 1}", [atom for _, atom in part]))
     return stages if 1 < len(stages) < len(run) else run
 
 
@@ -182,14 +175,18 @@ def _without_dips(strides: Sequence[float]) -> list[float]:
     """Fill valleys: a projection of an earlier, finer tensor opens no new stage."""
     before = list(itertools.accumulate(strides, max))
     after = list(itertools.accumulate(reversed(strides), max))[::-1]
-    return [min(pair) for pair in zip(before, after, strict=True)]
+    return list(map(min, before, after))
 
 
 def _with_weightless(segments: list[Segment], chain: Sequence[Atom]) -> list[Segment]:
-    owner = {id(atom): n for n, segment in enumerate(segments) for atom in segment.atoms}
-    current, placed = 0, [list[Atom]() for _ in segments]
+    """Let atoms without weights follow the atom before them."""
+    if not segments:
+        return []
+    home = {id(atom): segment for segment in segments for atom in segment.atoms}
+    for segment in segments:
+        segment.atoms = []
+    current = segments[0]
     for atom in chain:
-        current = owner.get(id(atom), current)
-        if segments:
-            placed[current].append(atom)
-    return [Segment(s.name, atoms) for s, atoms in zip(segments, placed, strict=True)]
+        current = home.get(id(atom), current)
+        current.atoms.append(atom)
+    return segments

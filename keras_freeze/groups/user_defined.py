@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_freeze.checks import did_you_mean
+from keras_freeze.checks import ArgumentError, did_you_mean
 from keras_freeze.model_picture import every_layer, nested_model
 
 Spec = str | Sequence[str]
@@ -29,17 +29,17 @@ def assign(
         Layers by group name, in the order of each group's first layer with weights.
 
     Raises:
-        ValueError: if `groups` is malformed, a specification matches nothing, two match one
+        ArgumentError: if `groups` is malformed, a specification matches nothing, two match one
             layer, or none matches a layer with weights.
     """
     home = _by_callable(layers, groups) if callable(groups) else _by_spec(model, layers, groups)
     weighted = [layer for layer in layers if layer.weights]
     missing = [layer.name for layer in weighted if id(layer) not in home]
     if missing:
-        raise ValueError(
-            f"layer_groups(groups=...) must cover every layer with weights. Received: "
-            f"groups={groups!r}, which leaves out {', '.join(missing)} of model {model.name!r}. "
-            "Add them to a group, or a group for them."
+        raise _wrong(
+            "cover every layer with weights",
+            f"groups={groups!r}, which leaves out {', '.join(missing)} of model {model.name!r}",
+            "Add them to a group, or a group for them.",
         )
     named: dict[str, list[keras.Layer]] = {home[id(layer)]: [] for layer in weighted}
     current = next(iter(named))
@@ -49,6 +49,10 @@ def assign(
     return named
 
 
+def _wrong(rule: str, received: str, advice: str) -> ArgumentError:
+    return ArgumentError("layer_groups", "groups", rule, received=received, advice=advice)
+
+
 def _by_callable(
     layers: Sequence[keras.Layer], function: Callable[[keras.Layer], str | None]
 ) -> dict[int, str]:
@@ -56,9 +60,10 @@ def _by_callable(
     for layer in layers:
         name = function(layer)
         if name is not None and not (isinstance(name, str) and name):
-            raise ValueError(
-                "layer_groups(groups=...) must return a group name, or None for a layer without "
-                f"weights. Received: {name!r} for layer {layer.name!r}. Check the callable."
+            raise _wrong(
+                "return a group name, or None for a layer without weights",
+                f"{name!r} for layer {layer.name!r}",
+                "Check the callable.",
             )
         if name is not None and layer.weights:  # the others follow the layer before them
             home[id(layer)] = name
@@ -73,10 +78,11 @@ def _by_spec(
         for layer in _find(model, layers, spec):
             other = home.setdefault(id(layer), name)
             if other != name:
-                raise ValueError(
-                    "layer_groups(groups=...) must put each layer into one group. Received: "
+                raise _wrong(
+                    "put each layer into one group",
                     f"groups={groups!r}, where {other!r} and {name!r} both match layer "
-                    f"{layer.name!r}. Anchor the patterns with ^ and $, or list names."
+                    f"{layer.name!r}",
+                    "Anchor the patterns with ^ and $, or list names.",
                 )
     return home
 
@@ -84,19 +90,19 @@ def _by_spec(
 def _entries(groups: Any) -> list[tuple[str, Spec]]:
     """Return names and specifications; the names are made up for a plain sequence."""
     if isinstance(groups, str) or not isinstance(groups, Mapping | Sequence) or not groups:
-        raise ValueError(
-            "layer_groups(groups=...) must be a mapping from name to specification, a sequence "
-            f"of specifications, or a callable. Received: groups={groups!r}. For one group, "
-            'write ["pattern"].'
+        raise _wrong(
+            "be a mapping from name to specification, a sequence of specifications, or a callable",
+            f"groups={groups!r}",
+            'For one group, write ["pattern"].',
         )
     specs = list(groups.values()) if isinstance(groups, Mapping) else list(groups)
     for spec in specs:
         names = [spec] if isinstance(spec, str) else spec
-        valid = isinstance(names, Sequence) and names and all(isinstance(n, str) for n in names)
-        if not valid:
-            raise ValueError(
-                "layer_groups(groups=...) must hold regular expressions or lists of layer names. "
-                f"Received: {spec!r}. Give str, or a list of str."
+        if not (isinstance(names, Sequence) and names and all(isinstance(n, str) for n in names)):
+            raise _wrong(
+                "hold regular expressions or lists of layer names",
+                repr(spec),
+                "Give str, or a list of str.",
             )
     if isinstance(groups, Mapping):
         return [(str(name), spec) for name, spec in groups.items()]
@@ -113,8 +119,16 @@ def _made_up_name(spec: Spec, n: int) -> str:
 
 
 def _find(model: keras.Model, layers: Sequence[keras.Layer], spec: Spec) -> list[keras.Layer]:
+    """Return the layers that a specification matches, and raise unless one has weights."""
     if isinstance(spec, str):
-        pattern = _compiled(spec)
+        try:
+            pattern = re.compile(spec)
+        except re.error as error:
+            raise _wrong(
+                "hold valid regular expressions",
+                f"{spec!r} ({error})",
+                "Escape it, or give a list of names.",
+            ) from error
         found = [layer for layer in layers if pattern.search(layer.name)]
     else:
         by_name = _by_name(model, layers)
@@ -126,16 +140,6 @@ def _find(model: keras.Model, layers: Sequence[keras.Layer], spec: Spec) -> list
         what = "only layers without weights" if found else "no layer"
         raise _no_match(model, layers, spec, what, [layer.name for layer in layers])
     return found
-
-
-def _compiled(spec: str) -> re.Pattern[str]:
-    try:
-        return re.compile(spec)
-    except re.error as error:
-        raise ValueError(
-            "layer_groups(groups=...) must hold valid regular expressions. "
-            f"Received: {spec!r} ({error}). Escape it, or give a list of names."
-        ) from error
 
 
 def _by_name(model: keras.Model, layers: Sequence[keras.Layer]) -> dict[str, list[keras.Layer]]:
@@ -153,10 +157,10 @@ def _by_name(model: keras.Model, layers: Sequence[keras.Layer]) -> dict[str, lis
 
 def _no_match(
     model: keras.Model, layers: Sequence[keras.Layer], spec: Spec, what: str, names: Sequence[str]
-) -> ValueError:
-    weighted = [layer.name for layer in layers if layer.weights]
-    return ValueError(
-        f"layer_groups(groups=...) must match layers with weights. Received: {spec!r}, which "
-        f"matches {what} of model {model.name!r}. {did_you_mean(str(spec), names)}"
-        f"Layers with weights: {', '.join(weighted)}."
+) -> ArgumentError:
+    weighted = ", ".join(layer.name for layer in layers if layer.weights)
+    return _wrong(
+        "match layers with weights",
+        f"{spec!r}, which matches {what} of model {model.name!r}",
+        f"{did_you_mean(str(spec), names)}Layers with weights: {weighted}.",
     )

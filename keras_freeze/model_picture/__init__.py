@@ -4,6 +4,12 @@
 Nothing here changes a model, and nothing above asks Keras for its structure again.
 """
 
+from keras_freeze.model_picture.layer_group import (
+    GroupNames,
+    LayerGroup,
+    known_group,
+    known_groups,
+)
 from keras_freeze.model_picture.layers import (
     Weight,
     bytes_of,
@@ -17,9 +23,10 @@ from keras_freeze.model_picture.layers import (
     weights_of,
     weights_of_operation,
 )
-from keras_freeze.model_picture.picture import LayerGroup, ModelPicture, read_model
+from keras_freeze.model_picture.picture import ModelPicture, read_model
 
 __all__ = [
+    "GroupNames",
     "LayerGroup",
     "ModelPicture",
     "Weight",
@@ -29,6 +36,8 @@ __all__ = [
     "frozen_weights",
     "is_batch_norm",
     "is_built",
+    "known_group",
+    "known_groups",
     "nested_model",
     "opened_layers",
     "read_model",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
+from keras_freeze.model_picture.layer_group import GroupNames, LayerGroup
 from keras_freeze.model_picture.layers import (
     Weight,
     every_layer,
@@ -16,33 +16,6 @@ from keras_freeze.model_picture.layers import (
     opened_layers,
     weights_of,
 )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LayerGroup:
-    """A named part of a model.
-
-    Attributes:
-        name: Str, unique in its model.
-        layers: Tuple of `keras.Layer`: nested models opened, composite layers whole, layers
-            without weights included.
-        variables: Tuple of `keras.Variable`: every weight of the model is in one group.
-    """
-
-    name: str
-    layers: tuple[keras.Layer, ...]
-    variables: tuple[keras.Variable, ...]
-
-    @property
-    def total_params(self) -> int:
-        """The number of parameters, trainable or not."""
-        return sum(math.prod(variable.shape) for variable in self.variables)
-
-    def __repr__(self) -> str:
-        return (
-            f"LayerGroup(name={self.name!r}, layers={len(self.layers)}, "
-            f"total_params={self.total_params:,})"
-        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,9 +45,9 @@ class ModelPicture:
     division: Any = None
 
     @property
-    def group_names(self) -> tuple[str, ...]:
+    def group_names(self) -> GroupNames:
         """The names of the groups, from input to head."""
-        return tuple(group.name for group in self.groups)
+        return GroupNames.of(self.groups)
 
     def trainable_in(self, layer: keras.Layer) -> tuple[keras.Variable, ...]:
         """Return the variables of a layer, and of all below it, that were made to be trained."""

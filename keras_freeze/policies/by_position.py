@@ -10,10 +10,9 @@ from keras_freeze.checks import (
     ArgumentTypeError,
     as_value,
     did_you_mean,
-    known_groups,
 )
 from keras_freeze.groups import Groups, with_groups
-from keras_freeze.model_picture import ModelPicture
+from keras_freeze.model_picture import ModelPicture, known_groups
 from keras_freeze.policies.base import FreezePolicy
 from keras_freeze.policies.selection import Selection, before, of_groups
 

@@ -10,8 +10,8 @@ from keras_freeze.checks import (
     ArgumentTypeError,
     check_count,
     is_int,
-    known_group,
 )
+from keras_freeze.model_picture import known_group
 
 
 def even_starts(groups: int, epochs: int) -> tuple[int, ...]:

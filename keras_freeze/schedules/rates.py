@@ -7,7 +7,8 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_freeze.checks import ArgumentError, ArgumentTypeError, known_groups
+from keras_freeze.checks import ArgumentError, ArgumentTypeError
+from keras_freeze.model_picture import known_groups
 
 #: Factor between the learning rates of neighbouring groups, from the head down. ULMFiT's
 #: (Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146); measured in docs/defaults.md.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_freeze.callbacks import GradualUnfreeze
@@ -29,7 +29,7 @@ class AboveDepth:
         depth = depth_of(picture.model)
         if depth is None:
             return self.planner.plan(picture, epochs)
-        names = picture.group_names
+        names: Sequence[str] = picture.group_names
         if not isinstance(self.planner.schedule, Mapping):
             names = names[_groups_that_stay(picture, depth) :]
         plan = self.planner.plan_for(names, epochs)

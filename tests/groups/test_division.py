@@ -15,7 +15,6 @@ from families import (
 )
 from keras import layers
 
-from keras_freeze.checks import known_group
 from keras_freeze.groups.call_graph import call_graph
 from keras_freeze.groups.division import layer_groups
 from keras_freeze.model_picture import opened_layers
@@ -139,8 +138,8 @@ def test_an_lstm_stack_is_one_group_a_layer():
         model.add(layer)
     model.add(layers.Reshape((2, 1)))
     assert contents(model) == {
-        "lstm": ["lstm"],
-        "lstm_1": ["lstm_1", "flatten"],
+        "group0": ["lstm"],
+        "group1": ["lstm_1", "flatten"],
         "head": ["dense", "softmax", "reshape"],
     }
 
@@ -151,7 +150,7 @@ def test_bidirectional_and_gru_stacks_with_norms():
             keras.Input((8, 4)),
             layers.LayerNormalization(name="norm0"),
             layers.Bidirectional(layers.GRU(3, return_sequences=True), name="both_ways"),
-            layers.GRU(3, return_sequences=True, name="gru"),
+            layers.GRU(3, return_sequences=True, name="middle"),
             layers.LayerNormalization(name="norm1"),
             layers.GRU(3, name="last"),
             layers.BatchNormalization(name="norm2"),
@@ -160,7 +159,7 @@ def test_bidirectional_and_gru_stacks_with_norms():
     )
     assert contents(model) == {
         "both_ways": ["norm0", "both_ways"],
-        "gru": ["gru", "norm1"],
+        "middle": ["middle", "norm1"],
         "last": ["last"],
         "head": ["norm2", "out"],
     }
@@ -171,20 +170,20 @@ def test_a_masking_embedding_before_an_lstm():
         [
             keras.Input((8,)),
             layers.Embedding(9, 4, mask_zero=True, name="words"),
-            layers.LSTM(3, name="lstm"),
+            layers.LSTM(3, name="read"),
             layers.Dense(2),
         ]
     )
-    assert names_of(model) == ["words", "lstm", "head"]
+    assert names_of(model) == ["words", "read", "head"]
 
 
 def test_convolutions_before_lstms():
     inputs = x = keras.Input((64, 4))
     for n in range(3):
         x = layers.Conv1D(4, 3, strides=2, name=f"listen{n}")(x)
-    x = layers.LSTM(3, name="lstm")(x)
+    x = layers.LSTM(3, name="follow")(x)
     model = keras.Model(inputs, layers.Dense(2)(x))
-    assert names_of(model) == ["listen0", "listen1", "listen2", "lstm", "head"]
+    assert names_of(model) == ["listen0", "listen1", "listen2", "follow", "head"]
 
 
 # Transformers
@@ -217,9 +216,9 @@ def test_transformer_blocks_written_as_layers_keep_their_names():
     inputs = keras.Input((6,))
     x = layers.LayerNormalization()(layers.Embedding(9, 4)(inputs))
     for n in range(10):
-        x = Attending(name=f"attending_{n}")(x)
+        x = Attending(name=f"attend_{n}")(x)
     model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
-    assert names_of(model) == ["embeddings", *(f"attending_{n}" for n in range(10)), "head"]
+    assert names_of(model) == ["embeddings", *(f"attend_{n}" for n in range(10)), "head"]
 
 
 def test_a_residual_feed_forward_is_no_head():
@@ -266,8 +265,8 @@ def plain_cnn(depth, strides=(1,)):
 
 def test_a_small_cnn_is_one_group_a_convolution():
     model = plain_cnn(3)
-    assert contents(model)["conv2d_1"] == ["conv2d_1", "batch_normalization_1", "re_lu_1"]
-    assert names_of(model) == ["conv2d", "conv2d_1", "conv2d_2", "head"]
+    assert contents(model)["group1"] == ["conv2d_1", "batch_normalization_1", "re_lu_1"]
+    assert names_of(model) == ["group0", "group1", "group2", "head"]
 
 
 def test_a_deep_cnn_is_one_group_a_resolution():
@@ -303,13 +302,79 @@ class Residual(layers.Layer):
         return x + self.second(self.first(x))
 
 
-def test_composite_layers_are_groups_under_their_own_names():
+def test_composite_layers_are_groups_of_their_own():
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(2, 3, name="first")])
     for _ in range(3):
         model.add(Residual())
     model.add(layers.Flatten())
     model.add(layers.Dense(2))
-    assert names_of(model) == ["first", "residual", "residual_1", "residual_2", "head"]
+    assert names_of(model) == ["first", "group1", "group2", "group3", "head"]
+
+
+# Names that are the same in every build
+
+
+def of_every_kind():
+    """Convolutions, composite layers and recurrent layers that Keras names."""
+    inputs = x = keras.Input((8, 8, 3))
+    x = layers.SeparableConv2D(2, 3, padding="same")(x)
+    for _ in range(3):
+        x = Residual()(x)
+    x = layers.Reshape((64, 2))(x)
+    for _ in range(2):
+        x = layers.LSTM(2, return_sequences=True)(x)
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+def test_two_builds_of_an_architecture_have_the_same_names():
+    first, second = of_every_kind(), of_every_kind()
+    assert first.layers[1].name != second.layers[1].name
+    expected = [*(f"group{n}" for n in range(6)), "head"]
+    assert names_of(first) == names_of(second) == expected
+
+
+def test_a_saved_model_keeps_its_names(tmp_path):
+    model = plain_cnn(3)
+    model.save(tmp_path / "model.keras")
+    assert names_of(keras.models.load_model(tmp_path / "model.keras")) == names_of(model)
+
+
+class Block(layers.Layer):
+    """What Keras names like a label: `block`, `block_1`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inside = layers.Dense(4)
+
+    def call(self, x):
+        return self.inside(x)
+
+
+def test_the_numbers_of_keras_are_no_labels():
+    inputs = x = keras.Input((6, 4))
+    for _ in range(3):
+        x = layers.LayerNormalization()(Block()(x))
+    x = layers.LSTM(2, name="read")(x)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    assert names_of(model) == ["group0", "group1", "group2", "read", "head"]
+
+
+def test_a_group_called_by_its_place_knows_its_first_layer():
+    model = plain_cnn(2)
+    groups = layer_groups(model)
+    called_by_place = {group.name: group.first_layer for group in groups}
+    convolutions = [layer.name for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    assert called_by_place == {"group0": convolutions[0], "group1": convolutions[1], "head": None}
+
+
+def test_a_place_never_takes_the_name_of_something_else():
+    inputs = keras.Input((6, 4))
+    x = layers.LSTM(2, return_sequences=True, name="group1")(inputs)
+    x = layers.LSTM(2, return_sequences=True)(x)
+    x = layers.Dropout(0.1, name="group2")(x)
+    x = layers.LSTM(2)(x)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    assert names_of(model) == ["group1", "group1_1", "group2_1", "head"]
 
 
 # Heads
@@ -320,8 +385,8 @@ def test_in_an_mlp_only_the_last_layer_is_the_head():
     model.add(layers.Dense(3))
     model.add(layers.Dense(2))
     assert contents(model) == {
-        "dense": ["dense", "batch_normalization"],
-        "dense_1": ["dense_1"],
+        "group0": ["dense", "batch_normalization"],
+        "group1": ["dense_1"],
         "head": ["dense_2"],
     }
 
@@ -339,9 +404,9 @@ class Classifier(layers.Layer):
 @pytest.mark.parametrize("sequences", [False, True])
 def test_a_custom_layer_made_of_dense_layers_is_a_head_only_on_vectors(sequences):
     inputs = keras.Input((4, 3))
-    x = layers.LSTM(3, return_sequences=sequences, name="lstm")(inputs)
-    model = keras.Model(inputs, Classifier(name="classifier")(x))
-    assert names_of(model) == ["lstm", "classifier" if sequences else "head"]
+    x = layers.LSTM(3, return_sequences=sequences, name="read")(inputs)
+    model = keras.Model(inputs, Classifier(name="classify")(x))
+    assert names_of(model) == ["read", "classify" if sequences else "head"]
 
 
 def test_a_single_layer_is_a_head():
@@ -350,8 +415,7 @@ def test_a_single_layer_is_a_head():
 
 def test_without_dense_layers_at_the_end_there_is_no_head():
     model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(2, 3), layers.Conv2D(2, 3)])
-    assert names_of(model) == ["conv2d", "conv2d_1"]
-    assert called(layer_groups(model), "head") == "conv2d_1"
+    assert names_of(model) == ["group0", "group1"]
 
 
 def test_a_layer_called_head_elsewhere_does_not_take_the_name():
@@ -436,11 +500,11 @@ def test_siamese_towers_are_grouped_once():
 def test_a_layer_that_returns_later_belongs_where_it_comes_first():
     inputs = keras.Input((6,))
     words = layers.Embedding(9, 4, name="words")
-    x = layers.LSTM(4, name="lstm", return_sequences=True)(words(inputs))
-    x = layers.LSTM(4, name="lstm2")(layers.Add()([x, words(inputs)]))
+    x = layers.LSTM(4, name="read", return_sequences=True)(words(inputs))
+    x = layers.LSTM(4, name="again")(layers.Add()([x, words(inputs)]))
     model = keras.Model(inputs, layers.Dense(2)(x))
     assert weighted(model)["words"] == ["words"]
-    assert names_of(model) == ["words", "lstm", "lstm2", "head"]
+    assert names_of(model) == ["words", "read", "again", "head"]
 
 
 class Subclassed(keras.Model):
@@ -478,13 +542,13 @@ def test_a_sequential_of_sequentials_is_grouped_like_its_layers():
 
 def test_weights_of_an_unused_output_follow_their_neighbour():
     inputs = keras.Input((4, 3))
-    x = layers.LSTM(3, name="lstm")(inputs)
+    x = layers.LSTM(3, name="read")(inputs)
     backbone = keras.Model(inputs, [x, layers.Dense(2, name="unused")(x)])
     outer = keras.Input((4, 3))
     model = keras.Model(outer, layers.Dense(2, name="out")(backbone(outer)[0]))
     found = contents(model)
     assert found["head"] == ["out"]
-    assert "unused" in found["lstm"]
+    assert "unused" in found["read"]
 
 
 # Any graph
@@ -638,15 +702,25 @@ def test_wrong_groups(given, message):
     assert str(raised.value).startswith("layer_groups(groups=...) must")
 
 
+class OnlyItsOwn(keras.Model):
+    """A model that holds a weight and no layer."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.shift = self.add_weight(shape=(2,), name="shift")
+        self.built = True
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (keras.Sequential([layers.Dense(2)], name="raw"), r"must be built.*'raw'"),
-        (keras.Sequential([keras.Input((3,)), layers.ReLU()], name="dry"), r"have weights.*'dry'"),
+        (keras.Sequential([keras.Input((3,)), layers.ReLU()], name="dry"), r"with weights.*'dry'"),
+        (OnlyItsOwn(name="bare"), r"have layers with weights.*'bare'"),
         (layers.Dense(2), r"must be a keras.Model"),
         ("vgg16", r"must be a keras.Model. Received: model='vgg16'"),
     ],
-    ids=["unbuilt", "weightless", "layer", "name"],
+    ids=["unbuilt", "weightless", "no layers", "layer", "name"],
 )
 def test_wrong_models(model, message):
     error = ValueError if isinstance(model, keras.Model) else TypeError
@@ -654,31 +728,36 @@ def test_wrong_models(model, message):
         layer_groups(model)
 
 
-# Groups by name
-
-
-def called(groups, name):
-    return known_group("owner(arg=...)", name, [group.name for group in groups])
-
-
-def test_groups_are_found_by_name():
-    groups = layer_groups(small(), {"low": "block", "top": "dense|top"})
-    assert called(groups, "low") == "low"
-    assert called(groups, "top") == "top"
-    assert called(groups, "head") == "top"
-
-
-def test_a_group_called_head_is_meant_before_the_last():
-    groups = layer_groups(small(), {"head": "block", "top": "dense|top"})
-    assert called(groups, "head") == "head"
-
-
-def test_an_unknown_group_name_raises_with_the_nearest():
-    groups = layer_groups(small(), {"low": "block", "upper": "dense|top"})
-    with pytest.raises(ValueError, match=r"'uper'. Did you mean 'upper'\? .*: low, upper\."):
-        called(groups, "uper")
+# What groups show
 
 
 def test_groups_show_what_they_are():
     groups = layer_groups(small(), {"low": "block", "upper": "dense|top"})
     assert repr(groups[0]) == "LayerGroup(name='low', layers=4, total_params=58)"
+    assert groups[0].label == "low"
+    assert groups[1]._repr_html_() == (
+        "<details><summary><b>upper</b>: 2 layers, 107 parameters</summary>dense, top</details>"
+    )
+
+
+def test_groups_called_by_their_place_show_their_first_layer():
+    first, _ = layer_groups(
+        keras.Sequential([keras.Input((8, 4)), layers.LSTM(3), layers.Dense(2)])
+    )
+    name = first.first_layer
+    assert repr(first) == (
+        f"LayerGroup(name='group0', first_layer={name!r}, layers=1, total_params=96)"
+    )
+    assert first.label == f"group0 ({name})"
+    assert f"<b>group0 ({name})</b>" in first._repr_html_()
+
+
+def test_a_tuple_of_groups_in_a_notebook_has_a_line_for_each(plain):
+    pretty = pytest.importorskip("IPython.lib.pretty")
+    lines = pretty.pretty(layer_groups(plain())).splitlines()
+    assert [line.strip(" (").split(",")[0] for line in lines] == [
+        "LayerGroup(name='low'",
+        "LayerGroup(name='middle'",
+        "LayerGroup(name='head'",
+    ]
+    assert max(map(len, lines)) < 100
