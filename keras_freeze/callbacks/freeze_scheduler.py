@@ -6,6 +6,7 @@ that it returns are printed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ from keras_freeze.engine import transition
 from keras_freeze.groups import Groups, picture_of
 from keras_freeze.keras_internals.callback_list import sibling_callbacks
 from keras_freeze.keras_internals.optimizers import learning_rate
+from keras_freeze.keras_internals.retracing import retracing_is_expected
 from keras_freeze.model_picture import ModelPicture
 from keras_freeze.policies import BatchNormMode, check_batch_norm, phase_flags
 from keras_freeze.prefix_cache import CacheDriver, PrefixCache
@@ -90,6 +92,7 @@ class FreezeScheduler(BaseCallback):
     _run: ScheduleRun | None = None
     _cache: CacheDriver | None = None
     _siblings: tuple[keras.callbacks.Callback, ...] = ()
+    _until_the_end: contextlib.ExitStack | None = None
 
     def __init__(
         self,
@@ -198,6 +201,7 @@ class FreezeScheduler(BaseCallback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and check that it can be carried out."""
         self._check_alone()
+        self._end()
         owner, model = type(self).__name__, self.model
         fit_checks.refuse_stock_backup(owner, self._siblings)
         picture, epochs = picture_of(model, self.groups), self.params["epochs"]
@@ -213,7 +217,8 @@ class FreezeScheduler(BaseCallback):
             self.rates,
         )
         fit_checks.check_schedule(plan)
-        self._plan, self._run = plan, None
+        self._plan, self._until_the_end = plan, contextlib.ExitStack()
+        self._until_the_end.enter_context(retracing_is_expected())
         cache = fit_checks.cache_for(owner, self.cache, self._siblings, self.verbose)
         self._cache = CacheDriver(cache, self)
         self._say(self.planner.remarks(picture, total))
@@ -269,8 +274,14 @@ class FreezeScheduler(BaseCallback):
         if self._run is not None:
             self._say(self._run.finish())
             fit_checks.warn_of_files(self._run)
-        self._plan = self._run = self._cache = None
+        self._end()
         self._siblings = ()
+
+    def _end(self) -> None:
+        """Forget the last fit, also one that an error has ended."""
+        if self._until_the_end is not None:
+            self._until_the_end.close()
+        self._plan = self._run = self._cache = self._until_the_end = None
 
     @property
     def present_curve(self) -> Curve | None:

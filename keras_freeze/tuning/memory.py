@@ -9,12 +9,12 @@ Several short trainings look to it like one function that is traced again and ag
 from __future__ import annotations
 
 import contextlib
-import logging
 import types
 from collections.abc import Iterator
 from typing import Any
 
 from keras_freeze.keras_internals.gradient_registry import gradient_functions
+from keras_freeze.keras_internals.retracing import retracing_is_expected
 
 # A cell of a variable that has no value, which can't be asked for it.
 _UNASSIGNED = types.CellType()
@@ -29,19 +29,13 @@ def release_traced_steps() -> Iterator[None]:
     """
     registry = gradient_functions()
     before = set(registry)
-    logger = logging.getLogger("tensorflow")
-    logger.addFilter(_is_not_about_retracing)
     try:
-        yield
+        with retracing_is_expected():
+            yield
     finally:
-        logger.removeFilter(_is_not_about_retracing)
         for name in registry.keys() - before:
             if _is_of_a_sum(registry[name]["type"]):
                 del registry[name]
-
-
-def _is_not_about_retracing(record: logging.LogRecord) -> bool:
-    return "triggered tf.function retracing" not in record.getMessage()
 
 
 def _is_of_a_sum(function: Any, depth: int = 3) -> bool:

@@ -1,6 +1,7 @@
 """Schedules inside `fit`: what trains in each batch, where it ends, what is restored."""
 
 import itertools
+import logging
 import re
 
 import keras
@@ -811,3 +812,19 @@ def test_what_the_model_can_not_do_is_refused_before_anything_runs(case, plain, 
         train(model, data_for, kf.FreezeScheduler(schedule, verbose=0), epochs=9)
     assert all(variable.trainable for variable in model.weights)
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's warning")
+def test_transitions_do_not_make_tensorflow_warn_of_retracing(plain, data_for, caplog):
+    logger = logging.getLogger("tensorflow")
+    logger.setLevel(logging.WARNING)
+    try:
+        warn = "5 out of the last 5 calls to <function> triggered tf.function retracing."
+        said = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: logger.warning(warn))
+        callback = kf.FreezeScheduler({n: n % 2 for n in range(2)}, verbose=0)
+        train(compiled(plain()), data_for, callback, epochs=2, beside=[said])
+        assert caplog.messages == []
+        logger.warning(warn)
+        assert caplog.messages == [warn]
+    finally:
+        logger.setLevel(logging.ERROR)
