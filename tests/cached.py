@@ -24,8 +24,12 @@ class Outcome:
     callbacks: list
 
 
-def fit(build, data, *callbacks, optimizer="adam", compile_options=(), **settings):
-    """Build a model, train it, and return all that can be compared."""
+def fit(build, data, *callbacks, optimizer="adam", compile_options=(), evaluate=False, **settings):
+    """Build a model, train it, and return all that can be compared.
+
+    The model is called once afterwards. Only where asked for is it evaluated and asked to predict
+    as well, with the functions that Keras traces for that: equal weights imply the rest.
+    """
     keras.utils.set_random_seed(7)
     model = build()
     # `accuracy` only where every output is a class.
@@ -43,12 +47,12 @@ def fit(build, data, *callbacks, optimizer="adam", compile_options=(), **setting
     else:
         x = settings.pop("probe")
         history = model.fit(data, verbose=0, callbacks=list(callbacks), **settings)
-    predictions = keras.tree.flatten(model.predict(x, batch_size=8, verbose=0))
-    evaluation = (
-        model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
-        if isinstance(data, tuple)
-        else {}
-    )
+    outputs = model(keras.tree.map_structure(lambda rows: rows[:8], x), training=False)
+    predictions = [keras.ops.convert_to_numpy(tensor) for tensor in keras.tree.flatten(outputs)]
+    evaluation = {}
+    if evaluate:
+        predictions += keras.tree.flatten(model.predict(x, batch_size=8, verbose=0))
+        evaluation = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
     return Outcome(
         history.history,
         [optimizer_state.to_host(v) for v in model.weights],

@@ -15,9 +15,6 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 # One thread for each kind of work: tests run in several processes, and their models are tiny.
 for _threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")
-# oneDNN's gradients of depthwise and separable convolutions crash on some AVX-512 processors, in
-# plain Keras too, on TensorFlow and on torch.
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
 @contextlib.contextmanager

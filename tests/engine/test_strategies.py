@@ -78,11 +78,11 @@ def assert_close(left, right):
 @pytest.mark.parametrize(
     ("schedule", "optimizer"),
     [
-        ("by epochs", "adamw"),
-        ("by epochs", "sgd-momentum"),
-        ("by epochs", "adafactor"),
+        pytest.param("by epochs", "adamw", marks=pytest.mark.slow),
+        pytest.param("by epochs", "sgd-momentum", marks=pytest.mark.slow),
+        pytest.param("by epochs", "adafactor", marks=pytest.mark.slow),
         ("by epochs", "loss-scale"),
-        ("by epochs", "nadam"),
+        pytest.param("by epochs", "nadam", marks=pytest.mark.slow),
         ("by logs", "adamw"),
     ],
 )
@@ -98,7 +98,7 @@ def test_mirrored_strategy_gives_the_one_device_result(
         assert isinstance(leaf._iterations, keras.Variable)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", [pytest.param("by epochs", marks=pytest.mark.slow), "by logs"])
 def test_mirrored_strategy_resumes(schedule, mirrored, plain, data_for, tmp_path):
     one = train(plain, data_for, [SCHEDULES[schedule]()])
     with mirrored.scope():
@@ -125,8 +125,17 @@ def test_data_parallel_on_jax_gives_the_one_device_result(schedule, plain, data_
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("schedule", "precision"),
+    [
+        ("by epochs", "mixed_float16"),
+        ("by logs", "bfloat16"),
+        pytest.param("by epochs", "mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param("by epochs", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("by logs", "mixed_float16", marks=pytest.mark.slow),
+        pytest.param("by logs", "mixed_bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_other_precisions_are_resumed_to_the_bit(schedule, precision, plain, data_for, tmp_path):
     make = SCHEDULES[schedule]
     optimizer = "adam" if precision == "mixed_float16" else "adam-schedule"

@@ -44,7 +44,7 @@ def vectors(rows=20):
 def test_the_head_alone(any_model, data_for):
     model = any_model()
     statistics = cached.compare(
-        frozen(any_model, len(kf.layer_groups(model)) - 1), data_for(model, rows=20)
+        frozen(any_model, len(kf.layer_groups(model)) - 1), data_for(model, rows=20), evaluate=True
     )
     # 20 rows, each computed once for training and once for validation; 3 epochs.
     assert (statistics.misses, statistics.hits) == (40, 80)
