@@ -35,7 +35,6 @@ nitpicky = True
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 default_role = "code"
-napoleon_use_ivar = True
 napoleon_attr_annotations = False
 napoleon_custom_sections = ["Reference"]
 nitpick_ignore_regex = [("py:.*", r"(abc|keras|keras_tuner|matplotlib)\..*")]

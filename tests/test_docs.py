@@ -76,6 +76,13 @@ def test_every_entry_exists():
         pkgutil.resolve_name(name)
 
 
+@pytest.mark.parametrize("name", sorted(documented()))
+def test_sections_of_docstrings_are_indented(name):
+    """Else their title is taken for text, and an example is no code."""
+    docstring = inspect.getdoc(pkgutil.resolve_name(name)) or ""
+    assert not re.search(r"^[A-Z][a-z]+:\n(?=\S)", docstring, re.MULTILINE)
+
+
 # Links ----------------------------------------------------------------------------------
 
 LINK = re.compile(r"\]\((?!https?:)([^)\s#]*)(?:#([^)\s]+))?\)")

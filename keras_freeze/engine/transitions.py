@@ -43,14 +43,16 @@ def recompile(model: keras.Model, *, force: bool = False) -> bool:
             be carried over. Nothing has changed then.
 
     Example:
-    >>> import keras, keras_freeze as kf
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
-    >>> model.compile("adam", "mse")
-    >>> model.layers[0].trainable = False
-    >>> kf.recompile(model)
-    True
-    >>> kf.recompile(model)
-    False
+        >>> import keras_freeze as kf
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)]
+        ... )
+        >>> model.compile("adam", "mse")
+        >>> model.layers[0].trainable = False
+        >>> kf.recompile(model)
+        True
+        >>> kf.recompile(model)
+        False
     """
     if not getattr(model, "compiled", False):
         raise ValueError(
