@@ -31,7 +31,9 @@ class ModelPicture:
         layers_in: Mapping from the id of each layer to the layer and all layers below it.
         weights_in: Mapping from the id of each layer to the weights of these, whoever shares
             them.
-        groups: Tuple of `LayerGroup`, from input to head; empty where nobody asked for them.
+        trainable_in: Mapping from the id of each layer to those variables of its `weights_in`
+            that were made to be trained.
+        groups: Tuple of `LayerGroup`, from input to head; empty where they were not asked for.
         division: How the groups were given by the user; None where they were found.
     """
 
@@ -41,6 +43,7 @@ class ModelPicture:
     weights: tuple[Weight, ...]
     layers_in: Mapping[int, tuple[keras.Layer, ...]]
     weights_in: Mapping[int, tuple[Weight, ...]]
+    trainable_in: Mapping[int, tuple[keras.Variable, ...]]
     groups: tuple[LayerGroup, ...] = ()
     division: Any = None
 
@@ -48,10 +51,6 @@ class ModelPicture:
     def group_names(self) -> GroupNames:
         """The names of the groups, from input to head."""
         return GroupNames.of(self.groups)
-
-    def trainable_in(self, layer: keras.Layer) -> tuple[keras.Variable, ...]:
-        """Return the variables of a layer, and of all below it, that were made to be trained."""
-        return tuple(w.variable for w in self.weights_in[id(layer)] if w.potentially_trainable)
 
     def batch_norms_in(self, layers: Iterable[keras.Layer]) -> tuple[keras.Layer, ...]:
         """Return the `BatchNormalization` layers among some layers and below them."""
@@ -62,11 +61,16 @@ class ModelPicture:
 def read_model(model: keras.Model) -> ModelPicture:
     """Return the picture of a built model, without groups."""
     layers = every_layer(model)
+    weights_in = {id(layer): weights_of(layer) for layer in layers}
+    trainable_in = {}
+    for i, weights in weights_in.items():
+        trainable_in[i] = tuple(w.variable for w in weights if w.potentially_trainable)
     return ModelPicture(
         model=model,
         layers=layers,
         opened=opened_layers(model),
-        weights=weights_of(model),
+        weights=weights_in[id(model)],
         layers_in={id(layer): every_layer(layer) for layer in layers},
-        weights_in={id(layer): weights_of(layer) for layer in layers},
+        weights_in=weights_in,
+        trainable_in=trainable_in,
     )

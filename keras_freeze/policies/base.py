@@ -100,7 +100,7 @@ class FreezeWhere(FreezePolicy):
             if weight.potentially_trainable and self._holds(weight.variable, weight.layer):
                 variables.add(id(weight.variable))
         for layer in picture.layers:
-            if not picture.trainable_in(layer) and self._holds_for_all(picture, layer):
+            if not picture.trainable_in[id(layer)] and self._holds_for_all(picture, layer):
                 layers.add(id(layer))
         return Selection(frozenset(variables), frozenset(layers))
 

@@ -136,14 +136,14 @@ def _complete(
     picture: ModelPicture, variables: Mapping[int, bool], layers: Mapping[int, bool]
 ) -> Flags:
     """Derive the flags of layers from those of their variables, where not given."""
-    can_train = picture.trainable_in(picture.model)
+    can_train = picture.trainable_in[id(picture.model)]
     trains = {id(v): variables.get(id(v), v.trainable) for v in can_train}
     planned = []
     for layer in picture.layers:
         if id(layer) in layers:
             planned.append((layer, layers[id(layer)]))
             continue
-        below = picture.trainable_in(layer)
+        below = picture.trainable_in[id(layer)]
         inside = picture.layers_in[id(layer)]
         given = [layers[id(x)] for x in inside if id(x) in layers]
         holds_given_layers = bool(given) and len(inside) > 1

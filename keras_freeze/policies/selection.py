@@ -46,9 +46,9 @@ def of_layers(picture: ModelPicture, layers: Iterable[keras.Layer]) -> Selection
     variables: set[int] = set()
     without: set[int] = set()
     for layer in layers:
-        variables.update(id(v) for v in picture.trainable_in(layer))
+        variables.update(id(v) for v in picture.trainable_in[id(layer)])
         inside = picture.layers_in[id(layer)]
-        without.update(id(x) for x in inside if not picture.trainable_in(x))
+        without.update(id(x) for x in inside if not picture.trainable_in[id(x)])
     return Selection(frozenset(variables), frozenset(without))
 
 

@@ -20,7 +20,7 @@ def test_a_picture_is_what_the_layers_say(any_model):
         assert picture.layers_in[id(layer)] == every_layer(layer)
         inside = {id(w.variable) for w in picture.weights_in[id(layer)]}
         assert inside == {id(w.variable) for w in weights_of(layer)}
-        assert {id(v) for v in picture.trainable_in(layer)} <= inside
+        assert {id(v) for v in picture.trainable_in[id(layer)]} <= inside
 
 
 def test_a_picture_can_not_be_changed(plain):
@@ -34,13 +34,13 @@ def test_what_flags_say_at_the_moment_is_not_in_it(batch_norm):
     model.trainable = False
     after = read_model(model)
     for layer in before.layers:
-        assert before.trainable_in(layer) == after.trainable_in(layer)
+        assert before.trainable_in[id(layer)] == after.trainable_in[id(layer)]
 
 
 def test_statistics_are_weights_that_were_not_made_to_be_trained(batch_norm):
     model = batch_norm()
     picture, norm = read_model(model), model.get_layer("block1_bn")
-    assert [v.name for v in picture.trainable_in(norm)] == ["gamma", "beta"]
+    assert [v.name for v in picture.trainable_in[id(norm)]] == ["gamma", "beta"]
     assert len(picture.weights_in[id(norm)]) == 4
     assert picture.batch_norms_in([norm]) == (norm,)
 
