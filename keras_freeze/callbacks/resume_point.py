@@ -135,42 +135,45 @@ def _joined_at(plan: FitPlan, start: StartingPoint) -> dict[int, int] | None:
         Dict from variable id to iteration count; None for a model that isn't such a one.
 
     Raises:
-        ValueError: if it can't be told from them.
+        ValueError: if it does not follow from them.
     """
-    epoch, model, schedule = start.epoch, plan.picture.model, plan.schedule
-    if epoch == 0 or is_known(model) or start.progress.phase is None:
+    if not _continues_from_a_file(plan, start):
         return None
-    done = iterations(model.optimizer)
-    if not done or not model.optimizer.built:
-        return None
-    if schedule.start:
+    unknown = (
+        "so that it is not known how long the groups that unfroze late have trained. Use "
+        "keras_freeze.BackupAndRestore, which keeps that."
+    )
+    if plan.schedule.start:
         raise ValueError(
-            f"{plan.owner}: fit(initial_epoch={epoch}) must continue in the process that began "
-            "it, with a new optimizer, or with a schedule from epoch 0. Received: a schedule "
-            f"from epoch {schedule.start}, which does not say what trained before, so that it is "
-            "not known how long the groups that unfroze late have trained. Use "
-            "keras_freeze.BackupAndRestore, which keeps that."
+            f"{plan.owner}: fit(initial_epoch={start.epoch}) must continue in the process that "
+            "began it, with a new optimizer, or with a schedule from epoch 0. Received: a schedule "
+            f"from epoch {plan.schedule.start}, which does not say what trained before, {unknown}"
         )
-    earlier = schedule.phases[: start.progress.index]
-    if not earlier:
+    trained = [
+        _trained_in(plan, phase) for phase in plan.schedule.phases[: start.progress.index + 1]
+    ]
+    now = {id(v) for v in plan.picture.model.trainable_variables}
+    if len(trained) < 2 or now not in trained[-2:]:
         return None
-    trained = [_trained_in(plan, phase) for phase in [*earlier, start.progress.phase]]
-    if {id(v) for v in model.trainable_variables} not in trained[-2:]:
-        return None
-    steps = plan.steps_per_epoch
-    if steps is None or done != epoch * steps:
+    steps, done = plan.steps_per_epoch, iterations(plan.picture.model.optimizer)
+    if steps is None or done != start.epoch * steps:
         raise ValueError(
-            f"{plan.owner}: fit(initial_epoch={epoch}) must continue the training that its "
+            f"{plan.owner}: fit(initial_epoch={start.epoch}) must continue the training that its "
             f"schedule describes, or begin with a new optimizer. Received: an optimizer after "
-            f"{done} batches, and {steps} batches an epoch, so that it is not known how long the "
-            "groups that unfroze late have trained. Use keras_freeze.BackupAndRestore, which "
-            "keeps that."
+            f"{done} batches, and {steps} batches an epoch, {unknown}"
         )
     starts: dict[int, int] = {}
     for moment, ids in zip(plan.moments(), trained, strict=False):
         begun = 0 if moment is None else moment.epoch * steps + moment.step
         starts = {i: starts.get(i, begun) for i in ids}
     return {i: begun for i, begun in starts.items() if begun < done}
+
+
+def _continues_from_a_file(plan: FitPlan, start: StartingPoint) -> bool:
+    model = plan.picture.model
+    if start.epoch == 0 or start.progress.phase is None or is_known(model):
+        return False
+    return bool(model.optimizer.built and iterations(model.optimizer))
 
 
 def _trained_in(plan: FitPlan, phase: Phase) -> set[int]:

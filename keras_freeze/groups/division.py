@@ -83,8 +83,8 @@ def with_groups(picture: ModelPicture, groups: Groups | None = None) -> ModelPic
         raise ArgumentError(
             "layer_groups",
             "model",
-            "have layers with weights",
-            received=f"model={model.name!r}, which has none",
+            "have weights",
+            received=f"model={model.name!r}, whose layers have none",
             advice="There is nothing to freeze in it.",
         )
     calls = call_graph(model)

@@ -191,7 +191,7 @@ class FreezeWeights(FreezePolicy):
                     "FreezeWeights",
                     "names",
                     "name variables of the layers chosen",
-                    received=f"names={name!r}",
+                    value=name,
                     advice=f"{did_you_mean(name, available)}"
                     f"Available: {', '.join(available) or 'none'}.",
                 )
