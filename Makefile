@@ -41,17 +41,17 @@ bench: .venv-bench/installed .venv-peers/installed  ## Measure what the document
 	$(BENCH_BIN)/python benchmarks/prefix_cache.py run --peers $(PEERS_BIN)/python
 	$(BENCH_BIN)/python benchmarks/search.py run
 
-test: lint types  ## Check at every commit (about 8 minutes on two cores)
+test: lint types  ## Check what has to hold at every commit
 	$(PYTEST) $(PARALLEL) -m "not slow and not landing"
 
-test-landing: .venv/installed  ## Check what else has to hold before a change lands
+test-landing: .venv/installed  ## Check what takes longer and has to hold before a change lands
 	$(PYTEST) $(PARALLEL) -m "landing and not slow"
 
 test-backends: .venv/installed-backends  ## Run the core's tests on JAX and on torch
 	KERAS_BACKEND=jax $(PYTEST) $(PARALLEL) -m "backend and not slow and not landing"
 	KERAS_BACKEND=torch $(PYTEST) $(PARALLEL) -m "backend and not slow and not landing"
 
-test-all: lint types .venv/installed-backends  ## Check everything, with many more random cases (an hour or more)
+test-all: lint types .venv/installed-backends  ## Check everything: slow tests, on three backends, with many more random cases
 	HYPOTHESIS_PROFILE=thorough $(WITHOUT_ONEDNN) $(PYTEST) $(PARALLEL)
 	KERAS_BACKEND=jax $(PYTEST) $(PARALLEL) -m backend
 	KERAS_BACKEND=torch $(PYTEST) $(PARALLEL) -m backend

@@ -43,8 +43,6 @@ from keras_freeze.schedules import (
     yaml_file,
 )
 
-pytestmark = pytest.mark.backend
-
 
 def is_bias(variable, layer):
     return variable.name == "bias"
@@ -110,8 +108,14 @@ def test_every_exported_class_has_an_example():
     assert exported == {*VALUES, *CALLBACKS}
 
 
-def by_name(classes):
-    return pytest.mark.parametrize("cls", classes, ids=lambda cls: cls.__name__)
+def by_name(classes, on_every_backend=()):
+    cases = [
+        pytest.param(
+            cls, id=cls.__name__, marks=[pytest.mark.backend] if cls in on_every_backend else []
+        )
+        for cls in classes
+    ]
+    return pytest.mark.parametrize("cls", cases)
 
 
 # Values.
@@ -225,7 +229,7 @@ def assert_same_history(ours, theirs):
         assert values == pytest.approx(theirs[name]), name
 
 
-@by_name(VALUES)
+@by_name(VALUES, on_every_backend=(FreezeSchedule, FreezeMatching))
 @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables:UserWarning")
 def test_a_value_serves_fits_that_go_on_and_that_start_over(cls, plain, data_for):
     value, _ = VALUES[cls]
@@ -260,7 +264,7 @@ def test_a_callback_copies_and_prints_as_its_call(cls, tmp_path):
         assert repr(twin) == repr(callback)
 
 
-@by_name(CALLBACKS)
+@by_name(CALLBACKS, on_every_backend=CALLBACKS)
 def test_a_callback_serves_two_fits_and_a_copy_made_in_between_is_like_new(
     cls, plain, data_for, tmp_path
 ):
@@ -278,7 +282,7 @@ def test_a_callback_serves_two_fits_and_a_copy_made_in_between_is_like_new(
     assert_same(ours, theirs)
 
 
-@by_name(CALLBACKS)
+@by_name(CALLBACKS, on_every_backend=CALLBACKS)
 def test_with_any_callback_a_fit_goes_on_as_if_it_were_one(cls, plain, data_for, tmp_path):
     whole, parts = fresh(plain), fresh(plain)
     expected = train(whole, data_for, [CALLBACKS[cls](tmp_path / "whole")])

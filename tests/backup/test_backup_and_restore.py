@@ -98,30 +98,45 @@ RUNS = {
     "best": lambda: [plan(restore_best="loss")],
     "no schedule": lambda: [],
 }
-TRACED = ("gradual", "curve", "statistics")
+AT_EVERY_COMMIT = ("gradual", "statistics", "best", "no schedule")
 
 
 # Each in one of the two places, since all have to be behind the others in the end.
 @backend
 @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables:UserWarning")
-@pytest.mark.parametrize(("run", "first"), [(run, n % 2 == 0) for n, run in enumerate(RUNS)])
+@pytest.mark.parametrize(
+    ("run", "first"),
+    [
+        pytest.param(run, n % 2 == 0, marks=() if run in AT_EVERY_COMMIT else pytest.mark.landing)
+        for n, run in enumerate(RUNS)
+    ],
+)
 def test_an_interrupted_run_ends_like_another(run, first, nested, data_for, tmp_path):
-    eager = run not in TRACED
-    whole, history = train(nested, data_for, [*RUNS[run](), Crash(None)], eager=eager)
-    resumed, told = interrupted(nested, data_for, tmp_path, RUNS[run], first=first, eager=eager)
+    settings = {"eager": False}
+    whole, history = train(nested, data_for, [*RUNS[run](), Crash(None)], **settings)
+    resumed, told = interrupted(nested, data_for, tmp_path, RUNS[run], first=first, **settings)
     assert state_of(resumed) == state_of(whole)
     assert told.history == history.history
     assert told.epoch == history.epoch
 
 
 @backend
-def test_every_kind_of_model_is_resumed(any_model, data_for, tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.landing if name == "recurrent" else ())
+        for name in conftest.BUILDERS
+    ],
+)
+def test_every_kind_of_model_is_resumed(name, request, data_for, tmp_path):
+    build = request.getfixturevalue(name)
+
     def schedule():
         return [kf.GradualUnfreeze(1, verbose=0)]
 
-    settings = {"epochs": 4, "eager": any_model().name != "batch_norm"}
-    whole, history = train(any_model, data_for, [*schedule(), Crash(None)], **settings)
-    resumed, told = interrupted(any_model, data_for, tmp_path, schedule, at=2, **settings)
+    settings = {"epochs": 4, "eager": False}
+    whole, history = train(build, data_for, [*schedule(), Crash(None)], **settings)
+    resumed, told = interrupted(build, data_for, tmp_path, schedule, at=2, **settings)
     assert state_of(resumed) == state_of(whole)
     assert told.history == history.history
 

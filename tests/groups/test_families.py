@@ -108,7 +108,15 @@ def fit_and_check(model):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lstm",
+        pytest.param("gru-bidirectional", marks=pytest.mark.slow),
+        pytest.param("transformer", marks=pytest.mark.landing),
+        "image-and-text",
+    ],
+)
 def test_small_models_of_every_kind(name):
     fit_and_check(SMALL[name]())
 

@@ -11,8 +11,6 @@ from keras_freeze.groups import picture_of
 from keras_freeze.model_picture import every_layer, is_batch_norm, read_model
 from keras_freeze.policies import flags
 
-pytestmark = pytest.mark.backend
-
 MODES = ["frozen", "follow", "statistics", "train"]
 
 
@@ -110,6 +108,7 @@ def test_flags_of_a_mode(way, mode):
     assert effects.flags(model)["block1_conv/kernel"] == (apply is thaw_everything)
 
 
+@pytest.mark.backend
 def test_a_fit_moves_what_the_mode_says(way, mode, data_for):
     apply, expected = way
     model = effects.compiled(build(), eager=True)
@@ -146,6 +145,7 @@ def test_a_file_keeps_modes_that_treat_whole_layers(way, mode, tmp_path):
     assert norms(loaded) == expected[mode]
 
 
+@pytest.mark.backend
 def test_frozen_norms_of_a_backbone_stay_so_after_every_group_is_unfrozen(data_for):
     model = effects.compiled(build(), eager=True)
     kf.freeze(model, before="head")
@@ -155,6 +155,7 @@ def test_frozen_norms_of_a_backbone_stay_so_after_every_group_is_unfrozen(data_f
     assert {"block1_conv/kernel", "block2_conv/kernel"} <= paths
 
 
+@pytest.mark.backend
 def test_freezing_holds_statistics_where_a_call_with_training_false_does_not(nested, data_for):
     """`backbone(x, training=False)` in a Functional model: `fit` passes its own True (Keras 3)."""
     model = effects.compiled(nested(), eager=True)

@@ -23,8 +23,6 @@ from keras_freeze.policies import (
     selection,
 )
 
-pytestmark = pytest.mark.backend
-
 
 def is_bias(variable, layer):
     return variable.name == "bias"
@@ -356,6 +354,7 @@ def test_one_policy_serves_several_models(plain, batch_norm):
     assert owners(batch_norm(), policy) >= {"block1_conv", "block2_conv"}
 
 
+@pytest.mark.backend
 def test_selecting_changes_nothing(any_model):
     model = any_model()
     before = [v.trainable for v in model.weights], [x.trainable for x in model.layers]
@@ -363,6 +362,7 @@ def test_selecting_changes_nothing(any_model):
     assert before == ([v.trainable for v in model.weights], [x.trainable for x in model.layers])
 
 
+@pytest.mark.backend
 def test_a_policy_of_ones_own_is_one_small_class(plain):
     class FreezeWide(policies.FreezePolicy):
         def select_in(self, picture):
