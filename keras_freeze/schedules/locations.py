@@ -22,7 +22,7 @@ class Misplaced(ValueError):
     """
 
     def __init__(self, path: Path, problem: str, place: str = ""):
-        super().__init__(path, problem, place)
+        super().__init__(path, problem)
         self.path = path
         self.problem = problem
         self.place = place
