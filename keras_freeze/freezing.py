@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import html
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,13 +20,13 @@ from keras_freeze.policies import BatchNormMode, Selection, check_batch_norm, re
 from keras_freeze.reports import parameter_counts
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FreezeResult:
     """What a call of `freeze` or `unfreeze` changed.
 
     Attributes:
         frozen: Paths of the variables that no longer train.
-        thawed: Paths of the variables that train now and did not before.
+        unfrozen: Paths of the variables that train now and did not before.
         changed_params: Int, the parameters in both.
         trainable_params: Int, parameters of the model that train now.
         non_trainable_params: Int, those that don't.
@@ -32,18 +34,42 @@ class FreezeResult:
     """
 
     frozen: tuple[str, ...]
-    thawed: tuple[str, ...]
+    unfrozen: tuple[str, ...]
     changed_params: int
     trainable_params: int
     non_trainable_params: int
     recompiled: bool
 
+    @property
+    def thawed(self) -> tuple[str, ...]:
+        """The name of `unfrozen` in 0.1; deprecated, and gone in 0.3."""
+        warnings.warn(
+            "FreezeResult.thawed is now called FreezeResult.unfrozen.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.unfrozen
+
+    def __repr__(self) -> str:
+        return (
+            f"FreezeResult(frozen={len(self.frozen)}, unfrozen={len(self.unfrozen)}, "
+            f"changed_params={self.changed_params:,}, trainable_params={self.trainable_params:,}, "
+            f"non_trainable_params={self.non_trainable_params:,}, recompiled={self.recompiled})"
+        )
+
     def __str__(self) -> str:
         return (
-            f"froze {len(self.frozen)} and thawed {len(self.thawed)} variables "
+            f"froze {len(self.frozen)} and unfroze {len(self.unfrozen)} variables "
             f"({self.changed_params:,} parameters); {self.trainable_params:,} train, "
             f"{self.non_trainable_params:,} are frozen"
         )
+
+    def _repr_html_(self) -> str:
+        lists = []
+        for name, paths in (("frozen", self.frozen), ("unfrozen", self.unfrozen)):
+            if paths:
+                lists.append(f"<br>{name}: {html.escape(', '.join(paths))}")
+        return f"<details><summary>{self}</summary>{''.join(lists)}</details>"
 
 
 def freeze(
@@ -93,7 +119,7 @@ def freeze(
         ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(2)]
         ... )
         >>> print(kf.freeze(model, layers=["low"]))
-        froze 2 and thawed 0 variables (15 parameters); 8 train, 15 are frozen
+        froze 2 and unfroze 0 variables (15 parameters); 8 train, 15 are frozen
     """
     ways: dict[str, Any] = {"first": first, "groups": groups, "before": before}
     ways |= {"layers": layers, "matching": matching}
@@ -146,7 +172,7 @@ def unfreeze(
         ...     name="net",
         ... )
         >>> result = kf.freeze(model, matching=".")
-        >>> kf.unfreeze(model, before="head", weights="bias").thawed
+        >>> kf.unfreeze(model, before="head", weights="bias").unfrozen
         ('net/low/bias',)
     """
     ways: dict[str, Any] = {"first": first, "groups": groups, "before": before}
@@ -230,7 +256,7 @@ def _change(
     trainable_params, non_trainable_params = parameter_counts(model)
     return FreezeResult(
         frozen=tuple(variable.path for variable, now in changed if not now),
-        thawed=tuple(variable.path for variable, now in changed if now),
+        unfrozen=tuple(variable.path for variable, now in changed if now),
         changed_params=sum(math.prod(variable.shape) for variable, _ in changed),
         trainable_params=trainable_params,
         non_trainable_params=non_trainable_params,

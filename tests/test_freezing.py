@@ -203,7 +203,7 @@ def test_every_way_to_say_it_freezes_and_unfreezes(plain, data_for, case):
     low = {"plain/low/kernel", "plain/low/bias"}
     assert set(kf.freeze(model, *policy, **way).frozen) == low
     assert effects.moved_by_fit(model, data_for(model)) == every - low
-    assert set(kf.unfreeze(model, *policy, **way).thawed) == low
+    assert set(kf.unfreeze(model, *policy, **way).unfrozen) == low
     assert effects.moved_by_fit(model, data_for(model)) == every
 
 
@@ -245,11 +245,11 @@ def test_an_uncompiled_model_is_frozen_for_a_later_compile(plain, data_for):
     assert moved == set(effects.values(model)) - set(result.frozen)
 
 
-@pytest.mark.parametrize("thaws", [False, True], ids=["freeze", "unfreeze"])
-def test_inside_a_fit_in_the_middle_of_an_epoch(plain, data_for, thaws):
+@pytest.mark.parametrize("unfreezes", [False, True], ids=["freeze", "unfreeze"])
+def test_inside_a_fit_in_the_middle_of_an_epoch(plain, data_for, unfreezes):
     model = effects.compiled(plain())
     low = {"plain/low/kernel", "plain/low/bias"}
-    if thaws:
+    if unfreezes:
         kf.freeze(model, layers=["low"])
     seen = {}
 
@@ -257,14 +257,14 @@ def test_inside_a_fit_in_the_middle_of_an_epoch(plain, data_for, thaws):
         def on_train_batch_end(self, batch, logs=None):
             seen[batch] = effects.values(self.model)
             if batch == 1:
-                (kf.unfreeze if thaws else kf.freeze)(self.model, layers=["low"])
+                (kf.unfreeze if unfreezes else kf.freeze)(self.model, layers=["low"])
 
     x, y = data_for(model, rows=32)
     start = effects.values(model)
     model.fit(x, y, batch_size=8, verbose=0, callbacks=[Switch()])
     every = set(start)
-    assert effects.changed(start, seen[1]) == (every - low if thaws else every)
-    assert effects.changed(seen[1], seen[3]) == (every if thaws else every - low)
+    assert effects.changed(start, seen[1]) == (every - low if unfreezes else every)
+    assert effects.changed(seen[1], seen[3]) == (every if unfreezes else every - low)
     assert int(model.optimizer.iterations) == 4
 
 
@@ -299,7 +299,7 @@ def freeze_variable_by_variable(model):
         variable.trainable = False
 
 
-def freeze_by_the_model_and_thaw_a_layer(model):
+def freeze_by_the_model_and_unfreeze_a_layer(model):
     model.trainable = False
     model.layers[-1].trainable = True
 
@@ -317,7 +317,7 @@ STATES = [
     freeze_layer_by_layer,
     freeze_by_the_model,
     freeze_variable_by_variable,
-    freeze_by_the_model_and_thaw_a_layer,
+    freeze_by_the_model_and_unfreeze_a_layer,
     freeze_underhand,
 ]
 
@@ -351,7 +351,7 @@ def test_any_state_can_be_frozen_and_unfrozen_completely(any_model, leave):
     assert_wholly(model, trainable=False)
 
 
-def test_after_thawing_everything_a_fit_moves_every_weight(batch_norm, data_for, leave):
+def test_after_unfreezing_everything_a_fit_moves_every_weight(batch_norm, data_for, leave):
     model = effects.compiled(batch_norm(), eager=True)
     data = data_for(model)
     model.fit(*data, batch_size=8, verbose=0)
@@ -361,7 +361,7 @@ def test_after_thawing_everything_a_fit_moves_every_weight(batch_norm, data_for,
     assert effects.moved_by_fit(model, data) == set(effects.values(model))
 
 
-def test_a_model_frozen_by_hand_trains_after_thawing_in_a_compiled_step(batch_norm, data_for):
+def test_a_model_frozen_by_hand_trains_after_unfreezing_in_a_compiled_step(batch_norm, data_for):
     model = batch_norm()
     model.trainable = False
     effects.compiled(model)
@@ -369,13 +369,13 @@ def test_a_model_frozen_by_hand_trains_after_thawing_in_a_compiled_step(batch_no
     assert effects.moved_by_fit(model, data_for(model)) == set(effects.values(model))
 
 
-def test_thawing_a_layer_of_a_frozen_model_trains_just_that(any_model, data_for):
+def test_unfreezing_a_layer_of_a_frozen_model_trains_just_that(any_model, data_for):
     model = any_model()
     model.trainable = False
     effects.compiled(model, eager=True)
     result = kf.unfreeze(model, layers=[-1])
-    assert result.thawed
-    assert effects.moved_by_fit(model, data_for(model)) == set(result.thawed)
+    assert result.unfrozen
+    assert effects.moved_by_fit(model, data_for(model)) == set(result.unfrozen)
 
 
 def test_moving_statistics_never_become_trainable(batch_norm):
@@ -395,18 +395,34 @@ def test_the_result_says_what_changed(plain):
     result = kf.freeze(model, layers=["low", "middle"], weights="bias")
     assert result == kf.FreezeResult(
         frozen=("plain/low/bias", "plain/middle/bias"),
-        thawed=(),
+        unfrozen=(),
         changed_params=11,
         trainable_params=72,
         non_trainable_params=11,
         recompiled=False,
     )
     assert str(result) == (
-        "froze 2 and thawed 0 variables (11 parameters); 72 train, 11 are frozen"
+        "froze 2 and unfroze 0 variables (11 parameters); 72 train, 11 are frozen"
+    )
+    assert repr(result) == (
+        "FreezeResult(frozen=2, unfrozen=0, changed_params=11, trainable_params=72, "
+        "non_trainable_params=11, recompiled=False)"
+    )
+    assert result._repr_html_() == (
+        f"<details><summary>{result}</summary>"
+        "<br>frozen: plain/low/bias, plain/middle/bias</details>"
     )
     result = kf.unfreeze(model, first=2)
-    assert result.thawed == ("plain/low/bias", "plain/middle/bias")
+    assert result.unfrozen == ("plain/low/bias", "plain/middle/bias")
     assert (result.frozen, result.changed_params, result.non_trainable_params) == ((), 11, 0)
+
+
+def test_the_old_name_of_what_was_unfrozen_still_works(plain):
+    model = plain()
+    kf.freeze(model, matching=".")
+    result = kf.unfreeze(model, first=1)
+    with pytest.warns(DeprecationWarning, match=r"thawed is now called FreezeResult\.unfrozen"):
+        assert result.thawed == result.unfrozen != ()
 
 
 def test_what_is_so_already_is_not_reported_and_traces_nothing(plain, data_for):
@@ -416,7 +432,7 @@ def test_what_is_so_already_is_not_reported_and_traces_nothing(plain, data_for):
     model.fit(*data_for(model), verbose=0)
     step = model.train_function
     again = kf.freeze(model, layers=["low"])
-    assert (again.frozen, again.thawed, again.changed_params) == ((), (), 0)
+    assert (again.frozen, again.unfrozen, again.changed_params) == ((), (), 0)
     assert not again.recompiled
     assert model.train_function is step
 

@@ -52,8 +52,9 @@ class LayerGroup:
 
     def _repr_html_(self) -> str:
         layers = ", ".join(html.escape(layer.name) for layer in self.layers)
+        count = f"{len(self.layers)} layer{'s' if len(self.layers) > 1 else ''}"
         return (
-            f"<details><summary><b>{html.escape(self.label)}</b>: {len(self.layers)} layers, "
+            f"<details><summary><b>{html.escape(self.label)}</b>: {count}, "
             f"{self.total_params:,} parameters</summary>{layers}</details>"
         )
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import html
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
-import rich.box
-import rich.table
-import rich.text
 
-from keras_freeze.groups import Groups, layer_groups
-from keras_freeze.model_picture import bytes_of, check_model, opened_layers, weights_of
-from keras_freeze.reports.tables import as_text
+from keras_freeze.checks import ArgumentError
+from keras_freeze.groups import Groups, picture_of
+from keras_freeze.keras_internals.layers import lora_base
+from keras_freeze.model_picture import (
+    ModelPicture,
+    Weight,
+    bytes_of,
+    check_model,
+    is_batch_norm,
+    read_model,
+)
+from keras_freeze.reports.tables import Column, Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +31,14 @@ class ReportRow:
     Attributes:
         name: Str.
         kind: Str, the class of a layer; for a group, of its layers with weights.
-        state: Str: `"trainable"`, `"frozen"`, `"partly frozen"`, or `"-"` without weights that
-            could be trained.
+        state: Str: `"trainable"`, `"frozen"`, `"partly frozen"` with what is frozen in brackets,
+            as in `"partly frozen (BatchNorm)"`, or `"-"` without weights that could be trained.
         trainable_params: Int, parameters that train.
         non_trainable_params: Int, parameters that don't, moving statistics included.
         trainable_bytes: Int, their size.
         non_trainable_bytes: Int, their size.
+        first_layer: Str or None, shown beside the name of a group that is called by its place;
+            it differs from build to build, so it counts for no comparison and is not stored.
     """
 
     name: str
@@ -41,6 +48,7 @@ class ReportRow:
     non_trainable_params: int
     trainable_bytes: int
     non_trainable_bytes: int
+    first_layer: str | None = dataclasses.field(default=None, compare=False)
 
     @property
     def total_params(self) -> int:
@@ -107,6 +115,8 @@ class ParameterReport:
         names += [name.replace("params", "bytes") for name in names]
         totals = {name: getattr(self, name) for name in names}
         rows = [dataclasses.asdict(row) for row in self.rows]
+        for row in rows:
+            del row["first_layer"]
         return {"model": self.model, "by": self.by, **totals, "rows": rows}
 
     def __repr__(self) -> str:
@@ -117,51 +127,35 @@ class ParameterReport:
         )
 
     def __str__(self) -> str:
-        return as_text(self.__rich__(), width=80)
+        return self._table().as_text()
 
-    def __rich__(self) -> rich.table.Table:
-        """Return the report as a table of rich."""
-        # A name is a Text, since rich takes brackets in a string for markup.
-        table = rich.table.Table(
-            title=rich.text.Text(self.model),
-            title_justify="left",
-            box=rich.box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-        )
-        for n, column in enumerate(self._header()):
-            justify: Literal["left", "right"] = "right" if n > 2 else "left"
-            table.add_column(column, justify=justify, no_wrap=n > 1, overflow="fold")
-        for row in self._cells():
-            style = "dim" if row[2] == "frozen" else None
-            table.add_row(*map(rich.text.Text, row), style=style)
-        table.add_section()
-        for name, params, size in self._totals():
-            table.add_row(name, "", "", "", params, size, style="bold")
-        return table
+    def __rich__(self) -> Table:
+        return self._table()
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{column}</th>" for column in self._header())
-        totals = [(name, "", "", "", params, size) for name, params, size in self._totals()]
-        body = "".join(
-            f'<tr style="opacity:{0.55 if row[2] == "frozen" else 1}">{_html_cells(row)}</tr>'
-            for row in self._cells()
+        return self._table().as_html()
+
+    def _table(self) -> Table:
+        columns = (
+            Column(self.by, fit="shorten"),
+            Column("kind", fit="wrap"),
+            Column("state", fit="wrap"),
+            Column("trainable", align="right"),
+            Column("non-trainable", align="right"),
+            Column("size", align="right"),
         )
-        foot = "".join(f'<tr style="font-weight:bold">{_html_cells(row)}</tr>' for row in totals)
-        caption = f"<caption>{html.escape(self.model)}</caption>"
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}{foot}</tbody></table>"
-
-    def _header(self) -> tuple[str, ...]:
-        return self.by, "kind", "state", "trainable", "non-trainable", "size"
-
-    def _cells(self) -> Iterator[tuple[str, ...]]:
+        rows = []
         for row in self.rows:
+            kind = f"{row.kind} ({row.first_layer})" if row.first_layer else row.kind
             counts = f"{row.trainable_params:,}", f"{row.non_trainable_params:,}"
-            yield row.name, row.kind, row.state, *counts, readable_bytes(row.total_bytes)
-
-    def _totals(self) -> Iterator[tuple[str, str, str]]:
-        for name in ("trainable", "non_trainable", "total"):
-            params, size = getattr(self, f"{name}_params"), getattr(self, f"{name}_bytes")
-            yield name.replace("_", "-"), f"{params:,}", readable_bytes(size)
+            rows.append((row.name, kind, row.state, *counts, readable_bytes(row.total_bytes)))
+        trained = f"{self.trainable_params:,}", "", readable_bytes(self.trainable_bytes)
+        rest = "", f"{self.non_trainable_params:,}", readable_bytes(self.non_trainable_bytes)
+        total = "", f"{self.total_params:,}", readable_bytes(self.total_bytes)
+        names = ("trainable", "non-trainable", "total")
+        footer = [(n, "", "", *t) for n, t in zip(names, (trained, rest, total), strict=True)]
+        dim = frozenset(n for n, row in enumerate(self.rows) if row.state == "frozen")
+        return Table(self.model, columns, tuple(rows), tuple(footer), dim)
 
 
 def parameter_report(
@@ -193,20 +187,21 @@ def parameter_report(
         [('low', 'frozen'), ('head', 'trainable')]
     """
     if by not in ("group", "layer"):
-        raise ValueError(
-            f'parameter_report(by=...) must be "group" or "layer". Received: by={by!r}.'
-        )
+        raise ArgumentError("parameter_report", "by", 'be "group" or "layer"', value=by)
     check_model("parameter_report", model)
     if by == "layer" and groups is not None:
-        raise ValueError(
-            'parameter_report(groups=...) must be None where by="layer". '
-            f"Received: groups={groups!r}. Leave out one of the two."
+        raise ArgumentError(
+            "parameter_report",
+            "groups",
+            'be None where by="layer"',
+            value=groups,
+            advice="Leave out one of the two.",
         )
-    parts = _by_group(model, groups) if by == "group" else _by_layer(model)
+    picture = read_model(model) if by == "layer" else picture_of(model, groups)
+    parts = _by_layer(picture) if by == "layer" else _by_group(picture)
+    owners = {id(weight.variable): weight for weight in picture.weights}
     trained = {id(variable) for variable in model.trainable_variables}
-    able = {id(w.variable) for w in weights_of(model) if w.potentially_trainable}
-    rows = tuple(_row(name, kind, weights, trained, able) for name, kind, weights in parts)
-    return ParameterReport(model.name, by, rows)
+    return ParameterReport(model.name, by, tuple(_row(part, owners, trained) for part in parts))
 
 
 def parameter_counts(model: keras.Model) -> tuple[int, int]:
@@ -228,33 +223,78 @@ def readable_bytes(size: float) -> str:
     return f"{size:.2f} TB"
 
 
-def _by_group(
-    model: keras.Model, groups: Groups | None
-) -> Iterator[tuple[str, str, Sequence[keras.Variable]]]:
-    for group in layer_groups(model, groups):
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+    """What makes a row."""
+
+    name: str
+    kind: str
+    variables: Sequence[keras.Variable]
+    first_layer: str | None = None
+
+
+def _by_group(picture: ModelPicture) -> Iterator[_Part]:
+    for group in picture.groups:
         kinds = collections.Counter(type(x).__name__ for x in group.layers if x.weights)
         text = ", ".join(f"{n} {kind}" if n > 1 else kind for kind, n in kinds.items())
-        yield group.name, text, group.variables
+        yield _Part(group.name, text, group.variables, group.first_layer)
 
 
-def _by_layer(model: keras.Model) -> Iterator[tuple[str, str, Sequence[keras.Variable]]]:
-    left = {id(variable): variable for variable in model.weights}
-    for layer in opened_layers(model):
+def _by_layer(picture: ModelPicture) -> Iterator[_Part]:
+    left = {id(weight.variable): weight.variable for weight in picture.weights}
+    for layer in picture.opened:
         weights = [left.pop(id(v)) for v in layer.weights if id(v) in left]
-        yield layer.name, type(layer).__name__, weights
+        yield _Part(layer.name, type(layer).__name__, weights)
     if left:  # held by a model itself, outside its layers
-        yield model.name, type(model).__name__, list(left.values())
+        yield _Part(picture.model.name, type(picture.model).__name__, list(left.values()))
 
 
-def _row(
-    name: str, kind: str, weights: Sequence[keras.Variable], trained: set[int], able: set[int]
-) -> ReportRow:
-    states = {id(v) in trained for v in weights if id(v) in able}
-    state = "partly frozen" if len(states) == 2 else "trainable" if True in states else "frozen"
-    train = [v for v in weights if id(v) in trained]
-    rest = [v for v in weights if id(v) not in trained]
-    counts = _params(train), _params(rest), _bytes(train), _bytes(rest)
-    return ReportRow(name, kind, state if states else "-", *counts)
+def _row(part: _Part, owners: Mapping[int, Weight], trained: set[int]) -> ReportRow:
+    train = [v for v in part.variables if id(v) in trained]
+    rest = [v for v in part.variables if id(v) not in trained]
+    return ReportRow(
+        name=part.name,
+        kind=part.kind,
+        state=_state([owners[id(variable)] for variable in part.variables], trained),
+        trainable_params=_params(train),
+        non_trainable_params=_params(rest),
+        trainable_bytes=_bytes(train),
+        non_trainable_bytes=_bytes(rest),
+        first_layer=part.first_layer,
+    )
+
+
+def _state(weights: Sequence[Weight], trained: set[int]) -> str:
+    able = [weight for weight in weights if weight.potentially_trainable]
+    frozen = [weight for weight in able if id(weight.variable) not in trained]
+    if not able:
+        return "-"
+    if len(frozen) == len(able):
+        return "frozen"
+    what = ", ".join(_what_is_frozen(weights, able, frozen))
+    return f"partly frozen ({what})" if what else "trainable"
+
+
+def _what_is_frozen(
+    weights: Sequence[Weight], able: Sequence[Weight], frozen: Sequence[Weight]
+) -> Iterator[str]:
+    """Yield what a partly frozen part holds back: LoRA's base, BatchNorm, layers, weights."""
+    if any(weight.variable is lora_base(weight.layer) for weight in weights):
+        yield "LoRA"
+        return
+    if any(is_batch_norm(weight.layer) for weight in frozen):
+        yield "BatchNorm"
+    elif any(is_batch_norm(weight.layer) and not weight.layer.trainable for weight in weights):
+        yield "BatchNorm statistics"
+    others = [weight for weight in frozen if not is_batch_norm(weight.layer)]
+    able_in = collections.Counter(id(weight.layer) for weight in able)
+    frozen_in = collections.Counter(id(weight.layer) for weight in others)
+    whole = {layer for layer, count in frozen_in.items() if count == able_in[layer]}
+    if whole:
+        yield f"{len(whole)} of {len(able_in)} layers"
+    names = {weight.variable.name for weight in others if id(weight.layer) not in whole}
+    if names:
+        yield " and ".join(sorted(names)) if len(names) < 3 else "single weights"
 
 
 def _params(variables: Iterable[keras.Variable]) -> int:
@@ -263,10 +303,3 @@ def _params(variables: Iterable[keras.Variable]) -> int:
 
 def _bytes(variables: Iterable[keras.Variable]) -> int:
     return sum(bytes_of(variable) for variable in variables)
-
-
-def _html_cells(row: Sequence[str]) -> str:
-    return "".join(
-        f'<td style="text-align:{"right" if n > 2 else "left"}">{html.escape(cell)}</td>'
-        for n, cell in enumerate(row)
-    )

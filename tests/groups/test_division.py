@@ -749,7 +749,7 @@ def test_groups_called_by_their_place_show_their_first_layer():
         f"LayerGroup(name='group0', first_layer={name!r}, layers=1, total_params=96)"
     )
     assert first.label == f"group0 ({name})"
-    assert f"<b>group0 ({name})</b>" in first._repr_html_()
+    assert f"<b>group0 ({name})</b>: 1 layer, 96 parameters" in first._repr_html_()
 
 
 def test_a_tuple_of_groups_in_a_notebook_has_a_line_for_each(plain):
