@@ -117,25 +117,26 @@ def test_every_page_is_in_a_table_of_contents():
 # Code -----------------------------------------------------------------------------------
 
 
-def attribute(node):
-    """Return the public object that an expression names, None where it names no such thing."""
+def public(node, names):
+    """Return what an expression names of ours, None where it names no such thing."""
     if isinstance(node, ast.Name):
-        return NAMES.get(node.id)
+        return names.get(node.id)
     if isinstance(node, ast.Attribute):
-        owner = attribute(node.value)
+        owner = public(node.value, names)
         if isinstance(owner, types.ModuleType | type):
             return getattr(owner, node.attr)  # raises where the page is outdated
     return None
 
 
-def check_names(code):
+def check_names(code, names):
+    """Raise unless what the code imports, reads and calls of ours is there; note its imports."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Attribute):
-            attribute(node)
+            public(node, names)
         elif isinstance(node, ast.ImportFrom) and node.module.startswith("keras_freeze"):
             for alias in node.names:
-                pkgutil.resolve_name(f"{node.module}.{alias.name}")
-        elif isinstance(node, ast.Call) and (function := attribute(node.func)):
+                names[alias.name] = pkgutil.resolve_name(f"{node.module}.{alias.name}")
+        elif isinstance(node, ast.Call) and (function := public(node.func, names)):
             parameters = inspect.signature(function).parameters
             keywords = {keyword.arg for keyword in node.keywords}
             assert "kwargs" in parameters or keywords <= set(parameters), ast.unparse(node)
@@ -144,8 +145,9 @@ def check_names(code):
 @pytest.mark.parametrize("path", titled(PAGES))
 def test_code_names_what_there_is(path):
     assert len(blocks(path)) == path.read_text(encoding="utf-8").count("```python")
+    names = dict(NAMES)
     for block in blocks(path):
-        check_names(block["code"])
+        check_names(block["code"], names)
 
 
 def rows(path):
