@@ -17,7 +17,7 @@ STEPS = 4
 
 
 class Slow(keras.callbacks.Callback):
-    """Writes down that a training has begun, and takes its time."""
+    """Record that a training has begun, and take time over it."""
 
     def __init__(self, folder):
         super().__init__()

@@ -39,6 +39,18 @@ def project(folder):
     return {"directory": folder, "project_name": "search"}
 
 
+def random_search(hypermodel, folder, **options):
+    options = {"max_trials": 1, "seed": 0, **options}
+    return tuning.RandomSearch(hypermodel, "val_loss", **options, **project(folder))
+
+
+def fixed(**values):
+    hp = keras_tuner.HyperParameters()
+    for name, value in values.items():
+        hp.Fixed(name, value)
+    return hp
+
+
 class Untrained(keras_tuner.HyperModel):
     """Calls the callbacks as a `fit` would, without training: for tests of what is around it."""
 

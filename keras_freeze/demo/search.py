@@ -13,8 +13,7 @@ import keras
 from keras_freeze import plots
 from keras_freeze.demo import photographs, vgg
 from keras_freeze.demo.run import FULL, Settings
-from keras_freeze.tuning.depth_sweep import DepthSweep
-from keras_freeze.tuning.results import best_first
+from keras_freeze.tuning import DepthSweep, results
 
 PICTURE = "search.png"
 EXECUTIONS = 3
@@ -78,7 +77,7 @@ def run(
     plots.search(sweep).savefig(output / PICTURE, dpi=120)
     (model,) = sweep.get_best_models()
     scores = model.evaluate(data.test.x, data.test.y, verbose=0, return_dict=True)
-    best = best_first(sweep.rows(), "max")[0]
+    best = results.best_first(sweep.rows(), "max")[0]
     print(
         f"Best depth: {best['freeze_depth']}, with validation accuracy {best['score']:.3f}; "
         f"test accuracy of its best model {scores['accuracy']:.3f} ({len(data.test.y)} patches).\n"

@@ -28,7 +28,7 @@ OVERRIDDEN = {
         "_configure_tensorboard_dir",
         "_populate_initial_space",
     ),
-    keras_tuner.Oracle: ("_retry", "_save_trial"),
+    keras_tuner.Oracle: ("_save_trial",),
     keras_tuner.oracles.HyperbandOracle: ("_get_size", "_random_trial", "_start_new_bracket"),
 }
 # What is only called.
@@ -173,15 +173,8 @@ class OpenOracle(keras_tuner.Oracle):
         """Write a trial; to be overridden."""
         super()._save_trial(trial)
 
-    def retry(self, trial: Any) -> bool:
-        """Send a failed trial for another attempt if it has one left; to be overridden."""
-        return bool(super()._retry(trial))
-
     def _save_trial(self, trial: Any) -> None:
         self.save_trial(trial)
-
-    def _retry(self, trial: Any) -> bool:
-        return self.retry(trial)
 
 
 class OpenHyperbandOracle(keras_tuner.oracles.HyperbandOracle):

@@ -23,8 +23,8 @@ _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_
 class DepthSweep(FreezeTuner):
     """Train a model at every freeze depth, the deepest first, since it is the cheapest.
 
-    The way to find out how much of a pretrained model to freeze, with nothing to learn about
-    tuners: a function that builds the model and the arguments of `fit`.
+    It finds out how much of a pretrained model to freeze, and needs no knowledge of tuners: a
+    function that builds the model and the arguments of `fit` are enough.
 
     Args:
         build: Function that returns a compiled `keras.Model` with its pretrained weights; it may
@@ -94,7 +94,7 @@ class DepthSweep(FreezeTuner):
         super().search(*fit_args, **fit_kwargs)
 
     def on_trial_end(self, trial: Any) -> None:
-        """End a trial; the depths that are left are shallower and can't use its features."""
+        """End a trial; the remaining depths are smaller and can't use its features."""
         super().on_trial_end(trial)
         self.library.clear()
 

@@ -89,7 +89,7 @@ class FreezeTuner(OpenTuner):
         self._max_params = max_model_size
         self._cache = cache
         self._limits = cache if isinstance(cache, PrefixCache) else PrefixCache(verbose=0)
-        #: What trials share in a search.
+        #: Outputs of frozen layers, which trials share during a search.
         self.library = Library(self._limits.max_bytes, self._limits.directory)
         #: Int, the training of the present trial, where it has several.
         self.execution = 0
@@ -119,7 +119,7 @@ class FreezeTuner(OpenTuner):
         self.description.save(Path(self.project_dir))
 
     def space_populated(self) -> None:
-        """See what the build function returns."""
+        """Describe the model that the build function returns."""
         self._describe_model()
 
     def save(self) -> None:
@@ -130,7 +130,7 @@ class FreezeTuner(OpenTuner):
             self.write_state(file)
 
     def reload(self) -> None:
-        """Take up the state of a search, and see what its build function asks for."""
+        """Restore the state of a search, and build a model once to describe it."""
         super().reload()
         self._describe_model()
 
@@ -138,7 +138,7 @@ class FreezeTuner(OpenTuner):
         model = self.hypermodel.build(self.oracle.get_space()) if self.hypermodel else None
         if isinstance(model, keras.Model):  # KerasTuner refuses anything else later
             self._built.add(model)
-            self._fresh.begin(model)  # what later builds have in common with it is put back
+            self._fresh.begin(model)  # what later builds have in common with it is restored
             count = sum(math.prod(variable.shape) for variable in model.weights)
             self.description.model = f"{len(model.weights)} weights, {count:,} numbers"
 
@@ -163,7 +163,7 @@ class FreezeTuner(OpenTuner):
             raise RuntimeError(self._why_none_is_complete(found))
 
     def on_trial_begin(self, trial: Any) -> None:
-        """Begin a trial; from now on a search that is interrupted resumes here."""
+        """Begin a trial; an interrupted search resumes here from now on."""
         super().on_trial_begin(trial)
         self.save()
 
@@ -194,7 +194,7 @@ class FreezeTuner(OpenTuner):
                         "callbacks": self._callbacks(trial, record, kept, fit_kwargs),
                     }
                     returned.append(self.build_and_fit(trial, *fit_args, **kwargs))
-                    # With those that were asked for in `fit`.
+                    # With hyperparameters that were first used in `fit`.
                     record.values = dict(trial.hyperparameters.values)
             kept.save(folder)
             objective = self.oracle.objective
@@ -242,7 +242,7 @@ class FreezeTuner(OpenTuner):
             )
         self._built.add(model)
         self._fresh.begin(model)
-        # KerasTuner counts trainable weights only.
+        # KerasTuner itself counts trainable weights only.
         limit = self._max_params
         if limit is not None and model.built and model.count_params() > limit:
             raise keras_tuner.errors.FailedTrialError(

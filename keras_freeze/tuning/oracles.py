@@ -13,12 +13,12 @@ from keras_freeze.keras_internals.keras_tuner import OpenHyperbandOracle, OpenOr
 from keras_freeze.tuning.search_folder import replacing
 from keras_freeze.tuning.trial_record import COMPLETED, FAILED, RUNNING
 
-# Random draws after which a space counts as used up.
+# Random draws of known values after which a space counts as exhausted.
 MAX_DRAWS = 1000
 
 
 class _CarefulOracle(OpenOracle):
-    """Mixed into an oracle: tries nothing twice, and loses nothing if it is killed.
+    """Mixed into an oracle: tries nothing twice, and loses nothing if the process is killed.
 
     The oracle lives with the chief where there are several machines.
     """
@@ -28,7 +28,7 @@ class _CarefulOracle(OpenOracle):
         self.set_max_draws(MAX_DRAWS)
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """Return the next trial's values; other ones where they have been tried already."""
+        """Return the next trial's values; others if these have been tried already."""
         found: dict[str, Any] = super().populate_space(trial_id)
         if found["status"] != RUNNING:
             return found
@@ -39,10 +39,11 @@ class _CarefulOracle(OpenOracle):
         return {"status": "STOPPED" if values is None else RUNNING, "values": values}
 
     def create_trial(self, tuner_id: str) -> Any:
-        """Return the next trial; one that is begun again has no value of before."""
+        """Return the next trial; one that is restarted without its earlier values."""
         trial = super().create_trial(tuner_id)
         if trial.status == RUNNING:
-            _forget_values(trial)
+            trial.metrics = type(trial.metrics)()
+            trial.score = None
         return trial
 
     def save(self) -> None:
@@ -56,7 +57,7 @@ class _CarefulOracle(OpenOracle):
             trial.save(file)
 
     def reload(self) -> None:
-        """Take up the state; trials that were begun and have no end are begun again."""
+        """Restore the state; unfinished trials are restarted."""
         super().reload()
         trials: Mapping[str, Any] = self.trials
         over = {i for i, trial in trials.items() if trial.status in (COMPLETED, FAILED)}
@@ -66,15 +67,8 @@ class _CarefulOracle(OpenOracle):
         for order, known in ((self.start_order, trials), (self.end_order, over)):
             order += [i for i in sorted(known) if i not in order]
 
-    def retry(self, trial: Any) -> bool:
-        """Send a failed trial for another attempt, without the values of the last."""
-        is_again = super().retry(trial)
-        if is_again:
-            _forget_values(trial)
-        return is_again
-
     def get_best_trials(self, num_trials: int = 1) -> list[Any]:
-        """Return the best trials, of those that have come to an end."""
+        """Return the best of the completed trials."""
         best = super().get_best_trials(num_trials)
         return [trial for trial in best if trial.status == COMPLETED]
 
@@ -88,7 +82,7 @@ class BayesianOptimizationOracle(_CarefulOracle, keras_tuner.oracles.BayesianOpt
 
 
 class HyperbandOracle(_CarefulOracle, OpenHyperbandOracle):
-    """Random values, of which the best train on; a space that is used up makes smaller rounds."""
+    """Random values, the best trained further; an exhausted space gives smaller rounds."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # How many trials the first round of a bracket got, where no more values were left.
@@ -105,12 +99,12 @@ class HyperbandOracle(_CarefulOracle, OpenHyperbandOracle):
         return self.populate_space(trial_id)
 
     def start_new_bracket(self) -> None:
-        """Begin the next bracket, of which the planned size holds again."""
+        """Begin the next bracket, with its planned size."""
         self._first_rounds.pop(self.current_bracket, None)
         super().start_new_bracket()
 
     def round_size(self, bracket_num: int, round_num: int) -> int:
-        """Return how many trials a round has, in proportion to what its bracket began with."""
+        """Return how many trials a round has, in proportion to the first round of its bracket."""
         planned = super().round_size(bracket_num, round_num)
         first = self._first_rounds.get(bracket_num)
         if first is None:
@@ -151,8 +145,3 @@ class DepthSweepOracle(_CarefulOracle):
         """Resume from a state."""
         super().set_state(state)
         self.depth_name = state["depth_name"]
-
-
-def _forget_values(trial: Any) -> None:
-    trial.metrics = type(trial.metrics)()
-    trial.score = None

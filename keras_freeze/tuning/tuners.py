@@ -28,7 +28,7 @@ MAX_FAILURES = 10
 
 
 class RandomSearch(FreezeTuner):
-    """Search at random, as `keras_tuner.RandomSearch`, no values twice.
+    """Search at random, as `keras_tuner.RandomSearch`, and try no values twice.
 
     Args:
         hypermodel: `keras_tuner.HyperModel`, or a build function `(hp) -> keras.Model`.
@@ -38,7 +38,7 @@ class RandomSearch(FreezeTuner):
             `tune_new_entries`, `allow_new_entries`, `max_retries_per_trial`, here 1 by default,
             `max_consecutive_failed_trials`, here 10), of `keras_tuner.Tuner` (`directory`,
             `project_name`, `overwrite`, `executions_per_trial` and others), and `cache`: bool or
-            `PrefixCache`, whether trials share what they compute alike. Defaults to True.
+            `PrefixCache`, whether trials share the outputs of frozen layers. Defaults to True.
 
     Raises:
         ValueError: if there is no such argument, or the folder holds another search.
@@ -55,7 +55,7 @@ class RandomSearch(FreezeTuner):
 
 
 class BayesianOptimization(FreezeTuner):
-    """Search by a Gaussian process, as `keras_tuner.BayesianOptimization`, no values twice.
+    """Search by a Gaussian process, as `keras_tuner.BayesianOptimization`; try no values twice.
 
     It needs scikit-learn: `pip install "keras_freeze[bayesian]"`.
 
@@ -83,11 +83,11 @@ class BayesianOptimization(FreezeTuner):
 
 
 class Hyperband(FreezeTuner):
-    """Train many for a few epochs and the best on, as `keras_tuner.Hyperband`.
+    """Train many models for a few epochs and the best further, as `keras_tuner.Hyperband`.
 
     A trial that resumes another starts from the last epoch of that one, with its optimizer's
-    state and with what was unfrozen, and epochs are counted from the first: schedules are those
-    of `max_epochs`, of which each rung plays its part.
+    state and with what was unfrozen, and epochs are counted from the first: schedules span
+    `max_epochs`, of which each rung runs a part.
 
     Args:
         hypermodel: `keras_tuner.HyperModel`, or a build function `(hp) -> keras.Model`.
@@ -192,7 +192,7 @@ class Hyperband(FreezeTuner):
             raise keras_tuner.errors.FailedTrialError(
                 f"Hyperband(max_epochs=...) must reach every phase of {callback!r}, of which the "
                 f"last begins {begins}. Received: max_epochs={total}. Pass more, or a schedule by "
-                "epochs that is over sooner."
+                "epochs that ends sooner."
             )
         short = [epochs for epochs in self._rungs if epochs <= last]
         if short and (repr(callback), starts) not in self._reported:

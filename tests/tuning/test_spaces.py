@@ -4,7 +4,7 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
-from small_searches import build, project
+from small_searches import build, fixed, project
 
 import keras_freeze as kf
 from keras_freeze import tuning
@@ -12,13 +12,6 @@ from keras_freeze.tuning import spaces
 from keras_freeze.tuning.frozen_depth import depth_of
 
 pytestmark = pytest.mark.backend
-
-
-def fixed(**values):
-    hp = keras_tuner.HyperParameters()
-    for name, value in values.items():
-        hp.Fixed(name, value)
-    return hp
 
 
 def trained(model):
@@ -132,32 +125,6 @@ class TestDepth:
         assert [len(build().layers[:n]) for n in layers.values] == [0, 1, 3]
         assert [part.values[0], part.values[-1], len(part.values)] == [0.0, 1.0, 3]
 
-    def test_a_shared_backbone_does_not_stay_frozen(self):
-        backbone = keras.Sequential(
-            [
-                keras.Input((4,)),
-                keras.layers.Dense(3, name="low"),
-                keras.layers.Dense(3, name="mid"),
-            ]
-        )
-
-        def build():
-            return keras.Sequential([keras.Input((4,)), backbone, keras.layers.Dense(2)])
-
-        counts = []
-        for depth in (2, 0, 1, 0):
-            model = build()
-            tuning.freeze_depth(fixed(freeze_depth=depth), model)
-            counts.append(len(model.trainable_variables))
-        assert counts == [2, 6, 4, 6]
-
-    def test_what_the_user_had_frozen_stays_so(self, plain):
-        model = plain()
-        model.get_layer("middle").trainable = False
-        for depth in (1, 0):
-            tuning.freeze_depth(fixed(freeze_depth=depth), model)
-        assert trained(model) == {"low", "head"}
-
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -225,61 +192,6 @@ class TestSchedules:
         callback = tuning.rates(hp, schedule=tuning.schedule(hp, verbose=0))
         model.fit(np.ones((4, 4)), np.zeros(4), epochs=3, verbose=0, callbacks=[callback])
         assert len(model.trainable_variables) == 6
-
-    def test_what_is_frozen_stays_so(self, plain):
-        hp = fixed(freeze_depth=1)
-        model = plain()
-        model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
-        tuning.freeze_depth(hp, model)
-        before = model.get_layer("low").get_weights()
-        callback = tuning.schedule(hp, choices=[1], verbose=0)
-        x = np.random.default_rng(0).normal(size=(16, 4))
-        history = model.fit(x, np.zeros(16), epochs=4, verbose=0, callbacks=[callback])
-        for a, b in zip(before, model.get_layer("low").get_weights(), strict=True):
-            np.testing.assert_array_equal(a, b)
-        assert history.history["trainable_params"] == [18, 53, 53, 53]
-
-    @pytest.mark.parametrize("unit", ["layer", "fraction"])
-    def test_so_it_does_in_other_units(self, plain, unit):
-        hp = fixed(freeze_depth=1 if unit == "layer" else 0.5)
-        model = plain()
-        model.compile("sgd", "sparse_categorical_crossentropy")
-        tuning.freeze_depth(hp, model, unit=unit)
-        callback = tuning.rates(hp, schedule={0: "head", 1: ["middle", "low"]}, verbose=0)
-        x = np.ones((4, 4))
-        history = model.fit(x, np.zeros(4), epochs=2, verbose=0, callbacks=[callback])
-        assert history.history["trainable_params"] == [18, 53]
-
-    @pytest.mark.parametrize(
-        ("groups", "depth", "counts"),
-        [
-            ([["low", "middle"], ["head"]], 2, [18, 18, 18]),
-            ([["low", "middle"], ["head"]], 1, [18, 53, 53]),
-            (None, 2, [18, 18, 18]),
-        ],
-    )
-    def test_other_groups_than_those_of_the_depth(self, plain, groups, depth, counts):
-        hp = fixed(freeze_depth=depth)
-        model = plain()
-        model.compile("sgd", "sparse_categorical_crossentropy")
-        tuning.freeze_depth(hp, model)
-        callback = tuning.schedule(hp, choices=["even"], groups=groups)
-        starts = callback.phase_starts(model, 3)
-        history = model.fit(np.ones((4, 4)), np.zeros(4), epochs=3, verbose=0, callbacks=[callback])
-        assert history.history["trainable_params"] == counts
-        assert len(starts) == len(set(counts))
-        assert f" {counts[-1]} " in str(callback.preview(model, 3))
-        assert " 83 " not in str(callback.preview(model, 3))
-
-    @pytest.mark.parametrize("depth", [0, 1])
-    def test_only_groups_above_the_depth_need_an_epoch_each(self, plain, depth, capsys):
-        hp = fixed(freeze_depth=depth)
-        model = plain()
-        model.compile("sgd", "sparse_categorical_crossentropy")
-        tuning.freeze_depth(hp, model)
-        callback = tuning.schedule(hp, choices=["even"])
-        model.fit(np.ones((4, 4)), np.zeros(4), epochs=2, verbose=0, callbacks=[callback])
-        assert ("several groups thaw at once" in capsys.readouterr().out) == (depth == 0)
 
     def test_other_choices_under_the_same_name(self):
         hp = keras_tuner.HyperParameters()

@@ -106,13 +106,14 @@ class TestTeam:
 
     def test_a_worker_that_dies_is_restarted(self, tmp_path, capsys):
         code = (
-            f"name = os.environ['KERASTUNER_TUNER_ID']; mark = Path({str(tmp_path)!r}) / name; "
-            "is_first = not mark.exists(); mark.touch(); "
-            "time.sleep(3) if name == 'chief' else sys.exit(3 if is_first else 0)"
+            f"mark = Path({str(tmp_path)!r}) / os.environ['KERASTUNER_TUNER_ID']; "
+            "is_first = not mark.exists(); mark.open('a').write('x'); "
+            "time.sleep(3) if mark.name == 'chief' else sys.exit(3 if is_first else 0)"
         )
         assert self.team(tmp_path, code).run() == 0
         said = capsys.readouterr().out
         assert said.count("died (status 3) and is restarted") == 2
+        assert [(tmp_path / f"worker_{n}").read_text() for n in range(2)] == ["xx", "xx"]
 
     def test_when_one_is_not_restarted_the_chief_does_not_wait_for_ever(self, tmp_path, capsys):
         code = (
