@@ -27,7 +27,6 @@ class Reason(enum.Enum):
     SHORT_PHASE = enum.auto()
     LITTLE_WORK = enum.auto()
     NO_REPEATS = enum.auto()
-    NOT_WRITABLE = enum.auto()
     WEIGHTS_CHANGE = enum.auto()
     FAILED_AUDIT = enum.auto()
 

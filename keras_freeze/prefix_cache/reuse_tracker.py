@@ -12,7 +12,7 @@ from keras_freeze.prefix_cache.feature_store import RowStore
 class ReuseTracker:
     """The features of training's or validation's samples, and whether they are used again.
 
-    An epoch in which the model was cut anew does not show whether samples are repeated.
+    An epoch in which the model was cut elsewhere does not show whether samples are repeated.
 
     Args:
         store: `RowStore`.

@@ -115,7 +115,7 @@ class Messages:
         self._has_little_work |= is_little
 
     def disabled(self, kind: Kind, no_cut: NoCut) -> None:
-        """Print why training, or validation, goes on without the cache."""
+        """Print why training, or validation, continues without the cache."""
         what = "training" if kind == "train" else "validation"
         self._print(f"caching is disabled for {what}: {no_cut.detail}.")
 

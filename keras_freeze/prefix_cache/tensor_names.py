@@ -39,10 +39,11 @@ def names_of(
     mode = b"inference" if frontier.setting.inference else b"training"
     if frontier.cuts and not frontier.children:
         outer = frontier.cuts[0]
-        places = [t.name if by_name else n for n, t in enumerate(outer.graph.inputs)]
-        given = [
-            _input(place, t, mode) for place, t in zip(places, outer.graph.inputs, strict=True)
-        ]
+        given = []
+        for n, tensor in enumerate(outer.graph.inputs):
+            dtype = keras.backend.standardize_dtype(tensor.dtype)
+            place = f" input {tensor.name if by_name else n} {tensor.shape[1:]} {dtype}"
+            given.append(xxhash.xxh3_128_digest(mode + place.encode()))
         _name_graph(outer.graph, outer.before, outer, given, names, values)
     return names
 
@@ -83,7 +84,8 @@ def _name_graph(
 def _name_call(node: Any, names: dict[int, bytes], values: Mapping[int, Any]) -> None:
     parts = [_settings(node.operation), *_adapted(node.operation)]
     for argument in keras.tree.flatten((node.arguments.args, node.arguments.kwargs)):
-        parts.append(names.get(id(argument)) if _is_tensor(argument) else _constant(argument))
+        is_tensor = isinstance(argument, keras.KerasTensor)
+        parts.append(names.get(id(argument)) if is_tensor else _constant(argument))
     for variable in weights_of_operation(node.operation):
         value = values.get(id(variable))
         parts.append(fingerprint(variable) if value is None else fingerprint_of(value))
@@ -130,12 +132,3 @@ def _nameless(config: Any) -> Any:
 def _constant(value: Any) -> bytes | None:
     simple = value is None or isinstance(value, (bool, int, float, str))
     return f"{type(value).__name__} {value!r}".encode() if simple else None
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, keras.KerasTensor)
-
-
-def _input(place: int | str, tensor: Any, mode: bytes) -> bytes:
-    dtype = keras.backend.standardize_dtype(tensor.dtype)
-    return xxhash.xxh3_128_digest(mode + f" input {place} {tensor.shape[1:]} {dtype}".encode())

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from keras_freeze.prefix_cache import feature_store
-from keras_freeze.prefix_cache.batches import UnreadableBatchError, keys_of
 from keras_freeze.prefix_cache.feature_store import Budget, RowStore
 
 DTYPES = ["float32", "float16", "int64", "bool", "uint8"]
@@ -93,49 +92,3 @@ def test_stores_share_a_budget_and_give_back():
 
 def test_free_memory_is_a_size():
     assert 2**20 < feature_store.free_memory() < 2**50
-
-
-# Keys
-
-
-@given(
-    rows=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=8),
-    dtype=st.sampled_from(DTYPES),
-)
-def test_rows_have_the_same_key_exactly_if_they_are_the_same(rows, dtype):
-    first = np.array(rows).astype(dtype)
-    both = [first, first[:, :1].astype("float32")]
-    for x in (first, both, {"a": both[1], "b": both[0]}):
-        keys = keys_of(x)
-        assert [[a == b for a in keys] for b in keys] == [[a == b for a in rows] for b in rows]
-        assert {len(key) for key in keys} == {16}
-
-
-def test_the_bytes_alone_are_not_enough():
-    zeros = np.zeros((1, 4), "float32")
-    others = [zeros.reshape(1, 2, 2), zeros.view("int32"), zeros[:, :2]]
-    assert keys_of(zeros)[0] not in [keys_of(other)[0] for other in others]
-
-
-def test_which_input_is_missing_counts():
-    x = np.ones((1, 2))
-    assert keys_of([x, None]) != keys_of([None, x])
-
-
-def test_a_view_has_the_key_of_a_copy():
-    x = np.arange(24.0).reshape(4, 6)
-    assert keys_of(x[::-1, ::2]) == keys_of(x[::-1, ::2].copy())
-
-
-@pytest.mark.parametrize(
-    ("x", "message"),
-    [
-        (np.float32(1.0), "not arrays with a row for each sample"),
-        (np.array(["a", {}], dtype=object), "not arrays with a row for each sample"),
-        ([np.zeros((2, 1)), np.zeros((3, 1))], "different numbers of rows"),
-        ([None], "not arrays"),
-    ],
-)
-def test_batches_that_can_not_be_read(x, message):
-    with pytest.raises(UnreadableBatchError, match=message):
-        keys_of(x)

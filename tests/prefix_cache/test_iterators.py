@@ -1,4 +1,4 @@
-"""Iterators are let go of on another thread, and not kept after a fit."""
+"""Iterators are released on another thread, and not kept after a fit."""
 
 import gc
 import threading
@@ -24,7 +24,7 @@ class _Iterator:
         gone.set()
 
 
-def test_the_one_before_is_let_go_on_another_thread():
+def test_the_previous_one_is_released_on_another_thread():
     iterators, threads = Iterators(), []
     first, second = _Iterator(threads), _Iterator(threads)
     gone = first.gone

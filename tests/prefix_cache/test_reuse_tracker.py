@@ -1,4 +1,4 @@
-"""Whether samples come again is told by whole epochs, and not by others' evaluations."""
+"""Repeated samples are expected after whole epochs, and not after others' evaluations."""
 
 import numpy as np
 import pytest
@@ -26,12 +26,12 @@ def epoch(tracker, *batches):
     return [batch(tracker, *samples) for samples in batches]
 
 
-def test_samples_that_come_again(tracker):
+def test_samples_that_are_repeated(tracker):
     for _ in range(3):
         assert epoch(tracker, "ab", "cd", "ef") == [False] * 3
 
 
-def test_samples_that_do_not(tracker):
+def test_samples_that_are_not_repeated(tracker):
     assert epoch(tracker, "ab", "cd") == [False, False]
     assert epoch(tracker, "gh", "ij") == [False, True]
 
@@ -52,7 +52,7 @@ def test_an_epoch_that_was_cut_at_its_beginning_counts(tracker):
     assert epoch(tracker, "cd", "ef") == [False, True]
 
 
-def test_samples_that_have_come_again_are_expected_to_go_on():
+def test_samples_that_were_repeated_are_expected_to_be_again():
     tracker = ReuseTracker(RowStore(), passes=2, enough=1)
     for _ in range(4):
         epoch(tracker, "ab")

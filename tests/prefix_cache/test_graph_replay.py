@@ -1,0 +1,52 @@
+"""Only a call of the model on the batch itself is replayed; any other computes everything."""
+
+import cached
+import keras
+import numpy as np
+from cached import frozen, vectors
+from keras import layers
+
+import keras_freeze as kf
+
+
+class OwnCall(keras.Model):
+    """A Functional model that does more than walk through its graph."""
+
+    def call(self, x, training=None, mask=None):
+        if training:
+            x = x[:, ::-1]
+        return super().call(x, training=training) + super().call(x * 0.5, training=training)
+
+
+def test_a_call_around_the_graph_is_not_skipped(capsys):
+    build = frozen(lambda: cached.dense_stack(OwnCall), layers=["low"])
+    cached.compare(build, vectors(), cache=kf.PrefixCache(auto=False), expect_hits=False)
+    assert "does not pass the batch itself to its frozen layers" in capsys.readouterr().out
+
+
+def shared_backbone(again):
+    def build():
+        inner_in = keras.Input((4,))
+        x = layers.Dense(4, activation="relu", name="low")(inner_in)
+        inner = keras.Model(inner_in, layers.Dense(4, name="middle")(x), name="inner")
+        one, many = keras.Input((4,)), keras.Input((3, 4))
+        pooled = layers.GlobalAveragePooling1D()(again(inner)(many))
+        x = layers.Concatenate()([inner(one), pooled])
+        return keras.Model([one, many], layers.Dense(3, activation="softmax", name="head")(x))
+
+    return frozen(build, layers=["low"])
+
+
+def test_a_model_that_is_cut_and_used_elsewhere_too():
+    class Each(layers.Layer):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def call(self, x):
+            return keras.ops.stack([self.inner(x[:, n]) for n in range(3)], axis=1)
+
+    x, y = vectors()
+    many = np.stack([x, x + 1.0, x * 2.0], axis=1)
+    for again in (Each, layers.TimeDistributed):
+        cached.compare(shared_backbone(again), ([x, many], y))

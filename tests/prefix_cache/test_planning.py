@@ -1,0 +1,129 @@
+"""A model is left whole where a cut is not possible or would not save time, and the user told."""
+
+import cached
+import keras
+import pytest
+from cached import BACKEND, frozen, images, vectors
+from keras import layers
+
+import keras_freeze as kf
+from keras_freeze.prefix_cache import Library, planning
+from keras_freeze.prefix_cache.model_cut import Frontier
+from keras_freeze.prefix_cache.planning import Options, reason_against_steps, search
+from keras_freeze.prefix_cache.reasons import Reason
+
+
+def options(**changes):
+    return Options(
+        **{"inference": False, "auto": True, "steps": 3, "epochs_left": lambda: 2, **changes}
+    )
+
+
+class TestSearch:
+    @pytest.fixture
+    def model(self):
+        return frozen(cached.dense_stack, layers=["low", "middle"])()
+
+    def test_too_little_work(self, model):
+        no_cut = search(model, options())
+        assert no_cut.reason is Reason.LITTLE_WORK
+        assert no_cut.detail.startswith("the frozen part (up to middle) takes too little time")
+
+    @pytest.mark.parametrize(
+        ("work", "share", "is_enough"), [(55, 0, False), (0, 0.79, False), (54, 0.78, True)]
+    )
+    def test_work_and_share_have_to_be_enough(self, work, share, is_enough, model, monkeypatch):
+        # 54 of 69 multiplications, which is 0.783 of them.
+        monkeypatch.setattr(planning, "MIN_WORK", work)
+        monkeypatch.setattr(planning, "MIN_SHARE", share)
+        assert isinstance(search(model, options()), Frontier) == is_enough
+
+    @pytest.mark.parametrize("changes", [{"auto": False}, {"inference": True}])
+    def test_what_was_asked_for_is_done(self, changes, model):
+        assert isinstance(search(model, options(epochs_left=lambda: 1, **changes)), Frontier)
+
+    def test_a_phase_of_one_epoch_repeats_nothing(self, model, monkeypatch):
+        monkeypatch.setattr(planning, "MIN_WORK", 0)
+        short = {"epochs_left": lambda: 1}
+        assert search(model, options(**short)).reason is Reason.SHORT_PHASE
+        assert isinstance(search(model, options(**short, library=Library())), Frontier)
+
+
+def test_what_is_not_known_to_be_deterministic_ends_the_prefix(capsys):
+    def build():
+        inputs = keras.Input((4,))
+        x = layers.Dense(4, name="low")(cached.Custom(name="mine")(inputs))
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    cached.compare(
+        frozen(build, layers=["low"]),
+        vectors(),
+        cache=kf.PrefixCache(auto=False),
+        expect_hits=False,
+    )
+    said = "cache: not used: Custom 'mine' is not known to be deterministic.\n"
+    assert capsys.readouterr().out == said
+
+
+def test_what_is_too_small_is_left_alone(batch_norm, capsys):
+    build, data = frozen(batch_norm, 1), images()
+    cached.compare(
+        build,
+        data,
+        cache=kf.PrefixCache(),
+        expect_hits=False,
+        plain="head of batch_norm",
+        validate=True,
+    )
+    assert "takes too little time of a step" in capsys.readouterr().out
+
+
+@cached.on_tensorflow
+def test_several_batches_a_step_are_left_alone(batch_norm, capsys):
+    model = frozen(batch_norm, 1)()
+    model.compile("sgd", "sparse_categorical_crossentropy", steps_per_execution=2)
+    cache = kf.PrefixCache(auto=False)
+    model.fit(*images(), epochs=2, verbose=0, callbacks=[cache])
+    assert capsys.readouterr().out == (
+        "cache: not used: each step runs several batches (steps_per_execution).\n"
+    )
+    assert cache.statistics.misses == 0
+
+
+def test_several_devices_are_left_alone(mirrored, batch_norm):
+    with mirrored.scope():
+        model = frozen(batch_norm, 1)()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+    no_cut = reason_against_steps(model)
+    assert no_cut.reason is Reason.UNSUPPORTED_STEP
+    assert no_cut.detail == "the model is spread over several devices"
+
+
+def test_a_model_that_is_not_called_on_its_inputs_alone(capsys):
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.low = layers.Dense(5, name="low")
+            self.head = layers.Dense(3, activation="softmax")
+
+        def call(self, first, second):
+            return self.head(self.low(first) + second)
+
+        def train_step(self, *args):
+            *_, (x, y) = args
+            import tensorflow as tf
+
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(first=x, second=1.0 + x[:, :1]))
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply(gradients, self.trainable_variables)
+            return {"loss": loss}
+
+    model = Two()
+    x, y = vectors()
+    model(x, x[:, :1])
+    model.low.trainable = False
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    if BACKEND == "tensorflow":
+        model.fit(x, y, verbose=0, callbacks=[kf.PrefixCache(auto=False)])
+        assert "can't be called on a batch's inputs alone" in capsys.readouterr().out

@@ -1,0 +1,254 @@
+"""What changes, repeats or turns out wrong in the course of a fit is noticed in time."""
+
+import cached
+import keras
+import numpy as np
+import pytest
+from cached import BACKEND, At, frozen, images, scale_kernel, vectors
+from keras import layers
+
+import keras_freeze as kf
+from keras_freeze.prefix_cache import layer_rules
+from keras_freeze.prefix_cache.feature_store import RowStore
+from keras_freeze.schedules import AfterSteps, FreezeSchedule, Phase
+
+slow = pytest.mark.slow
+
+
+class Augmented(keras.utils.PyDataset):
+    """Other noise on each image in each epoch."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y, self.epoch = x, y, 0
+
+    def __len__(self):
+        return len(self.x) // 8
+
+    def __getitem__(self, index):
+        rows = slice(8 * index, 8 * index + 8)
+        noise = np.random.default_rng([self.epoch, index]).normal(size=self.x[rows].shape)
+        return (self.x[rows] + noise).astype("float32"), self.y[rows]
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+
+@pytest.mark.backend
+def test_random_augmentation_is_noticed_in_the_second_epoch(batch_norm, capsys):
+    x, y = images(rows=64)
+
+    def run(*callbacks):
+        arguments = {"epochs": 3, "validation_data": (x, y), "shuffle": False}
+        return cached.fit(frozen(batch_norm, 1), Augmented(x, y), *callbacks, **arguments)
+
+    cache = kf.PrefixCache(auto=False)
+    cached.assert_same(run(cache), run())
+    printed = capsys.readouterr().out
+    said = "caching is disabled for training: no sample of the previous epoch was repeated"
+    assert printed.count(said) == 1
+    # Validation is still cached: 64 samples twice.
+    assert cache.statistics.hits == 128
+    assert cache.statistics.misses == 64 * 4
+
+
+# Transitions
+
+
+def scheduled(batch_norm, schedule, data=None, **settings):
+    """Fit a schedule with and without a cache, and return the statistics."""
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    plain, with_cache = (
+        cached.fit(batch_norm, data or images(), schedule(given), **settings)
+        for given in (False, cache)
+    )
+    cached.assert_same(with_cache, plain)
+    return cache.statistics
+
+
+@pytest.mark.backend
+def test_transitions_in_the_middle_of_an_epoch(batch_norm):
+    def schedule(cache):
+        phases = [Phase(2, until=AfterSteps(4)), Phase(1, until=AfterSteps(7)), Phase(0)]
+        return kf.FreezeScheduler(FreezeSchedule(phases), cache=cache, verbose=0)
+
+    assert scheduled(batch_norm, schedule, epochs=5).hits
+
+
+@pytest.mark.filterwarnings("ignore:.*flags of single variables")
+@pytest.mark.parametrize(
+    "mode", ["train", pytest.param("follow", marks=slow), pytest.param("statistics", marks=slow)]
+)
+def test_modes_of_batch_norm(mode, batch_norm):
+    def schedule(cache):
+        plan = {0: 2, 2: 1, 4: None}
+        return kf.FreezeScheduler(plan, batch_norm=mode, cache=cache, verbose=0)
+
+    assert scheduled(batch_norm, schedule, epochs=6).hits
+
+
+def test_freezing_late_in_an_epoch_does_not_look_like_augmentation(batch_norm):
+    def schedule(cache):
+        first, then = Phase(until=AfterSteps(5)), Phase(frozen=1)
+        return kf.FreezeScheduler(FreezeSchedule([first, then]), cache=cache, verbose=0)
+
+    settings = {"epochs": 4, "shuffle": False, "batch_size": 4}
+    statistics = scheduled(batch_norm, schedule, images(rows=32), **settings)
+    # Of the first epoch 3 batches are cut, and of the others all 8.
+    assert statistics.hits == 32 * 2 + 12
+
+
+# Changes by hand
+
+
+def load_others(model):
+    model.set_weights([w * 0.9 for w in model.get_weights()])
+
+
+def unfreeze(model):
+    kf.unfreeze(model, groups=1)
+
+
+def lower_precision(model):
+    model.get_layer("block1_conv").dtype_policy = keras.DTypePolicy("mixed_bfloat16")
+    kf.recompile(model, force=True)
+    model.make_test_function(force=True)  # which else keeps the trace of before
+
+
+def changed(batch_norm, action, batch):
+    build = frozen(batch_norm, layers=["block1_conv", "block1_bn"])
+    validate = action is not unfreeze
+    cached.compare(build, images(), lambda: At(action, 1, batch), epochs=3, validate=validate)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("action", [scale_kernel, unfreeze, lower_precision])
+def test_what_changes_the_prefix_within_an_epoch_is_noticed(action, batch_norm):
+    changed(batch_norm, action, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.backend
+@pytest.mark.parametrize("action", [scale_kernel, load_others, unfreeze, lower_precision])
+def test_what_changes_the_prefix_between_epochs_is_noticed(action, batch_norm):
+    changed(batch_norm, action, None)
+
+
+def test_a_prefix_that_keeps_changing_is_not_cached(batch_norm, capsys):
+    class Restless(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            scale_kernel(self.model)
+
+    cached.compare(
+        frozen(batch_norm, 1),
+        images(),
+        Restless,
+        cache=kf.PrefixCache(auto=False),
+        expect_hits=False,
+    )
+    printed = capsys.readouterr().out
+    assert "not used: weights before the cut keep changing (block1_conv/kernel)" in printed
+    assert printed.count("cleared: weights before the cut have changed") == 1
+
+
+class Teacher(keras.Model):
+    """Changes a weight of the frozen part in each step."""
+
+    def train_step(self, state, data):
+        logs, state = super().train_step(state, data)
+        others = [1.01 * v if v.shape == (3, 3, 2, 4) else v for v in state[1]]
+        return logs, (state[0], others, *state[2:])
+
+
+@pytest.mark.backend
+@pytest.mark.skipif(BACKEND != "jax", reason="other backends show where a weight is")
+def test_a_step_that_writes_to_what_is_frozen(batch_norm):
+    def build():
+        model = batch_norm()
+        return Teacher(model.inputs, model.outputs)
+
+    cached.compare(frozen(build, 1), images(), expect_hits=False)
+
+
+# A layer wrongly assumed to be deterministic is found out
+
+
+def test_a_layer_wrongly_assumed_deterministic_is_found_before_it_is_used(monkeypatch, capsys):
+    monkeypatch.setitem(layer_rules.LAYERS, "Dropout", layer_rules.pure)
+
+    def build():
+        inputs = keras.Input((4,))
+        x = layers.Dense(16, name="low")(layers.Dropout(0.5, seed=1)(inputs))
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    cache = kf.PrefixCache(auto=False)
+    model = frozen(build, layers=["low"])()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(*vectors(), epochs=2, verbose=0, callbacks=[cache])
+    assert "depends on other samples or on chance" in capsys.readouterr().out
+    assert cache.statistics.hits == 0
+
+
+def scaled_rows(monkeypatch, good):
+    """Let a store return wrong rows after so many calls that return good ones."""
+    get, calls = RowStore.get, []
+
+    def other(self, keys):
+        rows = get(self, keys)
+        if rows is not None:
+            calls.append(keys)
+        return rows and [row * (1.01 if len(calls) > good else 1.0) for row in rows]
+
+    monkeypatch.setattr(RowStore, "get", other)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("good", "hits"), [(0, 0), (6, 40)], ids=["the first epoch", "a later epoch"]
+)
+def test_every_epoch_is_audited_and_a_failure_drops_all(good, hits, batch_norm, monkeypatch):
+    # 3 batches each to train and to validate are looked up in an epoch.
+    calls = scaled_rows(monkeypatch, good)
+    build, data = frozen(batch_norm, 1), images()
+    with pytest.warns(UserWarning, match="for a sample differs from an earlier epoch"):
+        statistics = cached.compare(
+            build, data, expect_hits=hits > 0, plain="head of batch_norm", validate=True
+        )
+    assert len(calls) == good + 1  # nothing is looked up any more, in validation neither
+    assert statistics.hits == hits
+    assert statistics.nbytes
+
+
+# Steps of ones own
+
+
+class OwnStep(keras.Model):
+    def train_step(self, *args):
+        *state, (x, y) = args
+        return super().train_step(*state, (keras.ops.flip(x, axis=1), y))
+
+
+class Distorted(keras.Model):
+    def train_step(self, *args):
+        *state, data = args
+        return super().train_step(*state, data)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = super().compute_loss(x, y, y_pred, sample_weight)
+        return loss + 0.1 * keras.ops.mean(x)
+
+
+def of_class(cls):
+    return frozen(lambda: cached.dense_stack(cls), layers=["low"])
+
+
+def test_a_step_that_changes_its_inputs_is_left_alone(capsys):
+    cache = kf.PrefixCache(auto=False)
+    statistics = cached.compare(of_class(OwnStep), vectors(), cache=cache, validate=True)
+    said = "caching is disabled for training: the model's train_step does not call it"
+    assert said in capsys.readouterr().out
+    assert statistics.hits == 40  # validation
+
+
+def test_a_step_of_ones_own_and_a_loss_of_the_inputs():
+    cached.compare(of_class(Distorted), vectors())
