@@ -4,6 +4,7 @@
 `archive` writes and reads the files.
 """
 
+from keras_freeze.backup import archive as archive
 from keras_freeze.backup.backup_and_restore import BackupAndRestore
 
 __all__ = ["BackupAndRestore"]

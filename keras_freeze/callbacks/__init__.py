@@ -8,5 +8,6 @@
 from keras_freeze.callbacks.freeze_guard import FreezeGuard
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
 from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
+from keras_freeze.callbacks.schedule_run import frozen_groups as frozen_groups
 
 __all__ = ["FreezeGuard", "FreezeScheduler", "GradualUnfreeze"]

@@ -17,8 +17,7 @@ from typing import Any
 import keras
 
 from keras_freeze import plots
-from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
-from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
+from keras_freeze.callbacks import FreezeScheduler, GradualUnfreeze
 from keras_freeze.demo import photographs, vgg
 from keras_freeze.reports import Column, Table
 

@@ -51,9 +51,10 @@ class GraphCut:
 
     def remaining(self, known: Collection[int]) -> list[Any]:
         """Return the calls that lead to what is kept, from tensors of which the ids are known."""
-        return self._remaining(known)[0] if known else list(self.before)
+        return self.remaining_from(known)[0] if known else list(self.before)
 
-    def _remaining(self, known: Collection[int]) -> tuple[list[Any], set[int]]:
+    def remaining_from(self, known: Collection[int]) -> tuple[list[Any], set[int]]:
+        """Return these calls, and the ids of the tensors that they need."""
         wanted = {id(tensor) for tensor in self.kept if id(tensor) not in known}
         found = []
         for node in reversed(self.before):
@@ -61,7 +62,7 @@ class GraphCut:
             if inner is not None:
                 # Its walk is always begun; its inputs are read if its first calls remain.
                 inputs = {id(tensor) for tensor in inner.graph.inputs}
-                needs_inputs = bool(inputs & inner._remaining(known)[1])
+                needs_inputs = bool(inputs & inner.remaining_from(known)[1])
             else:
                 needs_inputs = any(id(tensor) in wanted for tensor in node.output_tensors)
             if inner is not None or needs_inputs:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from keras_freeze.engine.fingerprints import fingerprint_of
+from keras_freeze.engine import fingerprint_of
 from keras_freeze.keras_internals.tensors import write_mark
 
 

@@ -16,11 +16,10 @@ from typing import Any
 import keras
 import keras_tuner
 
-from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
+from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError
 from keras_freeze.keras_internals.keras_tuner import OpenTuner, without_known_warnings
-from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.prefix_cache.feature_library import Library, shared
+from keras_freeze.prefix_cache import Library, PrefixCache, shared
 from keras_freeze.tuning import kept_models, memory, results
 from keras_freeze.tuning.attempts import attempt, score
 from keras_freeze.tuning.fresh_weights import FreshWeights

@@ -11,12 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
-from keras_freeze.callbacks.schedule_run import frozen_groups
+from keras_freeze.callbacks import FreezeScheduler, frozen_groups
 from keras_freeze.engine import snapshot
 from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
-from keras_freeze.policies.selection import Selection
+from keras_freeze.policies import Selection
 from keras_freeze.reports import parameter_report
 from keras_freeze.tuning import frozen_depth
 from keras_freeze.tuning.kept_models import KeptModels

@@ -14,13 +14,18 @@ from typing import Any, Protocol
 
 import keras
 
-from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
+from keras_freeze.callbacks import GradualUnfreeze
 from keras_freeze.checks import ArgumentError
 from keras_freeze.freezing import freeze
 from keras_freeze.keras_internals.hyperparameters import scoped_name
 from keras_freeze.model_picture import check_model
-from keras_freeze.policies import FreezeFirst, FreezeGroups, FreezePolicy
-from keras_freeze.policies.flags import BatchNormMode, check_batch_norm
+from keras_freeze.policies import (
+    BatchNormMode,
+    FreezeFirst,
+    FreezeGroups,
+    FreezePolicy,
+    check_batch_norm,
+)
 from keras_freeze.tuning import frozen_depth
 from keras_freeze.tuning.above_depth import unfreeze_above_depth
 from keras_freeze.tuning.depth_range import (

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import keras_tuner
 
-from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
+from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError, did_you_mean
 from keras_freeze.engine import state_of
 from keras_freeze.tuning import trial_record
