@@ -13,12 +13,10 @@ from keras_freeze.reports.parameters import (
 )
 from keras_freeze.reports.tables import Column as Column
 from keras_freeze.reports.tables import Table as Table
-from keras_freeze.reports.tables import as_text
 
 __all__ = [
     "ParameterReport",
     "ReportRow",
-    "as_text",
     "parameter_counts",
     "parameter_report",
     "readable_bytes",

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import io
 import os.path
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
@@ -283,19 +282,3 @@ def _html_row(tag: str, columns: Sequence[Column], cells: Sequence[str], style: 
 
 def _escaped(text: str) -> str:
     return html.escape(text).replace("\n", "<br>")
-
-
-def as_text(table: rich.table.Table, width: int) -> str:
-    """Return a table of rich as text without colour, its lines without spaces at their end.
-
-    Args:
-        table: `rich.table.Table`.
-        width: Int, the most characters in a line.
-    """
-    text = io.StringIO()
-    # Told all of this, since rich would otherwise ask the terminal or notebook around it.
-    console = rich.console.Console(
-        file=text, width=width, no_color=True, force_terminal=False, force_jupyter=False
-    )
-    console.print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).rstrip()
