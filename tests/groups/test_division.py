@@ -15,6 +15,7 @@ from families import (
 )
 from keras import layers
 
+import keras_freeze as kf
 from keras_freeze.groups.call_graph import call_graph
 from keras_freeze.groups.division import layer_groups
 from keras_freeze.model_picture import opened_layers
@@ -367,6 +368,18 @@ def test_a_group_called_by_its_place_knows_its_first_layer():
     assert called_by_place == {"group0": convolutions[0], "group1": convolutions[1], "head": None}
 
 
+def test_the_first_layer_still_names_its_group(recurrent):
+    model = recurrent()
+    assert names_of(model) == ["group0", "group1", "group2", "head"]
+    selected = [kf.policies.FreezeGroups(name).select(model) for name in ("group1", "lstm_1")]
+    assert selected[0] == selected[1]
+    previews = [
+        kf.GradualUnfreeze({0: "head", 2: name}, rates={name: 0.5}).preview(model, epochs=3)
+        for name in ("group2", "lstm_2")
+    ]
+    assert str(previews[0]) == str(previews[1])
+
+
 def test_a_place_never_takes_the_name_of_something_else():
     inputs = keras.Input((6, 4))
     x = layers.LSTM(2, return_sequences=True, name="group1")(inputs)
@@ -715,8 +728,8 @@ class OnlyItsOwn(keras.Model):
     ("model", "message"),
     [
         (keras.Sequential([layers.Dense(2)], name="raw"), r"must be built.*'raw'"),
-        (keras.Sequential([keras.Input((3,)), layers.ReLU()], name="dry"), r"with weights.*'dry'"),
-        (OnlyItsOwn(name="bare"), r"have layers with weights.*'bare'"),
+        (keras.Sequential([keras.Input((3,)), layers.ReLU()], name="dry"), r"have weights.*'dry'"),
+        (OnlyItsOwn(name="bare"), r"have weights.*'bare', whose layers have none"),
         (layers.Dense(2), r"must be a keras.Model"),
         ("vgg16", r"must be a keras.Model. Received: model='vgg16'"),
     ],

@@ -72,6 +72,20 @@ def test_a_leading_norm_belongs_to_the_first_label():
     assert labels_of(norm, conv("block1_a"), conv("block2_a")) == ["block1", "block1", "block2"]
 
 
+class Residual(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = layers.Conv2D(2, 1), layers.Conv2D(2, 1)
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+
+def test_each_layer_made_of_layers_is_a_label_whatever_its_number():
+    first, second = Residual(), Residual()
+    assert labels_of(first, conv("extra"), second) == [first.name, first.name, second.name]
+
+
 def test_common_prefix():
     assert common_prefix([["a", "b", "c"], ["a", "b"]]) == ["a", "b"]
     assert common_prefix([["a"], ["b"]]) == []
