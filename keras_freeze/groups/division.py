@@ -27,10 +27,10 @@ def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[Laye
     embeddings and blocks. A residual block is never cut in half, and a nested backbone gives
     the same groups as the same backbone inlined.
 
-    Names are the same in every build of an architecture. Keras numbers the layers that nobody
-    named (`lstm_3`) anew in each build, so a group that such a layer would give its name is
-    called by its place, counted from 0: `layer_groups(model)[2]` is `group2`. Where names of
-    groups are given, `lstm_3` is understood too as long as it begins just one of them.
+    Names are the same in every build of an architecture. A layer that nobody named (`lstm_3`)
+    gets another number from Keras in each build, so a group that would be named after such a
+    layer is called by its place, counted from 0: `layer_groups(model)[2]` is `group2`. Wherever
+    a group is named, `lstm_3` is understood too, as long as only one group begins with it.
 
     Args:
         model: `keras.Model`, built.

@@ -28,7 +28,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import rich.console
-import rich.table
 import rich.text
 from rich.cells import cell_len, set_cell_size
 
