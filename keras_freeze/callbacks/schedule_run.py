@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -294,15 +294,20 @@ class ScheduleRun:
         self.counts = parameter_counts(model)
         flags_after = [variable.trainable for variable in model.weights]
         change = Change(
-            groups=plan.picture.group_names,
-            before=frozen_before,
-            after=self.frozen,
+            groups=self._labels(plan.picture.group_names),
+            before=None if frozen_before is None else self._labels(frozen_before),
+            after=self._labels(self.frozen),
             changed_variables=sum(a != b for a, b in zip(flags_before, flags_after, strict=True)),
         )
+        rates = dict(zip(change.groups, self.multipliers.values(), strict=True))
         sentence = transition_message.sentence(
-            change, self.counts, self.multipliers, learning_rate(model.optimizer)
+            change, self.counts, rates, learning_rate(model.optimizer)
         )
         return [f"{self._now}: {sentence}"]
+
+    def _labels(self, names: Sequence[str]) -> list[str]:
+        """Return groups as they are shown: with the first layer of one that is called by place."""
+        return [group.label for group in self.plan.picture.groups if group.name in names]
 
     def _without_kept(self, selection: Selection) -> Selection:
         kept = [group for group in self.plan.picture.groups if group.name in self.kept]
@@ -339,7 +344,7 @@ class ScheduleRun:
         ended = transition_message.Ended(
             phases=self.progress.index + 1,
             planned=len(self.plan.schedule.phases),
-            frozen=self.frozen,
+            frozen=self._labels(self.frozen),
             next_epoch=None if next_moment is None else next_moment.epoch,
         )
         rate = learning_rate(self.plan.picture.model.optimizer)

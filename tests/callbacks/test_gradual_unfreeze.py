@@ -404,3 +404,19 @@ def test_epochs_may_be_numpy_integers(plain, data_for):
     plan = {np.int64(0): "head", np.int64(1): "middle"}
     training, _ = fit(plain(), data_for, kf.GradualUnfreeze(plan, verbose=0), 2)
     assert training == [HEAD, TWO]
+
+
+def test_a_group_called_by_its_place_is_shown_with_its_first_layer(data_for, capsys):
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(6), layers.Dense(5), layers.Dense(3, name="head")]
+    )
+    lowest, middle, _ = (layer.name for layer in model.layers)
+    plan = {0: "head", 1: middle}
+    fit(model, data_for, kf.GradualUnfreeze(plan, rates=None, cache=False), 2)
+    assert capsys.readouterr().out.splitlines() == [
+        f"Epoch 1/2: head trains at 1.0e-03, group0 ({lowest}) and group1 ({middle}) are frozen; "
+        "18 of 83 parameters train.",
+        f"Epoch 2/2: group1 ({middle}) unfreezes at 1.0e-03; 53 of 83 parameters train.",
+        f"After training: group0 ({lowest}) is frozen, as no phase of the schedule unfreezes more.",
+    ]

@@ -76,7 +76,9 @@ def improved(logs):
     return True
 
 
-@pytest.mark.parametrize("trigger", [OnPlateau(), AfterEpochs(2), improved], ids=repr)
+@pytest.mark.parametrize(
+    "trigger", [OnPlateau(), AfterEpochs(2), improved], ids=["plateau", "epochs", "callable"]
+)
 def test_by_a_trigger_that_ends_the_fit_too(trigger):
     planner = FromTheHead("Own", trigger, "follow")
     frozen = [(B1, B2, B3), (B1, B2), (B1,), ()]
