@@ -89,7 +89,7 @@ def plan(**phase):
 
 
 RUNS = {
-    "gradual": lambda: [kf.GradualUnfreeze(verbose=0)],
+    "gradual": lambda: [kf.GradualUnfreeze(log_details=True, verbose=0)],
     "curve": lambda: [plan(curve=SlantedTriangular(7))],
     "follow": lambda: [plan(batch_norm="follow")],
     "statistics": lambda: [plan(batch_norm="statistics")],

@@ -427,6 +427,14 @@ def test_what_is_frozen_before_and_after_a_transition_is_compared_across_it(plai
         fit(model, data_for, kf.FreezeGuard(), thaw, other)
 
 
+def test_what_moved_before_it_was_unfrozen_is_named(plain, data_for):
+    model = compiled(plain(), eager=True)
+    schedule = kf.GradualUnfreeze({0: ["head", "middle"], 1: "low"}, verbose=0)
+    other = At("epoch_begin", add_one("plain/low/bias"))
+    with pytest.raises(RuntimeError, match="moved before epoch 2, step 1: plain/low/bias"):
+        fit(model, data_for, kf.FreezeGuard(), other, schedule)
+
+
 def test_what_unfreezes_is_watched_no_more(plain, data_for):
     model = frozen_low(plain)
 
