@@ -3,6 +3,7 @@
 import cached
 import keras
 import numpy as np
+import pytest
 from cached import frozen, vectors
 from keras import layers
 
@@ -37,16 +38,21 @@ def shared_backbone(again):
     return frozen(build, layers=["low"])
 
 
-def test_a_model_that_is_cut_and_used_elsewhere_too():
-    class Each(layers.Layer):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
+class Each(layers.Layer):
+    """Calls a model on each of three inputs."""
 
-        def call(self, x):
-            return keras.ops.stack([self.inner(x[:, n]) for n in range(3)], axis=1)
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
 
+    def call(self, x):
+        return keras.ops.stack([self.inner(x[:, n]) for n in range(3)], axis=1)
+
+
+@pytest.mark.parametrize(
+    "again", [Each, pytest.param(layers.TimeDistributed, marks=pytest.mark.slow)]
+)
+def test_a_model_that_is_cut_and_used_elsewhere_too(again):
     x, y = vectors()
     many = np.stack([x, x + 1.0, x * 2.0], axis=1)
-    for again in (Each, layers.TimeDistributed):
-        cached.compare(shared_backbone(again), ([x, many], y))
+    cached.compare(shared_backbone(again), ([x, many], y))
