@@ -16,10 +16,9 @@ slow = pytest.mark.slow
     ("before", "rows"),
     [
         ("scale", 24),
-        ("conv_2", 20),
         *(
-            pytest.param(before, rows, marks=slow)
-            for before, rows in [("conv_2", 24), ("scale", 20), ("hidden", 20), ("hidden", 24)]
+            pytest.param(*case, marks=slow)
+            for case in [("conv_2", 20), ("conv_2", 24), ("scale", 20), ("hidden", 20)]
         ),
     ],
 )
@@ -48,6 +47,7 @@ def test_a_cut_is_tried_with_the_function_that_is_traced_already(batch_norm, mon
     assert traced == [8]  # the size of all batches, in training and validation
 
 
+@slow
 @on_tensorflow
 def test_compiled_by_xla_it_agrees_up_to_rounding(batch_norm):
     options = {"compile_options": {"jit_compile": True}}

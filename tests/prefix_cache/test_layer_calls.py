@@ -47,7 +47,13 @@ def subclassed(*names, rate=0.0, again=0.0):
 
 @pytest.mark.backend
 @pytest.mark.parametrize(
-    "names", [("low",), ("low", "middle"), ("low", "middle", "second")], ids="-".join
+    "names",
+    [
+        ("low",),
+        pytest.param(("low", "middle"), marks=pytest.mark.slow),
+        ("low", "middle", "second"),
+    ],
+    ids="-".join,
 )
 def test_a_subclassed_model(names):
     cached.compare(subclassed(*names), vectors())

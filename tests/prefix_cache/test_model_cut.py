@@ -111,7 +111,7 @@ def skips():
     return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
 
 
-@pytest.mark.parametrize("names", [["low"], ["low", "middle"]])
+@pytest.mark.parametrize("names", [pytest.param(["low"], marks=slow), ["low", "middle"]])
 def test_several_tensors_cross_the_cut(names):
     cached.compare(frozen(skips, layers=names), vectors())
 
@@ -168,7 +168,8 @@ def lstm_stack():
     )
 
 
-@pytest.mark.parametrize("depth", [*(pytest.param(n, marks=slow) for n in (1, 2, 3)), 4])
+@slow
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_a_stack_of_recurrent_layers(depth):
     cached.compare(frozen(lstm_stack, depth), tokens(), epochs=2)
 

@@ -123,27 +123,6 @@ def test_other_weights_share_nothing(library):
     cached.assert_same(outcome, plain(frozen(dense_stack, 2, change), vectors()))
 
 
-@pytest.mark.backend
-def test_other_data_share_nothing(library):
-    fit(frozen(dense_stack, 2), vectors())
-    _, statistics = fit(frozen(dense_stack, 2), vectors(seed=4))
-    assert (statistics.misses, statistics.hits) == (20, 20)
-
-
-def test_other_preprocessing_shares_nothing(library):
-    def scaled(scale):
-        def build():
-            inner = dense_stack()
-            inputs = keras.Input((4,))
-            return keras.Model(inputs, inner(layers.Rescaling(scale)(inputs)))
-
-        return build
-
-    fit(frozen(scaled(1.0), 1), vectors())
-    _, statistics = fit(frozen(scaled(0.5), 1), vectors())
-    assert (statistics.misses, statistics.hits) == (20, 20)
-
-
 def test_weights_that_change_in_a_fit_leave_the_library_right(library):
     class Change(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
