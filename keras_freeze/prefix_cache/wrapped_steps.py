@@ -114,11 +114,11 @@ class Step:
             self._calls = use.calls
             return result
 
-        patch = own_attribute(self._model, name, step)
-        with patch:
+        with own_attribute(self._model, name, step):
             made = self._on_batch(self._made(), signature)
-        # On torch a step is looked up as it is made.
-        return patch(made) if keras.backend.backend() == "torch" else made
+        if keras.backend.backend() == "torch":  # where a step is looked up as it is made
+            return own_attribute(self._model, name, step)(made)
+        return made
 
     def _on_batch(self, made: Any, spec: Any) -> Callable[..., Any]:
         """Return Keras's function of an iterator as one of a batch."""
