@@ -20,7 +20,7 @@ def check_schedule(plan: FitPlan) -> None:
     """Raise if a phase doesn't fit the model, and warn if one is not reached.
 
     Raises:
-        ValueError: if a phase names what the model has not, leaves nothing to train, or has a
+        ValueError: if a phase names what the model does not have, leaves nothing to train, or has a
             curve of unknown length; if a phase that a file holds can't be reached.
     """
     for index, phase in enumerate(plan.schedule.phases):
@@ -57,8 +57,8 @@ def _check_reach(plan: FitPlan) -> None:
     if not late:
         return
     index, epoch = late[0]
-    label = _label(plan, index)
-    reason = f", as it can't begin before epoch {epoch}" if label == f"phase {index}" else ""
+    label, is_fixed = _label(plan, index), plan.moments()[index] is not None
+    reason = "" if is_fixed else f", as it can't begin before epoch {epoch}"
     advice = (
         f"{label} is not reached in {total} epochs{reason}. Train longer or begin it earlier; "
         "where training is split over several fits, pass total_epochs=."

@@ -57,8 +57,8 @@ class FreezeGuard(BaseCallback):
     moving statistics and counters included, and names those that moved, and when.
 
     Before every step it also compares the `trainable` flags with those that the step was built
-    for. A callback that changes flags and leaves it at that gets something else than it asked
-    for: on TensorFlow the old set continues to train. The schedulers of this package, `freeze`,
+    for. A callback that changes flags and leaves it at that does not have the intended
+    effect: on TensorFlow the old set continues to train. The schedulers of this package, `freeze`,
     `unfreeze` and `recompile` change both together; the guard then watches what is frozen
     now. It may stand anywhere in the list of callbacks: it moves itself behind the others.
 
@@ -112,7 +112,7 @@ class FreezeGuard(BaseCallback):
         move_to_end(self)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Note the flags that this fit begins with."""
+        """Record the flags that this fit begins with."""
         self._run = Run()
         flags_in_force(model_of(self))
 

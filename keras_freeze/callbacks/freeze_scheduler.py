@@ -36,7 +36,6 @@ from keras_freeze.schedules import (
     check_rates,
     fingerprint,
     preview,
-    timeline,
 )
 
 
@@ -92,7 +91,7 @@ class FreezeScheduler(BaseCallback):
     _run: ScheduleRun | None = None
     _cache: CacheDriver | None = None
     _siblings: tuple[keras.callbacks.Callback, ...] = ()
-    _until_the_end: contextlib.ExitStack | None = None
+    _retracing_filter: contextlib.ExitStack | None = None
 
     def __init__(
         self,
@@ -163,8 +162,7 @@ class FreezeScheduler(BaseCallback):
         Returns:
             Tuple of int; None where the beginning depends on the logs or on steps.
         """
-        moments = timeline(self._schedule_for(picture_of(model, self.groups), epochs), None)
-        return tuple(None if moment is None else moment.epoch for moment in moments)
+        return self._schedule_for(picture_of(model, self.groups), epochs).starts()
 
     def prepare(self, model: keras.Model, phase: int = -1, *, epochs: int | None = None) -> None:
         """Set a model's flags as they are in a phase, before its optimizer's state is loaded.
@@ -194,7 +192,7 @@ class FreezeScheduler(BaseCallback):
         return self.planner.plan(picture, self.total_epochs or epochs)
 
     def set_model(self, model: keras.Model) -> None:
-        """Take the model, and note which callbacks stand beside this one."""
+        """Take the model, and record which callbacks stand beside this one."""
         super().set_model(model)
         self._siblings = sibling_callbacks(self)
 
@@ -217,8 +215,8 @@ class FreezeScheduler(BaseCallback):
             self.rates,
         )
         fit_checks.check_schedule(plan)
-        self._plan, self._until_the_end = plan, contextlib.ExitStack()
-        self._until_the_end.enter_context(retracing_is_expected())
+        self._plan, self._retracing_filter = plan, contextlib.ExitStack()
+        self._retracing_filter.enter_context(retracing_is_expected())
         cache = fit_checks.cache_for(owner, self.cache, self._siblings, self.verbose)
         self._cache = CacheDriver(cache, self)
         self._say(self.planner.remarks(picture, total))
@@ -279,9 +277,9 @@ class FreezeScheduler(BaseCallback):
 
     def _end(self) -> None:
         """Forget the last fit, also one that an error has ended."""
-        if self._until_the_end is not None:
-            self._until_the_end.close()
-        self._plan = self._run = self._cache = self._until_the_end = None
+        if self._retracing_filter is not None:
+            self._retracing_filter.close()
+        self._plan = self._run = self._cache = self._retracing_filter = None
 
     @property
     def present_curve(self) -> Curve | None:

@@ -52,7 +52,7 @@ class GradualUnfreeze(FreezeScheduler):
     Raises:
         TypeError: if an argument is of another type.
         ValueError: if an argument is invalid; at the start of training, if the schedule names
-            a group that the model has not.
+            a group that the model does not have.
 
     Example:
         >>> import keras, numpy as np

@@ -128,14 +128,15 @@ def _trains(picture: ModelPicture, group: LayerGroup) -> bool:
 def _joined_at(plan: FitPlan, start: StartingPoint) -> dict[int, int] | None:
     """Return when each variable began to train, for a model that continues from a file.
 
-    A file holds the optimizer's state, but not which variables joined late, so that Adam and
-    its kin would take them for old. The schedule and the iteration count tell.
+    A file holds the optimizer's state, but not which variables joined late, so that
+    optimizers such as Adam would treat them as trained from step 0. The schedule and the
+    iteration count tell.
 
     Returns:
         Dict from variable id to iteration count; None for a model that isn't such a one.
 
     Raises:
-        ValueError: if it does not follow from them.
+        ValueError: if they don't tell.
     """
     if not _continues_from_a_file(plan, start):
         return None

@@ -306,7 +306,7 @@ class ScheduleRun:
         return [f"{self._now}: {sentence}"]
 
     def _labels(self, names: Sequence[str]) -> list[str]:
-        """Return groups as they are shown: with the first layer of one that is called by place."""
+        """Return groups as they are shown: one named by position with its first layer."""
         return [group.label for group in self.plan.picture.groups if group.name in names]
 
     def _without_kept(self, selection: Selection) -> Selection:
@@ -335,24 +335,23 @@ class ScheduleRun:
             return []
         snapshot.restore(self.model, best.state, learning_rate=False)
         metric = f"{phase.best_by[0]} {best.value:.4g}"
-        return [f"{when}: back to epoch {best.epoch + 1}, with {metric}."]
+        return [f"{when}: restored epoch {best.epoch + 1} ({metric})."]
 
     def _summary(self) -> list[str]:
         """Say which phases ran, what stays frozen and why, and what ends with the fit."""
         later = self.plan.moments()[self.progress.index + 1 :]
         next_moment = later[0] if later else None
-        ended = transition_message.Ended(
-            phases=self.progress.index + 1,
-            planned=len(self.plan.schedule.phases),
+        return transition_message.summary(
+            phases=(self.progress.index + 1, len(self.plan.schedule.phases)),
             frozen=self._labels(self.frozen),
             next_epoch=None if next_moment is None else next_moment.epoch,
+            has_rates=bool(set(self.multipliers.values()) - {1.0}),
+            rate=learning_rate(self.plan.picture.model.optimizer),
         )
-        rate = learning_rate(self.plan.picture.model.optimizer)
-        return transition_message.summary(ended, self.multipliers, rate)
 
 
 def frozen_groups(picture: ModelPicture, frozen: Selection) -> tuple[str, ...]:
-    """Return the names of the groups of which nothing trains."""
+    """Return the names of the groups that a selection freezes, or in which nothing trains."""
     able = everything(picture).variables
     training = {id(v) for v in picture.model.trainable_variables}
     found = []

@@ -28,24 +28,6 @@ class Change:
     changed_variables: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Ended:
-    """How far a schedule came.
-
-    Attributes:
-        phases: Int, the phases that ran.
-        planned: Int, those of the schedule.
-        frozen: The groups that are frozen at the end, from input to head.
-        next_epoch: Int, 0-based, in which the next phase would begin; None if that depends on
-            the metrics, or if there is none.
-    """
-
-    phases: int
-    planned: int
-    frozen: Sequence[str]
-    next_epoch: int | None
-
-
 def moment(epoch: int, epochs: int, step: int) -> str:
     """Say when: an epoch (0-based) and how many of its batches are done.
 
@@ -99,9 +81,10 @@ def _change(change: Change, multipliers: Mapping[str, float], rate: float | None
     if parts:
         return ", ".join(parts)
     if change.changed_variables:
-        variables = f"{change.changed_variables} variable{'s' * (change.changed_variables > 1)}"
-        return f"a phase begins that changes {variables} within groups"
-    return "a phase begins in which the same variables train"
+        count = change.changed_variables
+        variables = f"{count} variable{'s' * (count > 1)}"
+        return f"a new phase begins: {variables} change{'s' * (count == 1)} within groups"
+    return "a new phase begins: the same variables train"
 
 
 def _at(names: Sequence[str], multipliers: Mapping[str, float], rate: float | None) -> str:
@@ -126,37 +109,47 @@ def _verb(names: Sequence[str], verb: str) -> str:
     return verb if len(names) > 1 else f"{verb}s"
 
 
-def summary(ended: Ended, multipliers: Mapping[str, float], rate: float | None) -> list[str]:
-    """Say at the end of a fit which phases ran, what stays frozen and why, and what ends.
+def summary(
+    phases: tuple[int, int],
+    frozen: Sequence[str],
+    next_epoch: int | None,
+    has_rates: bool,
+    rate: float | None,
+) -> list[str]:
+    """Say at the end of a fit which phases ran, what is still frozen and why, and what ends.
+
+    Args:
+        phases: How many phases ran, and of how many.
+        frozen: The groups that are frozen at the end, from input to head.
+        next_epoch: Int, 0-based, in which the next phase would begin; None if that depends on
+            the metrics, or if there is none.
+        has_rates: Bool, whether groups trained at rates of their own.
+        rate: As for `sentence`.
 
     Returns:
-        List of at most two lines; none where all is as a reader expects it.
+        List of at most two lines; none where all went as it was planned.
 
     Example:
-        >>> for line in summary(Ended(2, 3, ["block1"], 8), {"block1": 0.5, "head": 1.0}, 0.01):
+        >>> for line in summary((2, 3), ["block1"], 8, True, 0.01):
         ...     print(line)
         After training: 2 of 3 phases ran, and block1 is frozen; the next phase begins at epoch 9.
-        After training: the learning rates of groups end here; a further fit trains all at 1.0e-02.
+        After training: group learning rates are reset; a further fit trains all groups at 1.0e-02.
     """
-    lines = []
-    reason = ""
-    if ended.phases < ended.planned:
-        reason = "the next phase waits for its trigger"
-        if ended.next_epoch is not None:
-            reason = f"the next phase begins at epoch {ended.next_epoch + 1}"
-    if ended.frozen:
-        frozen = f"{_names(ended.frozen)} {'is' if len(ended.frozen) == 1 else 'are'} frozen"
-        if reason:
-            ran = f"{ended.phases} of {ended.planned} phases ran"
-            lines.append(f"After training: {ran}, and {frozen}; {reason}.")
-        else:
-            lines.append(f"After training: {frozen}, as no phase of the schedule unfreezes more.")
-    elif reason:
-        lines.append(f"After training: {ended.phases} of {ended.planned} phases ran; {reason}.")
-    if set(multipliers.values()) - {1.0}:
+    parts = []
+    if phases[0] < phases[1]:
+        parts.append(f"{phases[0]} of {phases[1]} phases ran")
+    if frozen:
+        parts.append(f"{_names(frozen)} {'is' if len(frozen) == 1 else 'are'} frozen")
+    reason = "; the next phase waits for its trigger"
+    if phases[0] == phases[1]:
+        reason = ", as no phase of the schedule unfreezes more"
+    elif next_epoch is not None:
+        reason = f"; the next phase begins at epoch {next_epoch + 1}"
+    lines = [f"After training: {', and '.join(parts)}{reason}."] if parts else []
+    if has_rates:
         base = "the compiled rate" if rate is None else f"{rate:.1e}"
         lines.append(
-            f"After training: the learning rates of groups end here; a further fit trains all at "
+            f"After training: group learning rates are reset; a further fit trains all groups at "
             f"{base}."
         )
     return lines

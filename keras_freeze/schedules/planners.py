@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
 from keras_freeze.model_picture import ModelPicture
@@ -22,12 +22,15 @@ from keras_freeze.schedules.schedule import FreezeSchedule
 from keras_freeze.schedules.triggers import Trigger, TriggerLike, as_trigger
 
 
-class Planner(Protocol):
-    """What makes the schedule of a fit."""
+class Planner(abc.ABC):
+    """What makes the schedule of a fit. To most, only the names of the groups matter.
 
-    @property
-    def keeps_unfrozen(self) -> bool:
-        """Whether a fit that starts at a later epoch leaves unfrozen what already trains."""
+    Attributes:
+        keeps_unfrozen: Bool, whether a fit that starts at a later epoch never freezes again what
+            earlier training has unfrozen.
+    """
+
+    keeps_unfrozen: ClassVar[bool] = False
 
     def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
         """Return the schedule.
@@ -36,20 +39,10 @@ class Planner(Protocol):
             picture: The picture of the model, with its groups.
             epochs: Int, the epochs of the training.
         """
-
-    def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
-        """Return sentences to print about this plan; arguments as for `plan`."""
-
-
-class PlannerByNames(abc.ABC):
-    """A planner to which only the names of the groups matter."""
-
-    def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
-        """Return the schedule for a model, with its groups, and a number of epochs."""
         return self.plan_for(picture.group_names, epochs)
 
     def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
-        """Return sentences to print about this plan."""
+        """Return sentences to print about this plan; arguments as for `plan`."""
         return self.remarks_for(picture.group_names, epochs)
 
     @abc.abstractmethod
@@ -62,7 +55,7 @@ class PlannerByNames(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class GivenSchedule(PlannerByNames):
+class GivenSchedule(Planner):
     """Plan by a schedule that is given as such, whatever the groups and epochs.
 
     Args:
@@ -85,7 +78,6 @@ class GivenSchedule(PlannerByNames):
     owner: str
     schedule: FreezeSchedule | Mapping[int, Any] | str | os.PathLike[str]
     batch_norm: BatchNormMode = "frozen"
-    keeps_unfrozen: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_batch_norm(self.owner, self.batch_norm)
@@ -120,7 +112,7 @@ class GivenSchedule(PlannerByNames):
 
 
 @dataclasses.dataclass(frozen=True)
-class FromTheHead(PlannerByNames):
+class FromTheHead(Planner):
     """Plan gradual unfreezing: the head first, then one group after the other.
 
     Args:

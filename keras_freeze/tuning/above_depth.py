@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from keras_freeze.callbacks import GradualUnfreeze
 from keras_freeze.model_picture import ModelPicture
 from keras_freeze.policies import of_groups
-from keras_freeze.schedules import FreezeSchedule, FromTheHead
+from keras_freeze.schedules import FreezeSchedule, FromTheHead, Planner
 from keras_freeze.tuning.frozen_depth import Depth, depth_of
 
 
 @dataclasses.dataclass(frozen=True)
-class AboveDepth:
+class AboveDepth(Planner):
     """Plans never to unfreeze what `freeze_depth` has frozen in its model.
 
     Args:
@@ -22,13 +22,13 @@ class AboveDepth:
     """
 
     planner: FromTheHead
-    keeps_unfrozen: bool = dataclasses.field(default=True, init=False)
+    keeps_unfrozen: ClassVar[bool] = True
 
     def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
         """Return the schedule for the groups above the depth."""
         depth = depth_of(picture.model)
         if depth is None:
-            return self.planner.plan(picture, epochs)
+            return self.plan_for(picture.group_names, epochs)
         names: Sequence[str] = picture.group_names
         if not isinstance(self.planner.schedule, Mapping):
             names = names[_groups_that_stay(picture, depth) :]
@@ -38,6 +38,10 @@ class AboveDepth:
             for phase in plan.phases
         ]
         return dataclasses.replace(plan, phases=phases)
+
+    def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
+        """Return the schedule for all groups, where nothing is frozen by a search."""
+        return self.planner.plan_for(names, epochs)
 
     def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
         """Say where several of the groups above the depth unfreeze at once."""

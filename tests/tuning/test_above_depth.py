@@ -54,8 +54,8 @@ def test_other_groups_than_those_of_the_depth(plain, groups, depth, counts):
     history = model.fit(np.ones((4, 4)), np.zeros(4), epochs=3, verbose=0, callbacks=[callback])
     assert history.history["trainable_params"] == counts
     assert len(starts) == len(set(counts))
-    assert f" {counts[-1]} " in str(callback.preview(model, 3))
-    assert " 83 " not in str(callback.preview(model, 3))
+    planned = [row.trainable_params for row in callback.preview(model, 3).rows]
+    assert planned == list(dict.fromkeys(counts))
 
 
 @pytest.mark.parametrize("depth", [0, 1])
@@ -66,4 +66,4 @@ def test_only_groups_above_the_depth_need_an_epoch_each(plain, depth, capsys):
     tuning.freeze_depth(hp, model)
     callback = tuning.schedule(hp, choices=["even"])
     model.fit(np.ones((4, 4)), np.zeros(4), epochs=2, verbose=0, callbacks=[callback])
-    assert ("several groups thaw at once" in capsys.readouterr().out) == (depth == 0)
+    assert ("several groups unfreeze at once" in capsys.readouterr().out) == (depth == 0)
