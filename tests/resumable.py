@@ -22,6 +22,7 @@ import keras_freeze as kf
 from keras_freeze import schedules
 from keras_freeze.backup import archive, backup_and_restore
 from keras_freeze.engine import optimizer_state, transitions
+from keras_freeze.keras_internals import optimizers
 from keras_freeze.schedules import AfterSteps, OnPlateau, Phase, Warmup
 
 EPOCHS, ROWS, BATCH = 7, 24, 4
@@ -207,7 +208,7 @@ def arm(event, number):
     elif event == "renamed":
         after(archive.os, "replace")
     elif event == "transition":  # slots are gone, new ones not yet there
-        after(optimizer_state, "_clear")
+        after(optimizers, "forget_slots")
     elif event == "flags":  # set, with the optimizer still as it was
         after(transitions, "_set_flags")
     elif event == "restored":  # a restart that is killed as soon as it has read its backup

@@ -194,7 +194,7 @@ def test_a_callback_with_other_state_is_named_in_a_warning(plain, data_for, tmp_
 
 def test_a_log_that_a_restart_would_empty_is_warned_of(plain, data_for, tmp_path):
     logger = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
-    with pytest.warns(UserWarning, match=r"log.csv'\) begins its file anew.*append=True"):
+    with pytest.warns(UserWarning, match=r"log.csv'\) starts its file over.*append=True"):
         train(plain, data_for, [logger, kf.BackupAndRestore(tmp_path / "backup")], epochs=1)
 
 
@@ -387,7 +387,7 @@ def test_a_damaged_backup_falls_back_to_the_one_before(damage, plain, data_for, 
     newest.write_bytes(DAMAGE[damage](newest.read_bytes()))
     with pytest.warns(UserWarning, match=r"epoch-000004.npz can't be used.*torn or corrupt"):
         resumed, told = train(plain, data_for, [kf.BackupAndRestore(tmp_path), *schedule()])
-    assert "going on with epoch 4, from epoch-000003.npz." in capsys.readouterr().out
+    assert "resuming with epoch 4, from epoch-000003.npz." in capsys.readouterr().out
     assert state_of(resumed) == state_of(whole)
     assert told.history == history.history
 
