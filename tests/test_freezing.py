@@ -9,8 +9,6 @@ from keras_freeze import policies
 from keras_freeze.engine import optimizer_state
 from keras_freeze.model_picture import every_layer, opened_layers, weights_of
 
-pytestmark = pytest.mark.backend
-
 L = keras.layers
 
 
@@ -207,6 +205,7 @@ def test_every_way_to_say_it_freezes_and_unfreezes(plain, data_for, case):
     assert effects.moved_by_fit(model, data_for(model)) == every
 
 
+@pytest.mark.backend
 def test_frozen_stays_to_the_bit_and_the_rest_moves_in_a_compiled_step(any_model, data_for):
     """In a traced step, trained before and after: where Keras alone goes on with the old set."""
     model = effects.compiled(any_model())
@@ -220,6 +219,7 @@ def test_frozen_stays_to_the_bit_and_the_rest_moves_in_a_compiled_step(any_model
     assert {path for path in moved if "moving" not in path} == trained
 
 
+@pytest.mark.backend
 def test_the_optimizer_keeps_its_state(plain, data_for):
     model = effects.compiled(plain(), keras.optimizers.Adam(0.01))
     data = data_for(model)
@@ -236,6 +236,7 @@ def test_the_optimizer_keeps_its_state(plain, data_for):
     assert int(optimizer.iterations) == 6
 
 
+@pytest.mark.backend
 def test_an_uncompiled_model_is_frozen_for_a_later_compile(plain, data_for):
     model = plain()
     result = kf.freeze(model, layers=["low"])
@@ -245,6 +246,7 @@ def test_an_uncompiled_model_is_frozen_for_a_later_compile(plain, data_for):
     assert moved == set(effects.values(model)) - set(result.frozen)
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("unfreezes", [False, True], ids=["freeze", "unfreeze"])
 def test_inside_a_fit_in_the_middle_of_an_epoch(plain, data_for, unfreezes):
     model = effects.compiled(plain())
@@ -361,6 +363,7 @@ def test_after_unfreezing_everything_a_fit_moves_every_weight(batch_norm, data_f
     assert effects.moved_by_fit(model, data) == set(effects.values(model))
 
 
+@pytest.mark.backend
 def test_a_model_frozen_by_hand_trains_after_unfreezing_in_a_compiled_step(batch_norm, data_for):
     model = batch_norm()
     model.trainable = False
@@ -458,6 +461,7 @@ def test_a_failed_call_changes_nothing(plain, function):
     assert effects.flags(model) == before
 
 
+@pytest.mark.backend
 def test_a_file_keeps_what_is_frozen_in_whole_layers(any_model, tmp_path):
     model = any_model()
     kf.freeze(model, first=-2)

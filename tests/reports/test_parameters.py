@@ -125,14 +125,12 @@ def set_state(request):
     return request.param
 
 
-@pytest.mark.backend
 def test_totals_equal_the_summary(any_model, set_state):
     model = any_model()
     set_state(model)
     assert_equals_summary(model)
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize("name", MODELS)
 def test_totals_equal_the_summary_for_uncommon_models(name, set_state):
     model = MODELS[name]()

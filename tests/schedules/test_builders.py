@@ -80,7 +80,6 @@ MODELS = {
 }
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize("model", MODELS)
 def test_for_a_model_it_is_the_same_as_for_the_names_of_its_groups(name, model, request):
     built = request.getfixturevalue(model)()

@@ -37,18 +37,15 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.backend
 def test_the_rows_are_what_a_fit_reports(any_model, data_for):
     assert_told(SCHEDULES["chain_thaw"], any_model, data_for)
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize("name", ["gradual", "progressive_freeze"])
 def test_the_rows_are_what_a_fit_reports_for_each_schedule(name, batch_norm, data_for):
     assert_told(SCHEDULES[name], batch_norm, data_for)
 
 
-@pytest.mark.backend
 @pytest.mark.parametrize("build", ["plain", "batch_norm", "nested"])
 @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables:UserWarning")
 def test_the_rows_count_single_weights_and_batch_norm(build, request, data_for):
@@ -76,7 +73,6 @@ def assert_told(schedule_for, build, data_for):
         assert row.begins == f"epoch {n + 1}"
 
 
-@pytest.mark.backend
 def test_of_gradual_unfreezing_too(plain, data_for):
     model = compiled(plain())
     callback = kf.GradualUnfreeze("even", verbose=0, groups={"body": "low|middle", "top": "head"})
@@ -88,7 +84,6 @@ def test_of_gradual_unfreezing_too(plain, data_for):
     assert history["trainable_params"] == [18, 18, 83, 83, 83]
 
 
-@pytest.mark.backend
 def test_nothing_is_changed(batch_norm, data_for):
     model = compiled(batch_norm(), keras.optimizers.Adam(0.01))
     kf.freeze(model, groups=["block2"])

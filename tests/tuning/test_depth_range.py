@@ -5,8 +5,6 @@ import pytest
 
 from keras_freeze.tuning.depth_range import count_of, depths_within, max_depth
 
-pytestmark = pytest.mark.backend
-
 
 @pytest.fixture
 def pooled():

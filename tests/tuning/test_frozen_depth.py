@@ -1,12 +1,9 @@
 """What an earlier trial froze does not stay frozen; what the user froze does."""
 
 import keras
-import pytest
 from small_searches import fixed
 
 from keras_freeze import tuning
-
-pytestmark = pytest.mark.backend
 
 
 def trained(model):

@@ -11,8 +11,6 @@ from keras_freeze import tuning
 from keras_freeze.tuning import spaces
 from keras_freeze.tuning.frozen_depth import depth_of
 
-pytestmark = pytest.mark.backend
-
 
 def trained(model):
     return {variable.path.split("/")[-2] for variable in model.trainable_variables}
