@@ -133,7 +133,7 @@ def summary(
         >>> for line in summary((2, 3), ["block1"], 8, True, 0.01):
         ...     print(line)
         After training: 2 of 3 phases ran, and block1 is frozen; the next phase begins at epoch 9.
-        After training: group learning rates are reset; a further fit trains all groups at 1.0e-02.
+        After training: group learning rates are reset; a further fit trains at 1.0e-02 everywhere.
     """
     parts = []
     if phases[0] < phases[1]:
@@ -149,7 +149,7 @@ def summary(
     if has_rates:
         base = "the compiled rate" if rate is None else f"{rate:.1e}"
         lines.append(
-            f"After training: group learning rates are reset; a further fit trains all groups at "
-            f"{base}."
+            f"After training: group learning rates are reset; a further fit trains at {base} "
+            "everywhere."
         )
     return lines

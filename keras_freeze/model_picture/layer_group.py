@@ -90,7 +90,7 @@ def known_group(owner: str, argument: str, name: Any, names: Sequence[str]) -> s
     if name in names:
         return str(name)
     first_layers = _first_layers(names)
-    called = [group for group, layer in first_layers.items() if layer == name]
+    called = [g for g, layer in first_layers.items() if name in (layer, f"{g} ({layer})")]
     if len(called) == 1:
         return called[0]
     if name == "head":

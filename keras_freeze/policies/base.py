@@ -8,6 +8,7 @@ import inspect
 import operator
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,7 +21,37 @@ Predicate = Callable[[keras.Variable, keras.Layer], bool]
 
 
 class FreezePolicy:
-    """Base class: a value that selects variables of a model."""
+    """Base class: a value that selects variables of a model.
+
+    A policy of your own is a small frozen dataclass with one method, `select_in`. It gets the
+    picture of a model (`picture.model`, `picture.opened` for the layers with nested models opened,
+    `picture.weights` with the layer of each) and returns a `Selection` of the ids of variables.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class FreezeSmall(FreezePolicy):
+        ...     most: int
+        ...
+        ...     def select_in(self, picture):
+        ...         small = [w for w in picture.weights if w.variable.shape[-1] <= self.most]
+        ...         return Selection(frozenset(id(w.variable) for w in small))
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(9)]
+        ... )
+        >>> len(FreezeSmall(3).select(model).variables)
+        2
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Warn where a policy of 0.1 is defined, which selects in the model."""
+        super().__init_subclass__(**kwargs)
+        if cls.select is not FreezePolicy.select and cls.select_in is FreezePolicy.select_in:
+            warnings.warn(
+                f"{cls.__name__}.select(model) is deprecated, and not called from keras_freeze 0.3 "
+                "on. Write `select_in(picture)` instead; the model is `picture.model`.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
 
     def select(self, model: keras.Model) -> Selection:
         """Return what this policy selects in a built model; raise if a name matches nothing."""
@@ -30,13 +61,6 @@ class FreezePolicy:
         """Return what this policy selects in the picture of a model: what a policy implements."""
         if type(self).select is FreezePolicy.select:
             raise NotImplementedError(f"{type(self).__name__} must have a method `select_in`.")
-        warnings.warn(
-            f"{type(self).__name__}.select(model) is deprecated, and not called from "
-            "keras_freeze 0.3 on. Write `select_in(picture)` instead; the model is "
-            "`picture.model`.",
-            DeprecationWarning,
-            stacklevel=2,
-        )
         return self.select(picture.model)
 
     def __or__(self, other: FreezePolicy | Predicate) -> FreezePolicy:
@@ -143,7 +167,8 @@ def as_policy(policy: FreezePolicy | Predicate) -> FreezePolicy:
     raise TypeError(
         "A freeze policy must be a keras_freeze.policies.FreezePolicy or a callable "
         f"(variable, layer) -> bool. Received: {policy!r}. To name layers, write "
-        "FreezeLayers([...]) or freeze(model, layers=[...])."
+        "FreezeLayers([...]) or freeze(model, layers=[...]); to count layers, "
+        "freeze(model, first=...); for layer groups, freeze(model, groups=...)."
     )
 
 

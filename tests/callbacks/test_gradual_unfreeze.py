@@ -110,8 +110,8 @@ def test_each_transition_prints_one_line(plain, data_for, capsys):
         "Epoch 1/3: head trains at 1.0e-02, low and middle are frozen; 18 of 83 parameters train.",
         "Epoch 3/3: middle unfreezes at 5.0e-03; 53 of 83 parameters train.",
         "After training: low is frozen, as no phase of the schedule unfreezes more.",
-        "After training: group learning rates are reset; a further fit trains all groups at "
-        "1.0e-02.",
+        "After training: group learning rates are reset; a further fit trains at 1.0e-02 "
+        "everywhere.",
     ]
 
 

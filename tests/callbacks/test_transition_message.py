@@ -78,7 +78,7 @@ def test_no_line_is_longer_with_many_groups():
         assert len(moment(99, 100, 12_345) + sentence(change, (10**9, 10**9), rates, 1e-3)) < 150
 
 
-ENDS = "After training: group learning rates are reset; a further fit trains all groups at 1.0e-03."
+ENDS = "After training: group learning rates are reset; a further fit trains at 1.0e-03 everywhere."
 ENDED = {
     "all as planned": (((3, 3), (), None, False), []),
     "group rates": (((3, 3), (), None, True), [ENDS]),
