@@ -7,8 +7,7 @@ from zlib import crc32
 
 import keras
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from keras_freeze import policies
 from keras_freeze.model_picture import every_layer, read_model, weights_of

@@ -3,8 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import keras_freeze as kf
 from keras_freeze.schedules import (
