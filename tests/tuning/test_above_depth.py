@@ -66,4 +66,4 @@ def test_only_groups_above_the_depth_need_an_epoch_each(plain, depth, capsys):
     tuning.freeze_depth(hp, model)
     callback = tuning.schedule(hp, choices=["even"])
     model.fit(np.ones((4, 4)), np.zeros(4), epochs=2, verbose=0, callbacks=[callback])
-    assert ("several groups thaw at once" in capsys.readouterr().out) == (depth == 0)
+    assert ("several groups unfreeze at once" in capsys.readouterr().out) == (depth == 0)
