@@ -76,7 +76,7 @@ MODELS = {
     "plain": {"low": 30, "middle": 35, "head": 18},
     "nested": {"block1": 88, "block2": 240, "head": 21},
     "batch_norm": {"block1": 88, "block2": 240, "head": 21},
-    "recurrent": {"embedding": 44, "lstm_1": 200, "lstm_2": 220, "head": 18},
+    "recurrent": {"group0": 44, "group1": 200, "group2": 220, "head": 18},
 }
 
 
