@@ -196,7 +196,7 @@ def test_a_shared_layer_is_selected_whole(multi_input):
 
 @functools.cache
 def model_of_all_kinds():
-    """A nested backbone with BatchNorm, of which one has no gamma and beta, and dropout."""
+    """A nested backbone with dropout and BatchNorm, one without gamma and beta."""
     backbone = keras.Sequential(
         [
             keras.Input((4,)),

@@ -77,7 +77,7 @@ def test_by_default_a_quarter_of_the_free_memory(monkeypatch):
     assert feature_store.free_memory() == 400
 
 
-def test_stores_share_a_budget_and_give_back():
+def test_stores_share_a_budget_and_release_it():
     budget = Budget(100)
     stores = [RowStore(budget), RowStore(budget)]
     for store in stores:

@@ -463,7 +463,7 @@ def test_the_repr_is_one_line(plain):
     )
 
 
-# Groups called by their place.
+# Groups named by position.
 
 
 def numbered():
