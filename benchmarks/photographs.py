@@ -22,8 +22,7 @@ from typing import Any
 import runs
 
 from keras_freeze.callbacks import freeze_scheduler
-from keras_freeze.demo import run as demo
-from keras_freeze.demo import vgg
+from keras_freeze.demo import run as demo, vgg
 
 RESULTS = Path(__file__).parent / "results" / "photographs.jsonl"
 SEEDS = range(10)

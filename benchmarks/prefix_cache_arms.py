@@ -150,7 +150,7 @@ def head_only(build: Callable[[], Any], data: Data, arm: str, epochs: int) -> No
 
 
 def recipe(model: Any, data: Data, epochs: int) -> None:
-    """Thaw by hand, as the Keras guide on transfer learning does: flags, compile, fit."""
+    """Unfreeze by hand, as the Keras guide on transfer learning does: flags, compile, fit."""
     frozen = [BLOCKS, BLOCKS[:4], BLOCKS[:3]]
     for names in frozen:
         for layer in model.layers:

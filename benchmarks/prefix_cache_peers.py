@@ -81,7 +81,7 @@ class Frozen(BackboneFinetuning):
 
 
 class Blockwise(BaseFinetuning):
-    """Lightning's own way to thaw part after part."""
+    """Lightning's own way to unfreeze part after part."""
 
     def freeze_before_training(self, module: Any) -> None:
         self.freeze(module.backbone)

@@ -1,4 +1,4 @@
-"""The fine-tuning scheduler for Keras 3: freeze and unfreeze layer by layer, lose nothing."""
+"""A fine-tuning scheduler for Keras 3: freeze and unfreeze layers, keeping all training state."""
 
 from keras_freeze import plots, policies, schedules, tuning
 from keras_freeze.backup import BackupAndRestore

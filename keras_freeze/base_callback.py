@@ -10,7 +10,7 @@ from keras_freeze.checks import call_of
 
 
 class BaseCallback(keras.callbacks.Callback):
-    """A callback that shows its arguments, and copies without the fit that it is in.
+    """A callback whose repr shows its arguments and whose copies leave out the running fit.
 
     Constructor arguments are attributes under their own names. What belongs to a running fit
     has, on the class, the value that it has while no fit runs; copies and pickles begin with

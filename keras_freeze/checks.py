@@ -96,7 +96,7 @@ def as_value(given: Any) -> Any:
 
 
 def is_int(value: Any) -> TypeGuard[int]:
-    """Tell whether a value is a whole number, of Python or numpy; True and False are none.
+    """Tell whether a value is a whole number, of Python or numpy; True and False are not.
 
     Example:
         >>> is_int(3), is_int(True), is_int(3.0)

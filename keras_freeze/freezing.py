@@ -1,4 +1,4 @@
-"""`freeze` and `unfreeze`: set what trains in a model, by one of many ways to say it."""
+"""`freeze` and `unfreeze`: set which part of a model trains, named in one of several ways."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def freeze(
 ) -> FreezeResult:
     """Freeze part of a model; what is not named stays as it is.
 
-    Say which part by exactly one of `policy`, `first`, `groups`, `before`, `layers` and
+    Name the part by exactly one of `policy`, `first`, `groups`, `before`, `layers` and
     `matching`. A compiled model is recompiled, keeping its optimizer's state. Frozen
     variables keep their values to the last bit until they are unfrozen.
 
@@ -104,8 +104,8 @@ def freeze(
         weights: Which variables of these: `"all"`, or a name or names of variables such as
             `"kernel"`, `"recurrent_kernel"`, `"bias"`, `"gamma"`. Defaults to `"all"`.
         batch_norm: What happens to the `BatchNormalization` layers named. Defaults to
-            `"frozen"`; for freezing, `"follow"` and `"statistics"` come to the same.
-            `"train"` leaves them training inside the frozen part.
+            `"frozen"`; for freezing, `"follow"` and `"statistics"` have the same effect. `"train"`
+            leaves them training inside the frozen part.
 
     Returns:
         `FreezeResult`, what changed.
@@ -224,7 +224,7 @@ def _select(
 
 @contextlib.contextmanager
 def _as_written(kind: type[policies.FreezePolicy], owner: str, argument: str) -> Iterator[None]:
-    """Let errors speak of the call and argument that the user wrote, not of the policy."""
+    """Make errors name the call and argument that the user wrote, not the policy."""
     try:
         yield
     except (ArgumentError, ArgumentTypeError) as error:

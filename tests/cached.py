@@ -145,7 +145,7 @@ def compare(
     Args:
         build: Makes the model.
         data: What it is trained on.
-        others: Callback classes or factories, called anew for each fit.
+        others: Callback classes or factories, called again for each fit.
         expect_hits: Bool, whether anything is to be looked up.
         cache: `PrefixCache`.
         epochs: Int.

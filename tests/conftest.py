@@ -41,15 +41,15 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
     from tensorflow.python.framework import ops  # the registry is not public
 
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # retracing is what we do
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # transitions retrace on purpose
     # Two logical devices for the strategy tests. They have to be there before TensorFlow first
     # runs something; measured, they change neither a result's bits nor the time it takes.
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
 
-# What the imports made stays: a collection, of which KerasTuner makes one for each model that it
-# builds, need not look at half a million objects.
+# What the imports made stays: the garbage collection that KerasTuner runs for each model that it
+# builds need not look at half a million objects.
 gc.freeze()
 
 SEED = 0
@@ -76,7 +76,7 @@ def fresh_keras():
 
 @pytest.fixture(autouse=True)
 def released():
-    """Release the training steps that a test traced, of which a process would grow and slow down.
+    """Release the training steps that a test traced, which would make a process grow and slow down.
 
     TensorFlow's registry of gradients keeps each of them, and with it a model and its optimizer.
     """

@@ -24,7 +24,7 @@ def values(model):
 
 
 def changed(before, after):
-    """Return the paths of the weights of which a single bit differs between two copies."""
+    """Return the paths of the weights that differ in a single bit between two copies."""
     return {path for path in before if before[path].tobytes() != after[path].tobytes()}
 
 

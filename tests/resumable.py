@@ -58,7 +58,7 @@ def build_normalised():
 
 
 def mixed_plan():
-    """Freeze and thaw, in the middle of epochs, biases before kernels, with curves."""
+    """Freeze and unfreeze, in the middle of epochs, biases before kernels, with curves."""
     return schedules.FreezeSchedule(
         [
             Phase(None, until=1),
@@ -71,7 +71,7 @@ def mixed_plan():
 
 
 def best_plan():
-    """Thaw when the loss stalls, each time from the best epoch."""
+    """Unfreeze when the loss stalls, each time from the best epoch."""
     trigger = OnPlateau("val_loss", patience=1, min_delta=0.02) | 3
     return schedules.gradual(["low", "middle", "head"], trigger, restore_best=True)
 
@@ -118,7 +118,7 @@ class EpochLogs(keras.callbacks.Callback):
     def __init__(self, path):
         super().__init__()
         self.path = str(path)
-        self.seen = 0  # plain data, which the backup has to bring back
+        self.seen = 0  # plain data, which the backup has to restore
 
     def on_epoch_end(self, epoch, logs=None):
         self.seen += epoch

@@ -757,7 +757,7 @@ CASES = {
     "GradualUnfreeze zero": (
         lambda: kf.GradualUnfreeze(0),
         ValueError,
-        ["GradualUnfreeze(schedule=...) must be", "(epochs a group)", "Received: schedule=0."],
+        ["GradualUnfreeze(schedule=...) must be", "(epochs per group)", "Received: schedule=0."],
     ),
     "GradualUnfreeze late": (
         lambda: kf.GradualUnfreeze({1: "head"}),
@@ -851,7 +851,7 @@ WARNINGS = {
 
 
 @pytest.mark.parametrize("case", WARNINGS)
-def test_where_training_can_go_on_one_warning_says_so(case):
+def test_where_training_can_continue_one_warning_says_so(case):
     call, parts = WARNINGS[case]
     with pytest.warns(UserWarning, match=in_order(*parts)) as caught:
         call()

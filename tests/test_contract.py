@@ -231,7 +231,7 @@ def assert_same_history(ours, theirs):
 
 @by_name(VALUES, on_every_backend=(FreezeSchedule, FreezeMatching))
 @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables:UserWarning")
-def test_a_value_serves_fits_that_go_on_and_that_start_over(cls, plain, data_for):
+def test_a_value_serves_fits_that_continue_and_that_start_over(cls, plain, data_for):
     value, _ = VALUES[cls]
     before, twin = repr(value), copy.deepcopy(value)
     whole, parts = fresh(plain), fresh(plain)
@@ -283,7 +283,7 @@ def test_a_callback_serves_two_fits_and_a_copy_made_in_between_is_like_new(
 
 
 @by_name(CALLBACKS, on_every_backend=CALLBACKS)
-def test_with_any_callback_a_fit_goes_on_as_if_it_were_one(cls, plain, data_for, tmp_path):
+def test_with_any_callback_two_fits_equal_one(cls, plain, data_for, tmp_path):
     whole, parts = fresh(plain), fresh(plain)
     expected = train(whole, data_for, [CALLBACKS[cls](tmp_path / "whole")])
     callback = CALLBACKS[cls](tmp_path / "parts")

@@ -207,7 +207,7 @@ def test_every_way_to_say_it_freezes_and_unfreezes(plain, data_for, case):
 
 @pytest.mark.backend
 def test_frozen_stays_to_the_bit_and_the_rest_moves_in_a_compiled_step(any_model, data_for):
-    """In a traced step, trained before and after: where Keras alone goes on with the old set."""
+    """In a traced step, trained before and after: Keras alone would continue with the old set."""
     model = effects.compiled(any_model())
     data = data_for(model)
     model.fit(*data, batch_size=8, verbose=0)

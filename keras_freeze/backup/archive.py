@@ -28,7 +28,7 @@ _MANIFEST = "state.json"
 
 @dataclasses.dataclass(frozen=True)
 class BackupFolder:
-    """The backups of one training, of which the last two are kept.
+    """The backups of one training; the last two are kept.
 
     Attributes:
         path: The folder.
@@ -106,7 +106,7 @@ def read(file: Any) -> Any:
                 for name in names
             }
         return _with_arrays(manifest, arrays)
-    except Exception as error:  # a flipped bit makes zipfile, NumPy and JSON say anything
+    except Exception as error:  # a flipped bit can raise almost any exception
         raise ValueError(f"it is torn or corrupt ({error})") from error
 
 

@@ -37,7 +37,7 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
     with the epoch that had not ended, and ends with the weights, optimizer state and history
     of a run that was never interrupted, to the last bit on the TensorFlow CPU backend. That
     holds for data that depend only on the number of the epoch: `shuffle=False`, or a pipeline
-    that is seeded by the epoch and begins anew with each.
+    that is reseeded for each epoch.
 
     Beyond Keras's own callback it keeps the phase of a freeze schedule and what its trigger
     has counted, the flags of every layer and variable, BatchNormalization modes, group rates
@@ -50,9 +50,9 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
     the one before is used, with a warning. The files hold no code.
 
     Args:
-        backup_dir: Str or path of the folder for the backups, on a disk that stays.
-        save_freq: `"epoch"`, the only value: in the middle of an epoch Keras can't take up the
-            data again.
+        backup_dir: Str or path of the folder for the backups, on persistent storage.
+        save_freq: `"epoch"`, the only value: in the middle of an epoch Keras can't resume the data
+            iterator.
         double_checkpoint: Bool, as in Keras; two backups are always kept. Defaults to True.
         delete_checkpoint: Bool, whether to remove the backups when training has ended. Defaults
             to True.
@@ -93,7 +93,7 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
                 "save_freq",
                 'be "epoch"',
                 value=save_freq,
-                advice="In the middle of an epoch the data can't be taken up again.",
+                advice="In the middle of an epoch the data iterator can't be resumed.",
             )
         if "://" in str(backup_dir):
             raise ArgumentError(
@@ -110,7 +110,7 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
         )
 
     def set_model(self, model: keras.Model) -> None:
-        """Take the model, and the last place among the callbacks, to see what they have done."""
+        """Store the model, and move behind the other callbacks to see what they have done."""
         super().set_model(model)
         move_to_end(self)
 
@@ -130,7 +130,7 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
             self._restore(*found)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Leave no trace of the restart for fits to come."""
+        """Remove the traces of the restart, for later fits."""
         trainer.begin_fit_at(trainer.model_of(self), None)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -219,7 +219,7 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
             if isinstance(callback, Restorable):
                 callback.set_training_state(kept)
             else:
-                callback_state.give_back(callback, kept)
+                callback_state.restore(callback, kept)
         curves = [getattr(callback, "present_curve", None) for callback in self._beside]
         curve = next((curve for curve in curves if curve is not None), None)
         snapshot.restore_all(self.model, state["model"], curve)
@@ -280,7 +280,7 @@ def _wrong_folder(rule: str, received: str, advice: str) -> ArgumentError:
 
 
 def _config(of: Any) -> str | None:
-    """Return a fingerprint of a model's or optimizer's settings, None where it tells none."""
+    """Return a fingerprint of a model's or optimizer's settings, None if it can't be had."""
     try:
         config = _constant(of.get_config())
         text = json.dumps(config, sort_keys=True, default=keras.saving.serialize_keras_object)

@@ -1,4 +1,4 @@
-"""What the callbacks beside a backup have counted: find it, keep it, give it back.
+"""What the callbacks beside a backup have counted: find it, keep it, restore it.
 
 Keras's callbacks keep their counters in attributes and reset them when training begins. What
 has changed since then is the state. It can be kept if it is plain data, a set, a counter or a Keras
@@ -22,7 +22,7 @@ from keras_freeze.keras_internals.host_arrays import to_host
 
 @runtime_checkable
 class Restorable(Protocol):
-    """A callback that says itself what has to be backed up.
+    """A callback that itself determines what has to be backed up.
 
     `training_state()` returns plain data and arrays at the end of an epoch;
     `check_training_state(state)` raises a `ValueError` if the state is not that of the same
@@ -43,7 +43,7 @@ class Restorable(Protocol):
 #: The key that marks the state of a `Restorable`.
 IS_OWN = "is_own"
 
-# Set anew for each fit or each epoch, or made from other attributes.
+# Reset for each fit or each epoch, or derived from other attributes.
 _NEVER = frozenset({"_model", "params", "monitor_op", "min_delta"})
 
 
@@ -76,8 +76,8 @@ def changed(
     return kept, lost
 
 
-def give_back(callback: keras.callbacks.Callback, state: Mapping[str, Any]) -> None:
-    """Set the attributes that were kept; in place where the script may hold them too."""
+def restore(callback: keras.callbacks.Callback, state: Mapping[str, Any]) -> None:
+    """Restore the attributes that were kept; in place where the script may hold them too."""
     for name, value in state.items():
         present = vars(callback).get(name)
         if isinstance(present, keras.Variable):
@@ -115,7 +115,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _copied(value: Any) -> Any:
-    """Return what a value can be compared with later; the value itself if that can't be told."""
+    """Return a copy to compare a value with later; the value itself if it can't be copied."""
     if isinstance(value, keras.Variable):
         return to_host(value)
     try:

@@ -11,7 +11,7 @@ import keras
 
 from keras_freeze.base_callback import BaseCallback
 from keras_freeze.checks import ArgumentError, first_few, is_int
-from keras_freeze.engine import fingerprint, flags_in_force, sync_state
+from keras_freeze.engine import fingerprint, flags_in_force, sync_jax_state_by
 from keras_freeze.keras_internals.callback_list import move_to_end
 from keras_freeze.keras_internals.trainer import model_of
 from keras_freeze.model_picture import Weight, every_layer, frozen_weights, is_built
@@ -169,7 +169,7 @@ class FreezeGuard(BaseCallback):
         run.flipped |= {(id(x), flag) for x, flag in new}
         named = [f"{_name(x)} to {flag}" for x, flag in _outermost(new)]
         layers = tuple(f for f in run.flags if isinstance(f[0], keras.Layer))
-        sync_state(model, Flags(run.flags[len(layers) :], layers))
+        sync_jax_state_by(model, Flags(run.flags[len(layers) :], layers))
         runs_eagerly = keras.backend.backend() == "tensorflow" and model.run_eagerly
         consequence = _CONSEQUENCES["torch" if runs_eagerly else keras.backend.backend()]
         self._say(

@@ -187,7 +187,7 @@ class ScheduleRun:
     @property
     def model(self) -> keras.Model:
         """The model, with the values of the running fit."""
-        trainer.bring_values_back(self.plan.picture.model)
+        trainer.sync_jax_state(self.plan.picture.model)
         return self.plan.picture.model
 
     @property

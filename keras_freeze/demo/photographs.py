@@ -33,7 +33,7 @@ PHOTOGRAPHS = (
     "retina.jpg",
     "rocket.jpg",
 )
-"""Files of scikit-image's `data` folder, one a class: photographs of things, through
+"""Files of scikit-image's `data` folder, one per class: photographs of things, through
 cameras, microscopes and telescopes. They are part of its wheel; nothing is downloaded."""
 
 CLASSES = tuple(Path(name).stem for name in PHOTOGRAPHS)
@@ -82,16 +82,16 @@ def load(
 
     Args:
         seed: Int. Which grid and which patches; the same seed gives the same arrays.
-        train: Int. Training patches a class, from left halves.
-        validation: Int. Validation patches a class, from left halves.
-        test: Int. Test patches a class, from right halves.
+        train: Int. Training patches per class, from left halves.
+        validation: Int. Validation patches per class, from left halves.
+        test: Int. Test patches per class, from right halves.
         size: Int. Height and width of a patch in pixels.
 
     Returns:
         A `PhotographData`. The patches of a part are ordered by class.
 
     Raises:
-        ValueError: if a photograph holds fewer patches than asked for.
+        ValueError: if a photograph holds fewer patches than requested.
         ModuleNotFoundError: if scikit-image is not installed.
 
     Example:
@@ -153,7 +153,7 @@ def _deal(
     if len(corners) < count:
         raise ValueError(
             f"load(size={size}) must leave enough patches in every half. Received: {count} patches "
-            f"a class, but the {half} half of {name} holds {len(corners)}. Ask for fewer or "
+            f"per class, but the {half} half of {name} holds {len(corners)}. Ask for fewer or "
             f"smaller patches."
         )
     return [corners[i] for i in rng.permutation(len(corners))[:count]]

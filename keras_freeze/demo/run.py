@@ -31,9 +31,9 @@ class Settings:
 
     Attributes:
         size: Int. Height and width of a patch in pixels.
-        train: Int. Training patches a class.
-        validation: Int. Validation patches a class, looked at after every epoch.
-        test: Int. Test patches a class, looked at once, at the end.
+        train: Int. Training patches per class.
+        validation: Int. Validation patches per class, evaluated after every epoch.
+        test: Int. Test patches per class, evaluated once, at the end.
         epochs: Int.
         batch_size: Int.
         rates: Learning rates of the head: one that did well on validation patches, and three
@@ -206,7 +206,7 @@ def train(
 
 
 def table(results: Results) -> Table:
-    """Lay out what was measured, an arm a row.
+    """Lay out what was measured, one row per arm.
 
     Args:
         results: Mapping from learning rate to a mapping from the arm's name to its `Result`.

@@ -31,7 +31,7 @@ def run(
 
     Args:
         output: Path of a folder, made if it is not there.
-        settings: `Settings` of the first demo, of which the first rate is taken.
+        settings: `Settings` of the first demo, whose first rate is used.
         seed: Int. Seed of patches, first weights and order.
         source: String. Where the pretrained weights come from, as for `vgg.backbone`.
         executions: Int, trainings at each depth. Defaults to 3.

@@ -10,7 +10,7 @@ from keras_freeze.engine import snapshot
 from keras_freeze.engine.fingerprints import fingerprint, fingerprint_of
 from keras_freeze.engine.model_state import ModelState, state_of
 from keras_freeze.engine.optimizer_state import leaf_optimizers
-from keras_freeze.engine.transitions import flags_in_force, recompile, sync_state, transition
+from keras_freeze.engine.transitions import flags_in_force, recompile, sync_jax_state_by, transition
 from keras_freeze.engine.update_rules import ActiveCurve, rules_of
 
 __all__ = [
@@ -24,6 +24,6 @@ __all__ = [
     "rules_of",
     "snapshot",
     "state_of",
-    "sync_state",
+    "sync_jax_state_by",
     "transition",
 ]

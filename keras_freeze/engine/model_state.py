@@ -43,9 +43,9 @@ class ModelState:
     """What is known of one model.
 
     Attributes:
-        traced: All that the train step has baked in and a transition can change.
-        in_force: The flags that the train step goes by, by the id of each layer and weight.
-        position: Where in its schedule the last fit has come; None before the first.
+        traced: All that is compiled into the train step and a transition can change.
+        in_force: The flags that the train step uses, by the id of each layer and weight.
+        position: The position in its schedule that the last fit reached; None before the first.
         has_exact_starts: Bool. The optimizer knows when each variable began to train, though
             this process has not trained the model.
         freeze_depth: How deep a search has frozen it; None where none did.
@@ -68,5 +68,5 @@ _states: weakref.WeakKeyDictionary[keras.Model, ModelState] = weakref.WeakKeyDic
 
 
 def state_of(model: keras.Model) -> ModelState:
-    """Return what is known of a model; it is there as long as the model is."""
+    """Return what is known of a model; it lives as long as the model."""
     return _states.setdefault(model, ModelState())

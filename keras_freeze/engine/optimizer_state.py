@@ -47,7 +47,7 @@ def check_carries(optimizer: Any) -> None:
     """Raise where `carry_over` would lose state; change nothing.
 
     Raises:
-        ValueError: if a slot isn't held in a list with one entry a variable, or if a
+        ValueError: if a slot isn't held in a list with one entry per variable, or if a
             `MultiOptimizer` map gives a variable another optimizer than before.
     """
     for opt in _all(optimizer):
@@ -122,7 +122,7 @@ def restore(
     *,
     learning_rate: bool = True,
 ) -> None:
-    """Give an optimizer built for the same variables a captured state.
+    """Restore the captured state of an optimizer built for the same variables.
 
     Args:
         optimizer: `keras.optimizers.Optimizer`, built.
@@ -153,7 +153,7 @@ def _paired(
     """Return each optimizer with its captured state.
 
     They are found by their variables, since a `MultiOptimizer` orders those inside it by the
-    variables that it has met so far. One that trains nothing now begins as new.
+    variables that it has met so far. One that trains nothing now starts as new.
     """
 
     def form(kind: str, variables: Any, slots: Any, scalars: Any) -> tuple[Any, ...]:

@@ -35,7 +35,7 @@ def capture(model: keras.Model) -> State:
 
 
 def restore(model: keras.Model, state: Mapping[str, Any], *, learning_rate: bool = True) -> None:
-    """Give a model weights and optimizer state captured while the same variables trained.
+    """Restore weights and optimizer state captured while the same variables trained.
 
     Args:
         model: `keras.Model`, compiled.
@@ -67,7 +67,7 @@ def capture_all(model: keras.Model) -> State:
 
 
 def restore_all(model: keras.Model, state: Mapping[str, Any], curve: Curve | None) -> None:
-    """Put a model back to where `capture_all` found it, flags and all.
+    """Restore a model to the state that `capture_all` captured, flags included.
 
     Args:
         model: `keras.Model`, compiled, with the same structure.

@@ -1,4 +1,4 @@
-"""The engine: change what trains in a compiled model and lose nothing.
+"""The engine: change what trains in a compiled model, keeping all training state.
 
 One function makes a transition: set the flags, rebuild the optimizer's slots, rebuild the
 step functions. It is called between two batches, inside `fit` or outside.
@@ -33,7 +33,8 @@ def recompile(model: keras.Model, *, force: bool = False) -> bool:
     Args:
         model: `keras.Model`, compiled.
         force: Bool. Rebuild even if no flag has changed, as is needed after changing
-            something else that the step has baked in, a dropout rate say. Defaults to False.
+            something else that is compiled into the step, such as a dropout rate. Defaults to
+            False.
 
     Returns:
         Bool, whether the step was rebuilt (and will be traced again).
@@ -77,7 +78,7 @@ def transition(
         model: `keras.Model`.
         flags: What to set.
         multipliers: Learning-rate multiplier by variable id, 1 where missing; None keeps the
-            present ones and the active curve.
+            current ones and the active curve.
         curve: Learning-rate curve from this moment on. Defaults to none.
         starts: As for `update_rules.new_rules`.
         force: Bool. Rebuild even if nothing has changed.
@@ -91,7 +92,7 @@ def transition(
     if not getattr(model, "compiled", False):
         _set_flags(flags)
         return False
-    trainer.bring_values_back(model)  # by the flags before the change
+    trainer.sync_jax_state(model)  # by the flags before the change
     optimizer_state.check_carries(model.optimizer)
     before = _present(flags)
     _set_flags(flags)
@@ -106,10 +107,10 @@ def transition(
 
 
 def flags_in_force(model: keras.Model) -> Mapping[int, bool]:
-    """Return the flags that the present train step goes by, whatever the model's say now.
+    """Return the flags that the current train step uses, whatever the model's flags are now.
 
-    The engine knows them from the last transition. Of a step that `fit` or the user made, it
-    takes those that it finds when it is first asked.
+    The engine knows them from the last transition. For a step that `fit` or the user made, it takes
+    those that the model has at the first request.
 
     Args:
         model: `keras.Model`, built and compiled.
@@ -123,26 +124,26 @@ def flags_in_force(model: keras.Model) -> Mapping[int, bool]:
 
 
 def _note_flags(model: keras.Model) -> Mapping[int, bool]:
-    # By id, for a reference to a layer would keep the model alive.
+    # By id, since a reference to a layer would keep the model alive.
     flags = {id(x): x.trainable for x in (*every_layer(model), *model.weights)}
     state_of(model).in_force = StepRecord.of(model.train_function, flags)
     return flags
 
 
-def sync_state(model: keras.Model, flags: Flags) -> None:
-    """Bring a running fit's values back to the model, where Keras holds them elsewhere (JAX).
+def sync_jax_state_by(model: keras.Model, flags: Flags) -> None:
+    """Copy a running fit's values back to the model by these flags, where Keras holds them (JAX).
 
-    Keras pairs variables and values by the present flags. Where these were changed without a
+    Keras pairs variables and values by the current flags. If these were changed without a
     transition, that mixes weights up, or fails.
 
     Args:
         model: `keras.Model`.
-        flags: Those in force, by which to pair; the present ones are left as they are.
+        flags: Those in force, by which to pair; the current ones are left as they are.
     """
     present = _present(flags)
     _set_flags(flags)
     try:
-        trainer.bring_values_back(model)
+        trainer.sync_jax_state(model)
     finally:
         _set_flags(present)
 
@@ -193,7 +194,7 @@ def _rebuild_functions(model: keras.Model) -> None:
 
 
 def _baked_in(model: keras.Model) -> tuple[Any, ...]:
-    """Return all that a traced train step has baked in and a transition can change."""
+    """Return all that is compiled into a train step and a transition can change."""
     leaves = map(update_rules.rules_of, optimizer_state.leaf_optimizers(model.optimizer))
     rules = tuple((tuple(sorted(rules.cohorts.items())), rules.curve) for rules in leaves)
     layers = tuple(layer.trainable for layer in every_layer(model))

@@ -1,11 +1,11 @@
 """Give each variable its own learning-rate multiplier and step count in a stock optimizer.
 
 Variables that share both form a *cohort*. An optimizer whose variables are not all in the
-plain cohort (multiplier 1, trained since step 0) applies its own update rule once a cohort,
-with the learning rate multiplied and the iteration count shifted to the cohort's first step.
-The *active curve*, the learning-rate curve of a phase, multiplies the rate of all cohorts alike.
-So a variable that joins at step 5,000 is treated as by a new optimizer at step 0, whatever
-the optimizer's bias correction, warm-up or averaging, and the optimizer keeps its class.
+plain cohort (multiplier 1, trained since step 0) applies its own update rule once per cohort, with
+the learning rate multiplied and the iteration count shifted to the cohort's first step. The *active
+curve*, the learning-rate curve of a phase, multiplies the rate of all cohorts alike. So a variable
+that joins at step 5,000 is treated as by a new optimizer at step 0, whatever the optimizer's bias
+correction, warm-up or averaging, and the optimizer keeps its class.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def new_rules(
         variables: All variables that it trains.
         joined: Those of them that are trainable from now on, with new slots.
         multipliers: Learning-rate multiplier by variable id, 1 where missing; None keeps the
-            present ones, and the active curve.
+            current ones, and the active curve.
         curve: The learning-rate curve; its start is taken as batches from now.
         starts: Iteration count by variable id at which it began to train, where that is known
             better than by the transitions that this optimizer object has been through.
@@ -130,7 +130,7 @@ def set_rules(optimizer: Any, variables: Sequence[keras.Variable], rules: Rules)
 
 
 class _ByCohort:
-    """A method of an optimizer, to be called once a cohort instead.
+    """A method of an optimizer, to be called once per cohort instead.
 
     Args:
         optimizer: The leaf optimizer.
@@ -163,7 +163,7 @@ class _ByCohort:
 
 
 class _CohortUpdate(_ByCohort):
-    """The update step, applied once a cohort."""
+    """The update step, applied once per cohort."""
 
     def __call__(self, grads: Any, variables: Any, learning_rate: Any) -> None:
         factor, is_nadam = self.curve_factor(), isinstance(self.optimizer, keras.optimizers.Nadam)
@@ -175,11 +175,11 @@ class _CohortUpdate(_ByCohort):
                     _set_nadam_product(self.optimizer, steps)
                 self.own([g for g, _ in members], [v for _, v in members], rate)
         if is_nadam:
-            _set_nadam_product(self.optimizer, self.clock + 1)  # what is saved is the whole run's
+            _set_nadam_product(self.optimizer, self.clock + 1)  # saved is the whole run's
 
 
 class _CohortDecay(_ByCohort):
-    """The decay of weights, which reads the learning rate past all arguments."""
+    """Weight decay, which reads the learning rate from the optimizer, not from an argument."""
 
     def __call__(self, variables: Any) -> None:
         base = optimizers.rate_of(self.optimizer)

@@ -24,7 +24,7 @@ class PlannedGroup:
 
     Attributes:
         name: Str, unique, and the same in every build of the architecture.
-        first_layer: Str or None. The layer that a group called by its place begins with.
+        first_layer: Str or None. The first layer of a group named by position.
         calls: Tuple of `Call`.
     """
 
@@ -37,7 +37,7 @@ def plan(calls: Sequence[Call]) -> list[PlannedGroup]:
     """Divide a call graph into named groups, from input to head.
 
     A name that Keras may have made (`lstm_3`) is another one in the next build, so a group that
-    would be named after such a layer is called by its place, counted from 0: `group2`.
+    would be named after such a layer is named by position, counted from 0: `group2`.
 
     Args:
         calls: Sequence of `Call`, as `call_graph` returns it.
@@ -62,7 +62,7 @@ def plan(calls: Sequence[Call]) -> list[PlannedGroup]:
 
 
 def _names(calls: Sequence[Call], segments: Sequence[Segment]) -> list[str]:
-    """Return unique names; what someone named goes before what is called by its place."""
+    """Return unique names; names that someone chose take precedence over names by position."""
     names: dict[int, str] = {}
     for n, segment in enumerate(segments):
         if not segment.has_automatic_name:
@@ -140,7 +140,7 @@ def _distances(calls: Sequence[Call]) -> list[int]:
 
 
 def _split_head(calls: Sequence[Call], trunk: Sequence[Atom]) -> tuple[list[Atom], list[Atom]]:
-    """Cut the trunk before its head: its last dense layers, or where the tasks part."""
+    """Cut the trunk before its head: its last dense layers, or where the tasks branch."""
     weighted = [n for n, atom in enumerate(trunk) if atom.weighted]
     start = len(trunk)
     for n in reversed(weighted):
@@ -170,7 +170,7 @@ def _may_be_head(atom: Atom) -> bool:
 
 
 def _task_split(calls: Sequence[Call], trunk: Sequence[Atom]) -> int:
-    """Return the index of the atom where tasks part for good, or the trunk's length.
+    """Return the index of the atom where tasks branch permanently, or the trunk's length.
 
     Tasks are outputs that have weights of their own; a feature pyramid has many outputs and
     no tasks. A branch with more weights than all before it is more than a head.

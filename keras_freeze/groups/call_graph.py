@@ -136,7 +136,7 @@ def _union(sources: Iterable[Sources]) -> Sources:
 
 
 def _merge_parallel_calls(calls: Sequence[Call]) -> list[Call]:
-    """Make one call of those that share a layer and a distance to the output.
+    """Merge the calls that share a layer and a distance to the output.
 
     Calls that reach no output are dropped: their weights take no part in anything.
     """

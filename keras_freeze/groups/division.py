@@ -1,6 +1,6 @@
 """Layer groups: a model as an ordered tuple of parts, from input to head.
 
-Everything that freezes, unfreezes, sets rates or reports speaks of these groups. They are found
+Everything that freezes, unfreezes, sets rates or reports refers to these groups. They are found
 automatically or given by the user, and are the same for a nested backbone and the same backbone
 inlined. Nothing here changes a model.
 """
@@ -23,14 +23,14 @@ def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[Laye
     """Divide a model into ordered layer groups, from input to head.
 
     Without `groups` the division follows the model: VGG16 with a new head gives `block1` to
-    `block5` and `head`, a stack of recurrent layers one group a layer, a transformer its
-    embeddings and blocks. A residual block is never cut in half, and a nested backbone gives
-    the same groups as the same backbone inlined.
+    `block5` and `head`, a stack of recurrent layers one group per layer, a transformer its
+    embeddings and blocks. A residual block is never cut in half, and a nested backbone gives the
+    same groups as the same backbone inlined.
 
     Names are the same in every build of an architecture. A layer that nobody named (`lstm_3`)
-    gets another number from Keras in each build, so a group that would be named after such a
-    layer is called by its place, counted from 0: `layer_groups(model)[2]` is `group2`. Wherever
-    a group is named, `lstm_3` is understood too, as long as only one group begins with it.
+    gets another number from Keras in each build, so a group that would be named after such a layer
+    is named by position, counted from 0: `layer_groups(model)[2]` is `group2`. Wherever a group is
+    named, `lstm_3` is understood too, as long as only one group begins with it.
 
     Args:
         model: `keras.Model`, built.

@@ -66,7 +66,7 @@ def is_recurrent(layer: keras.Layer) -> bool:
 
 
 def is_composite(layer: keras.Layer) -> bool:
-    """Tell whether a layer is somebody's own block of several layers with weights."""
+    """Tell whether a layer is a custom block of several layers with weights."""
     if is_builtin(layer) or isinstance(layer, keras.Model):
         return False
     return sum(bool(child.weights) for child in sublayers(layer)) >= 2

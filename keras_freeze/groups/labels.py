@@ -58,8 +58,8 @@ def common_prefix(sequences: Sequence[Sequence[str]]) -> list[str]:
 def _own_label(atom: Atom) -> _Label | None:
     """Return prefix and label of most of an atom's layers; `block4a`, `Block_4` are block4.
 
-    The number in a name that Keras made says nothing, but the class may: each of somebody's own
-    `ResidualBlock` layers is a block of the model.
+    The number in a name that Keras made carries no information, but the class may: each custom
+    `ResidualBlock` layer is a block of the model.
     """
     found: list[_Label] = []
     for call in atom.calls:

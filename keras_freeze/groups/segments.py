@@ -142,7 +142,7 @@ def _by_layer(run: list[Atom]) -> list[Segment]:
 
 
 def _name(atom: Atom) -> str:
-    """Name an atom after its one layer, or the name someone gave to where it joins."""
+    """Name an atom after its one layer, or the user's name for the layer where it joins."""
     layers = list(atom.main or atom.weighted)
     layers = [layer for layer in layers if kinds.is_block(layer)] or layers
     last = atom.calls[-1].layer
@@ -154,7 +154,7 @@ def _name(atom: Atom) -> str:
 
 
 def _by_resolution(segments: list[Segment]) -> list[Segment]:
-    """Replace long runs of plain segments by one a resolution, where the resolution changes."""
+    """Replace long runs of plain segments by one per resolution, where the resolution changes."""
     merged: list[Segment] = []
     for is_block, part in itertools.groupby(segments, lambda segment: segment.is_block):
         run = list(part)

@@ -112,7 +112,7 @@ def _entries(groups: Any) -> list[tuple[str, Spec]]:
 
 
 def _made_up_name(spec: Spec, n: int) -> str:
-    """`^block1_` is called block1, a list of one name after it, anything else by its number."""
+    """`^block1_` is named block1, a list of one name after it, anything else by its number."""
     text = re.sub(r"\.\*|[\^$]", "", spec) if isinstance(spec, str) else spec[0]
     is_plain = re.fullmatch(r"[\w\-./ ]+", text) and (isinstance(spec, str) or len(spec) == 1)
     return (is_plain and text.strip("_-./ ")) or f"group{n}"

@@ -1,4 +1,4 @@
-"""Attributes that an object of Keras has for a while, such as a wrapped method."""
+"""Temporary attributes of an object of Keras, such as a wrapped method."""
 
 from __future__ import annotations
 

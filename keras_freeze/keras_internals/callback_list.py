@@ -1,4 +1,4 @@
-"""The list of callbacks that Keras is calling: it tells a callback nothing of the others."""
+"""The other callbacks of a running fit, to which Keras gives a callback no access."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import keras
 
 
 def sibling_callbacks(callback: Any) -> tuple[Any, ...]:
-    """Return the callbacks beside one, when a hook of it asks; none outside of that."""
+    """Return the other callbacks of a fit, if called from a hook; otherwise none."""
     owner = _callback_list()
     return () if owner is None else tuple(x for x in owner.callbacks if x is not callback)
 
 
 def move_to_end(callback: Any) -> None:
-    """Let Keras call a callback after the others, when its `set_model` asks.
+    """Make Keras call a callback after the others, if called from its `set_model`.
 
-    Where several want that, the class attribute `rank_at_end` (an int, 1 where missing) orders
-    them, whichever asks first.
+    If several callbacks do this, the class attribute `rank_at_end` (an int, 1 where missing) orders
+    them, whichever is set up first.
     """
     owner = _callback_list()
     if owner is not None:
@@ -30,13 +30,13 @@ def move_to_end(callback: Any) -> None:
 
 
 def is_called_by(name: str) -> bool:
-    """Tell whether the function that asks was called by one of this name."""
-    # No name for a frame: its own would keep it and its callers' values until a collection.
+    """Tell whether the calling function was itself called by a function of this name."""
+    # No frame is bound to a name: it would keep itself and its callers' values until a collection.
     return sys._getframe(2).f_code.co_name == name
 
 
 def _callback_list() -> Any | None:
-    """Return the list that is calling a hook: Keras tells a callback nothing of the others."""
+    """Return the `CallbackList` on the stack, which is calling a hook; None if there is none."""
     frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")

@@ -18,14 +18,14 @@ def to_host(variable: keras.Variable) -> np.ndarray:
 
 
 def parts_on_host(value: Any) -> Iterator[np.ndarray]:
-    """Yield what a backend's value consists of, without a copy where there is a way.
+    """Yield the arrays that a backend's value consists of, without a copy where possible.
 
     Of a value that is spread over several hosts, this host's part is taken.
     """
     if keras.backend.backend() == "torch":
         import torch
 
-        # As bytes, for numpy has no name for some of torch's dtypes.
+        # As bytes, since NumPy lacks some of torch's dtypes.
         yield value.cpu().flatten().view(torch.uint8).numpy()
     elif getattr(value, "is_fully_addressable", True):
         yield np.asarray(keras.ops.convert_to_tensor(value))

@@ -97,7 +97,7 @@ class OpenTuner(keras_tuner.Tuner):
         """Called when the hyperparameters of a new search are known; to be overridden."""
 
     def checked_model(self, hp: Any) -> keras.Model:
-        """Build a model in a cleared session, and refuse what is none."""
+        """Build a model in a cleared session, and reject anything that is not a model."""
         return self._try_build(hp)
 
     def build_and_fit(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
@@ -111,7 +111,7 @@ class OpenTuner(keras_tuner.Tuner):
         return [*callbacks, _tuner_utils.TunerCallback(self, trial)]
 
     def build_config_file(self, trial_id: str) -> str:
-        """Return the file that with the shapes on which a trial's model was built."""
+        """Return the file with the shapes on which a trial's model was built."""
         return str(self._get_build_config_fname(trial_id))
 
     def state_file(self) -> str:
@@ -139,7 +139,7 @@ class OpenOracle(keras_tuner.Oracle):
     """KerasTuner's oracle, with public names for what a subclass needs."""
 
     def set_max_draws(self, count: int) -> None:
-        """Set after how many random draws that were tried already a space counts as used up."""
+        """Set how many random draws of values already tried mark a space as exhausted."""
         self._max_collisions = count
 
     @property
@@ -181,7 +181,7 @@ class OpenHyperbandOracle(keras_tuner.oracles.HyperbandOracle):
     """KerasTuner's Hyperband, with public names for its brackets (rounds of halving)."""
 
     def rungs(self) -> list[int]:
-        """Return after how many epochs in all trials are compared, the fewest first."""
+        """Return the total numbers of epochs after which trials are compared, ascending."""
         ends = set()
         for bracket in range(self._get_num_brackets()):
             for round_number in range(self._get_num_rounds(bracket)):
@@ -228,7 +228,7 @@ def metrics_of(returned: Any, objective: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def without_known_warnings() -> Iterator[None]:
-    """Silence what KerasTuner causes itself on present versions of Python and its libraries."""
+    """Silence what KerasTuner causes itself on current versions of Python and its libraries."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"keras_tuner\.")
         # Of the Gaussian process, on a space with few values.

@@ -34,7 +34,7 @@ def own_variables(layer: keras.Layer) -> tuple[tuple[keras.Variable, bool], ...]
 
 
 def lora_base(layer: keras.Layer) -> keras.Variable | None:
-    """Return the weight that `enable_lora` has frozen for good in favour of its adapters."""
+    """Return the weight that `enable_lora` has frozen permanently in favour of its adapters."""
     if not getattr(layer, "lora_enabled", False):
         return None
     return getattr(layer, "_kernel", getattr(layer, "_embeddings", None))

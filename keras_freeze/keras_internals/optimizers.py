@@ -104,7 +104,7 @@ def unknown_state(optimizer: Any) -> list[str]:
 
 
 def remapped_variable(optimizer: Any) -> keras.Variable | None:
-    """Return a variable that a `MultiOptimizer` map gives another optimizer than before."""
+    """Return a variable to which a `MultiOptimizer` map now assigns another optimizer."""
     if not optimizer.built or not isinstance(optimizer, keras.optimizers.MultiOptimizer):
         return None
     for variable in optimizer._trainable_variables:
@@ -115,7 +115,7 @@ def remapped_variable(optimizer: Any) -> keras.Variable | None:
 
 
 def forget_slots(optimizer: Any) -> None:
-    """Make an optimizer as if it had not been built, but for its settings and scalars."""
+    """Reset an optimizer to its state before `build`, except for its settings and scalars."""
     slots = slots_of(optimizer)
     for name, items in slots.items():
         untrack(optimizer, (variable for variable in items if variable is not None))
@@ -132,7 +132,7 @@ def untrack(optimizer: Any, variables: Iterable[keras.Variable]) -> None:
 
 
 def memento(optimizer: Any) -> Callable[[], None]:
-    """Return what puts an optimizer back as it is now, whatever a failed build left behind."""
+    """Return a function that restores an optimizer's current state after a failed build."""
     attributes = dict(vars(optimizer))
     tracked, indices = list(optimizer._variables), dict(optimizer._trainable_variables_indices)
 
@@ -152,40 +152,40 @@ def memento(optimizer: Any) -> Callable[[], None]:
 
 
 def key_of(optimizer: Any, variable: Any) -> Any:
-    """Return what an optimizer knows a variable by, whatever stands for it in a step."""
+    """Return the key by which an optimizer identifies a variable, also inside a step."""
     return optimizer._var_key(variable)
 
 
 def has_weight_decay(optimizer: Any, variable: Any) -> bool:
-    """Tell whether a variable's weight decays."""
+    """Tell whether weight decay applies to a variable."""
     return bool(optimizer._use_weight_decay(variable))
 
 
 def update_methods(optimizer: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return what updates the variables, and what lets their weights decay."""
+    """Return the method that updates variables and the one that applies weight decay."""
     return getattr(optimizer, _UPDATE_STEP), getattr(optimizer, _WEIGHT_DECAY)
 
 
 def replaced_update(optimizer: Any) -> Any | None:
-    """Return what `replace_update_methods` has put in the place of the update step."""
+    """Return what `replace_update_methods` has set in place of the update step."""
     return vars(optimizer).get(_UPDATE_STEP)
 
 
 def replace_update_methods(optimizer: Any, update: Any, decay: Any) -> None:
-    """Put other callables in the place of an optimizer's own update step and weight decay."""
+    """Replace an optimizer's own update step and weight decay by other callables."""
     _override(optimizer, _UPDATE_STEP, update)
     _override(optimizer, _WEIGHT_DECAY, decay)
 
 
 def restore_update_methods(optimizer: Any) -> None:
-    """Let an optimizer update variables by its own methods."""
+    """Restore an optimizer's own update step and weight decay."""
     for name in (_UPDATE_STEP, _WEIGHT_DECAY):
         vars(optimizer).pop(name, None)
 
 
 @contextlib.contextmanager
 def counting(optimizer: Any, steps: Any) -> Iterator[None]:
-    """Let an optimizer read another iteration count for a while."""
+    """Make an optimizer read another iteration count temporarily."""
     clock = optimizer._iterations
     _override(optimizer, "_iterations", steps)
     try:
@@ -196,7 +196,7 @@ def counting(optimizer: Any, steps: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_rate(optimizer: Any, rate: Any, own: Any) -> Iterator[None]:
-    """Let an optimizer read another learning rate for a while, and then its own."""
+    """Make an optimizer read another learning rate temporarily, and then its own."""
     _override(optimizer, "_learning_rate", rate)
     try:
         yield
@@ -210,7 +210,7 @@ def nadam_product(optimizer: Any) -> keras.Variable:
 
 
 def _override(optimizer: Any, name: str, value: Any) -> None:
-    # Past Keras's and TensorFlow's attribute tracking: nothing of this is saved.
+    # This bypasses the attribute tracking of Keras and TensorFlow: none of it is saved.
     object.__setattr__(optimizer, name, value)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def retracing_is_expected() -> Iterator[None]:
-    """Keep back the warning for a while: each transition makes a new train step on purpose."""
+    """Suppress the warning temporarily: each transition makes a new train step on purpose."""
 
     def is_about_something_else(record: logging.LogRecord) -> bool:
         return "triggered tf.function retracing" not in record.getMessage()

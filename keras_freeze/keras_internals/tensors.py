@@ -1,4 +1,4 @@
-"""What tells whether a backend's tensor has been written to."""
+"""Detect whether a backend's tensor has been written to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model's trainer keeps to itself: its step functions, and where a fit begins."""
+"""Private state of a model's trainer: the flags it was compiled with, and where a fit begins."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ def flags_at_compile(model: keras.Model) -> Mapping[keras.Layer, bool]:
 
 
 def begin_fit_at(model: keras.Model, epoch: int | None) -> None:
-    """Let the fit that is about to begin start at an epoch; None for that of its argument."""
+    """Make the fit that is about to begin start at an epoch; None for that of its argument."""
     model._initial_epoch = epoch
 
 
 def model_of(callback: keras.callbacks.Callback) -> keras.Model:
-    """Return a callback's model as it is.
+    """Return a callback's model without synchronizing it.
 
-    On JAX reading `callback.model` brings the values of a running fit back to the model, pairing
-    them with its variables by their present flags.
+    On JAX, reading `callback.model` copies the values of a running fit back to the model, pairing
+    them with its variables by their current flags.
     """
     return callback._model
 
 
-def bring_values_back(model: keras.Model) -> None:
-    """Bring a running fit's values back to the model, where Keras holds them elsewhere (JAX).
+def sync_jax_state(model: keras.Model) -> None:
+    """Copy a running fit's values back to the model, where Keras holds them elsewhere (JAX).
 
-    Keras pairs variables and values by the present flags.
+    Keras pairs variables and values by the current flags.
     """
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()

@@ -1,4 +1,4 @@
-"""Layer groups, the parts of a model that freeze as one, and what they answer to."""
+"""Layer groups, the parts of a model that freeze as one, and how they are found by name."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class LayerGroup:
         layers: Tuple of `keras.Layer`: nested models opened, composite layers whole, layers
             without weights included.
         variables: Tuple of `keras.Variable`: every weight of the model is in one group.
-        first_layer: Str or None. The layer that a group called by its place begins with, to show
-            beside its name; None for a group with a name of its own. Keras may number this
-            layer otherwise in the next build, so it is never stored.
+        first_layer: Str or None. The first layer of a group named by position, to show beside its
+            name; None for a group with a name of its own. Keras may number this layer otherwise in
+            the next build, so it is never stored.
     """
 
     name: str
@@ -60,10 +60,10 @@ class LayerGroup:
 
 
 class GroupNames(tuple[str, ...]):
-    """The names of a model's groups, from input to head, and what else they answer to.
+    """The names of a model's groups, from input to head, and their earlier names.
 
-    In 0.1 a group called by its place had the name of its first layer. It is found by that too,
-    where no other group is.
+    In 0.1 a group named by position had the name of its first layer. It is still found by that
+    name, unless another group has it.
 
     Attributes:
         first_layers: Tuple of str or None, one for each group, as in `LayerGroup`.
@@ -147,7 +147,7 @@ def known_groups(
 
 
 def _first_layers(names: Sequence[str]) -> dict[str, str]:
-    """Return the first layer of each group that is called by its place."""
+    """Return the first layer of each group that is named by position."""
     layers = names.first_layers if isinstance(names, GroupNames) else ()
     return {name: layer for name, layer in zip(names, layers, strict=False) if layer}
 

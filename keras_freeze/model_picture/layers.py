@@ -22,8 +22,8 @@ class Weight:
         layer: `keras.Layer`. The innermost layer that owns the weight.
         enclosing: Tuple of `keras.Layer`. The layers around `layer`, outermost first,
             without the model that was asked.
-        potentially_trainable: Bool. Whether its layer made it to be trained. Moving
-            statistics, counters and the like never are, whatever flags a layer has.
+        potentially_trainable: Bool. Whether its layer created it as trainable. Moving statistics,
+            counters and the like never are, whatever flags a layer has.
     """
 
     variable: keras.Variable
@@ -109,10 +109,10 @@ def weights_of(model: keras.Layer) -> tuple[Weight, ...]:
 def frozen_weights(model: keras.Layer) -> tuple[Weight, ...]:
     """Return the weights that training should leave as they are.
 
-    Those are the weights made to be trained that don't, and what else their layer holds
+    Those are the potentially trainable weights that don't train, and what else their layer holds
     (moving statistics, counters) if all of that layer is frozen, or its flag is off. A
-    `BatchNormalization` updates its statistics by its flag alone. Seeds, metrics and the states
-    of recurrent layers are no weights.
+    `BatchNormalization` updates its statistics by its flag alone. Seeds, metrics and the states of
+    recurrent layers are no weights.
 
     Args:
         model: `keras.Layer` or `keras.Model`, built.

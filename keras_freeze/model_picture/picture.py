@@ -1,4 +1,4 @@
-"""One immutable picture of a model, made once a fit or a call, which all that is planned reads."""
+"""One immutable picture of a model, made once per fit or call, that all planning reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from keras_freeze.model_picture.layers import (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelPicture:
-    """How a model is put together, whatever its flags say at the moment.
+    """The structure of a model, independent of its current flags.
 
     Attributes:
         model: `keras.Model`. The model itself, for its name and for the engine.
@@ -33,8 +33,8 @@ class ModelPicture:
             them.
         trainable_in: Mapping from the id of each layer to those variables of its `weights_in`
             that were made to be trained.
-        groups: Tuple of `LayerGroup`, from input to head; empty where they were not asked for.
-        division: How the groups were given by the user; None where they were found.
+        groups: Tuple of `LayerGroup`, from input to head; empty if they were not requested.
+        division: The division into groups that the user gave; None if it is automatic.
     """
 
     model: keras.Model

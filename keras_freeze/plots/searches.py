@@ -15,7 +15,7 @@ from keras_freeze.plots.style import (
     FROZEN_COLOUR,
     OVER_MARKS,
     STYLE,
-    finished,
+    detach_from_pyplot,
     short_count,
 )
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from keras_freeze.tuning.trial_record import TrialRecord
 
-# Depths that have room for a number each.
+# The most depths at which each has room for a number.
 MAX_MARKS = 12
 _BEST = "#D55E00"
 _FRONT = "#009E73"
@@ -87,7 +87,7 @@ def search(search: Any, *, rate: str | None = None) -> Figure:
     _draw_curves(panels["curves"], found)
     if against is not None:
         _draw_map(panels["map"], found, against)
-    return finished(figure)
+    return detach_from_pyplot(figure)
 
 
 def _read(search: Any) -> _Search:
@@ -105,8 +105,8 @@ def _read(search: Any) -> _Search:
         seconds[row["trial_id"]] = row["seconds"]
     if not rows:
         raise ValueError(
-            "plots.search(search=...) must have at least one trial that is complete, and of which "
-            f"the callbacks were called. Received: {str(folder)!r}, with none. Run its search."
+            "plots.search(search=...) must have at least one complete trial whose callbacks "
+            f"were called. Received: {str(folder)!r}, with none. Run its search."
         )
     by_id = {record.trial_id: record for record in trial_record.read_all(folder)}
     return _Search(rows, by_id, about["objective"], about["direction"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
+# Okabe and Ito's colours, which can be distinguished with any kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 FROZEN_COLOUR = "#C9D6DF"
 STYLE: dict[Any, Any] = {
@@ -36,8 +36,8 @@ def short_count(count: float, _: float | None = None) -> str:
     return f"{count:g}"
 
 
-def finished(figure: Figure) -> Figure:
-    """Take the figure from pyplot, which in a notebook would show it a second time."""
+def detach_from_pyplot(figure: Figure) -> Figure:
+    """Close a figure in pyplot, which would show it a second time in a notebook."""
     import matplotlib.pyplot as plt
 
     plt.close(figure)

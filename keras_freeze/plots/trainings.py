@@ -17,7 +17,7 @@ from keras_freeze.plots.style import (
     FROZEN_COLOUR,
     OVER_MARKS,
     STYLE,
-    finished,
+    detach_from_pyplot,
     short_count,
 )
 
@@ -68,7 +68,7 @@ def training(history: History, *, metric: str | None = None) -> Figure:
         _mark(axes, transitions(log))
     upper.set_ylabel(metric)
     upper.legend(loc="best", **OVER_MARKS)
-    return finished(figure)
+    return detach_from_pyplot(figure)
 
 
 def comparison(
@@ -123,7 +123,7 @@ def comparison(
         ncols=len(labels),
         frameon=False,
     )
-    return finished(figure)
+    return detach_from_pyplot(figure)
 
 
 def transitions(history: History) -> list[int]:

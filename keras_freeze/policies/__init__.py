@@ -9,47 +9,31 @@ which the engine sets.
 from keras_freeze.policies.base import (
     FreezePolicy,
     FreezeWhere,
-    as_policy,
-)
-from keras_freeze.policies.base import (
     Predicate as Predicate,
-)
-from keras_freeze.policies.base import (
+    as_policy,
     combined as combined,
-)
-from keras_freeze.policies.base import (
     parts_of as parts_of,
 )
 from keras_freeze.policies.by_name import (
     FreezeLayers,
     FreezeMatching,
     FreezeWeights,
-)
-from keras_freeze.policies.by_name import (
     check_weights as check_weights,
 )
 from keras_freeze.policies.by_position import FreezeBefore, FreezeFirst, FreezeGroups
 from keras_freeze.policies.flags import (
     BatchNormMode as BatchNormMode,
-)
-from keras_freeze.policies.flags import (
     Flags as Flags,
-)
-from keras_freeze.policies.flags import (
     check_batch_norm as check_batch_norm,
-)
-from keras_freeze.policies.flags import (
     lost_in_a_file as lost_in_a_file,
-)
-from keras_freeze.policies.flags import (
     phase_flags as phase_flags,
-)
-from keras_freeze.policies.flags import (
     relative_flags as relative_flags,
 )
-from keras_freeze.policies.selection import Selection
-from keras_freeze.policies.selection import everything as everything
-from keras_freeze.policies.selection import of_groups as of_groups
+from keras_freeze.policies.selection import (
+    Selection,
+    everything as everything,
+    of_groups as of_groups,
+)
 
 __all__ = [
     "FreezeBefore",

@@ -86,16 +86,17 @@ class FreezePolicy:
 
 @dataclasses.dataclass(frozen=True)
 class FreezeWhere(FreezePolicy):
-    """Select the variables for which a function says yes.
+    """Select the variables for which a function returns True.
 
     A layer that has only weights that can't be trained, as a `BatchNormalization` without
-    gamma and beta, is selected if the function says yes for all of them.
+    gamma and beta, is selected if the function returns True for all of them.
 
     Args:
         predicate: Callable `(variable, layer) -> bool`, with the layer that owns the variable.
 
     Raises:
-        TypeError: if it can't be called so; when selecting, if it returns anything but a bool.
+        TypeError: if it can't be called with these arguments; when selecting, if it returns
+            anything but a bool.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])

@@ -199,7 +199,7 @@ class FreezeWeights(FreezePolicy):
 
 
 def _names(weight: Weight, model: keras.Model) -> tuple[str, ...]:
-    """Return what a pattern may find for a weight: the model's own name says nothing of it."""
+    """Return the texts that a pattern searches for a weight, without the model's own name."""
     layers = [*weight.enclosing, weight.layer]
     path = weight.variable.path.removeprefix(f"{model.name}/")
     return (*(layer.name for layer in layers if layer is not model), path)

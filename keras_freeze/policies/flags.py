@@ -1,4 +1,4 @@
-"""Plan the `trainable` flags that a selection comes down to. Pure: the engine sets them.
+"""Plan the `trainable` flags that a selection implies. Pure: the engine sets them.
 
 Keras keeps two flags. A variable's own decides whether the optimizer updates it; a layer's
 decides whether a `BatchNormalization` updates its moving statistics. They are planned

@@ -1,4 +1,4 @@
-"""Compute samples of a batch again and compare: this fails if chance or other samples play in."""
+"""Recompute samples of a batch: this fails if the output is random or depends on other samples."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class PrefixCache(BaseCallback):
             self._run.begin("train")
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Take the cache out of the model's steps, and print a summary."""
+        """Remove the cache from the model's steps, and print a summary."""
         if self._run is not None and self.statistics.hits:
             self._say(f"cache: {self.statistics}.")
         self._remove()

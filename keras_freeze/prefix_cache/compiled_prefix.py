@@ -21,7 +21,7 @@ from keras_freeze.prefix_cache.model_cut import Frontier
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Tensors before a cut of which the values are known.
+    """Tensors with known values before a cut.
 
     Attributes:
         tensors: Symbolic tensors of the model's graph.

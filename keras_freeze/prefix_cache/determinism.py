@@ -47,13 +47,13 @@ def reason_against(operation: Any, setting: Setting) -> NoCut | None:
 
 
 def reason_in_graph(node: Any, setting: Setting) -> NoCut | None:
-    """Do as `reason_against` for a call in the graph of a Functional model."""
+    """Return the same as `reason_against` for a call in the graph of a Functional model."""
     found = _judged_call(node, setting)
     return found and NoCut(found.reason, f"{_shown(node.operation)} {found.detail}")
 
 
 def _judged(operation: Any, setting: Setting) -> NoCut | None:
-    """Return what speaks against an operation; the text follows the operation's name."""
+    """Return why an operation can't be cached; the text follows the operation's name."""
     rule = _rule_of(operation)
     if rule is None:
         return NOT_KNOWN
@@ -101,7 +101,7 @@ def _foreign_function(layer: Any) -> NoCut | None:
 
 
 def _inside(operation: Any, setting: Setting) -> NoCut | None:
-    """Return what speaks against a layer that an operation contains, or a call in its graph."""
+    """Return why a layer that an operation contains, or a call in its graph, can't be cached."""
     graph = walked_graph(operation)
     if graph is not None:
         parts = [(node.operation, _judged_call(node, setting)) for node in graph_nodes(graph)]

@@ -35,7 +35,7 @@ class CacheDriver:
             self._cache.expect(epoch)
 
     def end(self) -> None:
-        """Take the cache out of the model's steps; a second time it does nothing."""
+        """Remove the cache from the model's steps; a second call does nothing."""
         if self._cache is not None:
             self._cache.on_train_end()
             self._cache = None

@@ -77,7 +77,7 @@ class Library:
         return self._shelves.get((batches, names))
 
     def below(self, batches: Hashable, known: Mapping[bytes, Any]) -> Iterator[Shelf]:
-        """Yield the shelves of which all tensors are among the known ones."""
+        """Yield the shelves whose tensors are all among the known ones."""
         for (own, names), shelf in self._shelves.items():
             if own == batches and len(shelf.store) and all(name in known for name in names):
                 yield shelf

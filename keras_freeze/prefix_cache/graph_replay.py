@@ -46,8 +46,8 @@ class Use:
     Attributes:
         calls: Int, how many such calls there were.
         is_batch: Bool, whether such a call is running.
-        armed: Ids of the cuts of which the next walk is that of the batch. Other walks through
-            the same graph, of a layer that is used elsewhere too, are Keras's own.
+        armed: Ids of the cuts whose next walk is that of the batch. Other walks through the same
+            graph, of a layer that is used elsewhere too, are Keras's own.
     """
 
     calls: int = 0
@@ -55,7 +55,7 @@ class Use:
     armed: set[int] = dataclasses.field(default_factory=set)
 
     def is_due(self, cut: GraphCut) -> bool:
-        """Tell once, when it is asked for the walk that a cut is armed for."""
+        """Tell whether a cut is armed, and disarm it."""
         is_due = id(cut) in self.armed
         self.armed.discard(id(cut))
         return is_due
@@ -79,8 +79,8 @@ def features_of(
             none: from the inputs.
 
     Returns:
-        Tuple of the features, of which those of a subclassed model's own layers come first, and
-        of the calls of these layers.
+        Tuple of the features (those of a subclassed model's own layers first) and the calls of
+        these layers.
 
     Raises:
         NotReachedError: if the model's `call` does not go through its graph.

@@ -68,7 +68,7 @@ class Player:
 
     Args:
         calls: As recorded.
-        outputs: What they returned for the present batch.
+        outputs: What they returned for the current batch.
         split: By id of a layer that is a model and cut itself, what prepares the cut.
     """
 

@@ -28,7 +28,7 @@ class Setting:
     arguments: tuple[Any, ...] = ()
 
 
-# What speaks against a layer by itself, without those that it contains. The text follows its name.
+# Why a layer itself can't be cached, apart from those that it contains. The text follows its name.
 Rule: TypeAlias = Callable[[Any, Setting], NoCut | None]
 
 NOT_KNOWN = NoCut(Reason.NOT_KNOWN, "is not known to be deterministic")
@@ -43,7 +43,7 @@ def _each(names: str, rule: Rule) -> dict[str, Rule]:
 
 
 def pure(operation: Any, setting: Setting) -> NoCut | None:
-    """Say nothing against an operation."""
+    """Accept any operation."""
     return None
 
 
@@ -162,7 +162,7 @@ LAYERS: dict[str, Rule] = {
     **_each("HashedCrossing Hashing IntegerLookup StringLookup TextVectorization", _never(_TABLE)),
 }
 
-# The operations on tensors of which row i of the output depends on row i of the inputs alone.
+# The operations on tensors whose output row i depends on row i of the inputs alone.
 OPERATIONS: dict[str, Rule] = {
     **_each(
         """

@@ -48,7 +48,7 @@ class Options:
 
 @dataclasses.dataclass(eq=False)
 class CutPlan:
-    """How a model is cut in the present phase.
+    """How a model is cut in the current phase.
 
     Attributes:
         frontier: Where.
@@ -127,7 +127,7 @@ def make(model: keras.Model, frontier: Frontier, batch: Batch, last: CutPlan | N
         frontier: Where it is cut.
         batch: The first `Batch`.
         last: The plan before it. If it cut the model at the same place and no weight has changed
-            since, its watch is used further.
+            since, its watch is reused.
     """
     variables = {id(v): v for layer in frontier.layers for v in layer.weights}
     every_variable = (*model.trainable_variables, *model.non_trainable_variables)

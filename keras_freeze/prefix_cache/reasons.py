@@ -7,7 +7,7 @@ import enum
 
 
 class Reason(enum.Enum):
-    """What stands against caching."""
+    """Why an output is not cached."""
 
     # Of a layer or operation.
     TRAINS = enum.auto()

@@ -43,7 +43,7 @@ class ReuseTracker:
         self._is_whole = True
 
     @property
-    def is_at_begin(self) -> bool:
+    def is_at_start(self) -> bool:
         """Bool, whether no batch of this epoch has been looked up."""
         return self._looked_up == 0
 

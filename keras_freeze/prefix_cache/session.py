@@ -19,7 +19,7 @@ from keras_freeze.prefix_cache.reasons import NoCut, Reason
 from keras_freeze.prefix_cache.summary import Messages
 from keras_freeze.prefix_cache.weight_watch import Watch
 
-# How often the weights of the cached layers may change in a fit before the cache is given up.
+# How often the weights of the cached layers may change in a fit before the cache is disabled.
 MAX_CHANGES = 3
 
 
@@ -94,7 +94,7 @@ class CacheRun:
             plan = self._cut
             if not isinstance(plan, CutPlan):
                 return None
-            if self._weights_changed(plan, batch, thorough=tracker.is_at_begin):
+            if self._weights_changed(plan, batch, thorough=tracker.is_at_start):
                 known = None
             if self._cut is not plan:
                 return None
@@ -216,7 +216,7 @@ class CacheRun:
         )
 
     def _weights_changed(self, plan: CutPlan, batch: Batch, thorough: bool) -> bool:
-        """Clear the cache if weights before the cut have changed; give it up if they keep to."""
+        """Clear the cache if weights before the cut have changed; disable it if that persists."""
         values = plan.values(batch.state)
         changed = plan.watch.changed(values, thorough)
         if not changed:

@@ -108,7 +108,7 @@ class Messages:
         self._print(text)
 
     def not_used(self, no_cut: NoCut) -> None:
-        """Print why a model is not cut; that too little work is frozen is printed once a fit."""
+        """Print why a model is not cut; that too little work is frozen is printed once per fit."""
         is_little = no_cut.reason is Reason.LITTLE_WORK
         if not no_cut.reason.is_expected and not (is_little and self._has_little_work):
             self._print(f"not used: {no_cut.detail}.")

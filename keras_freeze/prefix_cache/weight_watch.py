@@ -18,7 +18,7 @@ class Watch:
     On a host, a weight that has been written to is at another address (TensorFlow), is another
     object (JAX), or has another version (torch, except for writes through `.data`). Only then is
     it compared with its earlier value. On other devices nothing shows a write, and fingerprints
-    are compared if that is asked for.
+    are compared on request.
 
     Args:
         variables: Sequence of `keras.Variable`.
@@ -55,10 +55,10 @@ class Watch:
 
 
 class _Held(Protocol):
-    """What tells whether a value has been written to."""
+    """A record that tells whether a value has been written to."""
 
     def is_changed(self, value: Any, thorough: bool) -> bool:
-        """Compare the present value; if it is the same at another place, record the place."""
+        """Compare the current value; if it is the same at another place, record the place."""
 
     def follow(self, value: Any) -> None:
         """Record where the same value is now."""

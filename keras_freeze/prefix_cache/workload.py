@@ -12,7 +12,7 @@ from keras_freeze.model_picture import weights_of_operation
 
 
 def work_of_call(node: Any) -> float:
-    """Return about how many multiplications a call in a graph takes."""
+    """Estimate the multiplications of a call in a graph."""
     nested = functional_graph(node.operation)
     if nested is not None:
         return sum(map(work_of_call, graph_nodes(nested)))
@@ -27,7 +27,7 @@ def work_of_call(node: Any) -> float:
 
 
 def work_of_layer(layer: keras.Layer) -> float:
-    """Return about how many multiplications a layer takes of which no call is known."""
+    """Estimate the multiplications of a layer for which no call is known."""
     graph = functional_graph(layer)
     if graph is not None:
         return sum(map(work_of_call, graph_nodes(graph)))

@@ -1,6 +1,6 @@
 """Put the cache into a model's training and validation steps while a fit runs.
 
-Keras calls `train_function` and `test_function` once a batch. While a cache is installed these
+Keras calls `train_function` and `test_function` once per batch. While a cache is installed these
 are `Step`s: each takes the batch from the iterator, asks the cache for its features, and calls
 Keras's own function, made of a step that replays the model from the features.
 """
@@ -145,7 +145,7 @@ class Step:
 
 
 class Installation:
-    """The cache in a model's steps, until it is taken out again.
+    """The cache in a model's steps, until it is removed.
 
     Args:
         model: `keras.Model`, in a fit, before its first step.
@@ -187,7 +187,7 @@ class Installation:
         return make
 
     def remove(self) -> None:
-        """Leave the model as it would be without a cache; a second time it does nothing."""
+        """Leave the model as it would be without a cache; a second call does nothing."""
         if self._is_removed:
             return
         self._is_removed = True
@@ -195,7 +195,7 @@ class Installation:
         self._run.end()
         for kind, make in self._own.items():
             step = getattr(self._model, f"{kind}_function")
-            if isinstance(step, Step):  # else `compile` has taken it away
+            if isinstance(step, Step):  # else `compile` has removed it
                 setattr(self._model, f"{kind}_function", step.plain)
                 make()
                 if kind == "train":

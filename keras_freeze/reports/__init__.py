@@ -11,8 +11,7 @@ from keras_freeze.reports.parameters import (
     parameter_report,
     readable_bytes,
 )
-from keras_freeze.reports.tables import Column as Column
-from keras_freeze.reports.tables import Table as Table
+from keras_freeze.reports.tables import Column as Column, Table as Table
 
 __all__ = [
     "ParameterReport",

@@ -37,8 +37,8 @@ class ReportRow:
         non_trainable_params: Int, parameters that don't, moving statistics included.
         trainable_bytes: Int, their size.
         non_trainable_bytes: Int, their size.
-        first_layer: Str or None, shown beside the name of a group that is called by its place;
-            it differs from build to build, so it counts for no comparison and is not stored.
+        first_layer: Str or None, shown beside the name of a group named by position; it differs
+            from build to build, so it is excluded from comparisons and not stored.
     """
 
     name: str
@@ -165,7 +165,7 @@ def parameter_report(
 
     Args:
         model: `keras.Model`, built.
-        by: One row a `"group"` (default) or a `"layer"`.
+        by: One row per `"group"` (default) or per `"layer"`.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
 
     Returns:
@@ -278,7 +278,7 @@ def _state(weights: Sequence[Weight], trained: set[int]) -> str:
 def _what_is_frozen(
     weights: Sequence[Weight], able: Sequence[Weight], frozen: Sequence[Weight]
 ) -> Iterator[str]:
-    """Yield what a partly frozen part holds back: LoRA's base, BatchNorm, layers, weights."""
+    """Yield what is frozen in a partly frozen part: LoRA's base, BatchNorm, layers, weights."""
     if any(weight.variable is lora_base(weight.layer) for weight in weights):
         yield "LoRA"
         return

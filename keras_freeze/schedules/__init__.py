@@ -19,22 +19,28 @@ from keras_freeze.schedules.builders import (
 from keras_freeze.schedules.curves import Cosine, Curve, SlantedTriangular, Warmup
 from keras_freeze.schedules.epoch_plans import even_starts, unfreeze_plan
 from keras_freeze.schedules.locations import placed as placed
-from keras_freeze.schedules.metrics import improves as improves
-from keras_freeze.schedules.metrics import monitored as monitored
+from keras_freeze.schedules.metrics import improves as improves, monitored as monitored
 from keras_freeze.schedules.phase import Phase
-from keras_freeze.schedules.planners import FromTheHead as FromTheHead
-from keras_freeze.schedules.planners import GivenSchedule as GivenSchedule
-from keras_freeze.schedules.planners import Planner as Planner
+from keras_freeze.schedules.planners import (
+    FromTheHead as FromTheHead,
+    GivenSchedule as GivenSchedule,
+    Planner as Planner,
+)
 from keras_freeze.schedules.previews import SchedulePreview, preview
-from keras_freeze.schedules.progress import Moment as Moment
-from keras_freeze.schedules.progress import Progress as Progress
-from keras_freeze.schedules.progress import beginning as beginning
-from keras_freeze.schedules.progress import progress_at as progress_at
-from keras_freeze.schedules.progress import soonest as soonest
-from keras_freeze.schedules.progress import timeline as timeline
-from keras_freeze.schedules.rates import DEFAULT_RATES, multipliers
-from keras_freeze.schedules.rates import Rates as Rates
-from keras_freeze.schedules.rates import check_rates as check_rates
+from keras_freeze.schedules.progress import (
+    Moment as Moment,
+    Progress as Progress,
+    beginning as beginning,
+    progress_at as progress_at,
+    soonest as soonest,
+    timeline as timeline,
+)
+from keras_freeze.schedules.rates import (
+    DEFAULT_RATES,
+    Rates as Rates,
+    check_rates as check_rates,
+    multipliers,
+)
 from keras_freeze.schedules.schedule import FreezeSchedule
 from keras_freeze.schedules.triggers import (
     AfterEpochs,
@@ -43,10 +49,10 @@ from keras_freeze.schedules.triggers import (
     AnyOf,
     OnPlateau,
     Trigger,
+    TriggerLike as TriggerLike,
     When,
+    as_trigger as as_trigger,
 )
-from keras_freeze.schedules.triggers import TriggerLike as TriggerLike
-from keras_freeze.schedules.triggers import as_trigger as as_trigger
 
 __all__ = [
     "DEFAULT_RATES",

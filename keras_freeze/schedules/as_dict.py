@@ -21,7 +21,7 @@ from keras_freeze.schedules.phase import Phase, PhaseSequence
 SCHEMA = 1
 
 Schedule = TypeVar("Schedule")
-#: What stands for a callable, or an object of the user's own, in plain data.
+#: The placeholder for a callable or a custom object in plain data.
 Naming = Callable[[Any], Any]
 
 _CURVES = {

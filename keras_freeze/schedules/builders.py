@@ -128,7 +128,7 @@ def chain_thaw(
             as in the paper.
 
     Returns:
-        `FreezeSchedule` with one phase a group, and one for all together.
+        `FreezeSchedule` with one phase per group, and one for all together.
 
     Raises:
         ValueError: as for `gradual`.
@@ -169,7 +169,7 @@ def progressive_freeze(
         **settings: As for `gradual`.
 
     Returns:
-        `FreezeSchedule`, at the end of which the head trains alone.
+        `FreezeSchedule`, whose last phase trains the head alone.
 
     Raises:
         ValueError: as for `gradual`.
@@ -238,7 +238,7 @@ def _divide(owner: str, model: Division, groups: Groups | None) -> _Division:
 
 
 def _template(owner: str, until: TriggerLike, rates: Rates, settings: PhaseSettings) -> Phase:
-    """Return the phase of which a builder's phases are copies."""
+    """Return the template that a builder's phases copy."""
     known = list(PhaseSettings.__annotations__)
     for name in settings:
         if name not in known:

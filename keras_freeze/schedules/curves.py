@@ -1,7 +1,7 @@
 """Learning-rate curves within a phase, on top of the compiled rate and the group rates. Pure.
 
 A curve is a factor from 0 to 1 that depends on how many batches of its phase are done. It is
-computed inside the train step, once a batch, so that it follows `steps_per_execution` too.
+computed inside the train step, once per batch, so that it follows `steps_per_execution` too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Unfreezing by the calendar: in which epoch which group unfreezes. Pure."""
+"""Unfreezing by epochs: which group unfreezes in which epoch. Pure."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Source:
 
 
 class Located(Protocol):
-    """What knows where in a file it stands, if it comes from one."""
+    """An object that knows its place in a file, if it comes from one."""
 
     @property
     def source(self) -> Source | None:

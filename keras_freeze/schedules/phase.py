@@ -51,8 +51,8 @@ class Phase:
             `(logs) -> bool`. None (default) for the last phase, which lasts as long as the fit;
             a trigger on the last phase ends the fit.
         restore_best: Bool or str. Restore the best weights of this phase, with their optimizer
-            state, when it ends. True goes by the metric that its `OnPlateau` watches, else by
-            `val_loss`; a str names another. Defaults to False.
+            state, when it ends. True uses the metric that its `OnPlateau` watches, else `val_loss`;
+            a str names another. Defaults to False.
         curve: `keras_freeze.schedules.Curve`, how the learning rate changes within the phase,
             on top of the rates of the groups. Defaults to None, for not at all.
         source: Where the phase was read from, for messages. Defaults to None.

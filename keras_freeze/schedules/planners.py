@@ -118,9 +118,9 @@ class FromTheHead(Planner):
     Args:
         owner: Str, the class or function in whose name errors are raised.
         schedule: When groups unfreeze: `"even"` (default) spreads them over the epochs; an int
-            is a number of epochs a group; a mapping from epoch to a group's name or names
-            unfreezes these then; a trigger or callable unfreezes one more group each time it
-            fires, and ends the fit when it fires with all groups unfrozen.
+            is a number of epochs per group; a mapping from epoch to a group's name or names
+            unfreezes these then; a trigger or callable unfreezes one more group each time it fires,
+            and ends the fit when it fires with all groups unfrozen.
         batch_norm: Mode for `BatchNormalization` in all phases. Defaults to `"frozen"`.
 
     Raises:
@@ -155,8 +155,8 @@ class FromTheHead(Planner):
         raise ArgumentError(
             self.owner,
             "schedule",
-            'be "even", a positive int (epochs a group), a mapping from epoch to groups that '
-            "begins at epoch 0, or a trigger such as schedules.OnPlateau()",
+            'be "even", a positive int (epochs per group), a mapping from epoch to groups '
+            "that begins at epoch 0, or a trigger such as schedules.OnPlateau()",
             value=schedule,
         )
 

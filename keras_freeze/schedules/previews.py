@@ -33,7 +33,7 @@ class PreviewRow:
         phase: Int, its number from 0.
         begins: Str, when it begins; epochs are counted from 1, as Keras prints them.
         ends: Str, what ends it.
-        training: Tuple of str, the layer groups of which something trains, from the head down.
+        training: Tuple of str, the layer groups that train at least in part, from the head down.
         trainable_params: Int, parameters that train.
         non_trainable_params: Int, parameters that don't.
         rates: Learning rate of each of these groups as a multiple of the compiled one.

@@ -138,7 +138,7 @@ def timeline(
 
 
 def soonest(schedule: Schedule) -> Schedule:
-    """Return a calendar schedule whose phases begin when those of another can at the earliest."""
+    """Return a fixed-length schedule whose phases begin as early as those of another can."""
     phases = []
     for phase in schedule.phases:
         end = None if phase.trigger is None else phase.trigger.soonest()

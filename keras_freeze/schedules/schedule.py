@@ -89,7 +89,7 @@ class FreezeSchedule:
             )
         if isinstance(given, Mapping):
             object.__setattr__(self, "start", self._first_epoch(given))
-            phases = _by_calendar(given)
+            phases = _by_epoch(given)
         else:
             phases = tuple(map(_as_phase, given))
         object.__setattr__(self, "phases", phases)
@@ -203,7 +203,7 @@ class FreezeSchedule:
         )
 
 
-def _by_calendar(given: Mapping[int, Any]) -> tuple[Phase, ...]:
+def _by_epoch(given: Mapping[int, Any]) -> tuple[Phase, ...]:
     epochs = sorted(given)
     phases = [_as_phase(given[epoch]) for epoch in epochs]
     for n, (epoch, phase) in enumerate(zip(epochs[:-1], phases[:-1], strict=True)):

@@ -67,7 +67,7 @@ class Trigger(abc.ABC):
         return None
 
     def soonest(self) -> Trigger:
-        """Return a calendar trigger that never fires later than this one."""
+        """Return a fixed-length trigger that never fires later than this one."""
         return self if self.is_calendar else AfterSteps(1)
 
     def __or__(self, other: TriggerLike) -> Trigger:
@@ -94,7 +94,7 @@ TriggerLike = Trigger | int | Callable[[Logs], bool]
 class AfterEpochs(Trigger):
     """End a phase after so many epochs.
 
-    An epoch in the middle of which the phase began counts as one.
+    The epoch in which the phase began counts as one, even if it began in the middle.
 
     Args:
         epochs: Int, positive.
@@ -187,7 +187,7 @@ class OnPlateau(Trigger):
         patience: Int, positive, in epochs without improvement. Defaults to 3.
         min_delta: Float, non-negative. An improvement is a gain of more than that. Defaults
             to 0.
-        mode: `"min"`, `"max"`, or `"auto"` (default), which goes by the metric's name.
+        mode: `"min"`, `"max"`, or `"auto"` (default), which infers it from the metric's name.
         cooldown: Int, non-negative. So many epochs from the beginning of the phase are never
             counted as epochs without improvement. Defaults to 0.
 
@@ -368,7 +368,7 @@ class _Combined(Trigger):
         return [t.fired(s) for t, s in zip(self.triggers, state, strict=True)]
 
     def soonest(self) -> Trigger:
-        """Return the same combination of the calendar triggers."""
+        """Return the same combination of the fixed-length triggers."""
         return type(self)(tuple(trigger.soonest() for trigger in self.triggers))
 
     def _known_lengths(self, steps_per_epoch: int | None, done: int) -> list[int]:
@@ -454,7 +454,7 @@ def as_trigger(
 
 
 def every_trigger(trigger: Trigger | None) -> Iterator[Trigger]:
-    """Yield the simple triggers of which a trigger is made; none of None."""
+    """Yield the simple triggers that a trigger consists of; none for None."""
     if isinstance(trigger, _Combined):
         for part in trigger.triggers:
             yield from every_trigger(part)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from keras_freeze.tuning import results as results
-from keras_freeze.tuning import search_folder as search_folder
-from keras_freeze.tuning import trial_record as trial_record
+from keras_freeze.tuning import (
+    results as results,
+    search_folder as search_folder,
+    trial_record as trial_record,
+)
 from keras_freeze.tuning.spaces import freeze_depth, rates, schedule
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from keras_freeze.keras_internals.keras_tuner import metrics_of
 from keras_freeze.tuning import trial_record
 from keras_freeze.tuning.trial_record import TrialRecord
 
-# How often the process may be killed in a trial before that is taken to be the trial's fault.
+# How often the process may be killed in a trial before the trial is considered the cause.
 MAX_KILLED = 3
-# How TensorFlow, torch, JAX and NumPy say that there is not enough memory.
+# The out-of-memory messages of TensorFlow, torch, JAX and NumPy.
 _OUT_OF_MEMORY = (
     "out of memory",
     "not enough memory",
@@ -60,7 +60,7 @@ def attempt(trial: Any, folder: Path) -> Iterator[TrialRecord]:
         if _is_out_of_memory(error):
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
         raise
-    finally:  # also after an interrupt, which is not the trial's fault
+    finally:  # also after an interrupt, which the trial did not cause
         record.is_running = False
         record.save(folder)
 

@@ -37,7 +37,7 @@ def check_within(model: keras.Model, unit: Unit, name: str, depth: float) -> Non
 def depths_within(
     model: keras.Model, lower: int | float | None, upper: int | float | None, unit: Unit
 ) -> list[Any]:
-    """Return the depths in a range, both ends included, one of those that freeze the same weights.
+    """Return the depths in a range, both ends included; of those that freeze the same weights, one.
 
     Args:
         model: `keras.Model`, built.

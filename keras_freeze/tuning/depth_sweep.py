@@ -15,7 +15,7 @@ from keras_freeze.tuning.depth_range import Unit
 from keras_freeze.tuning.freeze_tuner import FreezeTuner
 from keras_freeze.tuning.oracles import DepthSweepOracle
 from keras_freeze.tuning.spaces import asking, freeze_depth
-from keras_freeze.tuning.tuners import divided
+from keras_freeze.tuning.tuners import split_options
 
 _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -28,8 +28,8 @@ class DepthSweep(FreezeTuner):
 
     Args:
         build: Function that returns a compiled `keras.Model` with its pretrained weights; it may
-            take KerasTuner's `hp`, of which everything but the depth keeps its default. Or a
-            `keras_tuner.HyperModel`. If it calls `tuning.freeze_depth` itself, that depth is
+            take KerasTuner's `hp`, whose hyperparameters other than the depth keep their defaults.
+            Or a `keras_tuner.HyperModel`. If it calls `tuning.freeze_depth` itself, that depth is
             swept.
         objective: String or `keras_tuner.Objective`, what counts. Defaults to `"val_loss"`.
         min: The smallest depth, as for `tuning.freeze_depth`.
@@ -71,7 +71,7 @@ class DepthSweep(FreezeTuner):
         unit: Unit = "group",
         **options: Any,
     ) -> None:
-        of_oracle, of_tuner = divided(
+        of_oracle, of_tuner = split_options(
             "DepthSweep", options, ("max_retries_per_trial", "max_consecutive_failed_trials")
         )
         oracle = DepthSweepOracle(objective=objective, **of_oracle)
@@ -121,7 +121,7 @@ class _Swept(keras_tuner.HyperModel):
                 raise ArgumentError(
                     "DepthSweep",
                     "build",
-                    "ask for one freeze depth at most, and for none where min= or max= are given",
+                    "ask for at most one freeze depth, and for none if min= or max= are given",
                     received=f"a build function that asks for {', '.join(names)}",
                     advice="Use tuning.RandomSearch for several.",
                 )
@@ -140,6 +140,6 @@ class _Swept(keras_tuner.HyperModel):
 
 
 def _takes_hp(build: Callable[..., Any]) -> bool:
-    """Tell whether a build function has a parameter that only `hp` can be meant for."""
+    """Tell whether a build function has a parameter that can only be meant for `hp`."""
     parameters = inspect.signature(build).parameters.values()
     return any(p.name == "hp" or (p.default is p.empty and p.kind in _BY_PLACE) for p in parameters)

@@ -37,9 +37,9 @@ class FreezeTuner(OpenTuner):
         oracle: `keras_tuner.Oracle`.
         hypermodel: As for `keras_tuner.Tuner`.
         cache: Bool, whether trials share the outputs of layers that they freeze at the same
-            weights, and compute each once; or a `PrefixCache`, of which each trial gets a copy
-            and all have the limits (`max_bytes`, `directory`). Unless it has `mode="inference"`,
-            the results are the same. Defaults to True.
+            weights, and compute each once; or a `PrefixCache`, which is copied for each trial with
+            its limits (`max_bytes`, `directory`). Unless it has `mode="inference"`, the results are
+            the same. Defaults to True.
         settings: Mapping of what else must be the same for a search that resumes.
         overwrite: As for `keras_tuner.Tuner`; refused on a worker.
         max_model_size: Int, parameters, frozen ones included, above which a trial fails.
@@ -90,7 +90,7 @@ class FreezeTuner(OpenTuner):
         self._limits = cache if isinstance(cache, PrefixCache) else PrefixCache(verbose=0)
         #: Outputs of frozen layers, which trials share during a search.
         self.library = Library(self._limits.max_bytes, self._limits.directory)
-        #: Int, the training of the present trial, where it has several.
+        #: Int, the training of the current trial, where it has several.
         self.execution = 0
         #: What must be the same for a search that resumes.
         self.description = Search(
@@ -221,7 +221,7 @@ class FreezeTuner(OpenTuner):
         return [*callbacks, recorder]
 
     def fit_kwargs_of(self, trial: Any, fit_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the arguments of `fit` for the present execution of a trial."""
+        """Return the arguments of `fit` for the current execution of a trial."""
         return fit_kwargs
 
     def check_schedule(self, callback: FreezeScheduler, model: keras.Model) -> None:

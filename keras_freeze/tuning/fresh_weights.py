@@ -39,7 +39,7 @@ class FreshWeights:
 
     def restore(self) -> None:
         """Restore what builds have in common, before a model is built of it."""
-        self._forget_the_dead()
+        self._drop_released()
         for owner, flag in self._flags:
             alive = owner()
             if alive is not None:
@@ -52,7 +52,7 @@ class FreshWeights:
 
     def begin(self, model: keras.Model) -> None:
         """Restore what a new model has in common with earlier ones, and remember the rest."""
-        self._forget_the_dead()
+        self._drop_released()
         for variable in model.variables:
             known = self._starts.get(id(variable))
             if known is None:
@@ -76,6 +76,6 @@ class FreshWeights:
         """Tell whether a model has weights in common with another."""
         return any(id(variable) in self._shared for variable in model.variables)
 
-    def _forget_the_dead(self) -> None:
+    def _drop_released(self) -> None:
         alive = {i: start for i, start in self._starts.items() if start[0]() is not None}
         self._starts, self._shared = alive, self._shared & alive.keys()

@@ -19,7 +19,7 @@ class Depth:
     """How deep a model is frozen.
 
     Attributes:
-        value: Int or float, as it was asked for.
+        value: Int or float, as requested.
         policy: `FreezePolicy`, what is frozen.
     """
 

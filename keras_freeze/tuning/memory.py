@@ -1,4 +1,4 @@
-"""Release the training steps that TensorFlow traces in a search, and keep back its warning of them.
+"""Release the steps that TensorFlow traces in a search, and suppress its warning about them.
 
 Keras sums gradients over replicas, even where there is only one, with an operation that has a
 gradient function of its own. TensorFlow's registry of these keeps the graph of the step alive, and
@@ -16,7 +16,7 @@ from typing import Any
 from keras_freeze.keras_internals.gradient_registry import gradient_functions
 from keras_freeze.keras_internals.retracing import retracing_is_expected
 
-# A cell of a variable that has no value, which can't be asked for it.
+# A cell of a variable without a value, whose contents can't be read.
 _UNASSIGNED = types.CellType()
 
 
@@ -24,8 +24,8 @@ _UNASSIGNED = types.CellType()
 def release_traced_steps() -> Iterator[None]:
     """Release at the end the training steps that were traced inside.
 
-    TensorFlow does not warn of their number. They keep working for whoever else holds them; it
-    is only no longer possible to differentiate through one.
+    TensorFlow does not warn of their number. They keep working where they are still referenced, but
+    can no longer be differentiated.
     """
     registry = gradient_functions()
     before = set(registry)

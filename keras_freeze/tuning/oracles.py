@@ -1,4 +1,4 @@
-"""Oracles, which choose what is tried next: nothing twice, and nothing lost on an interruption."""
+"""Oracles, which choose the values to try next: none twice, even after an interruption."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_DRAWS = 1000
 
 
 class _CarefulOracle(OpenOracle):
-    """Mixed into an oracle: tries nothing twice, and loses nothing if the process is killed.
+    """Mixin for an oracle: it tries no values twice, and keeps its state if the process is killed.
 
     The oracle lives with the chief where there are several machines.
     """
@@ -85,7 +85,7 @@ class HyperbandOracle(_CarefulOracle, OpenHyperbandOracle):
     """Random values, the best trained further; an exhausted space gives smaller rounds."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # How many trials the first round of a bracket got, where no more values were left.
+        # How many trials the first round of a bracket got, if the values ran out.
         self._first_rounds: dict[int, int] = {}
         super().__init__(*args, **kwargs)
 

@@ -62,7 +62,7 @@ class Recorder(keras.callbacks.Callback):
         self._begun: float | None = None
 
     def set_model(self, model: keras.Model) -> None:
-        """Take the model, and let schedules know how long the whole training is."""
+        """Store the model, and tell schedules how long the whole training is."""
         super().set_model(model)
         move_to_end(self)
         depth = frozen_depth.depth_of(model)
@@ -86,7 +86,7 @@ class Recorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Record how long the epoch took and what came out; keep the model if it is the best."""
         execution, logs = self.execution, logs or {}
-        if self._begun is None:  # a loop of the user's own, which calls no `on_epoch_begin`
+        if self._begun is None:  # a custom loop, which calls no `on_epoch_begin`
             self.on_epoch_begin(epoch)
         elapsed_s = time.perf_counter() - (self._begun or 0.0)
         execution.is_traced[-1] |= self._record_part()

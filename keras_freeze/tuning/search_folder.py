@@ -1,4 +1,4 @@
-"""The folder of a search: it is for one search, and its files are whole or not there at all."""
+"""The folder of one search only; its files are written whole or not at all."""
 
 from __future__ import annotations
 

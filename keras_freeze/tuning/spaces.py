@@ -1,6 +1,6 @@
 """Dimensions of a search: how deep to freeze, when to unfreeze, how much slower to train below.
 
-These functions know nothing of a tuner but `hp`, an object with the methods `Int` and `Choice`
+These functions need nothing of a tuner but `hp`, an object with the methods `Int` and `Choice`
 of KerasTuner's `HyperParameters`; for another tuner, an adapter of ten lines will do.
 """
 
@@ -41,8 +41,9 @@ SCHEDULES = ("even", 1, 2)
 FACTORS = (1.0, 1.6, 2.6, 4.0)
 
 # The kinds of hyperparameter, with their values, that each name has stood for in this process. It
-# tells ours from those that users have registered: KerasTuner copies and stores hyperparameters
-# without a mark of whose they are, and there need not be a tuner of this package to keep this.
+# distinguishes ours from those that users have registered: KerasTuner copies and stores
+# hyperparameters without a mark of their origin, and there need not be a tuner of this package to
+# keep this.
 _asked: dict[str, set[tuple[Any, ...]]] = {}
 # Where a build function's depths are collected: it may take no `hp` that could carry the list.
 _asking: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("asking", default=None)
@@ -50,7 +51,7 @@ _asking: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("aski
 
 @contextlib.contextmanager
 def asking() -> Iterator[list[str]]:
-    """Collect the names under which freeze depths are asked for."""
+    """Collect the names under which freeze depths are requested."""
     names: list[str] = []
     token = _asking.set(names)
     try:
@@ -150,7 +151,7 @@ def schedule(
         hp: As for `freeze_depth`.
         name: String, of the hyperparameter.
         choices: Schedules as `GradualUnfreeze` takes them; a mapping gives them names in the
-            search. Defaults to `"even"`, one more group an epoch, and one every two epochs.
+            search. Defaults to `"even"`, one more group per epoch, and one every two epochs.
         **options: Further arguments of `GradualUnfreeze`.
 
     Returns:
@@ -186,8 +187,8 @@ def rates(
         hp: As for `freeze_depth`.
         name: String, of the hyperparameter.
         choices: Sequence of float, factors of at least 1, which is the same rate everywhere.
-        schedule: As for `GradualUnfreeze`; or a `GradualUnfreeze`, such as `schedule(hp)`, of
-            which everything but the rates is kept.
+        schedule: As for `GradualUnfreeze`; or a `GradualUnfreeze`, such as `schedule(hp)`, whose
+            settings other than the rates are kept.
         **options: Further arguments of `GradualUnfreeze`.
 
     Returns:
@@ -234,7 +235,7 @@ def _free_name(hp: Any, name: str, kind: str, values: Sequence[Any]) -> str:
     elif scoped_name(hp, name) in known:
         parameter = known[scoped_name(hp, name)]
         present = (type(parameter).__name__, *parameter.values)
-        # What was never asked for here has been registered by the user.
+        # What was never requested here has been registered by the user.
         is_ours = present in _asked.get(scoped_name(hp, name), set())
         if is_ours and present != own:
             name = with_range

@@ -18,7 +18,7 @@ class TrialCache(BaseCallback):
     """Runs a `PrefixCache` along with a fit, unless one of its neighbours does.
 
     Args:
-        settings: `PrefixCache` of which it runs a copy.
+        settings: `PrefixCache`, which is copied.
     """
 
     _is_needed = False
@@ -29,7 +29,7 @@ class TrialCache(BaseCallback):
         self.settings = settings
 
     def set_model(self, model: keras.Model) -> None:
-        """Take the model, and see what else stands in the list of callbacks."""
+        """Store the model, and look for a cache among the other callbacks."""
         super().set_model(model)
         kinds = (FreezeScheduler, PrefixCache)
         self._is_needed = not any(isinstance(other, kinds) for other in sibling_callbacks(self))
@@ -44,7 +44,7 @@ class TrialCache(BaseCallback):
             self._cache.begin_epoch(epoch)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Take the cache out of the model."""
+        """Remove the cache from the model."""
         if self._cache is not None:
             self._cache.end()
         self._cache = None

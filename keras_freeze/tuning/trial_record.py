@@ -23,7 +23,7 @@ class TrainedPart:
 
     Attributes:
         epoch: Int, 0-based.
-        frozen_groups: Names of the layer groups of which nothing trained.
+        frozen_groups: Names of the layer groups that were entirely frozen.
         trainable_params: Int.
         non_trainable_params: Int.
         trainable_bytes: Int.
@@ -85,7 +85,7 @@ class TrialRecord:
         executions: Those of the last attempt.
         failures: Messages of the attempts that failed.
         killed: Int, earlier attempts that neither failed nor finished.
-        is_running: Bool, whether the present one has not either.
+        is_running: Bool, whether the current attempt has not either.
     """
 
     trial_id: str

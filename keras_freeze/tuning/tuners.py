@@ -47,7 +47,7 @@ class RandomSearch(FreezeTuner):
     def __init__(
         self, hypermodel: Any, objective: Any = None, max_trials: int = 10, **options: Any
     ) -> None:
-        of_oracle, of_tuner = divided(
+        of_oracle, of_tuner = split_options(
             "RandomSearch", options, parameters_of(keras_tuner.oracles.RandomSearchOracle)
         )
         oracle = RandomSearchOracle(objective=objective, max_trials=max_trials, **of_oracle)
@@ -73,7 +73,7 @@ class BayesianOptimization(FreezeTuner):
     def __init__(
         self, hypermodel: Any, objective: Any = None, max_trials: int = 10, **options: Any
     ) -> None:
-        of_oracle, of_tuner = divided(
+        of_oracle, of_tuner = split_options(
             "BayesianOptimization",
             options,
             parameters_of(keras_tuner.oracles.BayesianOptimizationOracle),
@@ -87,7 +87,7 @@ class Hyperband(FreezeTuner):
 
     A trial that resumes another starts from the last epoch of that one, with its optimizer's
     state and with what was unfrozen, and epochs are counted from the first: schedules span
-    `max_epochs`, of which each rung runs a part.
+    `max_epochs`, and each rung runs a part of them.
 
     Args:
         hypermodel: `keras_tuner.HyperModel`, or a build function `(hp) -> keras.Model`.
@@ -113,7 +113,7 @@ class Hyperband(FreezeTuner):
         hyperband_iterations: int = 1,
         **options: Any,
     ) -> None:
-        of_oracle, of_tuner = divided(
+        of_oracle, of_tuner = split_options(
             "Hyperband", options, parameters_of(keras_tuner.oracles.HyperbandOracle)
         )
         oracle = HyperbandOracle(
@@ -190,8 +190,8 @@ class Hyperband(FreezeTuner):
         if len(known) < len(starts) or last >= total:
             begins = f"at epoch {last}" if len(known) == len(starts) else "by metrics or steps"
             raise keras_tuner.errors.FailedTrialError(
-                f"Hyperband(max_epochs=...) must reach every phase of {callback!r}, of which the "
-                f"last begins {begins}. Received: max_epochs={total}. Pass more, or a schedule by "
+                f"Hyperband(max_epochs=...) must reach every phase of {callback!r}, whose last "
+                f"phase begins {begins}. Received: max_epochs={total}. Pass more, or a schedule by "
                 "epochs that ends sooner."
             )
         short = [epochs for epochs in self._rungs if epochs <= last]
@@ -209,10 +209,10 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def divided(
+def split_options(
     owner: str, options: Mapping[str, Any], of_oracle: Iterable[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Divide further arguments of a tuner into those for its oracle and those for `FreezeTuner`.
+    """Split further arguments of a tuner into those for its oracle and those for `FreezeTuner`.
 
     Args:
         owner: String, the tuner's class.

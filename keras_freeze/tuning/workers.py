@@ -23,9 +23,9 @@ ADDRESS = "127.0.0.1"
 RESTARTS = 3
 POLL_S = 0.5
 LINES_SHOWN = 20
-# The chief looks every 20 seconds whether all trials are over.
+# The chief checks every 20 seconds whether all trials are over.
 PATIENCE_S = 30.0
-# What a process gets to write its files after it was asked to end.
+# What a process has to write its files after a request to end.
 TERMINATION_S = 10.0
 
 
@@ -143,7 +143,7 @@ def _free_port() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for.
+    """Run the search that the arguments name.
 
     Args:
         arguments: Sequence of strings. Defaults to those of the process.

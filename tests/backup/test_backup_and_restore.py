@@ -142,7 +142,7 @@ def test_every_kind_of_model_is_resumed(name, request, data_for, tmp_path):
 
 
 @backend
-def test_joiners_keep_their_own_step_counts(plain, data_for, tmp_path):
+def test_newly_unfrozen_variables_keep_their_own_step_counts(plain, data_for, tmp_path):
     def schedule():
         return [kf.GradualUnfreeze(2, verbose=0)]
 
@@ -157,7 +157,7 @@ def test_joiners_keep_their_own_step_counts(plain, data_for, tmp_path):
 
 
 @backend
-def test_the_counters_of_stock_callbacks_go_on(plain, data_for, tmp_path):
+def test_the_counters_of_stock_callbacks_continue(plain, data_for, tmp_path):
     def beside():
         return [
             kf.GradualUnfreeze(verbose=0),
@@ -274,7 +274,7 @@ def test_a_multi_optimizer_is_resumed_whatever_the_order_of_its_parts(
     assert state_of(resumed)[0] == state_of(whole)[0]
 
 
-def test_two_fits_of_a_script_go_on_with_the_second(plain, data_for, tmp_path):
+def test_two_fits_of_a_script_resume_with_the_second(plain, data_for, tmp_path):
     """The first is complete and runs no epoch; what it knew goes into the second all the same."""
 
     def script(crash=None):
@@ -304,7 +304,7 @@ def test_an_unbuilt_model_is_refused(tmp_path):
         backup.on_train_begin()
 
 
-def test_a_callback_may_say_itself_what_to_keep(plain, data_for, tmp_path):
+def test_a_callback_may_determine_what_to_keep(plain, data_for, tmp_path):
     class Own(keras.callbacks.Callback):
         def __init__(self):
             super().__init__()
@@ -577,7 +577,7 @@ def test_a_second_fit_in_the_same_process_begins_where_it_should(plain, data_for
 
 @backend
 def test_a_stop_before_the_interruption_is_kept(plain, data_for, tmp_path):
-    """Interrupted after the last backup, before the script could go on."""
+    """Interrupted after the last backup, before the script could continue."""
 
     def callbacks():
         return [
@@ -609,7 +609,7 @@ def test_two_fits_and_a_copy(plain, data_for, tmp_path):
     assert twin._model is None
 
 
-def test_the_plateau_goes_on_counting(plain, data_for, tmp_path):
+def test_the_plateau_continues_counting(plain, data_for, tmp_path):
     def callbacks():
         schedule = FreezeSchedule([Phase(2, until=OnPlateau("loss", 4, min_delta=9.0)), Phase(0)])
         return [kf.FreezeScheduler(schedule, verbose=0)]

@@ -81,7 +81,9 @@ class TestPhotographs:
         assert not same(data, other)
 
     def test_too_many_patches_raise(self):
-        with pytest.raises(ValueError, match=r"100 patches a class, but the left half of .* holds"):
+        with pytest.raises(
+            ValueError, match=r"100 patches per class, but the left half of .* holds"
+        ):
             photographs.load(train=50, validation=50)
 
 

@@ -43,7 +43,7 @@ def test_bits_count_and_not_values():
     assert fingerprint(variable([np.nan])) == fingerprint(variable([np.nan]))
 
 
-def test_a_variable_is_read_anew():
+def test_a_variable_is_read_each_time():
     counter = variable(0, "int32")
     before = fingerprint(counter)
     counter.assign(1)

@@ -184,8 +184,8 @@ def test_an_average_begins_at_the_joining_weight(plain, data_for):
     model.compile(sgd, "sparse_categorical_crossentropy", run_eagerly=True)
     before = optimizer_state.to_host(model.get_layer("low").kernel)
     x, y = data_for(model, rows=20)
-    thaw = kf.FreezeScheduler({0: "low", 1: None}, verbose=0)
-    model.fit(x, y, epochs=3, verbose=0, callbacks=[thaw])
+    schedule = kf.FreezeScheduler({0: "low", 1: None}, verbose=0)
+    model.fit(x, y, epochs=3, verbose=0, callbacks=[schedule])
     np.testing.assert_allclose(
         optimizer_state.to_host(model.get_layer("low").kernel), before, rtol=1e-5
     )
@@ -202,7 +202,7 @@ def items_of(optimizer):
 
 
 @pytest.mark.parametrize("kind", optimizer_table.ALL)
-def test_what_goes_on_training_loses_nothing_when_others_freeze(kind, plain):
+def test_what_remains_trainable_keeps_its_state_when_others_freeze(kind, plain):
     model = apply_gradients(plain(), applied_outside_of_a_step(kind), 5)
     before, count = items_of(model.optimizer), len(model.optimizer.variables)
     kf.freeze(model, layers=["low"])
@@ -227,7 +227,7 @@ class CountingStep(keras.Sequential):
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch runs eagerly: no traces")
-def test_one_retrace_a_transition_and_none_without_a_change(data_for):
+def test_one_retrace_per_transition_and_none_without_a_change(data_for):
     model = CountingStep([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(3)])
     traces = []
     object.__setattr__(model, "traces", traces)
@@ -252,7 +252,7 @@ def test_one_retrace_a_transition_and_none_without_a_change(data_for):
     assert traces_by_epoch == [first, first, first + 1, first + 1, first + 1]
 
 
-def test_running_metrics_go_on_in_the_middle_of_an_epoch(plain, data_for):
+def test_running_metrics_continue_in_the_middle_of_an_epoch(plain, data_for):
     seen = []
 
     class FreezeInside(keras.callbacks.Callback):
@@ -273,9 +273,9 @@ def test_running_metrics_go_on_in_the_middle_of_an_epoch(plain, data_for):
 
 
 def test_flags_changed_by_hand_take_effect(plain, data_for):
-    class ThawByHand(keras.callbacks.Callback):
+    class UnfreezeByHand(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            model = self.model  # on JAX this brings the weights back before the order changes
+            model = self.model  # on JAX this copies the weights back before the order changes
             model.get_layer("low").trainable = epoch > 0
             kf.recompile(model)
 
@@ -286,7 +286,7 @@ def test_flags_changed_by_hand_take_effect(plain, data_for):
     record = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: weights.append(model.get_layer("low").get_weights()[0])
     )
-    model.fit(x, y, epochs=2, verbose=0, callbacks=[ThawByHand(), record])
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[UnfreezeByHand(), record])
     np.testing.assert_array_equal(weights[0], weights[1])
     assert (weights[1] != model.get_layer("low").get_weights()[0]).any()
 
@@ -355,7 +355,7 @@ def test_what_cannot_be_carried_over_leaves_everything_as_it_was(
     assert [layer.trainable for layer in model.layers] == [True] * 3
     assert_equal(state_of(model), before)
     x, y = data_for(model, rows=20)
-    model.fit(x, y, epochs=1, verbose=0)  # and it goes on training
+    model.fit(x, y, epochs=1, verbose=0)  # and it can be trained further
     assert optimizers.iterations(model.optimizer) > 5
 
 
@@ -401,10 +401,10 @@ def test_a_model_is_freed_when_it_is_no_longer_used(plain, data_for):
         model = plain()
         model.compile("adam", "sparse_categorical_crossentropy")
         x, y = data_for(model)
-        thaw = kf.GradualUnfreeze(verbose=0)
-        model.fit(x, y, epochs=3, verbose=0, callbacks=[thaw])
+        callback = kf.GradualUnfreeze(verbose=0)
+        model.fit(x, y, epochs=3, verbose=0, callbacks=[callback])
         kf.freeze(model, layers=["low"])
-        return weakref.ref(model), thaw
+        return weakref.ref(model), callback
 
     dead, callback = train()
     callback.set_model(None)

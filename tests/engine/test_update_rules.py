@@ -1,4 +1,4 @@
-"""Cohorts against stock optimizers, one a cohort, fed the same gradients."""
+"""Cohorts against stock optimizers, one per cohort, fed the same gradients."""
 
 import pathlib
 import re
@@ -79,7 +79,7 @@ def constant_loss_scale():
     return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01))
 
 
-# A cohort of these equals a fresh one too, as the joiner begins where a window of accumulated
+# A cohort of these equals a fresh one too, as it begins where a window of accumulated
 # gradients does; wrappers hand over to the optimizers inside.
 JOINERS = [
     *optimizer_table.PER_VARIABLE,
@@ -93,7 +93,7 @@ JOINERS = [
 
 
 @pytest.mark.parametrize("name", JOINERS)
-def test_a_joiner_is_updated_as_by_a_fresh_optimizer(name):
+def test_a_newly_unfrozen_variable_is_updated_as_by_a_fresh_optimizer(name):
     if name == "loss-scale-constant" and keras.backend.backend() == "jax":
         pytest.skip("Keras's own LossScaleOptimizer can't `apply` outside of a step on JAX")
     factory = optimizer_table.ALL.get(name) or constant_loss_scale
@@ -144,7 +144,7 @@ def test_a_schedule_of_the_users_stays_what_it_is():
     assert optimizer._learning_rate is schedule
 
 
-def test_without_its_own_step_count_a_joiner_overshoots():
+def test_without_its_own_step_count_a_newly_unfrozen_variable_overshoots():
     """The figure of the design note: up to 6.6 learning rates a step, late in a run."""
     optimizer, late = keras.optimizers.Adam(1.0, epsilon=1e-12), keras.Variable(np.zeros(1))
     early = keras.Variable(np.zeros(1))

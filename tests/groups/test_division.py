@@ -133,7 +133,7 @@ def test_the_largest_application_takes_less_than_a_second():
 # Sequences
 
 
-def test_an_lstm_stack_is_one_group_a_layer():
+def test_an_lstm_stack_is_one_group_per_layer():
     model = keras.Sequential([keras.Input((8, 4)), layers.LSTM(3, return_sequences=True)])
     for layer in (layers.LSTM(3), layers.Flatten(), layers.Dense(2), layers.Softmax()):
         model.add(layer)
@@ -264,23 +264,23 @@ def plain_cnn(depth, strides=(1,)):
     return keras.Model(inputs, layers.Dense(2)(x))
 
 
-def test_a_small_cnn_is_one_group_a_convolution():
+def test_a_small_cnn_is_one_group_per_convolution():
     model = plain_cnn(3)
     assert contents(model)["group1"] == ["conv2d_1", "batch_normalization_1", "re_lu_1"]
     assert names_of(model) == ["group0", "group1", "group2", "head"]
 
 
-def test_a_deep_cnn_is_one_group_a_resolution():
+def test_a_deep_cnn_is_one_group_per_resolution():
     model = plain_cnn(12, strides=(1, 1, 2))
     found = {name: len(layers) for name, layers in weighted(model).items()}
     assert found == {"stage1": 4, "stage2": 6, "stage3": 6, "stage4": 6, "stage5": 2, "head": 1}
 
 
-def test_a_deep_cnn_of_one_resolution_stays_one_group_a_convolution():
+def test_a_deep_cnn_of_one_resolution_stays_one_group_per_convolution():
     assert len(names_of(plain_cnn(12))) == 13
 
 
-def test_a_unet_is_one_group_a_resolution_down_and_up():
+def test_a_unet_is_one_group_per_resolution_down_and_up():
     inputs = x = keras.Input((None, None, 1))
     skips = []
     for _ in range(3):
@@ -360,12 +360,12 @@ def test_the_numbers_of_keras_are_no_labels():
     assert names_of(model) == ["group0", "group1", "group2", "read", "head"]
 
 
-def test_a_group_called_by_its_place_knows_its_first_layer():
+def test_a_group_named_by_position_knows_its_first_layer():
     model = plain_cnn(2)
     groups = layer_groups(model)
-    called_by_place = {group.name: group.first_layer for group in groups}
+    named_by_position = {group.name: group.first_layer for group in groups}
     convolutions = [layer.name for layer in model.layers if isinstance(layer, layers.Conv2D)]
-    assert called_by_place == {"group0": convolutions[0], "group1": convolutions[1], "head": None}
+    assert named_by_position == {"group0": convolutions[0], "group1": convolutions[1], "head": None}
 
 
 def test_the_first_layer_still_names_its_group(recurrent):
@@ -753,7 +753,7 @@ def test_groups_show_what_they_are():
     )
 
 
-def test_groups_called_by_their_place_show_their_first_layer():
+def test_groups_named_by_position_show_their_first_layer():
     first, _ = layer_groups(
         keras.Sequential([keras.Input((8, 4)), layers.LSTM(3), layers.Dense(2)])
     )

@@ -1,4 +1,4 @@
-"""An attribute that an object has for a while leaves nothing behind."""
+"""A temporary attribute of an object leaves nothing behind."""
 
 import keras
 import pytest

@@ -1,4 +1,4 @@
-"""Names of layer groups: what a group answers to, and what it no longer does."""
+"""Names of layer groups: by which a group is found, and by which it no longer is."""
 
 import copy
 import pickle

@@ -123,5 +123,5 @@ def test_without_a_rate_there_is_no_map(searched):
 def test_nothing_to_draw(searched, tmp_path):
     with pytest.raises(ValueError, match=r"must hold what a tuner of keras_freeze\.tuning"):
         plots.search(tmp_path)
-    with pytest.raises(ValueError, match="at least one trial that is complete"):
+    with pytest.raises(ValueError, match="at least one complete trial whose callbacks were"):
         plots.search(searched(3, status="FAILED"))

@@ -52,7 +52,7 @@ def test_training_falls_back_on_the_loss_and_needs_no_validation():
     assert len(curves(upper)) == 1
 
 
-def test_comparison_draws_a_column_a_setting_and_a_line_an_arm():
+def test_comparison_draws_one_column_per_setting_and_one_line_per_arm():
     better = {**LOG, "val_accuracy": [0.4, 0.5, 0.6, 0.8]}
     steady = {**LOG, "trainable_params": [23] * 4}
     figure = plots.comparison(

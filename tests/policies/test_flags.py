@@ -54,13 +54,13 @@ PHASES = {  # block1 is frozen, block2 trains, fc_bn is in the head
     "statistics": {"block1_bn": NEITHER, "block2_bn": NO_STATISTICS, "fc_bn": BOTH},
     "train": {"block1_bn": BOTH, "block2_bn": BOTH, "fc_bn": BOTH},
 }
-FREEZES = {  # block1 freezes in a model of which everything trains
+FREEZES = {  # block1 freezes in a model that trains completely
     "frozen": {"block1_bn": NEITHER, "block2_bn": BOTH, "fc_bn": BOTH},
     "follow": {"block1_bn": NEITHER, "block2_bn": BOTH, "fc_bn": BOTH},
     "statistics": {"block1_bn": NEITHER, "block2_bn": BOTH, "fc_bn": BOTH},
     "train": {"block1_bn": BOTH, "block2_bn": BOTH, "fc_bn": BOTH},
 }
-UNFREEZES = {  # all unfreezes in a model of which everything is frozen
+UNFREEZES = {  # all unfreezes in a model that is frozen completely
     "frozen": {"block1_bn": NEITHER, "block2_bn": NEITHER, "fc_bn": BOTH},
     "follow": {"block1_bn": BOTH, "block2_bn": BOTH, "fc_bn": BOTH},
     "statistics": {"block1_bn": NO_STATISTICS, "block2_bn": NO_STATISTICS, "fc_bn": BOTH},
@@ -77,7 +77,7 @@ def freeze_block1(model, mode):
     kf.freeze(model, groups=["block1"], batch_norm=mode)
 
 
-def thaw_everything(model, mode):
+def unfreeze_everything(model, mode):
     kf.freeze(model, matching=".")
     kf.unfreeze(model, matching=".", batch_norm=mode)
 
@@ -85,7 +85,7 @@ def thaw_everything(model, mode):
 WAYS = {
     "phase": (begin_phase, PHASES),
     "freeze": (freeze_block1, FREEZES),
-    "unfreeze": (thaw_everything, UNFREEZES),
+    "unfreeze": (unfreeze_everything, UNFREEZES),
 }
 
 
@@ -105,7 +105,7 @@ def test_flags_of_a_mode(way, mode):
     apply(model, mode)
     assert norms(model) == expected[mode]
     assert effects.flags(model)["block2_conv/kernel"]
-    assert effects.flags(model)["block1_conv/kernel"] == (apply is thaw_everything)
+    assert effects.flags(model)["block1_conv/kernel"] == (apply is unfreeze_everything)
 
 
 @pytest.mark.backend

@@ -7,8 +7,7 @@ from zlib import crc32
 
 import keras
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from keras_freeze import policies
 from keras_freeze.model_picture import every_layer, read_model, weights_of
@@ -197,7 +196,7 @@ def test_a_shared_layer_is_selected_whole(multi_input):
 
 @functools.cache
 def model_of_all_kinds():
-    """A nested backbone with BatchNorm, of which one has no gamma and beta, and dropout."""
+    """A nested backbone with dropout and BatchNorm, one without gamma and beta."""
     backbone = keras.Sequential(
         [
             keras.Input((4,)),

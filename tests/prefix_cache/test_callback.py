@@ -59,7 +59,7 @@ def pipeline(kind):
 
 
 def fits(batch_norm, make_data, **settings):
-    """Fit with and without a cache on data that are made anew for each."""
+    """Fit with and without a cache on data that are made again for each."""
     cache = kf.PrefixCache(auto=False, verbose=0)
     build = frozen(batch_norm, 1)
     outcomes = [
@@ -259,7 +259,7 @@ def test_beyond_the_limit_features_go_to_files(batch_norm, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_where_files_can_not_be_written_training_goes_on(batch_norm, tmp_path, monkeypatch):
+def test_where_files_can_not_be_written_training_continues(batch_norm, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 

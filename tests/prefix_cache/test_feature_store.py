@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as arrays
 
 from keras_freeze.prefix_cache import feature_store
@@ -78,7 +77,7 @@ def test_by_default_a_quarter_of_the_free_memory(monkeypatch):
     assert feature_store.free_memory() == 400
 
 
-def test_stores_share_a_budget_and_give_back():
+def test_stores_share_a_budget_and_release_it():
     budget = Budget(100)
     stores = [RowStore(budget), RowStore(budget)]
     for store in stores:

@@ -72,7 +72,7 @@ def test_a_backbone_called_in_inference_mode_drops_nothing():
     cached.compare(subclassed("low", "middle", rate=0.5), vectors())
 
 
-def test_a_subclassed_model_of_which_nothing_can_be_kept():
+def test_a_subclassed_model_without_anything_to_keep():
     statistics = cached.compare(subclassed("second"), vectors(), expect_hits=False)
     assert statistics.misses == 0
 

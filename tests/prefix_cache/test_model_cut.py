@@ -102,7 +102,7 @@ def test_a_nested_backbone_behind_frozen_layers():
 
 
 def skips():
-    """A model of which the head reads the input, a frozen layer and a deeper one."""
+    """A model whose head reads the input, a frozen layer and a deeper one."""
     inputs = keras.Input((4,))
     scaled = layers.Rescaling(0.5)(inputs)
     low = layers.Dense(5, activation="relu", name="low")(scaled)

@@ -21,7 +21,7 @@ def library():
 
 @pytest.fixture
 def continued(monkeypatch):
-    """Note what is computed from a shallower cut: True for each batch of which it is."""
+    """Note what is computed from a shallower cut: True for each batch where it is."""
     noted, compute = [], SharedCut.compute
 
     def noting(self, *args):
@@ -73,7 +73,7 @@ def plain(build, data):
 
 @pytest.mark.backend
 @pytest.mark.parametrize(("build", "data"), [(dense_stack, vectors()), (masked, texts())])
-def test_the_same_cut_is_computed_once_and_a_deeper_goes_on_from_it(
+def test_the_same_cut_is_computed_once_and_a_deeper_one_starts_from_it(
     build, data, library, continued
 ):
     _, first = fit(frozen(build, 1), data)

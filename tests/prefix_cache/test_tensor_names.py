@@ -32,7 +32,7 @@ def names(model, inference=False, by_name=False):
     return [found.get(id(tensor)) for tensor in kept]
 
 
-def test_models_built_anew_are_alike():
+def test_models_built_again_are_alike():
     assert names(build()) == names(build())
     assert len(set(names(build()))) == 1
 

@@ -461,7 +461,7 @@ def test_the_repr_is_one_line(plain):
     )
 
 
-# Groups called by their place.
+# Groups named by position.
 
 
 def numbered():

@@ -6,8 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 import rich.console
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from rich.cells import cell_len
 
 from keras_freeze.reports.tables import Column, Table, shortened

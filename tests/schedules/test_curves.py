@@ -3,8 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import keras_freeze as kf
 from keras_freeze.schedules import (
@@ -207,7 +206,7 @@ def test_rates_are_group_rate_times_curve_batch_by_batch(name, stride, plain, da
 
 
 class Halving(Curve):
-    """A curve of a user's own."""
+    """A custom curve."""
 
     steps = None
 
@@ -272,7 +271,7 @@ def test_a_curve_multiplies_any_kind_of_learning_rate(rate, plain, data_for):
 
 
 @pytest.mark.parametrize("is_saved", [False, True], ids=["in this process", "in another"])
-def test_a_curve_goes_on_in_the_fit_that_goes_on(is_saved, plain, data_for, tmp_path):
+def test_a_curve_continues_in_the_fit_that_continues(is_saved, plain, data_for, tmp_path):
     """Of a fit in two parts, with the length of the whole given."""
     schedule = FreezeSchedule([Phase(until=AfterSteps(3)), Phase(curve=Cosine())])
     whole, _ = in_a_fit(plain, data_for, keras.optimizers.SGD(BASE), schedule)

@@ -3,8 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from keras_freeze import schedules
 from keras_freeze.schedules import even_starts, unfreeze_plan
@@ -12,8 +11,8 @@ from keras_freeze.schedules import even_starts, unfreeze_plan
 NAMES = ["block1", "block2", "block3", "head"]
 
 EVEN = {
-    "an epoch a group": (4, 4, (0, 1, 2, 3)),
-    "two epochs a group": (6, 12, (0, 2, 4, 6, 8, 10)),
+    "an epoch per group": (4, 4, (0, 1, 2, 3)),
+    "two epochs per group": (6, 12, (0, 2, 4, 6, 8, 10)),
     "not divisible": (3, 10, (0, 3, 6)),
     "fewer epochs": (6, 4, (0, 1, 1, 2, 2, 3)),
     "two epochs": (5, 2, (0, 1, 1, 1, 1)),

@@ -92,9 +92,8 @@ AT_A_FIT = {  # the phases, and line, key and message
     "nothing to train": (
         "- until: 1\n    frozen: 3\n  - frozen: []",
         "line 4, phases[0].frozen: FreezeScheduler(schedule=...) must leave at least one trainable "
-        "variable. "
-        "Received: the phase at epoch 0, which freezes all of model 'plain'. Leave out a group "
-        "of: low, middle, head.",
+        "variable. Received: the phase at epoch 0, which freezes all of model 'plain'. Leave out a "
+        "group of: low, middle, head.",
     ),
     "a phase too late": (
         "- frozen: 2\n    until: 2\n  - frozen: 1\n    until: {epochs: 2}\n  - frozen: 0",

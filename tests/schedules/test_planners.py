@@ -172,7 +172,7 @@ ERRORS = {  # the planner, its arguments, the exception and its beginning
         f"head: {schedule!r}": (
             (FromTheHead, schedule),
             ValueError,
-            'Own(schedule=...) must be "even", a positive int (epochs a group), a mapping from '
+            'Own(schedule=...) must be "even", a positive int (epochs per group), a mapping from '
             "epoch to groups that begins at epoch 0, or a trigger such as schedules.OnPlateau(). "
             f"Received: schedule={schedule!r}.",
         )

@@ -102,7 +102,7 @@ def test_nothing_is_changed(batch_norm, data_for):
 
 # When.
 
-BEGINNINGS = {  # ends of the phases, epochs, batches an epoch: when each begins
+BEGINNINGS = {  # ends of the phases, epochs, batches per epoch: when each begins
     "epochs": ([2, 3, None], 9, None, ["epoch 1", "epoch 3", "epoch 6"]),
     "not reached": (
         [2, 3, 1, None],

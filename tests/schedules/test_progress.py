@@ -3,8 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from keras_freeze.schedules import (
     AfterEpochs,
@@ -24,7 +23,7 @@ def schedule_of(*ends, start=0):
 
 
 STEPS = AfterSteps
-TIMELINES = {  # ends of the phases, batches an epoch, stride: epoch and batch of each beginning
+TIMELINES = {  # ends of the phases, batches per epoch, stride: epoch and batch of each beginning
     "epochs": (schedule_of(2, 3, None), None, 1, [(0, 0), (2, 0), (5, 0)]),
     "a late start": (schedule_of(2, None, start=3), None, 1, [(3, 0), (5, 0)]),
     "a single phase": (schedule_of(None), None, 1, [(0, 0)]),
@@ -120,7 +119,7 @@ def test_where_a_plateau_begins_is_known():
 
 
 class EveryThousand(Trigger):
-    """A trigger of a user's own that goes by the calendar and says how long it lasts."""
+    """A custom trigger of fixed length, which tells that length."""
 
     is_calendar = True
 
@@ -137,7 +136,7 @@ class EveryThousand(Trigger):
         return 1000
 
 
-def test_a_trigger_of_ones_own_may_go_by_the_calendar():
+def test_a_custom_trigger_may_have_a_fixed_length():
     assert timeline(schedule_of(EveryThousand(), None), 300) == (Moment(0), Moment(3, 100))
     assert timeline(schedule_of(EveryThousand(), None), None) == (Moment(0), None)
 
@@ -175,7 +174,7 @@ def play(schedule, epochs, steps, stride):
 
 
 @given(SCHEDULES, st.integers(1, 7), st.integers(1, 3))
-def test_the_calendar_equals_playing_the_events(schedule, steps, stride):
+def test_the_timeline_equals_playing_the_events(schedule, steps, stride):
     at_epoch, begun = play(schedule, 30, steps, stride)
     moments = timeline(schedule, steps, stride)
     assert {n: m for n, m in enumerate(moments) if m.epoch <= 30} == begun
@@ -184,7 +183,7 @@ def test_the_calendar_equals_playing_the_events(schedule, steps, stride):
 
 
 @given(SCHEDULES, st.integers(1, 7), st.integers(1, 3))
-def test_by_the_calendar_the_soonest_is_the_only_time(schedule, steps, stride):
+def test_with_fixed_lengths_the_soonest_is_the_only_time(schedule, steps, stride):
     assert timeline(soonest(schedule), steps, stride) == timeline(schedule, steps, stride)
 
 

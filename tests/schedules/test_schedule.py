@@ -5,8 +5,7 @@ import pickle
 
 import pytest
 from html_cells import html_cells
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from keras_freeze import policies, schedules
 from keras_freeze.schedules import (

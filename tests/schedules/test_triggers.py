@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from keras_freeze.schedules import (
     AfterEpochs,
@@ -27,7 +26,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def epochs_that_fire(trigger, epochs, steps=0):
-    """Return after which epochs (0-based) a trigger holds, which goes on when it has fired."""
+    """Return after which epochs (0-based) a trigger holds, which continues after it has fired."""
     state, fired = trigger.begin(), []
     for number, logs in enumerate(epochs):
         state = trigger.after_steps(state, steps)
@@ -107,7 +106,7 @@ def test_a_plateau(case):
 
 # Batches.
 
-STRIDES = {  # steps, stride, batches an epoch: the batches done when it fires
+STRIDES = {  # steps, stride, batches per epoch: the batches done when it fires
     "one by one": (3, 1, 5, 3),
     "in the second epoch": (7, 1, 5, 7),
     "at the epoch's last batch": (5, 1, 5, 5),
@@ -224,7 +223,7 @@ def test_a_combination_must_be_given_a_sequence():
 
 # How long it can take.
 
-LENGTHS = {  # with 10 batches an epoch, of which 4 were done: batches at most, epochs at least
+LENGTHS = {  # with 10 batches per epoch, 4 of them done: batches at most, epochs at least
     "epochs": (AfterEpochs(3), 26, AfterEpochs(3)),
     "steps": (AfterSteps(25), 25, AfterSteps(25)),
     "a plateau": (OnPlateau(patience=2), None, AfterEpochs(3)),
@@ -261,7 +260,7 @@ def test_a_constant_value_fires_a_plateau_as_soon_as_can_be():
 
 
 class EveryOther(Trigger):
-    """A trigger of a user's own, with nothing but what must be."""
+    """A custom trigger, with nothing but what is required."""
 
     def fired(self, state):
         return False
@@ -368,7 +367,7 @@ def test_no_trigger_fires_before_it_can(trigger, events):
         assert soonest.fired(bound) or not trigger.fired(state)
 
 
-def test_one_trigger_serves_two_phases_and_each_starts_anew():
+def test_one_trigger_serves_two_phases_and_each_starts_over():
     trigger = OnPlateau("loss", patience=2)
     schedule = FreezeSchedule([Phase("a", until=trigger), Phase("b", until=trigger), Phase()])
     now = progress.beginning(schedule)

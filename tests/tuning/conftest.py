@@ -13,7 +13,7 @@ from keras_freeze import tuning
 
 @pytest.fixture(scope="module", autouse=True)
 def little_to_collect():
-    """Leave what was there before out of collections, of which KerasTuner makes two a trial."""
+    """Leave earlier objects out of garbage collections; KerasTuner makes two per trial."""
     gc.freeze()
     yield
     gc.unfreeze()

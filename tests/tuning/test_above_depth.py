@@ -25,7 +25,7 @@ def test_what_is_frozen_stays_so(plain):
 
 
 @pytest.mark.parametrize("unit", ["layer", "fraction"])
-def test_so_it_does_in_other_units(plain, unit):
+def test_what_is_frozen_stays_so_in_other_units(plain, unit):
     hp = fixed(freeze_depth=1 if unit == "layer" else 0.5)
     model = plain()
     model.compile("sgd", "sparse_categorical_crossentropy")

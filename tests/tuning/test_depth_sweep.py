@@ -71,7 +71,7 @@ def test_arguments_with_defaults_are_left_alone(tmp_path):
 
 
 def test_a_depth_beside_a_range(tmp_path):
-    with pytest.raises(ValueError, match="for none where min= or max= are given"):
+    with pytest.raises(ValueError, match="for none if min= or max= are given"):
         tuning.DepthSweep(build_with_depth, min=1, **project(tmp_path))
 
 
@@ -82,7 +82,7 @@ def test_two_depths_are_one_too_many(tmp_path):
         tuning.freeze_depth(hp, model, name="two")
         return model
 
-    with pytest.raises(ValueError, match="must ask for one freeze depth"):
+    with pytest.raises(ValueError, match="must ask for at most one freeze depth"):
         tuning.DepthSweep(make, **project(tmp_path))
 
 

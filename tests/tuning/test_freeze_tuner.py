@@ -56,7 +56,7 @@ class TestFailures:
             for row in tuner.rows()
         )
 
-    def test_no_number_is_tried_again_without_the_old_value(self, tmp_path):
+    def test_a_nan_score_is_retried_without_the_old_value(self, tmp_path):
         scores = []
 
         def score(hp, epoch):

@@ -96,7 +96,7 @@ def test_a_fit_without_the_callbacks_keeps_no_model(tmp_path, capsys):
     tuner.search(X, Y)
     tuner.results_summary()
     assert tuner.rows()[0]["status"] == "COMPLETED"
-    with pytest.raises(ValueError, match="at least one trial that is complete, and of which"):
+    with pytest.raises(ValueError, match="at least one complete trial whose callbacks were"):
         plots.search(tuner)
     with pytest.raises(ValueError, match="must have kept its model"):
         tuner.get_best_models()

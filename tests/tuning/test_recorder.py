@@ -84,7 +84,7 @@ def test_a_loop_of_ones_own(tmp_path):
     tuner.get_best_models()
 
 
-def test_no_number_in_the_first_epoch(tmp_path):
+def test_nan_in_the_first_epoch(tmp_path):
     class Late(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             if epoch == 0:

@@ -84,7 +84,7 @@ class TestDepth:
         assert tuning.freeze_depth(hp, plain(), name="own_depth") == 1
         assert [p.name for p in hp.space] == ["own_depth"]
 
-    def test_one_that_the_model_has_not(self, plain):
+    def test_a_depth_beyond_the_model(self, plain):
         with pytest.raises(ValueError, match=r"must name a hyperparameter within 0 and 2"):
             tuning.freeze_depth(fixed(own=3), plain(), name="own")
 

@@ -25,7 +25,7 @@ def build_of_many(hp):
 
 
 def continued(tuner):
-    """Return pairs of records: a trial, and the one that goes on from it."""
+    """Return pairs of records: a trial, and the one that resumes it."""
     records = {one.trial_id: one for one in trial_record.read_all(Path(tuner.project_dir))}
     later = [record for record in records.values() if "tuner/trial_id" in record.values]
     assert later
@@ -162,7 +162,10 @@ class TestHyperband:
         for row in tuner.rows():  # once, since another attempt would not reach it either
             (failure,) = row["failures"]
             assert "must reach every phase" in failure
-            assert "the last begins at epoch 6. Received: max_epochs=4. Pass more, or" in failure
+            assert (
+                "whose last phase begins at epoch 6. Received: max_epochs=4. Pass more, or"
+                in failure
+            )
 
     def test_other_rungs_than_those_of_the_search(self, tmp_path):
         hyperband(build_with_depth, tmp_path).save()
