@@ -14,9 +14,9 @@ from keras_freeze.plots.style import (
     COLOURS,
     FROZEN_COLOUR,
     OVER_MARKS,
-    STYLE,
     finished,
     short_count,
+    styled,
 )
 
 if TYPE_CHECKING:
@@ -136,18 +136,14 @@ def _are_numbers(values: set[Any]) -> bool:
 
 
 def _panels(has_map: bool) -> tuple[Figure, dict[str, Axes]]:
-    import matplotlib
     import matplotlib.pyplot as plt
 
     rows: list[Any] = [["depth", "parameters"], ["time", "curves"]]
     if has_map:
         rows = [[*row, "map"] for row in rows]
     size = (1 + 4.8 * len(rows[0]), 7.4)
-    with plt.rc_context(STYLE):
+    with styled():
         figure, panels = plt.subplot_mosaic(rows, layout="constrained", figsize=size)
-        is_interactive = plt.isinteractive()
-    # A backend that this figure loads switches it on, and the context would switch it off again.
-    matplotlib.interactive(is_interactive)
     return figure, panels
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +36,19 @@ def short_count(count: float, _: float | None = None) -> str:
         if count >= size:
             return f"{count / size:.3g}{letter}"
     return f"{count:g}"
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Make figures inside in this package's style."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(STYLE):
+        yield
+        is_interactive = plt.isinteractive()
+    # A backend that a figure loads switches it on, and the context would switch it off again.
+    matplotlib.interactive(is_interactive)
 
 
 def finished(figure: Figure) -> Figure:
