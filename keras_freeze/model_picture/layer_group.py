@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_freeze.checks import ArgumentError, did_you_mean
+from keras_freeze.model_picture.layers import count_params
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -36,7 +36,7 @@ class LayerGroup:
     @property
     def total_params(self) -> int:
         """The number of parameters, trainable or not."""
-        return sum(math.prod(variable.shape) for variable in self.variables)
+        return count_params(self.variables)
 
     @property
     def label(self) -> str:

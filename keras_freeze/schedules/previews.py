@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,7 +11,7 @@ import keras
 from keras_freeze.checks import check_count, first_few
 from keras_freeze.groups import Groups, picture_of
 from keras_freeze.keras_internals.optimizers import learning_rate
-from keras_freeze.model_picture import ModelPicture
+from keras_freeze.model_picture import ModelPicture, count_params
 from keras_freeze.policies import phase_flags
 from keras_freeze.reports import Column, Table
 from keras_freeze.schedules.locations import placed
@@ -236,21 +235,17 @@ def _row(
         if any(id(variable) in trained for variable in group.variables):
             training.append(group.name)
     weights = [weight.variable for weight in picture.weights]
-    params = _count(variable for variable in weights if id(variable) in trained)
+    params = count_params(variable for variable in weights if id(variable) in trained)
     return PreviewRow(
         index,
         begins,
         _end(phase),
         tuple(training),
         params,
-        _count(weights) - params,
+        count_params(weights) - params,
         {name: by_group[name] for name in training},
         "" if phase.curve is None else type(phase.curve).__name__,
     )
-
-
-def _count(variables: Iterable[keras.Variable]) -> int:
-    return sum(math.prod(variable.shape) for variable in variables)
 
 
 def _begins(

@@ -19,6 +19,7 @@ import keras_tuner
 from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError
 from keras_freeze.keras_internals.keras_tuner import OpenTuner, without_known_warnings
+from keras_freeze.model_picture import count_params
 from keras_freeze.prefix_cache import Library, PrefixCache, shared
 from keras_freeze.tuning import kept_models, memory, results
 from keras_freeze.tuning.attempts import attempt, score
@@ -138,7 +139,7 @@ class FreezeTuner(OpenTuner):
         if isinstance(model, keras.Model):  # KerasTuner refuses anything else later
             self._built.add(model)
             self._fresh.begin(model)  # what later builds have in common with it is restored
-            count = sum(math.prod(variable.shape) for variable in model.weights)
+            count = count_params(model.weights)
             self.description.model = f"{len(model.weights)} weights, {count:,} numbers"
 
     # The trials.
