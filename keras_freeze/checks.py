@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeGuard
@@ -103,6 +104,17 @@ def is_int(value: Any) -> TypeGuard[int]:
         (True, False, False)
     """
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Tell whether a value is a finite real number, of Python or numpy; True and False are none.
+
+    Example:
+        >>> is_number(0.5), is_number(True), is_number(float("nan"))
+        (True, False, False)
+    """
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
 
 
 def check_count(owner: str, argument: str, value: Any, lowest: int = 1) -> None:

@@ -11,15 +11,13 @@ from __future__ import annotations
 import abc
 import dataclasses
 import inspect
-import math
-import numbers
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from keras_freeze.checks import ArgumentError, ArgumentTypeError, check_count, is_int
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, check_count, is_int, is_number
 from keras_freeze.schedules.metrics import Logs, Mode, direction, improves, monitored
 
 State = Any
@@ -224,8 +222,7 @@ class OnPlateau(Trigger):
             )
         check_count("OnPlateau", "patience", self.patience)
         check_count("OnPlateau", "cooldown", self.cooldown, lowest=0)
-        number = isinstance(self.min_delta, numbers.Real) and not isinstance(self.min_delta, bool)
-        if not number or not math.isfinite(self.min_delta) or self.min_delta < 0:
+        if not is_number(self.min_delta) or self.min_delta < 0:
             raise ArgumentError(
                 "OnPlateau", "min_delta", "be a non-negative number", value=self.min_delta
             )
