@@ -85,12 +85,14 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
 
 
 def as_value(given: Any) -> Any:
-    """Return a copy in which lists are tuples, so that what means the same is equal.
+    """Return a copy with tuples for lists and ints for numpy's: what means the same is equal.
 
     Example:
         >>> as_value({"low": ["a", "b"]})
         {'low': ('a', 'b')}
     """
+    if is_int(given):
+        return int(given)
     if isinstance(given, Mapping):
         return {key: as_value(value) for key, value in given.items()}
     return tuple(map(as_value, given)) if isinstance(given, (list, tuple)) else given
@@ -140,6 +142,11 @@ def call_of(instance: Any) -> str:
         if p.default is p.empty or getattr(instance, p.name) != p.default
     ]
     return f"{type(instance).__name__}({', '.join(given)})"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and what it counts, as in "1 epoch" and "2 epochs"."""
+    return f"{count} {noun}{'s' if count > 1 else ''}"
 
 
 def first_few(names: Sequence[str], limit: int = 3) -> str:

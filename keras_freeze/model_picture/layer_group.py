@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_freeze.checks import ArgumentError, did_you_mean
+from keras_freeze.checks import ArgumentError, counted, did_you_mean
 from keras_freeze.model_picture.layers import count_params
 
 
@@ -52,7 +52,7 @@ class LayerGroup:
 
     def _repr_html_(self) -> str:
         layers = ", ".join(html.escape(layer.name) for layer in self.layers)
-        count = f"{len(self.layers)} layer{'s' if len(self.layers) > 1 else ''}"
+        count = counted(len(self.layers), "layer")
         return (
             f"<details><summary><b>{html.escape(self.label)}</b>: {count}, "
             f"{self.total_params:,} parameters</summary>{layers}</details>"

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_freeze.checks import check_count, first_few
+from keras_freeze.checks import check_count, counted, first_few
 from keras_freeze.groups import Groups, picture_of
 from keras_freeze.keras_internals.optimizers import learning_rate
 from keras_freeze.model_picture import ModelPicture, count_params
@@ -103,8 +103,7 @@ class SchedulePreview:
             cells.append((*line, row.curve) if has_curves else tuple(line))
             before = row
         total = self.rows[0].trainable_params + self.rows[0].non_trainable_params
-        epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
-        title = f"{self.model}, {epochs}, {total:,} parameters"
+        title = f"{self.model}, {counted(self.epochs, 'epoch')}, {total:,} parameters"
         return Table(title, tuple(columns), tuple(cells))
 
     def _changes(self, row: PreviewRow, before: PreviewRow | None) -> str:

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_freeze.checks import ArgumentError, ArgumentTypeError, check_count, is_int, is_number
+from keras_freeze.checks import (
+    ArgumentError,
+    ArgumentTypeError,
+    check_count,
+    counted,
+    is_int,
+    is_number,
+)
 from keras_freeze.schedules.metrics import Logs, Mode, direction, improves, monitored
 
 State = Any
@@ -113,7 +120,7 @@ class AfterEpochs(Trigger):
 
     def describe(self) -> str:
         """Return in words what it waits for."""
-        return f"after {_counted(self.epochs, 'epoch')}"
+        return f"after {counted(self.epochs, 'epoch')}"
 
     def begin(self) -> State:
         """Return the epochs that have ended: none."""
@@ -154,7 +161,7 @@ class AfterSteps(Trigger):
 
     def describe(self) -> str:
         """Return in words what it waits for."""
-        return f"after {_counted(self.steps, 'step')}"
+        return f"after {counted(self.steps, 'step')}"
 
     def begin(self) -> State:
         """Return the batches done: none."""
@@ -230,7 +237,7 @@ class OnPlateau(Trigger):
 
     def describe(self) -> str:
         """Return in words what it waits for."""
-        return f"{self.monitor} stalls for {_counted(self.patience, 'epoch')}"
+        return f"{self.monitor} stalls for {counted(self.patience, 'epoch')}"
 
     def begin(self) -> State:
         """Return the best value, the epochs without improvement and those of the cooldown."""
@@ -461,7 +468,3 @@ def every_trigger(trigger: Trigger | None) -> Iterator[Trigger]:
 
 def _parts(trigger: TriggerLike, kind: type[_Combined]) -> tuple[TriggerLike, ...]:
     return trigger.triggers if isinstance(trigger, kind) else (trigger,)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' if count > 1 else ''}"
