@@ -6,8 +6,10 @@ import difflib
 import inspect
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TypeGuard
+
+import numpy as np
 
 _NOT_GIVEN = object()
 
@@ -124,6 +126,25 @@ def check_count(owner: str, argument: str, value: Any, lowest: int = 1) -> None:
     if not is_int(value) or value < lowest:
         rule = "be a positive integer" if lowest else "be a non-negative integer"
         raise ArgumentError(owner, argument, rule, value=value)
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Tell whether a function can be called with so many arguments; True if that isn't known."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # some builtins have no signature
+        pass
+    return True
+
+
+def true_or_false(owner: str, argument: str, answer: Any, case: str) -> bool:
+    """Return what the function given as an argument has answered, if that is a bool."""
+    if not isinstance(answer, (bool, np.bool_)):
+        received = f"{answer!r} for {case}"
+        raise ArgumentTypeError(owner, argument, "return True or False", received=received)
+    return bool(answer)
 
 
 def call_of(instance: Any) -> str:

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
 
 from keras_freeze.checks import (
     ArgumentError,
@@ -24,6 +22,8 @@ from keras_freeze.checks import (
     counted,
     is_int,
     is_number,
+    takes,
+    true_or_false,
 )
 from keras_freeze.schedules.metrics import Logs, Mode, direction, improves, monitored
 
@@ -287,17 +287,9 @@ class When(Trigger):
             raise ArgumentTypeError(
                 "When", "condition", "be a callable (logs) -> bool", value=self.condition
             )
-        try:
-            inspect.signature(self.condition).bind({})
-        except TypeError as error:
-            raise ArgumentTypeError(
-                "When",
-                "condition",
-                "take one argument, the logs of the epoch",
-                value=self.condition,
-            ) from error
-        except ValueError:  # some builtins have no signature
-            pass
+        if not takes(self.condition, 1):
+            rule = "take one argument, the logs of the epoch"
+            raise ArgumentTypeError("When", "condition", rule, value=self.condition)
 
     def describe(self) -> str:
         """Return in words what it waits for."""
@@ -310,14 +302,7 @@ class When(Trigger):
     def after_epoch(self, state: State, logs: Logs) -> State:
         """Ask the function."""
         answer = self.condition(dict(logs))
-        if not isinstance(answer, (bool, np.bool_)):
-            raise ArgumentTypeError(
-                "When",
-                "condition",
-                "return True or False",
-                received=f"{answer!r} for logs {dict(logs)!r}",
-            )
-        return bool(answer)
+        return true_or_false("When", "condition", answer, f"logs {dict(logs)!r}")
 
     def fired(self, state: State) -> bool:
         """Tell what the function returned last."""
