@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import keras_tuner
 
+from keras_freeze.backup import archive
 from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError
 from keras_freeze.keras_internals.keras_tuner import OpenTuner, without_known_warnings
@@ -26,7 +27,7 @@ from keras_freeze.tuning.attempts import attempt, score
 from keras_freeze.tuning.fresh_weights import FreshWeights
 from keras_freeze.tuning.kept_models import KeptModels
 from keras_freeze.tuning.recorder import Recorder
-from keras_freeze.tuning.search_folder import Search, replacing
+from keras_freeze.tuning.search_folder import Search
 from keras_freeze.tuning.trial_cache import TrialCache
 from keras_freeze.tuning.trial_record import FAILED, TrialRecord
 
@@ -126,7 +127,7 @@ class FreezeTuner(OpenTuner):
         """Write the tuner's and the oracle's state, each whole or not at all."""
         if not self.is_worker:
             self.oracle.save()
-        with replacing(self.state_file()) as file:
+        with archive.replacing(self.state_file()) as file:
             self.write_state(file)
 
     def reload(self) -> None:
