@@ -181,8 +181,8 @@ class FreezeWeights(FreezePolicy):
 
     def select_in(self, picture: ModelPicture) -> Selection:
         """Return the variables with these names; layers without any keep their flags."""
-        of = None if self.of is None else as_policy(self.of)
-        chosen = everything(picture) if of is None else of.select_in(picture)
+        of = self.of  # a policy by now
+        chosen = of.select_in(picture) if isinstance(of, FreezePolicy) else everything(picture)
         variables = [w.variable for w in picture.weights if id(w.variable) in chosen.variables]
         available = sorted({variable.name for variable in variables})
         wanted = [self.names] if isinstance(self.names, str) else self.names

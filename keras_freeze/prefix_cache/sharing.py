@@ -52,12 +52,8 @@ class SharedCut:
         shelf = self.shelf(batch)
         rows = shelf.store.get(batch.keys) if shelf else None
         if shelf and rows is not None:
-            self.adopt(shelf, batch)
+            self._prefix.adopt(batch, shelf.masked, shelf.shapes)
         return rows
-
-    def adopt(self, shelf: Shelf, batch: Batch) -> None:
-        """Take the layout of the features from a shelf, so that nothing has to be computed."""
-        self._prefix.adopt(batch, shelf.masked, shelf.shapes)
 
     def compute(self, batch: Batch) -> list[Any] | None:
         """Compute the features of a batch from those of a shallower cut; None if there are none."""
