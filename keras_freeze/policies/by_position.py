@@ -5,13 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from keras_freeze.checks import (
-    ArgumentError,
-    ArgumentTypeError,
-    as_value,
-    did_you_mean,
-    is_int,
-)
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, as_value, did_you_mean, is_int
 from keras_freeze.groups import Groups, with_groups
 from keras_freeze.model_picture import ModelPicture, known_groups
 from keras_freeze.policies.base import FreezePolicy

@@ -11,7 +11,7 @@ import numpy as np
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.compiled_prefix import Prefix, Start
 from keras_freeze.prefix_cache.feature_library import Library, Shelf
-from keras_freeze.prefix_cache.model_cut import Frontier
+from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.tensor_names import names_of
 
 
