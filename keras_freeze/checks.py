@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TypeGuard
+
+import numpy as np
 
 _NOT_GIVEN = object()
 
@@ -84,12 +87,14 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
 
 
 def as_value(given: Any) -> Any:
-    """Return a copy in which lists are tuples, so that what means the same is equal.
+    """Return a copy with tuples for lists and ints for numpy's: what means the same is equal.
 
     Example:
         >>> as_value({"low": ["a", "b"]})
         {'low': ('a', 'b')}
     """
+    if is_int(given):
+        return int(given)
     if isinstance(given, Mapping):
         return {key: as_value(value) for key, value in given.items()}
     return tuple(map(as_value, given)) if isinstance(given, (list, tuple)) else given
@@ -105,11 +110,41 @@ def is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def is_number(value: Any) -> TypeGuard[float]:
+    """Tell whether a value is a finite real number, of Python or numpy; True and False are none.
+
+    Example:
+        >>> is_number(0.5), is_number(True), is_number(float("nan"))
+        (True, False, False)
+    """
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
 def check_count(owner: str, argument: str, value: Any, lowest: int = 1) -> None:
     """Raise in the name of `owner` unless a value is an int from `lowest`, which is 0 or 1."""
     if not is_int(value) or value < lowest:
         rule = "be a positive integer" if lowest else "be a non-negative integer"
         raise ArgumentError(owner, argument, rule, value=value)
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Tell whether a function can be called with so many arguments; True if that isn't known."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # some builtins have no signature
+        pass
+    return True
+
+
+def true_or_false(owner: str, argument: str, answer: Any, case: str) -> bool:
+    """Return what the function given as an argument has answered, if that is a bool."""
+    if not isinstance(answer, (bool, np.bool_)):
+        received = f"{answer!r} for {case}"
+        raise ArgumentTypeError(owner, argument, "return True or False", received=received)
+    return bool(answer)
 
 
 def call_of(instance: Any) -> str:
@@ -128,6 +163,11 @@ def call_of(instance: Any) -> str:
         if p.default is p.empty or getattr(instance, p.name) != p.default
     ]
     return f"{type(instance).__name__}({', '.join(given)})"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and what it counts, as in "1 epoch" and "2 epochs"."""
+    return f"{count} {noun}{'s' if count > 1 else ''}"
 
 
 def first_few(names: Sequence[str], limit: int = 3) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import html
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import keras
 from keras_freeze import policies
 from keras_freeze.checks import ArgumentError, ArgumentTypeError
 from keras_freeze.engine import transition
-from keras_freeze.model_picture import ModelPicture, check_model, read_model
+from keras_freeze.model_picture import ModelPicture, check_model, count_params, read_model
 from keras_freeze.policies import BatchNormMode, Selection, check_batch_norm, relative_flags
 from keras_freeze.reports import parameter_counts
 
@@ -257,7 +256,7 @@ def _change(
     return FreezeResult(
         frozen=tuple(variable.path for variable, now in changed if not now),
         unfrozen=tuple(variable.path for variable, now in changed if now),
-        changed_params=sum(math.prod(variable.shape) for variable, _ in changed),
+        changed_params=count_params(variable for variable, _ in changed),
         trainable_params=trainable_params,
         non_trainable_params=non_trainable_params,
         recompiled=recompiled,

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 _NAME = re.compile(r"epoch-(\d{6,})\.npz")
+_UNFINISHED = "epoch-*.unfinished"
 _MANIFEST = "state.json"
 
 
@@ -47,35 +48,56 @@ class BackupFolder:
         """Write a backup made before an epoch begins, and remove all but one before it."""
         self.path.mkdir(parents=True, exist_ok=True)
         target = self.path / f"epoch-{epoch:06d}.npz"
-        unfinished = target.with_suffix(".unfinished")
-        with unfinished.open("wb") as file:
+        with replacing(target) as unfinished, open(unfinished, "wb") as file:
             write(file, state)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, target)
-        self._flush_folder()
         older = [path for path in self.files() if path != target]
-        for path in older[1:]:
+        for path in [*older[1:], *self.path.glob(_UNFINISHED)]:
             path.unlink(missing_ok=True)
         return target
 
     def clear(self) -> None:
         """Remove all backups, and the folder if nothing else is in it."""
-        for path in [*self.files(), *self._unfinished()]:
+        for path in [*self.files(), *self.path.glob(_UNFINISHED)]:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
-    def _unfinished(self) -> Iterator[Path]:
-        return self.path.glob("epoch-*.unfinished") if self.path.is_dir() else iter(())
 
-    def _flush_folder(self) -> None:
-        if os.name == "posix":  # where a rename has to be flushed by itself
-            folder = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+@contextlib.contextmanager
+def replacing(file: str | os.PathLike[str]) -> Iterator[str]:
+    """Give the name of a file to write, which takes the place of `file` at the end.
+
+    It is flushed to the disk before, so `file` is whole whenever the process is killed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing(Path(folder) / "a.txt") as name:
+        ...         size = Path(name).write_text("done")
+        ...     [found.name for found in Path(folder).iterdir()]
+        ['a.txt']
+    """
+    folder = Path(file).parent
+    if not folder.is_dir():  # a path of a remote file system, which KerasTuner takes
+        yield os.fspath(file)
+        return
+    unfinished = f"{os.fspath(file)}.{os.getpid()}.unfinished"
+    try:
+        yield unfinished
+        _flush(unfinished, os.O_RDWR)
+        os.replace(unfinished, file)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+    if os.name == "posix":  # where a rename has to be flushed by itself
+        _flush(folder, os.O_RDONLY)
+
+
+def _flush(path: str | Path, mode: int) -> None:
+    opened = os.open(path, mode)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def write(file: Any, state: Any) -> None:

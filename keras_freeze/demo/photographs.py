@@ -144,7 +144,8 @@ def _deal(
     picture: Array, half: str, size: int, count: int, rng: np.random.Generator, name: str
 ) -> list[tuple[int, int]]:
     """Choose `count` patches of one half at random, none overlapping another."""
-    start, stop = _half(picture.shape[1], half)
+    width = picture.shape[1]
+    start, stop = (0, width // 2) if half == "left" else (width // 2, width)
     corners = [
         corner
         for corner in _grid(picture.shape[0], start, stop, size, rng)
@@ -157,10 +158,6 @@ def _deal(
             f"smaller patches."
         )
     return [corners[i] for i in rng.permutation(len(corners))[:count]]
-
-
-def _half(width: int, half: str) -> tuple[int, int]:
-    return (0, width // 2) if half == "left" else (width // 2, width)
 
 
 def _grid(

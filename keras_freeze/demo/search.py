@@ -43,13 +43,7 @@ def run(
     executions = executions or EXECUTIONS
     output.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(seed)
-    data = photographs.load(
-        seed,
-        train=settings.train,
-        validation=settings.validation,
-        test=settings.test,
-        size=settings.size,
-    )
+    data = settings.load(seed)
     build, phrase = builder(settings, seed, source, executions)
     print(
         f"Search: how deep to freeze VGG16, which learns from which of "

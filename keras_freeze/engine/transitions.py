@@ -174,7 +174,8 @@ def _update_optimizer(
 
 def _update_functions(model: keras.Model, changed: bool) -> bool:
     state, baked = state_of(model), _baked_in(model)
-    before = None if _changed_since_compile(model) else baked
+    at_compile = trainer.flags_at_compile(model).items()
+    before = baked if all(flag == layer.trainable for layer, flag in at_compile) else None
     if state.traced.is_of(model.train_function):
         before = state.traced.known
     rebuild = changed or baked != before
@@ -199,10 +200,6 @@ def _baked_in(model: keras.Model) -> tuple[Any, ...]:
     rules = tuple((tuple(sorted(rules.cohorts.items())), rules.curve) for rules in leaves)
     layers = tuple(layer.trainable for layer in every_layer(model))
     return id(model.optimizer), _ids(model.trainable_variables), layers, rules
-
-
-def _changed_since_compile(model: keras.Model) -> bool:
-    return any(flag != layer.trainable for layer, flag in trainer.flags_at_compile(model).items())
 
 
 def _ids(variables: Any) -> list[int]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from keras_freeze.groups import kinds
 from keras_freeze.groups.atoms import Atom, chains
-from keras_freeze.groups.call_graph import Call
+from keras_freeze.groups.call_graph import Call, distances
 from keras_freeze.groups.segments import Segment, segments_of
 
 HEAD = "head"
@@ -93,13 +93,14 @@ def _merged(calls: Sequence[Call], queues: Sequence[Sequence[Segment]]) -> list[
     A segment waits for all that feed it, so that no group comes before what it reads from.
     """
     segments = [segment for queue in queues for segment in queue]
-    distances = _distances(calls)
+    # In layers with weights, up to the farthest output.
+    to_end = distances(calls, range(len(calls)), lambda call: call.owns_weights)
     segment_of: dict[int, int] = {}
     rank = []
     for n, segment in enumerate(segments):
         own = [i for atom in segment.atoms for i in atom.positions if calls[i].owns_weights]
         segment_of.update(dict.fromkeys(own, n))
-        rank.append((-min(distances[i] for i in own), n))
+        rank.append((-min(to_end[i] for i in own), n))
     sorter = graphlib.TopologicalSorter(_feeds(calls, segment_of))
     sorter.prepare()
     ready: list[int] = []
@@ -125,15 +126,6 @@ def _feeds(calls: Sequence[Call], segment_of: dict[int, int]) -> dict[int, set[i
         if i in segment_of:
             feeds[segment_of[i]] |= before - {segment_of[i]}
     return feeds
-
-
-def _distances(calls: Sequence[Call]) -> list[int]:
-    """Return how many layers with weights lie between each call and the farthest output."""
-    distances = [0] * len(calls)
-    for i in reversed(range(len(calls))):
-        for source in calls[i].inputs:
-            distances[source] = max(distances[source], distances[i] + calls[i].owns_weights)
-    return distances
 
 
 # Head

@@ -9,7 +9,7 @@ depends on any. Nothing here changes a model.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -141,7 +141,7 @@ def _merge_parallel_calls(calls: Sequence[Call]) -> list[Call]:
     Calls that reach no output are dropped: their weights take no part in anything.
     """
     merged = list(calls)
-    depths = _depths(calls, [i for i, call in enumerate(calls) if call.is_output])
+    depths = distances(calls, [i for i, call in enumerate(calls) if call.is_output])
     first: dict[object, int] = {}  # of the calls that are one, by what makes them one
     stands_for: dict[int, int] = {}
     for i, call in enumerate(calls):
@@ -173,16 +173,21 @@ def _renumbered(calls: Sequence[Call], order: Sequence[int]) -> list[Call]:
     return renumbered
 
 
-def _depths(calls: Sequence[Call], targets: Iterable[int]) -> list[int]:
-    """Return each call's longest distance to any target; -1 where it reaches none."""
-    depths = [-1] * len(calls)
+def distances(
+    calls: Sequence[Call], targets: Iterable[int], length: Callable[[Call], int] = lambda call: 1
+) -> list[int]:
+    """Return each call's longest distance to any target, in calls if `length` is not given.
+
+    It is -1 where a call reaches none.
+    """
+    found = [-1] * len(calls)
     for target in targets:
-        depths[target] = 0
+        found[target] = 0
     for i in reversed(range(len(calls))):
         for source in calls[i].inputs:
-            if depths[i] >= 0:
-                depths[source] = max(depths[source], depths[i] + 1)
-    return depths
+            if found[i] >= 0:
+                found[source] = max(found[source], found[i] + length(calls[i]))
+    return found
 
 
 def _ordered(calls: Sequence[Call]) -> list[Call]:
@@ -212,7 +217,7 @@ def _levels(calls: Sequence[Call]) -> list[int]:
         from_input.append(1 + max((from_input[i] for i in call.inputs), default=-1))
     outputs = [i for i, call in enumerate(calls) if call.is_output]
     deepest = max(outputs, key=lambda i: from_input[i], default=len(calls) - 1)
-    to_output = _depths(calls, [deepest])
+    to_output = distances(calls, [deepest])
     levels: list[int] = []
     for i, call in enumerate(calls):
         if call.carries_weights and to_output[i] >= 0:

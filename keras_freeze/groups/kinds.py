@@ -76,12 +76,8 @@ def is_block(layer: keras.Layer) -> bool:
     """Tell whether a layer is a group of its own wherever it stands."""
     if is_recurrent(layer):
         return True
-    return is_composite(layer) and is_attention(layer) and not is_attention_core(layer)
-
-
-def is_attention_core(layer: keras.Layer) -> bool:
-    """Tell whether a layer is the attention itself, not a block around it."""
-    return "Attention" in type(layer).__name__
+    is_core = "Attention" in type(layer).__name__  # the attention itself, not a block around it
+    return is_composite(layer) and is_attention(layer) and not is_core
 
 
 def is_head_like(layer: keras.Layer, *, on_vectors: bool) -> bool:

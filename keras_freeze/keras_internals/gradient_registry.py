@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-TESTED = "2.21"
+from keras_freeze.keras_internals.required import TESTED
 
 
 @functools.cache
@@ -29,7 +29,7 @@ def gradient_functions() -> dict[str, Any]:
         warnings.warn(
             "The trainings of a search stay in memory until the process ends: TensorFlow "
             f"{tf.__version__} has no registry of gradient functions where keras_freeze looks for "
-            f"it. Tested with TensorFlow {TESTED}.",
+            f"it. Tested with TensorFlow {TESTED['tensorflow']}.",
             stacklevel=2,
         )
         return {}

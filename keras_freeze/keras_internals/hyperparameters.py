@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_freeze.keras_internals.required import require
+
 
 def scoped_name(hp: Any, name: str) -> str:
     """Return the name that a hyperparameter has within the open name scopes of KerasTuner's `hp`.
@@ -12,9 +14,5 @@ def scoped_name(hp: Any, name: str) -> str:
     """
     if not hasattr(hp, "name_scope"):
         return name
-    if not hasattr(hp, "_get_name"):
-        raise AttributeError(
-            "tuning.freeze_depth needs KerasTuner's HyperParameters._get_name, which the installed "
-            "KerasTuner does not have. Tested with KerasTuner 1.4.8."
-        )
+    require("name a hyperparameter in a scope", "keras-tuner", hp, "_get_name")
     return str(hp._get_name(name))

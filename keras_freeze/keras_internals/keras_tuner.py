@@ -9,31 +9,23 @@ when this module is imported.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 import keras_tuner
+from keras_tuner.src.engine import base_tuner, tuner_utils
 
-TESTED = "1.4.8"
-BASE_TUNER = "keras_tuner.src.engine.base_tuner"
-TUNER_UTILS = "keras_tuner.src.engine.tuner_utils"
+from keras_freeze.keras_internals.required import require
 
-# What is overridden below: a release that renamed one would never call ours.
-OVERRIDDEN = {
-    keras_tuner.Tuner: (
+# Those overridden below too: a release that renamed one would never call ours.
+PRIVATE = (
+    (
+        keras_tuner.Tuner,
         "_build_hypermodel",
         "_configure_tensorboard_dir",
         "_populate_initial_space",
-    ),
-    keras_tuner.Oracle: ("_save_trial",),
-    keras_tuner.oracles.HyperbandOracle: ("_get_size", "_random_trial", "_start_new_bracket"),
-}
-# What is only called.
-CALLED = {
-    keras_tuner.Tuner: (
         "_build_and_fit_model",
         "_deepcopy_callbacks",
         "_get_build_config_fname",
@@ -41,44 +33,35 @@ CALLED = {
         "_is_worker",
         "_try_build",
     ),
-    keras_tuner.Oracle: ("_duplicate", "_get_oracle_fname", "_get_trial_dir", "_random_values"),
-    keras_tuner.oracles.HyperbandOracle: ("_get_epochs", "_get_num_brackets", "_get_num_rounds"),
-}
-IN_MODULES = {
-    BASE_TUNER: ("BaseTuner",),
-    TUNER_UTILS: ("TunerCallback", "convert_to_metrics_dict"),
-}
-
-
-def missing_names() -> list[str]:
-    """Return the private names that the installed KerasTuner lacks."""
-    missing = []
-    for names_of in (OVERRIDDEN, CALLED):
-        for owner, names in names_of.items():
-            missing += [f"{owner.__name__}.{name}" for name in names if not hasattr(owner, name)]
-    for path, names in IN_MODULES.items():
-        try:
-            module = importlib.import_module(path)
-        except ImportError:
-            missing.append(path)
-            continue
-        missing += [f"{path}.{name}" for name in names if not hasattr(module, name)]
-    return missing
+    (
+        keras_tuner.Oracle,
+        "_save_trial",
+        "_duplicate",
+        "_get_oracle_fname",
+        "_get_trial_dir",
+        "_random_values",
+    ),
+    (
+        keras_tuner.oracles.HyperbandOracle,
+        "_get_size",
+        "_random_trial",
+        "_start_new_bracket",
+        "_get_epochs",
+        "_get_num_brackets",
+        "_get_num_rounds",
+    ),
+    (base_tuner, "BaseTuner"),
+    (tuner_utils, "TunerCallback", "convert_to_metrics_dict"),
+)
 
 
 def check() -> None:
     """Raise one clear error if searches can't work with the installed KerasTuner."""
-    missing = missing_names()
-    if missing:
-        raise ImportError(
-            f"The tuners of keras_freeze.tuning need {', '.join(missing)}, which KerasTuner "
-            f"{keras_tuner.__version__} does not have. Tested with KerasTuner {TESTED}."
-        )
+    for owner, *names in PRIVATE:
+        require("run a search", "keras-tuner", owner, *names)
 
 
 check()
-_BaseTuner = importlib.import_module(BASE_TUNER).BaseTuner
-_tuner_utils = importlib.import_module(TUNER_UTILS)
 
 
 class OpenTuner(keras_tuner.Tuner):
@@ -108,7 +91,7 @@ class OpenTuner(keras_tuner.Tuner):
         """Return copies of the user's callbacks, and KerasTuner's own, for one training."""
         callbacks: list[Any] = self._deepcopy_callbacks(list(given))
         self._configure_tensorboard_dir(callbacks, trial, execution)
-        return [*callbacks, _tuner_utils.TunerCallback(self, trial)]
+        return [*callbacks, tuner_utils.TunerCallback(self, trial)]
 
     def build_config_file(self, trial_id: str) -> str:
         """Return the file with the shapes on which a trial's model was built."""
@@ -120,7 +103,7 @@ class OpenTuner(keras_tuner.Tuner):
 
     def write_state(self, file: str) -> None:
         """Write the tuner's own state, without its oracle's."""
-        super(_BaseTuner, self).save(file)
+        super(base_tuner.BaseTuner, self).save(file)
 
     def _build_hypermodel(self, hp: Any) -> Any:
         return self.build_model(hp)
@@ -222,7 +205,7 @@ def metrics_of(returned: Any, objective: Any) -> dict[str, Any]:
     Raises:
         KeyError: if it lacks the objective.
     """
-    metrics: dict[str, Any] = _tuner_utils.convert_to_metrics_dict(returned, objective)
+    metrics: dict[str, Any] = tuner_utils.convert_to_metrics_dict(returned, objective)
     return metrics
 
 

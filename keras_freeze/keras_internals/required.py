@@ -27,10 +27,10 @@ def require(feature: str, library: str, owner: Any, *names: str) -> None:
     """
     missing = [name for name in names if not hasattr(owner, name)]
     if missing:
-        kind = owner if isinstance(owner, type) else type(owner)
+        name = getattr(owner, "__name__", type(owner).__name__)
         raise UnsupportedVersionError(
             f"keras_freeze can't {feature} with {library} "
-            f"{importlib.metadata.version(library)}: {kind.__name__} has no "
+            f"{importlib.metadata.version(library)}: {name} has no "
             f"{', '.join(missing)}. It was tested with {library} {TESTED[library]}; install that "
             "release, or report the new one."
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 
-from keras_freeze.checks import ArgumentError, did_you_mean
+from keras_freeze.checks import ArgumentError, counted, did_you_mean
+from keras_freeze.model_picture.layers import count_params
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -36,7 +36,7 @@ class LayerGroup:
     @property
     def total_params(self) -> int:
         """The number of parameters, trainable or not."""
-        return sum(math.prod(variable.shape) for variable in self.variables)
+        return count_params(self.variables)
 
     @property
     def label(self) -> str:
@@ -52,7 +52,7 @@ class LayerGroup:
 
     def _repr_html_(self) -> str:
         layers = ", ".join(html.escape(layer.name) for layer in self.layers)
-        count = f"{len(self.layers)} layer{'s' if len(self.layers) > 1 else ''}"
+        count = counted(len(self.layers), "layer")
         return (
             f"<details><summary><b>{html.escape(self.label)}</b>: {count}, "
             f"{self.total_params:,} parameters</summary>{layers}</details>"

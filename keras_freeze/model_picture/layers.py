@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -162,6 +162,11 @@ def bytes_of(variable: keras.Variable) -> int:
     digits = re.search(r"\d+", keras.backend.standardize_dtype(variable.dtype))
     bits = int(digits.group()) if digits else 1
     return math.ceil(math.prod(variable.shape) * bits / 8)
+
+
+def count_params(variables: Iterable[keras.Variable]) -> int:
+    """Return how many parameters variables hold."""
+    return sum(math.prod(variable.shape) for variable in variables)
 
 
 def weights_of_operation(operation: Any) -> tuple[keras.Variable, ...]:

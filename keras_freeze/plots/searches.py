@@ -14,9 +14,9 @@ from keras_freeze.plots.style import (
     COLOURS,
     FROZEN_COLOUR,
     OVER_MARKS,
-    STYLE,
     detach_from_pyplot,
     short_count,
+    styled,
 )
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from keras_freeze.tuning.trial_record import TrialRecord
 
-# The most depths at which each has room for a number.
+# Depths that have room for a number each.
 MAX_MARKS = 12
 _BEST = "#D55E00"
 _FRONT = "#009E73"
@@ -105,8 +105,8 @@ def _read(search: Any) -> _Search:
         seconds[row["trial_id"]] = row["seconds"]
     if not rows:
         raise ValueError(
-            "plots.search(search=...) must have at least one complete trial whose callbacks "
-            f"were called. Received: {str(folder)!r}, with none. Run its search."
+            "plots.search(search=...) must have at least one trial that is complete, and of which "
+            f"the callbacks were called. Received: {str(folder)!r}, with none. Run its search."
         )
     by_id = {record.trial_id: record for record in trial_record.read_all(folder)}
     return _Search(rows, by_id, about["objective"], about["direction"])
@@ -136,18 +136,14 @@ def _are_numbers(values: set[Any]) -> bool:
 
 
 def _panels(has_map: bool) -> tuple[Figure, dict[str, Axes]]:
-    import matplotlib
     import matplotlib.pyplot as plt
 
     rows: list[Any] = [["depth", "parameters"], ["time", "curves"]]
     if has_map:
         rows = [[*row, "map"] for row in rows]
     size = (1 + 4.8 * len(rows[0]), 7.4)
-    with plt.rc_context(STYLE):
+    with styled():
         figure, panels = plt.subplot_mosaic(rows, layout="constrained", figsize=size)
-        is_interactive = plt.isinteractive()
-    # A backend that this figure loads switches it on, and the context would switch it off again.
-    matplotlib.interactive(is_interactive)
     return figure, panels
 
 

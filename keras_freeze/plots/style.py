@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which can be distinguished with any kind of colour vision.
+# Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 FROZEN_COLOUR = "#C9D6DF"
 STYLE: dict[Any, Any] = {
@@ -34,6 +36,19 @@ def short_count(count: float, _: float | None = None) -> str:
         if count >= size:
             return f"{count / size:.3g}{letter}"
     return f"{count:g}"
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Make figures inside in this package's style."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(STYLE):
+        yield
+        is_interactive = plt.isinteractive()
+    # A backend that a figure loads switches it on, and the context would switch it off again.
+    matplotlib.interactive(is_interactive)
 
 
 def detach_from_pyplot(figure: Figure) -> Figure:

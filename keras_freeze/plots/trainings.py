@@ -16,9 +16,9 @@ from keras_freeze.plots.style import (
     COLOURS,
     FROZEN_COLOUR,
     OVER_MARKS,
-    STYLE,
     detach_from_pyplot,
     short_count,
+    styled,
 )
 
 if TYPE_CHECKING:
@@ -164,18 +164,14 @@ def _require(log: Mapping[str, Any], *names: str) -> None:
 
 
 def _panels(columns: int) -> tuple[Figure, Any]:
-    import matplotlib
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    with plt.rc_context(STYLE):
+    with styled():
         figure, panels = plt.subplots(
             2, columns, squeeze=False, sharex=True, sharey="row", layout="constrained",
             figsize=(2 + 4.5 * columns, 5.4), height_ratios=(3, 2),
         )  # fmt: skip
-        is_interactive = plt.isinteractive()
-    # A backend that this figure loads switches it on, and the context would switch it off again.
-    matplotlib.interactive(is_interactive)
     for axes in panels[1]:
         axes.set_xlabel("epochs trained")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import operator
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_freeze.checks import ArgumentTypeError
+from keras_freeze.checks import ArgumentTypeError, takes, true_or_false
 from keras_freeze.model_picture import ModelPicture, read_model
 from keras_freeze.policies.selection import Selection, everything
 
@@ -110,7 +108,7 @@ class FreezeWhere(FreezePolicy):
     def __post_init__(self) -> None:
         # A layer can be called too, but surely was not meant to be.
         is_function = callable(self.predicate) and not isinstance(self.predicate, keras.Layer)
-        if not is_function or not _takes_two(self.predicate):
+        if not is_function or not takes(self.predicate, 2):
             raise ArgumentTypeError(
                 "FreezeWhere",
                 "predicate",
@@ -135,24 +133,7 @@ class FreezeWhere(FreezePolicy):
 
     def _holds(self, variable: keras.Variable, layer: keras.Layer) -> bool:
         answer = self.predicate(variable, layer)
-        if not isinstance(answer, (bool, np.bool_)):
-            raise ArgumentTypeError(
-                "FreezeWhere",
-                "predicate",
-                "return True or False",
-                received=f"{answer!r} for variable {variable.path!r}",
-            )
-        return bool(answer)
-
-
-def _takes_two(function: Predicate) -> bool:
-    try:
-        inspect.signature(function).bind(None, None)
-    except TypeError:
-        return False
-    except ValueError:  # some builtins have no signature
-        return True
-    return True
+        return true_or_false("FreezeWhere", "predicate", answer, f"variable {variable.path!r}")
 
 
 def as_policy(policy: FreezePolicy | Predicate) -> FreezePolicy:

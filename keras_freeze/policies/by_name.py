@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_freeze.checks import ArgumentError, ArgumentTypeError, did_you_mean
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, as_value, did_you_mean, is_int
 from keras_freeze.model_picture import ModelPicture, Weight
 from keras_freeze.policies.base import FreezePolicy, Predicate, as_policy
 from keras_freeze.policies.selection import Selection, everything, of_layers
@@ -45,7 +45,7 @@ class FreezeLayers(FreezePolicy):
                 advice="Write layers=[...] even for one.",
             )
         for item in self.layers:
-            if isinstance(item, bool) or not isinstance(item, (int, str)):
+            if not (is_int(item) or isinstance(item, str)):
                 raise ArgumentTypeError(
                     "FreezeLayers",
                     "layers",
@@ -61,7 +61,8 @@ class FreezeLayers(FreezePolicy):
                 value=self.layers,
                 advice="For none, write first=0.",
             )
-        object.__setattr__(self, "layers", tuple(self.layers))  # a value that can be hashed
+        # A value that can be hashed.
+        object.__setattr__(self, "layers", as_value(tuple(self.layers)))
 
     def select_in(self, picture: ModelPicture) -> Selection:
         """Return the variables of the layers."""
@@ -180,8 +181,8 @@ class FreezeWeights(FreezePolicy):
 
     def select_in(self, picture: ModelPicture) -> Selection:
         """Return the variables with these names; layers without any keep their flags."""
-        of = None if self.of is None else as_policy(self.of)
-        chosen = everything(picture) if of is None else of.select_in(picture)
+        of = self.of  # a policy by now
+        chosen = of.select_in(picture) if isinstance(of, FreezePolicy) else everything(picture)
         variables = [w.variable for w in picture.weights if id(w.variable) in chosen.variables]
         available = sorted({variable.name for variable in variables})
         wanted = [self.names] if isinstance(self.names, str) else self.names

@@ -5,12 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from keras_freeze.checks import (
-    ArgumentError,
-    ArgumentTypeError,
-    as_value,
-    did_you_mean,
-)
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, as_value, did_you_mean, is_int
 from keras_freeze.groups import Groups, with_groups
 from keras_freeze.model_picture import ModelPicture, known_groups
 from keras_freeze.policies.base import FreezePolicy
@@ -39,7 +34,7 @@ class FreezeFirst(FreezePolicy):
     count: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.count, bool) or not isinstance(self.count, int):
+        if not is_int(self.count):
             raise ArgumentTypeError(
                 "FreezeFirst",
                 "count",
@@ -47,6 +42,7 @@ class FreezeFirst(FreezePolicy):
                 value=self.count,
                 advice="It counts layers; use groups= or before= to name a place.",
             )
+        object.__setattr__(self, "count", as_value(self.count))
 
     def select_in(self, picture: ModelPicture) -> Selection:
         """Return the variables of the first layers."""
@@ -88,7 +84,7 @@ class FreezeGroups(FreezePolicy):
     def __post_init__(self) -> None:
         names = [self.groups] if isinstance(self.groups, str) else self.groups
         is_names = isinstance(names, Sequence) and all(isinstance(n, str) for n in names)
-        if isinstance(names, bool) or not (isinstance(names, int) or is_names):
+        if not (is_int(names) or is_names):
             raise ArgumentTypeError(
                 "FreezeGroups",
                 "groups",
@@ -138,10 +134,11 @@ class FreezeBefore(FreezePolicy):
     cut: str | int
 
     def __post_init__(self) -> None:
-        if isinstance(self.cut, bool) or not isinstance(self.cut, (str, int)):
+        if not (is_int(self.cut) or isinstance(self.cut, str)):
             raise ArgumentTypeError(
                 "FreezeBefore", "cut", "be the name of a layer or group, or an int", value=self.cut
             )
+        object.__setattr__(self, "cut", as_value(self.cut))
 
     def select_in(self, picture: ModelPicture) -> Selection:
         """Return the variables before the cut."""

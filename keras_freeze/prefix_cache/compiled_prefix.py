@@ -14,9 +14,9 @@ from typing import Any
 import keras
 
 from keras_freeze.prefix_cache.batches import Batch
+from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.graph_replay import Features, features_of
 from keras_freeze.prefix_cache.layer_calls import Call
-from keras_freeze.prefix_cache.model_cut import Frontier
 
 
 @dataclasses.dataclass(frozen=True)

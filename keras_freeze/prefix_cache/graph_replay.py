@@ -22,8 +22,8 @@ from keras_freeze.keras_internals.graph import (
     replaced_walk,
     with_mask,
 )
+from keras_freeze.prefix_cache.frontier import Frontier, GraphCut
 from keras_freeze.prefix_cache.layer_calls import Call, Player, Recorder, intercepted
-from keras_freeze.prefix_cache.model_cut import Frontier, GraphCut
 
 # For each recorded call of a layer, then for each cut of a frontier, for each tensor that it
 # keeps: the value, and its mask or None.

@@ -13,7 +13,7 @@ from keras_freeze.prefix_cache import planning
 from keras_freeze.prefix_cache.batches import Batch, Kind, UnreadableBatchError
 from keras_freeze.prefix_cache.feature_lookup import FeatureLookup
 from keras_freeze.prefix_cache.feature_store import RowStore
-from keras_freeze.prefix_cache.model_cut import Frontier
+from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.planning import CutPlan, Options
 from keras_freeze.prefix_cache.reasons import NoCut, Reason
 from keras_freeze.prefix_cache.summary import Messages

@@ -11,7 +11,7 @@ import numpy as np
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.compiled_prefix import Prefix, Start
 from keras_freeze.prefix_cache.feature_library import Library, Shelf
-from keras_freeze.prefix_cache.model_cut import Frontier
+from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.tensor_names import names_of
 
 
@@ -52,12 +52,8 @@ class SharedCut:
         shelf = self.shelf(batch)
         rows = shelf.store.get(batch.keys) if shelf else None
         if shelf and rows is not None:
-            self.adopt(shelf, batch)
+            self._prefix.adopt(batch, shelf.masked, shelf.shapes)
         return rows
-
-    def adopt(self, shelf: Shelf, batch: Batch) -> None:
-        """Take the layout of the features from a shelf, so that nothing has to be computed."""
-        self._prefix.adopt(batch, shelf.masked, shelf.shapes)
 
     def compute(self, batch: Batch) -> list[Any] | None:
         """Compute the features of a batch from those of a shallower cut; None if there are none."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_freeze.prefix_cache.audit import to_host
 from keras_freeze.prefix_cache.batches import Kind
-from keras_freeze.prefix_cache.model_cut import Frontier
+from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.reasons import NoCut, Reason
 from keras_freeze.reports import readable_bytes
 

@@ -18,7 +18,7 @@ import xxhash
 from keras_freeze.engine import fingerprint, fingerprint_of
 from keras_freeze.keras_internals.graph import graph_nodes, walked_graph
 from keras_freeze.model_picture import weights_of_operation
-from keras_freeze.prefix_cache.model_cut import Frontier, GraphCut
+from keras_freeze.prefix_cache.frontier import Frontier, GraphCut
 
 
 def names_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ class Watch:
     On a host, a weight that has been written to is at another address (TensorFlow), is another
     object (JAX), or has another version (torch, except for writes through `.data`). Only then is
     it compared with its earlier value. On other devices nothing shows a write, and fingerprints
-    are compared on request.
+    are compared if that is asked for.
 
     Args:
         variables: Sequence of `keras.Variable`.
@@ -31,7 +31,7 @@ class Watch:
         self.variables = tuple(variables)
         self._read = _reader(self.variables)
         present = self._read() if values is None else list(values)
-        self._held = [_hold(value) for value in present]
+        self._held = [_Held(value) for value in present]
 
     def changed(self, values: Sequence[Any] | None = None, thorough: bool = False) -> list[int]:
         """Return which weights have changed.
@@ -54,26 +54,25 @@ class Watch:
             held.follow(value)
 
 
-class _Held(Protocol):
-    """A record that tells whether a value has been written to."""
+class _Held:
+    """A value, and what shows a write to it, after which its bytes are compared.
 
-    def is_changed(self, value: Any, thorough: bool) -> bool:
-        """Compare the current value; if it is the same at another place, record the place."""
-
-    def follow(self, value: Any) -> None:
-        """Record where the same value is now."""
-
-
-class _Place:
-    """A tensor of TensorFlow on the host, by its address: a write moves it."""
+    That is the address on TensorFlow's host, where a write moves what is held: only then is a
+    fingerprint taken. Elsewhere it is taken at once, for the bytes may be written in place.
+    """
 
     def __init__(self, value: Any) -> None:
-        self._print: bytes | None = None
+        self._is_moved = keras.backend.backend() == "tensorflow" and "CPU" in value.device
+        self._print = None if self._is_moved else fingerprint_of(value)
         self.follow(value)
 
     def is_changed(self, value: Any, thorough: bool) -> bool:
-        # The old one is held, so that its place is not free.
-        if np.may_share_memory(np.asarray(value), self._array):
+        """Compare the present value; if it is the same at another place, record the place."""
+        if self._is_moved:
+            is_untouched = np.may_share_memory(np.asarray(value), self._mark)
+        else:
+            is_untouched = not thorough and write_mark(value) == self._mark
+        if is_untouched:
             return False
         if self._print is None:
             self._print = fingerprint_of(self._value)
@@ -83,26 +82,9 @@ class _Place:
         return False
 
     def follow(self, value: Any) -> None:
-        self._value, self._array = value, np.asarray(value)
-
-
-class _Print:
-    """Any other value: the object (JAX) or its version (torch), and its fingerprint."""
-
-    def __init__(self, value: Any) -> None:
-        self._print = fingerprint_of(value)
-        self.follow(value)
-
-    def is_changed(self, value: Any, thorough: bool) -> bool:
-        if not thorough and write_mark(value) == self._mark:
-            return False
-        if fingerprint_of(value) != self._print:
-            return True
-        self.follow(value)
-        return False
-
-    def follow(self, value: Any) -> None:
-        self._mark, self._value = write_mark(value), value
+        """Record where the same value is now; it is held, so that its place is not free."""
+        self._value = value
+        self._mark = np.asarray(value) if self._is_moved else write_mark(value)
 
 
 def _reader(variables: Sequence[keras.Variable]) -> Callable[[], list[Any]]:
@@ -116,8 +98,3 @@ def _reader(variables: Sequence[keras.Variable]) -> Callable[[], list[Any]]:
 
     concrete = tf.function(read, autograph=False).get_concrete_function()
     return lambda: list(concrete())
-
-
-def _hold(value: Any) -> _Held:
-    is_place = keras.backend.backend() == "tensorflow" and "CPU" in value.device
-    return _Place(value) if is_place else _Print(value)

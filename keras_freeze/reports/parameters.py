@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from keras_freeze.model_picture import (
     Weight,
     bytes_of,
     check_model,
+    count_params,
     is_batch_norm,
     read_model,
 )
@@ -206,7 +206,7 @@ def parameter_report(
 
 def parameter_counts(model: keras.Model) -> tuple[int, int]:
     """Return how many parameters of a model train and how many don't."""
-    return _params(model.trainable_weights), _params(model.non_trainable_weights)
+    return count_params(model.trainable_weights), count_params(model.non_trainable_weights)
 
 
 def readable_bytes(size: float) -> str:
@@ -256,8 +256,8 @@ def _row(part: _Part, owners: Mapping[int, Weight], trained: set[int]) -> Report
         name=part.name,
         kind=part.kind,
         state=_state([owners[id(variable)] for variable in part.variables], trained),
-        trainable_params=_params(train),
-        non_trainable_params=_params(rest),
+        trainable_params=count_params(train),
+        non_trainable_params=count_params(rest),
         trainable_bytes=_bytes(train),
         non_trainable_bytes=_bytes(rest),
         first_layer=part.first_layer,
@@ -295,10 +295,6 @@ def _what_is_frozen(
     names = {weight.variable.name for weight in others if id(weight.layer) not in whole}
     if names:
         yield " and ".join(sorted(names)) if len(names) < 3 else "single weights"
-
-
-def _params(variables: Iterable[keras.Variable]) -> int:
-    return sum(math.prod(variable.shape) for variable in variables)
 
 
 def _bytes(variables: Iterable[keras.Variable]) -> int:

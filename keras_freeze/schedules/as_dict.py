@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from keras_freeze import policies
-from keras_freeze.checks import ArgumentError, ArgumentTypeError, did_you_mean, is_int
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, did_you_mean, is_int, is_number
 from keras_freeze.policies import FreezePolicy
 from keras_freeze.schedules import curves, triggers
 from keras_freeze.schedules.locations import Misplaced, Path, Source
@@ -88,7 +87,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):  # of numpy too
+    if is_number(value):  # of numpy too
         return int(value) if is_int(value) else float(value)
     return value
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-import numbers
 from typing import Any
 
 from keras import ops
 
-from keras_freeze.checks import ArgumentError, check_count
+from keras_freeze.checks import ArgumentError, check_count, is_number
 
 
 class Curve(abc.ABC):
@@ -105,11 +104,11 @@ class SlantedTriangular(Curve):
     def __post_init__(self) -> None:
         if self.steps is not None:
             check_count("SlantedTriangular", "steps", self.steps)
-        if not _is_number(self.cut_fraction) or not 0 < self.cut_fraction < 1:
+        if not is_number(self.cut_fraction) or not 0 < self.cut_fraction < 1:
             raise ArgumentError(
                 "SlantedTriangular", "cut_fraction", "be between 0 and 1", value=self.cut_fraction
             )
-        if not _is_number(self.ratio) or not self.ratio > 1:
+        if not is_number(self.ratio) or not self.ratio > 1:
             raise ArgumentError(
                 "SlantedTriangular",
                 "ratio",
@@ -151,15 +150,10 @@ class Cosine(Curve):
     def __post_init__(self) -> None:
         if self.steps is not None:
             check_count("Cosine", "steps", self.steps)
-        if not _is_number(self.floor) or not 0 <= self.floor < 1:
+        if not is_number(self.floor) or not 0 <= self.floor < 1:
             raise ArgumentError("Cosine", "floor", "be from 0 and below 1", value=self.floor)
 
     def factor(self, step: Any, steps: int) -> Any:
         """Return the factor for a batch."""
         done = ops.minimum(step / float(steps), 1.0)
         return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + ops.cos(math.pi * done))
-
-
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return number and math.isfinite(value)

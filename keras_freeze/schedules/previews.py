@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
-from keras_freeze.checks import check_count, first_few
+from keras_freeze.checks import check_count, counted, first_few
 from keras_freeze.groups import Groups, picture_of
 from keras_freeze.keras_internals.optimizers import learning_rate
-from keras_freeze.model_picture import ModelPicture
+from keras_freeze.model_picture import ModelPicture, count_params
 from keras_freeze.policies import phase_flags
 from keras_freeze.reports import Column, Table
 from keras_freeze.schedules.locations import placed
@@ -104,8 +103,7 @@ class SchedulePreview:
             cells.append((*line, row.curve) if has_curves else tuple(line))
             before = row
         total = self.rows[0].trainable_params + self.rows[0].non_trainable_params
-        epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
-        title = f"{self.model}, {epochs}, {total:,} parameters"
+        title = f"{self.model}, {counted(self.epochs, 'epoch')}, {total:,} parameters"
         return Table(title, tuple(columns), tuple(cells))
 
     def _changes(self, row: PreviewRow, before: PreviewRow | None) -> str:
@@ -236,21 +234,17 @@ def _row(
         if any(id(variable) in trained for variable in group.variables):
             training.append(group.name)
     weights = [weight.variable for weight in picture.weights]
-    params = _count(variable for variable in weights if id(variable) in trained)
+    params = count_params(variable for variable in weights if id(variable) in trained)
     return PreviewRow(
         index,
         begins,
         _end(phase),
         tuple(training),
         params,
-        _count(weights) - params,
+        count_params(weights) - params,
         {name: by_group[name] for name in training},
         "" if phase.curve is None else type(phase.curve).__name__,
     )
-
-
-def _count(variables: Iterable[keras.Variable]) -> int:
-    return sum(math.prod(variable.shape) for variable in variables)
 
 
 def _begins(

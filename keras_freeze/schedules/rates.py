@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_freeze.checks import ArgumentError, ArgumentTypeError
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_number
 from keras_freeze.model_picture import known_groups
 
 #: Factor between the learning rates of neighbouring groups, from the head down. ULMFiT's
@@ -64,8 +62,7 @@ def check_rates(owner: str, rates: Any) -> None:
         )
     values = list(rates.values()) if isinstance(rates, Mapping) else [rates]
     for value in values:
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value <= 0:
+        if not is_number(value) or value <= 0:
             raise ArgumentError(
                 owner,
                 "rates",

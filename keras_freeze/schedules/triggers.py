@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import inspect
-import math
-import numbers
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
 
-from keras_freeze.checks import ArgumentError, ArgumentTypeError, check_count, is_int
+from keras_freeze.checks import (
+    ArgumentError,
+    ArgumentTypeError,
+    check_count,
+    counted,
+    is_int,
+    is_number,
+    takes,
+    true_or_false,
+)
 from keras_freeze.schedules.metrics import Logs, Mode, direction, improves, monitored
 
 State = Any
@@ -115,7 +120,7 @@ class AfterEpochs(Trigger):
 
     def describe(self) -> str:
         """Return in words what it waits for."""
-        return f"after {_counted(self.epochs, 'epoch')}"
+        return f"after {counted(self.epochs, 'epoch')}"
 
     def begin(self) -> State:
         """Return the epochs that have ended: none."""
@@ -156,7 +161,7 @@ class AfterSteps(Trigger):
 
     def describe(self) -> str:
         """Return in words what it waits for."""
-        return f"after {_counted(self.steps, 'step')}"
+        return f"after {counted(self.steps, 'step')}"
 
     def begin(self) -> State:
         """Return the batches done: none."""
@@ -224,8 +229,7 @@ class OnPlateau(Trigger):
             )
         check_count("OnPlateau", "patience", self.patience)
         check_count("OnPlateau", "cooldown", self.cooldown, lowest=0)
-        number = isinstance(self.min_delta, numbers.Real) and not isinstance(self.min_delta, bool)
-        if not number or not math.isfinite(self.min_delta) or self.min_delta < 0:
+        if not is_number(self.min_delta) or self.min_delta < 0:
             raise ArgumentError(
                 "OnPlateau", "min_delta", "be a non-negative number", value=self.min_delta
             )
@@ -233,7 +237,7 @@ class OnPlateau(Trigger):
 
     def describe(self) -> str:
         """Return in words what it waits for."""
-        return f"{self.monitor} stalls for {_counted(self.patience, 'epoch')}"
+        return f"{self.monitor} stalls for {counted(self.patience, 'epoch')}"
 
     def begin(self) -> State:
         """Return the best value, the epochs without improvement and those of the cooldown."""
@@ -283,17 +287,9 @@ class When(Trigger):
             raise ArgumentTypeError(
                 "When", "condition", "be a callable (logs) -> bool", value=self.condition
             )
-        try:
-            inspect.signature(self.condition).bind({})
-        except TypeError as error:
-            raise ArgumentTypeError(
-                "When",
-                "condition",
-                "take one argument, the logs of the epoch",
-                value=self.condition,
-            ) from error
-        except ValueError:  # some builtins have no signature
-            pass
+        if not takes(self.condition, 1):
+            rule = "take one argument, the logs of the epoch"
+            raise ArgumentTypeError("When", "condition", rule, value=self.condition)
 
     def describe(self) -> str:
         """Return in words what it waits for."""
@@ -306,14 +302,7 @@ class When(Trigger):
     def after_epoch(self, state: State, logs: Logs) -> State:
         """Ask the function."""
         answer = self.condition(dict(logs))
-        if not isinstance(answer, (bool, np.bool_)):
-            raise ArgumentTypeError(
-                "When",
-                "condition",
-                "return True or False",
-                received=f"{answer!r} for logs {dict(logs)!r}",
-            )
-        return bool(answer)
+        return true_or_false("When", "condition", answer, f"logs {dict(logs)!r}")
 
     def fired(self, state: State) -> bool:
         """Tell what the function returned last."""
@@ -464,7 +453,3 @@ def every_trigger(trigger: Trigger | None) -> Iterator[Trigger]:
 
 def _parts(trigger: TriggerLike, kind: type[_Combined]) -> tuple[TriggerLike, ...]:
     return trigger.triggers if isinstance(trigger, kind) else (trigger,)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' if count > 1 else ''}"

@@ -16,16 +16,18 @@ from typing import Any
 import keras
 import keras_tuner
 
+from keras_freeze.backup import archive
 from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError
 from keras_freeze.keras_internals.keras_tuner import OpenTuner, without_known_warnings
+from keras_freeze.model_picture import count_params
 from keras_freeze.prefix_cache import Library, PrefixCache, shared
 from keras_freeze.tuning import kept_models, memory, results
 from keras_freeze.tuning.attempts import attempt, score
 from keras_freeze.tuning.fresh_weights import FreshWeights
 from keras_freeze.tuning.kept_models import KeptModels
 from keras_freeze.tuning.recorder import Recorder
-from keras_freeze.tuning.search_folder import Search, replacing
+from keras_freeze.tuning.search_folder import Search
 from keras_freeze.tuning.trial_cache import TrialCache
 from keras_freeze.tuning.trial_record import FAILED, TrialRecord
 
@@ -125,7 +127,7 @@ class FreezeTuner(OpenTuner):
         """Write the tuner's and the oracle's state, each whole or not at all."""
         if not self.is_worker:
             self.oracle.save()
-        with replacing(self.state_file()) as file:
+        with archive.replacing(self.state_file()) as file:
             self.write_state(file)
 
     def reload(self) -> None:
@@ -138,7 +140,7 @@ class FreezeTuner(OpenTuner):
         if isinstance(model, keras.Model):  # KerasTuner refuses anything else later
             self._built.add(model)
             self._fresh.begin(model)  # what later builds have in common with it is restored
-            count = sum(math.prod(variable.shape) for variable in model.weights)
+            count = count_params(model.weights)
             self.description.model = f"{len(model.weights)} weights, {count:,} numbers"
 
     # The trials.

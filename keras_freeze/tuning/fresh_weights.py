@@ -9,7 +9,7 @@ What only one build has is left alone: the user may hold its model.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -65,12 +65,10 @@ class FreshWeights:
 
     def _owners(self, model: keras.Model) -> Iterator[Any]:
         """Yield the layers and variables that belong to other models too, the outermost first."""
-        layers = every_layer(model)
-        yield from (layer for layer in layers if layer.weights and self._are_shared(layer.weights))
+        for layer in every_layer(model):
+            if layer.weights and all(id(variable) in self._shared for variable in layer.weights):
+                yield layer
         yield from (variable for variable in model.weights if id(variable) in self._shared)
-
-    def _are_shared(self, variables: Iterable[Any]) -> bool:
-        return all(id(variable) in self._shared for variable in variables)
 
     def shares(self, model: keras.Model) -> bool:
         """Tell whether a model has weights in common with another."""

@@ -9,7 +9,6 @@ import keras
 
 from keras_freeze.backup import archive
 from keras_freeze.engine import snapshot
-from keras_freeze.tuning.search_folder import replacing
 
 BEST = "best.npz"
 END = "end_{}.npz"  # of each execution
@@ -37,7 +36,7 @@ class KeptModels:
         for name, state in states.items():
             (folder / name).unlink(missing_ok=True)
             if state is not None:
-                with replacing(folder / name) as unfinished, open(unfinished, "wb") as file:
+                with archive.replacing(folder / name) as unfinished, open(unfinished, "wb") as file:
                     archive.write(file, state)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import keras_tuner
 
+from keras_freeze.backup import archive
 from keras_freeze.keras_internals.keras_tuner import OpenHyperbandOracle, OpenOracle
-from keras_freeze.tuning.search_folder import replacing
 from keras_freeze.tuning.trial_record import COMPLETED, FAILED, RUNNING
 
 # Random draws of known values after which a space counts as exhausted.
@@ -48,12 +48,12 @@ class _CarefulOracle(OpenOracle):
 
     def save(self) -> None:
         """Write the state, whole or not at all."""
-        with replacing(self.state_file()) as file:
+        with archive.replacing(self.state_file()) as file:
             self.write_state(file)
 
     def save_trial(self, trial: Any) -> None:
         """Write a trial, whole or not at all."""
-        with replacing(Path(self.trial_folder(trial.trial_id)) / "trial.json") as file:
+        with archive.replacing(Path(self.trial_folder(trial.trial_id)) / "trial.json") as file:
             trial.save(file)
 
     def reload(self) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_freeze.backup import archive
 from keras_freeze.checks import ArgumentError
 
 FILE = "keras_freeze_search.json"
@@ -49,7 +49,7 @@ class Search:
 
     def save(self, folder: Path) -> None:
         """Write it into the folder of the search."""
-        with replacing(folder / FILE) as file:
+        with archive.replacing(folder / FILE) as file:
             Path(file).write_text(json.dumps(self.as_dict()))
 
     def check_folder(self, owner: str, folder: Path) -> None:
@@ -92,28 +92,3 @@ def about(project: str | os.PathLike[str]) -> dict[str, str]:
         )
     found: dict[str, str] = json.loads(file.read_text())
     return found
-
-
-@contextlib.contextmanager
-def replacing(file: str | os.PathLike[str]) -> Iterator[str]:
-    """Give the name of a file to write, which takes the place of `file` at the end.
-
-    So `file` is whole whenever the process is killed.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with replacing(Path(folder) / "a.txt") as name:
-        ...         size = Path(name).write_text("done")
-        ...     [found.name for found in Path(folder).iterdir()]
-        ['a.txt']
-    """
-    if not Path(file).parent.is_dir():  # a path of a remote file system, which KerasTuner takes
-        yield os.fspath(file)
-        return
-    unfinished = f"{os.fspath(file)}.{os.getpid()}.unfinished"
-    try:
-        yield unfinished
-        os.replace(unfinished, file)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from keras_freeze.tuning.search_folder import replacing
+from keras_freeze.backup import archive
 
 FILE = "keras_freeze.json"
 # What becomes of a trial, in KerasTuner's words.
@@ -118,7 +118,7 @@ class TrialRecord:
 
     def save(self, folder: Path) -> None:
         """Write the record, whole or not at all."""
-        with replacing(folder / FILE) as file:
+        with archive.replacing(folder / FILE) as file:
             Path(file).write_text(json.dumps(dataclasses.asdict(self)))
 
 

@@ -349,6 +349,12 @@ def test_two_backups_are_kept_and_removed_at_the_end(plain, data_for, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next_backup(tmp_path):
+    (tmp_path / "epoch-000001.npz.7.unfinished").write_bytes(b"torn")
+    archive.BackupFolder(tmp_path).write(2, {})
+    assert backups(tmp_path) == ["epoch-000002.npz"]
+
+
 def test_what_else_is_in_the_folder_stays(plain, data_for, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     train(plain, data_for, [kf.BackupAndRestore(tmp_path)], epochs=2)

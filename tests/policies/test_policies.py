@@ -6,6 +6,7 @@ import pickle
 from zlib import crc32
 
 import keras
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
@@ -338,6 +339,22 @@ def test_different_policies_differ():
 @pytest.mark.parametrize("cls", [cls for cls in VALUES if cls is not FreezeWhere])
 def test_the_representation_is_the_call(cls):
     assert eval(repr(VALUES[cls])) == VALUES[cls]
+
+
+@pytest.mark.parametrize(
+    ("of_numpy", "of_python"),
+    [
+        (FreezeFirst(np.int64(2)), FreezeFirst(2)),
+        (FreezeGroups(np.int32(1)), FreezeGroups(1)),
+        (FreezeBefore(np.int64(2)), FreezeBefore(2)),
+        (FreezeLayers([np.int64(0), "head"]), FreezeLayers([0, "head"])),
+    ],
+    ids=lambda policy: type(policy).__name__,
+)
+def test_an_int_of_numpy_is_an_int(of_numpy, of_python, plain):
+    assert repr(of_numpy) == repr(of_python)
+    model = plain()
+    assert of_numpy.select(model) == of_python.select(model)
 
 
 def test_a_policy_keeps_no_hold_on_the_list_it_was_given(plain):

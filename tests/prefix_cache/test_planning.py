@@ -8,7 +8,7 @@ from keras import layers
 
 import keras_freeze as kf
 from keras_freeze.prefix_cache import Library, planning
-from keras_freeze.prefix_cache.model_cut import Frontier
+from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.planning import Options, reason_against_steps, search
 from keras_freeze.prefix_cache.reasons import Reason
 

@@ -7,7 +7,7 @@ from small_searches import X, Y, build, project
 
 import keras_freeze as kf
 from keras_freeze import tuning
-from keras_freeze.prefix_cache.sharing import SharedCut
+from keras_freeze.prefix_cache.compiled_prefix import Prefix
 from keras_freeze.tuning.trial_cache import TrialCache
 
 rng = np.random.default_rng(0)
@@ -44,9 +44,9 @@ def test_scores_are_the_same_with_shared_features(batch_norm, tmp_path, monkeypa
 
     monkeypatch.setattr("keras_freeze.prefix_cache.planning.MIN_WORK", 0)
     monkeypatch.setattr("keras_freeze.prefix_cache.planning.MIN_SHARE", 0)
-    adopted, adopt = [], SharedCut.adopt
+    adopted, adopt = [], Prefix.adopt
     monkeypatch.setattr(
-        SharedCut, "adopt", lambda self, *args: adopted.append(self) or adopt(self, *args)
+        Prefix, "adopt", lambda self, *args: adopted.append(self) or adopt(self, *args)
     )
     shared = scores(True)
     assert len(shared) == 4
