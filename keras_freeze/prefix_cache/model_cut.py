@@ -86,9 +86,10 @@ def _frontier(
     kept = [tensor for cut in cuts for tensor in cut.kept]
     if not whole and not kept:
         return reasons[0] if reasons else NoCut(Reason.NOTHING_FROZEN)
-    called = [node for cut in cuts for node in cut.before]
+    # Of a nested model that is cut itself, the calls inside it count.
     inner = {i for cut in cuts for i in cut.inner}
-    weighted = [node.operation for node in called if id(node) not in inner]
+    called = [node for cut in cuts for node in cut.before if id(node) not in inner]
+    weighted = [node.operation for node in called]
     work = sum(map(work_of_layer, whole)) + sum(map(work_of_call, called))
     return Frontier(
         setting=setting,

@@ -89,6 +89,15 @@ def test_a_nested_backbone_cut_in_its_middle(nested):
     cached.compare(frozen(nested, layers=["block1_conv"]), images())
 
 
+def test_a_nested_backbone_cut_in_its_middle_counts_no_call_twice(nested, batch_norm):
+    found = []
+    for build in (nested, batch_norm):
+        model = frozen(build, layers=["block1_conv"])()
+        found.append(find(model, Setting({id(v) for v in model.trainable_variables})))
+    assert found[0].work == found[1].work > 0
+    assert found[0].share == found[1].share < 1
+
+
 def test_a_nested_backbone_behind_frozen_layers():
     def build():
         inner_in = keras.Input((8, 8, 3))
