@@ -13,8 +13,8 @@ class BaseCallback(keras.callbacks.Callback):
     """A callback whose repr shows its arguments and whose copies leave out the running fit.
 
     Constructor arguments are attributes under their own names. What belongs to a running fit
-    has, on the class, the value that it has while no fit runs; copies and pickles begin with
-    that.
+    has a private name and, on its class, the value that it has while no fit runs; copies and
+    pickles begin with that.
     """
 
     def __repr__(self) -> str:
@@ -22,6 +22,9 @@ class BaseCallback(keras.callbacks.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model and the running fit out of copies: they belong to the original."""
-        of_fit = {name for name in vars(self) if hasattr(type(self), name)}
+        of_fit: set[str] = set()
+        for kind in type(self).__mro__:
+            if kind.__module__.startswith("keras_freeze."):
+                of_fit.update(name for name in vars(kind) if name.startswith("_"))
         own = {name: value for name, value in vars(self).items() if name not in of_fit}
         return {**own, "_model": None, "params": None}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -114,11 +114,19 @@ class FreezeScheduler(BaseCallback):
         self.total_epochs = total_epochs
         self.log_details = log_details
         self.verbose = verbose
+        #: What makes another planner of the callback's own; None to leave it.
+        self.adapt_planner: Callable[[Any], Planner] | None = None
         self._check_arguments()
-        self.planner = self._planner()
+        self._planner()
+
+    @property
+    def planner(self) -> Planner:
+        """What plans the schedule of a fit."""
+        planner = self._planner()
+        return planner if self.adapt_planner is None else self.adapt_planner(planner)
 
     def _planner(self) -> Planner:
-        """Return what plans the schedule of a fit."""
+        """Return the planner by the callback's own arguments; raise if they are invalid."""
         return GivenSchedule(type(self).__name__, self.schedule, self.batch_norm)
 
     def _check_arguments(self) -> None:
@@ -215,10 +223,10 @@ class FreezeScheduler(BaseCallback):
             self.rates,
         )
         fit_checks.check_schedule(plan)
-        self._plan, self._retracing_filter = plan, contextlib.ExitStack()
-        self._retracing_filter.enter_context(retracing_is_expected())
         cache = fit_checks.cache_for(owner, self.cache, self._siblings, self.verbose)
-        self._cache = CacheDriver(cache, self)
+        self._plan, self._cache = plan, CacheDriver(cache, self)
+        self._retracing_filter = contextlib.ExitStack()
+        self._retracing_filter.enter_context(retracing_is_expected())
         self._say(self.planner.remarks(picture, total))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:

@@ -11,6 +11,7 @@ import keras
 from keras_freeze.callbacks import transition_message
 from keras_freeze.callbacks.transition_message import Change
 from keras_freeze.engine import ActiveCurve, leaf_optimizers, rules_of, snapshot, transition
+from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals import trainer
 from keras_freeze.keras_internals.optimizers import iterations, learning_rate
 from keras_freeze.model_picture import ModelPicture
@@ -275,6 +276,7 @@ class ScheduleRun:
 
     def enter(self, joined: Mapping[int, int] | None, *, is_first: bool = False) -> list[str]:
         """Make the model ready for the present phase; return the line that says what changed."""
+        self._see_new_weights()
         phase, plan, model = self.progress.phase, self.plan, self.model
         if phase is None:
             return []
@@ -304,6 +306,14 @@ class ScheduleRun:
             change, self.counts, rates, learning_rate(model.optimizer)
         )
         return [f"{self._now}: {sentence}"]
+
+    def _see_new_weights(self) -> None:
+        """Read the model again if it has other weights than before (LoRA, quantization)."""
+        picture = self.plan.picture
+        known = {id(weight.variable) for weight in picture.weights}
+        if known != {id(variable) for variable in picture.model.weights}:
+            picture = picture_of(picture.model, picture.division)
+            self.plan = dataclasses.replace(self.plan, picture=picture)
 
     def _labels(self, names: Sequence[str]) -> list[str]:
         """Return groups as they are shown: one named by position with its first layer."""

@@ -156,8 +156,10 @@ def _full_matches(pattern: Any, names: Sequence[str]) -> list[str]:
     """Return the groups that a pattern matches, by their names or else by their first layers."""
     layers = _first_layers(names)
     try:
-        by_name = [name for name in names if re.fullmatch(pattern, name)]
-        by_layer = [name for name, layer in layers.items() if re.fullmatch(pattern, layer)]
+        by_name = {name for name in names if re.fullmatch(pattern, name)}
+        by_layer = {name for name, layer in layers.items() if re.fullmatch(pattern, layer)}
     except (re.error, TypeError):
         return []
-    return by_name or ([] if pattern in layers.values() else by_layer)
+    if pattern in layers.values():
+        by_layer = set()
+    return [name for name in names if name in by_name | by_layer]

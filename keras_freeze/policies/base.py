@@ -41,25 +41,27 @@ class FreezePolicy:
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Warn where a policy of 0.1 is defined, which selects in the model."""
+        """Take a policy of 0.1, which selects in the model, and warn where it is defined."""
         super().__init_subclass__(**kwargs)
-        if cls.select is not FreezePolicy.select and cls.select_in is FreezePolicy.select_in:
+        if "select" in vars(cls) and "select_in" not in vars(cls):
             warnings.warn(
                 f"{cls.__name__}.select(model) is deprecated, and not called from keras_freeze 0.3 "
                 "on. Write `select_in(picture)` instead; the model is `picture.model`.",
                 DeprecationWarning,
                 stacklevel=2,
             )
+            cls.select_in = _select_in_model  # type: ignore[assignment,method-assign]
 
     def select(self, model: keras.Model) -> Selection:
         """Return what this policy selects in a built model; raise if a name matches nothing."""
-        return self.select_in(read_model(model))
+        # From a `select` of 0.1, which `super().select(model)` calls, it is the next class's.
+        defined = (vars(kind).get("select_in") for kind in type(self).__mro__)
+        own = next(method for method in defined if method not in (None, _select_in_model))
+        return own(self, read_model(model))
 
     def select_in(self, picture: ModelPicture) -> Selection:
         """Return what this policy selects in the picture of a model: what a policy implements."""
-        if type(self).select is FreezePolicy.select:
-            raise NotImplementedError(f"{type(self).__name__} must have a method `select_in`.")
-        return self.select(picture.model)
+        raise NotImplementedError(f"{type(self).__name__} must have a method `select_in`.")
 
     def __or__(self, other: FreezePolicy | Predicate) -> FreezePolicy:
         """Select what either selects."""
@@ -80,6 +82,10 @@ class FreezePolicy:
     def __invert__(self) -> FreezePolicy:
         """Select everything else."""
         return _Not(self)
+
+
+def _select_in_model(policy: FreezePolicy, picture: ModelPicture) -> Selection:
+    return policy.select(picture.model)
 
 
 @dataclasses.dataclass(frozen=True)

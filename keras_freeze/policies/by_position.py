@@ -149,6 +149,10 @@ class FreezeBefore(FreezePolicy):
             return of_groups(picture, picture.groups[: self.cut])
         if self.cut in groups:
             return of_groups(picture, picture.groups[: groups.index(self.cut)])
+        # A group that is named by position had the name of its first layer in 0.1.
+        named = [n for n, group in enumerate(picture.groups) if group.first_layer == self.cut]
+        if len(named) == 1:
+            return of_groups(picture, picture.groups[: named[0]])
         if self.cut in layer_names:
             return before(picture, layer_names.index(self.cut))
         if self.cut == "head":

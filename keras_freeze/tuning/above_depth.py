@@ -53,8 +53,7 @@ class AboveDepth(Planner):
 def unfreeze_above_depth(schedule: Any, **options: Any) -> GradualUnfreeze:
     """Return a `GradualUnfreeze` that never unfreezes what `freeze_depth` has frozen."""
     callback = GradualUnfreeze(schedule, **options)
-    planner = FromTheHead(type(callback).__name__, schedule, callback.batch_norm)
-    callback.planner = AboveDepth(planner)
+    callback.adapt_planner = AboveDepth
     return callback
 
 

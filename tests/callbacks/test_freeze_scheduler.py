@@ -828,3 +828,20 @@ def test_transitions_do_not_make_tensorflow_warn_of_retracing(plain, data_for, c
         assert caplog.messages == [warn]
     finally:
         logger.setLevel(logging.ERROR)
+
+
+class Adapt(keras.callbacks.Callback):
+    """Gives a layer low-rank adapters in the middle of a fit."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            self._model.get_layer("middle").enable_lora(2)
+
+
+def test_a_kernel_that_lora_replaces_in_a_fit_stays_frozen(plain, data_for):
+    model = compiled(plain(), eager=True)
+    callback = kf.FreezeScheduler({0: 1, 1: 2, 2: 1, 3: None}, verbose=0, cache=False)
+    model.fit(*data_for(model), epochs=4, verbose=0, callbacks=[Adapt(), callback])
+    middle = model.get_layer("middle")
+    trained = [v.name for v in middle.trainable_variables]
+    assert sorted(trained) == ["bias", "lora_kernel_a", "lora_kernel_b"]

@@ -67,14 +67,23 @@ def test_what_is_no_group_raises_with_what_is(name, names, message):
     [
         (["group[02]"], {"group0": "group[02]", "group2": "group[02]"}),
         ([r"lstm_\d", "conv2d_4"], {"group2": r"lstm_\d", "group0": "conv2d_4"}),
-        (["(block1|lstm_7)"], {"block1": "(block1|lstm_7)"}),
+        (["(block1|lstm_7)"], {"block1": "(block1|lstm_7)", "group2": "(block1|lstm_7)"}),
         (["head", "block1"], {"top": "head", "block1": "block1"}),
     ],
 )
-def test_patterns_match_whole_names_or_else_first_layers(given, expected):
+def test_patterns_match_whole_names_or_first_layers(given, expected):
     assert known_groups("owner", "arg", given, BY_PLACE) == expected
 
 
 def test_a_group_may_be_named_once():
     with pytest.raises(ValueError, match=r"'group2' and 'lstm_7', which both stand for 'group2'"):
         known_groups("owner", "arg", ["group2", "lstm_7"], BY_PLACE)
+
+
+def test_a_pattern_finds_groups_by_either_name():
+    names = GroupNames(["block", "group1", "group2", "head"])
+    names.first_layers = (None, "lstm", "lstm_1", None)
+    assert list(known_groups("f", "groups", ["block.*|lstm.*"], names)) == list(names[:3])
+    assert list(known_groups("f", "groups", ["lstm.*|head"], names)) == list(names[1:])
+    assert list(known_groups("f", "groups", ["lstm"], names)) == ["group1"]
+    assert list(known_groups("f", "groups", ["group2 (lstm_1)"], names)) == ["group2"]

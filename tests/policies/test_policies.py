@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+import keras_freeze as kf
 from keras_freeze import policies
 from keras_freeze.model_picture import every_layer, read_model, weights_of
 from keras_freeze.policies import (
@@ -400,6 +401,33 @@ def test_a_policy_that_selects_in_a_model_still_works(plain):
     assert owners(plain(), ~FreezeWide()) == {"head"}
 
 
+def test_a_policy_of_ours_may_be_narrowed_by_its_old_method(plain):
+    with pytest.warns(DeprecationWarning, match="OnlyBiases"):
+
+        class OnlyBiases(FreezeGroups):
+            def select(self, model):
+                chosen = super().select(model)
+                biases = {id(v) for v in model.weights if v.name == "bias"}
+                return type(chosen)(chosen.variables & biases, chosen.layers)
+
+    model = plain()
+    for policy in (OnlyBiases(2), OnlyBiases(2) & FreezeGroups(2), ~~OnlyBiases(2)):
+        kf.unfreeze(model, matching=".")
+        frozen = kf.freeze(model, policy).frozen
+        assert frozen == ("plain/low/bias", "plain/middle/bias")
+
+
 def test_a_policy_without_a_method_says_which_it_needs(plain):
     with pytest.raises(NotImplementedError, match="`select_in`"):
         policies.FreezePolicy().select(plain())
+
+
+def test_before_a_group_by_its_old_name_is_before_the_whole_group():
+    layers = keras.layers
+    inputs = keras.Input((6,))
+    x = layers.Dense(4)(layers.BatchNormalization()(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(4)(x)))
+    first, second, _ = kf.layer_groups(model)
+    assert (first.name, first.first_layer) == ("group0", model.layers[2].name)
+    assert FreezeBefore(first.first_layer).select(model) == FreezeBefore(0).select(model)
+    assert FreezeBefore(second.first_layer).select(model) == FreezeBefore(1).select(model)
