@@ -1,8 +1,8 @@
 """Layer groups: where a model is frozen, as an ordered tuple of its parts from input to head.
 
 `division` is the front door: it reads a model's graph of calls, finds the groups or takes the
-user's, and gives each its layers and weights. What decides about the groups (`automatic`, and
-below it `segments`, `labels`, `atoms` and `kinds`) is pure: calls go in, names and calls come out.
+user's, and gives each its layers and weights. What decides about the groups is pure: `automatic`,
+below it `segments`, `atoms`, `labels` and `kinds`, and `names`, which names them.
 """
 
 from keras_freeze.groups.division import layer_groups, picture_of, with_groups

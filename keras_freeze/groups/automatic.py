@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from keras_freeze.groups import kinds
 from keras_freeze.groups.atoms import Atom, chains
 from keras_freeze.groups.call_graph import Call, distances
+from keras_freeze.groups.names import HEAD, unique_names
 from keras_freeze.groups.segments import Segment, segments_of
-
-HEAD = "head"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,38 +49,14 @@ def plan(calls: Sequence[Call]) -> list[PlannedGroup]:
     segments = _merged(calls, [segments_of(chain) for chain in (backbone, *parts.towers)])
     if head:
         segments.append(Segment(HEAD, head))
+    proposed = [segment.name for segment in segments]
+    names = unique_names(proposed, [segment.has_automatic_name for segment in segments], calls)
     groups = []
-    for segment, name in zip(segments, _names(calls, segments), strict=True):
+    for segment, name in zip(segments, names, strict=True):
         first_layer = segment.name if segment.has_automatic_name else None
         own = tuple(call for atom in segment.atoms for call in atom.calls)
         groups.append(PlannedGroup(name, first_layer, own))
     return groups
-
-
-# Names
-
-
-def _names(calls: Sequence[Call], segments: Sequence[Segment]) -> list[str]:
-    """Return unique names; names that someone chose take precedence over names by position."""
-    names: dict[int, str] = {}
-    for n, segment in enumerate(segments):
-        if not segment.has_automatic_name:
-            is_last = n == len(segments) - 1
-            names[n] = _free(segment.name, {*names.values(), *([] if is_last else [HEAD])})
-    layers = [call.layer for call in calls if call.layer is not None]
-    given = {layer.name for layer in layers if not kinds.has_automatic_name(layer)}
-    for n in range(len(segments)):
-        if n not in names:
-            names[n] = _free(f"group{n}", given.union(names.values()))
-    return [names[n] for n in range(len(segments))]
-
-
-def _free(name: str, taken: set[str]) -> str:
-    candidate, suffix = name, 0
-    while candidate in taken:
-        suffix += 1
-        candidate = f"{name}_{suffix}"
-    return candidate
 
 
 # Order

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 from keras_freeze.groups import kinds
 from keras_freeze.groups.atoms import Atom
-from keras_freeze.groups.labels import common_prefix, labels
+from keras_freeze.groups.labels import labels
+from keras_freeze.groups.names import embeddings_name, lead_name, name_of
 
 MANY_SEGMENTS = 8  # with more than this in a row, resolutions make better groups
 
@@ -74,9 +75,9 @@ def _close(segments: list[Segment], run: list[Atom], block: Atom | None) -> None
         segments += _plain(run)
     elif any(atom.main for atom in run):
         segments += _plain(run, before_attention=block.attends)
-        segments.append(Segment(_name(block), [block]))
+        segments.append(Segment(name_of(block), [block]))
     else:
-        segments.append(Segment(_name(block), [*run, block]))
+        segments.append(Segment(name_of(block), [*run, block]))
 
 
 def _plain(run: list[Atom], *, before_attention: bool = False) -> list[Segment]:
@@ -84,15 +85,8 @@ def _plain(run: list[Atom], *, before_attention: bool = False) -> list[Segment]:
     embedding = [atom for atom in main if atom.embeds]
     several = sum(len(atom.weighted) for atom in run) > 1
     if embedding and (before_attention or (several and embedding == main)):
-        return [Segment(_embeddings_name(run), run)]
+        return [Segment(embeddings_name(run), run)]
     return _by_label(run) or _by_attention(run) or _by_layer(run)
-
-
-def _embeddings_name(atoms: Sequence[Atom]) -> str:
-    """`embeddings`, after the words that all names begin with, if there are any."""
-    names = [layer.name.split("_") for atom in atoms for layer in atom.weighted]
-    prefix = common_prefix(names) if len(names) > 1 else []
-    return "_".join([*itertools.takewhile(lambda word: "embed" not in word, prefix), "embeddings"])
 
 
 def _by_label(run: list[Atom]) -> list[Segment]:
@@ -101,16 +95,8 @@ def _by_label(run: list[Atom]) -> list[Segment]:
     labelled = zip(labels(run), run, strict=False)  # no labels at all if they don't
     for label, part in itertools.groupby(labelled, operator.itemgetter(0)):
         atoms = [atom for _, atom in part]
-        segments.append(Segment(label or _lead_name(atoms), atoms))
+        segments.append(Segment(label or lead_name(atoms), atoms))
     return segments
-
-
-def _lead_name(atoms: Sequence[Atom]) -> str:
-    """Name what comes before the first label: after its only layer, else `stem`."""
-    main = [layer for atom in atoms for layer in atom.main]
-    if len(main) > 1:
-        return "embeddings" if any(map(kinds.is_embedding, main)) else "stem"
-    return "stem" if not main or "stem" in main[0].name.lower() else str(main[0].name)
 
 
 def _by_attention(run: list[Atom]) -> list[Segment]:
@@ -135,22 +121,10 @@ def _by_layer(run: list[Atom]) -> list[Segment]:
         if segments and atom.accompanies:
             segments[-1].atoms.append(atom)
         elif segments and not any(before.main for before in segments[-1].atoms):
-            segments[-1] = Segment(_name(atom), [*segments[-1].atoms, atom])
+            segments[-1] = Segment(name_of(atom), [*segments[-1].atoms, atom])
         else:
-            segments.append(Segment(_name(atom), [atom]))
+            segments.append(Segment(name_of(atom), [atom]))
     return segments
-
-
-def _name(atom: Atom) -> str:
-    """Name an atom after its one layer, or the user's name for the layer where it joins."""
-    layers = list(atom.main or atom.weighted)
-    layers = [layer for layer in layers if kinds.is_block(layer)] or layers
-    last = atom.calls[-1].layer
-    if len(layers) > 1 and all(map(kinds.is_embedding, layers)):
-        return "embeddings"
-    if len(layers) > 1 and last is not None and not kinds.has_automatic_name(last):
-        return str(last.name)
-    return str(layers[0].name)
 
 
 def _by_resolution(segments: list[Segment]) -> list[Segment]:

@@ -13,7 +13,7 @@ import keras
 
 from keras_freeze.keras_internals.graph import graph_nodes, walked_graph
 from keras_freeze.keras_internals.layers import is_builtin, sublayers
-from keras_freeze.prefix_cache.layer_rules import (
+from keras_freeze.prefix_cache.determinism_rules import (
     ADDS_LOSS,
     HUB_LAYERS,
     LAYERS,

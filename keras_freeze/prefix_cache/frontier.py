@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_freeze.prefix_cache.layer_rules import Setting
+from keras_freeze.prefix_cache.determinism_rules import Setting
 from keras_freeze.prefix_cache.reasons import NoCut
 from keras_freeze.prefix_cache.workload import work_of_call
 

@@ -17,7 +17,7 @@ import keras
 from keras_freeze.keras_internals.attributes import own_attribute
 from keras_freeze.keras_internals.graph import mask_of, with_mask
 from keras_freeze.prefix_cache.determinism import reason_against
-from keras_freeze.prefix_cache.layer_rules import Setting
+from keras_freeze.prefix_cache.determinism_rules import Setting
 
 # A layer that was called, the arguments of the call that are not tensors, and the structure of
 # its output.

@@ -16,8 +16,8 @@ from keras_freeze.keras_internals.graph import graph_nodes, origin_of, walked_gr
 from keras_freeze.keras_internals.layers import sublayers
 from keras_freeze.model_picture import weights_of_operation
 from keras_freeze.prefix_cache.determinism import reason_against, reason_in_graph
+from keras_freeze.prefix_cache.determinism_rules import Setting
 from keras_freeze.prefix_cache.frontier import Frontier, GraphCut
-from keras_freeze.prefix_cache.layer_rules import Setting
 from keras_freeze.prefix_cache.reasons import NoCut, Reason
 from keras_freeze.prefix_cache.workload import work_of_call, work_of_layer
 

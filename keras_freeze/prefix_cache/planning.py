@@ -12,10 +12,10 @@ from keras_freeze.model_picture import every_layer
 from keras_freeze.prefix_cache.audit import Audit, is_own
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.compiled_prefix import Prefix
+from keras_freeze.prefix_cache.determinism_rules import Setting
 from keras_freeze.prefix_cache.feature_library import Library
 from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.graph_replay import NotReachedError
-from keras_freeze.prefix_cache.layer_rules import Setting
 from keras_freeze.prefix_cache.model_cut import find
 from keras_freeze.prefix_cache.reasons import NoCut, Reason
 from keras_freeze.prefix_cache.sharing import SharedCut

@@ -7,9 +7,9 @@ import pytest
 from keras import layers, ops
 
 from keras_freeze.keras_internals.graph import graph_nodes
-from keras_freeze.prefix_cache import layer_rules
+from keras_freeze.prefix_cache import determinism_rules
 from keras_freeze.prefix_cache.determinism import reason_against, reason_in_graph
-from keras_freeze.prefix_cache.layer_rules import Setting
+from keras_freeze.prefix_cache.determinism_rules import Setting
 from keras_freeze.prefix_cache.reasons import NoCut, Reason
 
 FROZEN = Setting(trained=())
@@ -68,14 +68,14 @@ REASONS = {
 
 
 def test_every_layer_of_keras_is_in_the_table():
-    unknown = {cls.__name__ for cls in EVERY_CLASS} - set(layer_rules.LAYERS)
+    unknown = {cls.__name__ for cls in EVERY_CLASS} - set(determinism_rules.LAYERS)
     assert not unknown
 
 
 def test_the_table_names_nothing_that_is_not_there():
     known = {cls.__name__ for cls in EVERY_CLASS} | {"Functional", "Model", "Sequential"}
-    known |= set(layer_rules.HUB_LAYERS) | {"ConvLSTMCell"}
-    assert set(layer_rules.LAYERS) <= known
+    known |= set(determinism_rules.HUB_LAYERS) | {"ConvLSTMCell"}
+    assert set(determinism_rules.LAYERS) <= known
 
 
 @pytest.mark.parametrize("name", REASONS)

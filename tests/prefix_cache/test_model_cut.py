@@ -8,8 +8,8 @@ from cached import frozen, images, tokens, vectors
 from keras import layers
 
 import keras_freeze as kf
+from keras_freeze.prefix_cache.determinism_rules import Setting
 from keras_freeze.prefix_cache.frontier import Frontier
-from keras_freeze.prefix_cache.layer_rules import Setting
 from keras_freeze.prefix_cache.model_cut import find
 from keras_freeze.prefix_cache.reasons import NoCut, Reason
 

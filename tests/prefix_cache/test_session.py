@@ -8,7 +8,7 @@ from cached import BACKEND, At, frozen, images, scale_kernel, vectors
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.prefix_cache import layer_rules
+from keras_freeze.prefix_cache import determinism_rules
 from keras_freeze.prefix_cache.feature_store import RowStore
 from keras_freeze.schedules import AfterSteps, FreezeSchedule, Phase
 
@@ -173,7 +173,7 @@ def test_a_step_that_writes_to_what_is_frozen(batch_norm):
 
 
 def test_a_layer_wrongly_assumed_deterministic_is_found_before_it_is_used(monkeypatch, capsys):
-    monkeypatch.setitem(layer_rules.LAYERS, "Dropout", layer_rules.pure)
+    monkeypatch.setitem(determinism_rules.LAYERS, "Dropout", determinism_rules.pure)
 
     def build():
         inputs = keras.Input((4,))

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.prefix_cache.layer_rules import Setting
+from keras_freeze.prefix_cache.determinism_rules import Setting
 from keras_freeze.prefix_cache.model_cut import find
 from keras_freeze.prefix_cache.tensor_names import _adapted, names_of
 
