@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from keras_freeze.tuning.trial_record import TrialRecord
 
-# Depths that have room for a number each.
+# The most depths at which each has room for a number.
 MAX_MARKS = 12
 _BEST = "#D55E00"
 _FRONT = "#009E73"
@@ -105,8 +105,8 @@ def _read(search: Any) -> _Search:
         seconds[row["trial_id"]] = row["seconds"]
     if not rows:
         raise ValueError(
-            "plots.search(search=...) must have at least one trial that is complete, and of which "
-            f"the callbacks were called. Received: {str(folder)!r}, with none. Run its search."
+            "plots.search(search=...) must have at least one complete trial whose callbacks "
+            f"were called. Received: {str(folder)!r}, with none. Run its search."
         )
     by_id = {record.trial_id: record for record in trial_record.read_all(folder)}
     return _Search(rows, by_id, about["objective"], about["direction"])

@@ -38,7 +38,7 @@ class GraphCut:
             yield from cut.every_cut()
 
     def remaining(self, known: Collection[int]) -> list[Any]:
-        """Return the calls that lead to what is kept, from tensors of which the ids are known."""
+        """Return the calls that lead to what is kept, from tensors whose ids are known."""
         return self.remaining_from(known)[0] if known else list(self.before)
 
     def remaining_from(self, known: Collection[int]) -> tuple[list[Any], set[int]]:
@@ -72,7 +72,7 @@ class Frontier:
         children: The own layers of a subclassed model, which is cut at their calls.
         split: Those of them that are models and cut themselves.
         layers: Layers before the cut that have weights.
-        name: Str, the names of the layers of which the output is kept.
+        name: Str, the names of the layers whose output is kept.
         ended_by: Why the first layer behind the cut is not before it; None if it is trainable.
         work: Multiplications before the cut for one sample.
         share: Part of the model's forward pass that this is, from 0 to 1.

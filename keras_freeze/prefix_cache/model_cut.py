@@ -120,7 +120,7 @@ class _Analysis:
         self.batch = graph.inputs[0].shape[:1]
 
     def cut(self, graph: Any, kinds: dict[int, Kind]) -> GraphCut:
-        """Cut a graph of which the inputs are of these kinds, and record the kinds of others."""
+        """Cut a graph whose inputs are of these kinds, and record the kinds of other tensors."""
         cacheable, inner = self._classified(graph, kinds)
         if self.setting.inference:
             cacheable = self._without_end(graph, cacheable, kinds)

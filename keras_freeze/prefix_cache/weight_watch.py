@@ -18,7 +18,7 @@ class Watch:
     On a host, a weight that has been written to is at another address (TensorFlow), is another
     object (JAX), or has another version (torch, except for writes through `.data`). Only then is
     it compared with its earlier value. On other devices nothing shows a write, and fingerprints
-    are compared if that is asked for.
+    are compared on request.
 
     Args:
         variables: Sequence of `keras.Variable`.
@@ -67,7 +67,7 @@ class _Held:
         self.follow(value)
 
     def is_changed(self, value: Any, thorough: bool) -> bool:
-        """Compare the present value; if it is the same at another place, record the place."""
+        """Compare the current value; if it is the same at another place, record the place."""
         if self._is_moved:
             is_untouched = np.may_share_memory(np.asarray(value), self._mark)
         else:

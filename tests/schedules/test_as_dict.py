@@ -13,7 +13,7 @@ from keras_freeze.schedules.as_dict import fingerprint
 
 
 class FreezeNothing(policies.FreezePolicy):
-    def select(self, model):
+    def select_in(self, picture):
         return policies.Selection()
 
 
