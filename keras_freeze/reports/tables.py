@@ -158,7 +158,7 @@ class Table:
         full: list[int] = []
         least: list[int] = []
         for n, column in enumerate(self.columns):
-            lines = [line for row in (*self.rows, *self.footer) for line in row[n].split("\n")]
+            lines = [line for cell in self._fitting(n) for line in cell.split("\n")]
             header = cell_len(column.name)
             full.append(max([header, *map(cell_len, lines)]))
             words = [cell_len(word) for line in lines for word in line.split()]
@@ -178,9 +178,25 @@ class Table:
             widths[max(shrinkable, key=widths.__getitem__)] -= 1
         return widths
 
+    def _runs_on(self, n: int, row: tuple[str, ...]) -> bool:
+        """Tell whether a cell of the footer runs on into the empty one beside it."""
+        return n + 1 < len(row) and not row[n + 1]
+
+    def _fitting(self, n: int) -> list[str]:
+        """Return the cells that have to fit in the width of a column."""
+        footer = [row[n] for row in self.footer if not self._runs_on(n, row)]
+        return [*(row[n] for row in self.rows), *footer]
+
     def _fitted(self, n: int, width: int) -> list[list[str]]:
         """Return the lines of each cell of a column, as they fit in its width."""
-        cells = [row[n].split("\n") for row in (*self.rows, *self.footer)]
+        fitted = iter(self._fitted_cells(n, width))
+        cells = [next(fitted) for _ in self.rows]
+        for row in self.footer:
+            cells.append([row[n]] if self._runs_on(n, row) else next(fitted))
+        return cells
+
+    def _fitted_cells(self, n: int, width: int) -> list[list[str]]:
+        cells = [cell.split("\n") for cell in self._fitting(n)]
         if self.columns[n].fit == "wrap":
             words = shortened([w for cell in cells for line in cell for w in line.split()], width)
             return [
@@ -193,10 +209,11 @@ class Table:
     def _beside(self, cells: Sequence[Sequence[str]], widths: dict[int, int]) -> Iterator[str]:
         """Yield the lines of one row, cells of several lines beside each other."""
         for line in range(max(map(len, cells))):
-            texts = []
+            texts, over = [], 0
             for cell, (n, width) in zip(cells, widths.items(), strict=True):
                 text = cell[line] if line < len(cell) else ""
-                space = " " * (width - cell_len(text))
+                left = width - cell_len(text) - over
+                space, over = " " * left, max(0, -left)
                 texts.append(space + text if self.columns[n].align == "right" else text + space)
             yield (" " * _INDENT + (" " * _GAP).join(texts)).rstrip()
 

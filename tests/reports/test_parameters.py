@@ -472,7 +472,7 @@ def numbered():
 def test_the_first_layer_is_shown_beside_a_place_and_not_stored():
     first, second = (kf.parameter_report(numbered()) for _ in range(2))
     assert [row.name for row in first.rows] == ["group0", "group1", "head"]
-    for form in (str(first), first._repr_html_()):
+    for form in (first.__rich__().as_text(120), first._repr_html_()):
         assert f"SeparableConv2D ({first.rows[1].first_layer})" in re.sub(r"\s+", " ", form)
     assert first == second
     assert first.rows[0].first_layer != second.rows[0].first_layer

@@ -230,3 +230,15 @@ def test_html():
 def test_html_without_title_or_footer():
     tags = [tag for tag, _ in Page(Table("", (NAME,), (("a",),)).as_html()).tags]
     assert tags == ["table", "thead", "tr", "th", "tbody", "tr", "td"]
+
+
+def test_a_footer_runs_on_into_the_empty_cell_beside_it():
+    columns = (Column("group"), Column("kind", fit="wrap"), Column("count", align="right"))
+    table = Table("", columns, (("low", "2 Dense", "9"),), (("non-trainable", "", "10"),))
+    assert table.as_text().splitlines() == [
+        " group  kind     count",
+        " ─────────────────────",
+        " low    2 Dense      9",
+        "",
+        " non-trainable      10",
+    ]
