@@ -307,8 +307,10 @@ def test_a_flip_beside_a_schedule_in_the_same_epoch_is_no_transition(plain, data
 
 def test_a_flip_that_is_taken_back_before_the_next_step_is_none(plain, data_for):
     model = frozen_low(plain)
-    thaw, freeze = (At("step_begin", set_layer("low", value), step=1) for value in (True, False))
-    fit(model, data_for, thaw, freeze, kf.FreezeGuard(1))
+    unfreeze, freeze = (
+        At("step_begin", set_layer("low", value), step=1) for value in (True, False)
+    )
+    fit(model, data_for, unfreeze, freeze, kf.FreezeGuard(1))
 
 
 def test_flags_changed_between_two_fits_of_one_step_are_reported(plain, data_for):
@@ -421,10 +423,10 @@ def test_flags_changed_with_a_recompile_are_watched_from_then_on(moment, plain, 
 
 def test_what_is_frozen_before_and_after_a_transition_is_compared_across_it(plain, data_for):
     model = compiled(plain(), eager=True)
-    thaw = kf.GradualUnfreeze({0: "head", 1: "middle"}, verbose=0)
+    unfreeze = kf.GradualUnfreeze({0: "head", 1: "middle"}, verbose=0)
     other = At("epoch_begin", add_one("plain/low/bias"))
     with pytest.raises(RuntimeError, match="1 frozen weight moved in epoch 2: plain/low/bias"):
-        fit(model, data_for, kf.FreezeGuard(), thaw, other)
+        fit(model, data_for, kf.FreezeGuard(), unfreeze, other)
 
 
 def test_what_moved_before_it_was_unfrozen_is_named(plain, data_for):
@@ -438,11 +440,11 @@ def test_what_moved_before_it_was_unfrozen_is_named(plain, data_for):
 def test_what_unfreezes_is_watched_no_more(plain, data_for):
     model = frozen_low(plain)
 
-    def thaw(model):
+    def unfreeze(model):
         kf.unfreeze(model, layers=["low"])
 
     with Comparisons() as compared:
-        fit(model, data_for, kf.FreezeGuard(2), At("step_begin", thaw, step=1))
+        fit(model, data_for, kf.FreezeGuard(2), At("step_begin", unfreeze, step=1))
     assert len(compared.watched[0]) == 2
     assert compared.watched[-1] == []
 
@@ -480,9 +482,9 @@ def beside(tmp_path):
     "name", ["EarlyStopping", "ReduceLROnPlateau", "ModelCheckpoint", "BackupAndRestore"]
 )
 def test_silent_beside_the_stock_callbacks(name, batch_norm, data_for, tmp_path):
-    thaw, other = kf.GradualUnfreeze(1, verbose=0), beside(tmp_path)[name]
+    unfreeze, other = kf.GradualUnfreeze(1, verbose=0), beside(tmp_path)[name]
     model = compiled(batch_norm(), eager=True)
-    fit(model, data_for, kf.FreezeGuard(1), thaw, other, epochs=5)
+    fit(model, data_for, kf.FreezeGuard(1), unfreeze, other, epochs=5)
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras has it for TF and JAX")
@@ -566,9 +568,9 @@ def test_mirrored_strategy(mirrored, plain, data_for):
         model = compiled(plain())
     x, y = data_for(model, rows=16)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
-    thaw = kf.GradualUnfreeze({0: "head", 1: "middle"}, verbose=0)
+    unfreeze = kf.GradualUnfreeze({0: "head", 1: "middle"}, verbose=0)
     settings = {"epochs": 2, "shuffle": False, "verbose": 0}
-    model.fit(data, callbacks=[kf.FreezeGuard(1), thaw], **settings)
+    model.fit(data, callbacks=[kf.FreezeGuard(1), unfreeze], **settings)
     other = At("epoch_begin", add_one("plain/low/kernel"))
     with pytest.raises(RuntimeError, match="moved in epoch 2: plain/low/kernel"):
         model.fit(data, callbacks=[kf.FreezeGuard(), other], **settings)
