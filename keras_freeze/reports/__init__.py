@@ -11,7 +11,11 @@ from keras_freeze.reports.parameters import (
     parameter_report,
     readable_bytes,
 )
-from keras_freeze.reports.tables import Column as Column, Table as Table
+from keras_freeze.reports.tables import (
+    Column as Column,
+    ShownAsTable as ShownAsTable,
+    Table as Table,
+)
 
 __all__ = [
     "ParameterReport",

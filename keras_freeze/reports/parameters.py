@@ -21,7 +21,7 @@ from keras_freeze.model_picture import (
     is_batch_norm,
     read_model,
 )
-from keras_freeze.reports.tables import Column, Table
+from keras_freeze.reports.tables import Column, ShownAsTable, Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ReportRow:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class ParameterReport:
+class ParameterReport(ShownAsTable):
     """Parameter counts of a model at one moment.
 
     `print(report)` gives plain text, `rich.print(report)` a table in colour where the output
@@ -125,15 +125,6 @@ class ParameterReport:
             f"trainable_params={self.trainable_params:,}, "
             f"non_trainable_params={self.non_trainable_params:,})"
         )
-
-    def __str__(self) -> str:
-        return self._table().as_text()
-
-    def __rich__(self) -> Table:
-        return self._table()
-
-    def _repr_html_(self) -> str:
-        return self._table().as_html()
 
     def _table(self) -> Table:
         columns = (

@@ -1,19 +1,6 @@
 """One renderer for every table of the package: text of any width, HTML, and rich.
 
-A report describes itself as a `Table` of strings and hands its own forms on:
-
-    def _table(self) -> Table:
-        columns = (Column("group", fit="shorten"), Column("trainable", align="right"))
-        return Table(self.model, columns, rows=tuple(...), footer=(("total", "83"),))
-
-    def __str__(self) -> str:
-        return self._table().as_text()
-
-    def __rich__(self) -> Table:
-        return self._table()
-
-    def _repr_html_(self) -> str:
-        return self._table().as_html()
+A report derives from `ShownAsTable` and describes itself as a `Table` of strings.
 
 Words are never broken, and two names never become the same text: what is too wide is shortened
 in the middle, wrapped between words, or printed on a line of its own below its row.
@@ -216,6 +203,25 @@ class Table:
                 space, over = " " * left, max(0, -left)
                 texts.append(space + text if self.columns[n].align == "right" else text + space)
             yield (" " * _INDENT + (" " * _GAP).join(texts)).rstrip()
+
+
+class ShownAsTable:
+    """Base class of reports: `print` gives text, `rich.print` a table, a notebook HTML.
+
+    A subclass implements `_table`.
+    """
+
+    def _table(self) -> Table:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self._table().as_text()
+
+    def __rich__(self) -> Table:
+        return self._table()
+
+    def _repr_html_(self) -> str:
+        return self._table().as_html()
 
 
 def shortened(names: Iterable[str], width: int) -> dict[str, str]:

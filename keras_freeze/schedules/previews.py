@@ -13,7 +13,7 @@ from keras_freeze.groups import Groups, picture_of
 from keras_freeze.keras_internals.optimizers import learning_rate
 from keras_freeze.model_picture import ModelPicture, count_params
 from keras_freeze.policies import phase_flags
-from keras_freeze.reports import Column, Table
+from keras_freeze.reports import Column, ShownAsTable, Table
 from keras_freeze.schedules.locations import placed
 from keras_freeze.schedules.phase import Phase, PhaseSequence, in_words
 from keras_freeze.schedules.progress import Moment, soonest, timeline
@@ -50,7 +50,7 @@ class PreviewRow:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class SchedulePreview:
+class SchedulePreview(ShownAsTable):
     """What a schedule will do; printed as text, with rich, or as HTML in a notebook.
 
     The table shows what each phase changes: `+ block5` for a group that unfreezes, `- block5`
@@ -78,16 +78,6 @@ class SchedulePreview:
         return (
             f"SchedulePreview(model={self.model!r}, epochs={self.epochs}, phases={len(self.rows)})"
         )
-
-    def __str__(self) -> str:
-        return self._table().as_text()
-
-    def __rich__(self) -> Table:
-        """Return the preview as a table that rich prints."""
-        return self._table()
-
-    def _repr_html_(self) -> str:
-        return self._table().as_html()
 
     def _table(self) -> Table:
         columns = [_PHASE, _BEGINS, _ENDS, Column("trains", fit="wrap")]
