@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -74,19 +74,24 @@ def carry_over(
         scope: Context in which to create slots, a `tf.distribute` strategy's. Defaults to none.
     """
     states = [(opt, _snapshot(opt)) for opt in _all(optimizer)]
-    undo = [optimizers.memento(opt) for opt, _ in states]
-    try:
-        for opt, _ in states:
-            optimizers.forget_slots(opt)
-        with scope or contextlib.nullcontext():
-            optimizer.build(list(variables))
-        optimizer.built = True
-        for opt, state in states:
-            _restore(opt, state)
-    except Exception:
-        for restore_one in undo:
+    for opt, _ in states:
+        optimizers.forget_slots(opt)
+    with scope or contextlib.nullcontext():
+        optimizer.build(list(variables))
+    optimizer.built = True
+    for opt, state in states:
+        _restore(opt, state)
+
+
+def memento(optimizer: Any) -> Callable[[], None]:
+    """Return a function that undoes what happens to an optimizer, and to those inside it."""
+    restores = [optimizers.memento(opt) for opt in _all(optimizer)]
+
+    def restore() -> None:
+        for restore_one in restores:
             restore_one()
-        raise
+
+    return restore
 
 
 def capture(optimizer: Any, index: Mapping[int, int]) -> list[dict[str, Any]]:

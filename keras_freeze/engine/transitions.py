@@ -7,7 +7,7 @@ step functions. It is called between two batches, inside `fit` or outside.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -18,6 +18,8 @@ from keras_freeze.keras_internals import layers, trainer
 from keras_freeze.keras_internals.optimizers import built_variables
 from keras_freeze.model_picture import every_layer
 from keras_freeze.policies import Flags
+
+_FUNCTIONS = ("train_function", "test_function", "predict_function")
 
 
 def recompile(model: keras.Model, *, force: bool = False) -> bool:
@@ -94,16 +96,30 @@ def transition(
         return False
     trainer.sync_jax_state(model)  # by the flags before the change
     optimizer_state.check_carries(model.optimizer)
-    before = _present(flags)
-    _set_flags(flags)
-    try:
+    with _undone_if_interrupted(model, flags):
+        _set_flags(flags)
         carried = _update_optimizer(model, multipliers, curve, starts, force)
-    except Exception:
-        _set_flags(before)
-        raise
-    rebuilt = _update_functions(model, carried or force)
-    _note_flags(model)
+        rebuilt = _update_functions(model, carried or force)
+        _note_flags(model)
     return rebuilt
+
+
+@contextlib.contextmanager
+def _undone_if_interrupted(model: keras.Model, flags: Flags) -> Iterator[None]:
+    """Restore flags, optimizer and step functions if anything ends the block, Ctrl+C included."""
+    present, restore_optimizer = _present(flags), optimizer_state.memento(model.optimizer)
+    state = state_of(model)
+    traced, in_force = state.traced, state.in_force
+    functions = {name: getattr(model, name) for name in _FUNCTIONS}
+    try:
+        yield
+    except BaseException:
+        _set_flags(present)
+        restore_optimizer()
+        for name, function in functions.items():
+            setattr(model, name, function)
+        state.traced, state.in_force = traced, in_force
+        raise
 
 
 def flags_in_force(model: keras.Model) -> Mapping[int, bool]:

@@ -132,7 +132,7 @@ def untrack(optimizer: Any, variables: Iterable[keras.Variable]) -> None:
 
 
 def memento(optimizer: Any) -> Callable[[], None]:
-    """Return a function that restores an optimizer's current state after a failed build."""
+    """Return a function that gives an optimizer its current attributes back."""
     attributes = dict(vars(optimizer))
     tracked, indices = list(optimizer._variables), dict(optimizer._trainable_variables_indices)
 

@@ -2,6 +2,7 @@
 
 import collections
 import gc
+import itertools
 import weakref
 
 import keras
@@ -10,7 +11,7 @@ import optimizer_table
 import pytest
 
 import keras_freeze as kf
-from keras_freeze.engine import optimizer_state, update_rules
+from keras_freeze.engine import optimizer_state, transitions, update_rules
 from keras_freeze.engine.transitions import flags_in_force
 from keras_freeze.keras_internals import optimizers
 
@@ -31,6 +32,10 @@ class RecompileEverywhere(keras.callbacks.Callback):
 def state_of(model):
     variables = [*model.variables, *model.optimizer.variables]
     return [optimizer_state.to_host(variable) for variable in variables]
+
+
+def flags_of(model):
+    return [item.trainable for item in (*model.layers, *model.weights)]
 
 
 def assert_equal(left, right):
@@ -437,3 +442,54 @@ def test_a_recompile_that_changes_nothing_notes_the_flags_too(plain, data_for):
     kf.recompile(model)
     model.get_layer("low").trainable = False
     assert flags_in_force(model)[id(model.get_layer("low"))] is True
+
+
+class Interrupted(BaseException):
+    """What Ctrl+C raises is no `Exception` either."""
+
+
+def interrupted_at(module, name, after):
+    own = getattr(module, name)
+
+    def interrupted(*args, **kwargs):
+        if after:
+            own(*args, **kwargs)
+        raise Interrupted
+
+    return interrupted
+
+
+MOMENTS = [
+    (optimizers, "forget_slots"),
+    (optimizers, "untrack"),
+    (update_rules, "new_rules"),
+    (update_rules, "set_rules"),
+    (transitions, "_rebuild_functions"),
+    (transitions, "_note_flags"),
+]
+
+
+def test_an_interrupted_transition_has_changed_nothing(plain, data_for, monkeypatch):
+    def trained(interruptions):
+        model = plain()
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01))
+        model.compile(optimizer, "sparse_categorical_crossentropy")
+        kf.freeze(model, layers=["low"])
+        x, y = data_for(model, rows=20)
+        model.fit(x, y, batch_size=10, shuffle=False, verbose=0)
+        kf.recompile(model)
+        flags, before = flags_of(model), state_of(model)
+        for (module, name), after in interruptions:
+            with monkeypatch.context() as patch, pytest.raises(Interrupted):
+                patch.setattr(module, name, interrupted_at(module, name, after))
+                kf.unfreeze(model, layers=["low"])
+            assert flags_of(model) == flags, name
+            assert_equal(state_of(model), before)
+            assert not kf.recompile(model), name
+        model.fit(x, y, batch_size=10, shuffle=False, verbose=0)
+        kf.unfreeze(model, layers=["low"])
+        model.fit(x, y, batch_size=10, shuffle=False, verbose=0)
+        return state_of(model)
+
+    interrupted = trained(itertools.product(MOMENTS, [False, True]))
+    assert_equal(interrupted, trained([]))
