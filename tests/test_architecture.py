@@ -87,3 +87,19 @@ def test_private_names_of_others_are_used_in_one_folder():
         for line, use in private_uses(path)
     ]
     assert found == []
+
+
+# CPython's own; torch's, as old as torch; and one without which a feature warns and switches off.
+NOT_LOOKED_UP = {"_getframe", "_version", "_registry"}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if folder_of(p) == "keras_internals"], ids=lambda path: path.stem
+)
+def test_each_private_name_is_looked_up_where_it_is_used(path):
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    looked_up = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    private = {name for name in used if name.startswith("_") and not name.startswith("__")}
+    assert private - own - looked_up - NOT_LOOKED_UP == set()

@@ -17,7 +17,14 @@ require("pass masks on", "keras", backend, "get_keras_mask", "set_keras_mask")
 # A model to look at, with names of its own: Keras counts the names that it makes up.
 _tensor = keras.Input((1,), name="probe")
 _model = keras.Model(_tensor, _tensor, name="probe")
-require("read a model's graph", "keras", _model, "_nodes_by_depth", "_run_through_graph")
+require(
+    "read a model's graph",
+    "keras",
+    _model,
+    "_nodes_by_depth",
+    "_outputs_struct",
+    "_run_through_graph",
+)
 require("read a model's graph", "keras", _tensor, "_keras_history")
 
 

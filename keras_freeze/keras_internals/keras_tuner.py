@@ -2,8 +2,8 @@
 
 KerasTuner means its tuners to be subclassed, but much of what a trial goes through is in private
 methods. The classes here override those in favour of public ones (`build_model`, `save_trial` and
-others), so that what derives from them touches nothing private. All private names are looked up
-when this module is imported.
+others), so that what derives from them touches nothing private. The private names are looked up
+when this module is imported, those of instances where they are used.
 """
 
 from __future__ import annotations
@@ -58,7 +58,11 @@ PRIVATE = (
 def check() -> None:
     """Raise one clear error if searches can't work with the installed KerasTuner."""
     for owner, *names in PRIVATE:
-        require("run a search", "keras-tuner", owner, *names)
+        _require(owner, *names)
+
+
+def _require(owner: Any, *names: str) -> None:
+    require("run a search", "keras-tuner", owner, *names)
 
 
 check()
@@ -123,11 +127,13 @@ class OpenOracle(keras_tuner.Oracle):
 
     def set_max_draws(self, count: int) -> None:
         """Set how many random draws of values already tried mark a space as exhausted."""
+        _require(self, "_max_collisions")
         self._max_collisions = count
 
     @property
     def retry_queue(self) -> list[str]:
         """The ids of trials that get another attempt."""
+        _require(self, "_retry_queue")
         queue: list[str] = self._retry_queue
         return queue
 
@@ -174,6 +180,7 @@ class OpenHyperbandOracle(keras_tuner.oracles.HyperbandOracle):
     @property
     def current_bracket(self) -> int:
         """Int, the bracket that is being filled."""
+        _require(self, "_current_bracket")
         return int(self._current_bracket)
 
     def random_trial(self, trial_id: str, bracket: dict[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -21,18 +20,24 @@ _NOT_SLOTS = frozenset({"_variables", "_trainable_variables", "_iterations", "_l
 _UPDATE_STEP, _WEIGHT_DECAY = "_backend_update_step", "_apply_weight_decay"
 
 
-@functools.cache
-def _check_names(kind: Hashable) -> None:
-    require(
-        "change what an optimizer trains",
-        "keras",
-        kind,
+def _check_names(optimizer: Any) -> None:
+    names: tuple[str, ...] = (
         _UPDATE_STEP,
         _WEIGHT_DECAY,
+        "_iterations",
+        "_learning_rate",
+        "_tracker",
+        "_trainable_variables",
+        "_trainable_variables_indices",
         "_untrack_variable",
         "_use_weight_decay",
         "_var_key",
+        "_variables",
     )
+    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        names += ("_inner_optimizers", "_optimizer_map")
+        names += ("_var_to_optimizer_idx",) if optimizer.built else ()
+    require("change what an optimizer trains", "keras", optimizer, *names)
 
 
 def inner_optimizers(optimizer: Any) -> tuple[Any, ...]:
@@ -96,7 +101,7 @@ def scalars_of(optimizer: Any) -> dict[str, keras.Variable]:
 
 def unknown_state(optimizer: Any) -> list[str]:
     """Return the paths of the variables that are neither slots nor scalars."""
-    _check_names(type(optimizer))  # type: ignore[arg-type]  # a class can be hashed
+    _check_names(optimizer)
     known = {id(optimizer._iterations), id(optimizer._learning_rate)}
     known |= {id(v) for v in scalars_of(optimizer).values()}
     known |= {id(v) for slots in slots_of(optimizer).values() for v in slots}
@@ -206,6 +211,7 @@ def at_rate(optimizer: Any, rate: Any, own: Any) -> Iterator[None]:
 
 def nadam_product(optimizer: Any) -> keras.Variable:
     """Return Nadam's running product of its momentum schedule."""
+    require("train variables at rates of their own", "keras", optimizer, "_u_product")
     return optimizer._u_product
 
 

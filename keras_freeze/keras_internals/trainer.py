@@ -13,11 +13,13 @@ require("find a callback's model", "keras", keras.callbacks.Callback(), "_model"
 
 def flags_at_compile(model: keras.Model) -> Mapping[keras.Layer, bool]:
     """Return the flags that a model's layers had when it was compiled."""
+    require("see how a model was compiled", "keras", model, "_compiled_trainable_state")
     return model._compiled_trainable_state
 
 
 def begin_fit_at(model: keras.Model, epoch: int | None) -> None:
     """Make the fit that is about to begin start at an epoch; None for that of its argument."""
+    require("resume a fit", "keras", model, "_initial_epoch")
     model._initial_epoch = epoch
 
 
