@@ -2,7 +2,7 @@
 
 `freeze_scheduler` runs any schedule, `gradual_unfreeze` plans one from the head down,
 `freeze_guard` checks that what is frozen stays fixed. `schedule_run` is the state of one fit,
-`resume_point` finds where a fit is that does not begin at epoch 0.
+`resume_point` finds where in its schedule a fit begins and records where it has come.
 """
 
 from keras_freeze.callbacks.freeze_guard import FreezeGuard

@@ -225,6 +225,7 @@ class FreezeScheduler(BaseCallback):
         fit_checks.check_schedule(plan)
         cache = fit_checks.cache_for(owner, self.cache, self._siblings, self.verbose)
         self._plan, self._cache = plan, CacheDriver(cache, self)
+        self._cache.begin()
         self._retracing_filter = contextlib.ExitStack()
         self._retracing_filter.enter_context(retracing_is_expected())
         self._say(self.planner.remarks(picture, total))

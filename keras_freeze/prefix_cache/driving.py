@@ -10,8 +10,6 @@ from keras_freeze.prefix_cache.callback import PrefixCache
 class CacheDriver:
     """Runs a `PrefixCache` along with another callback's fit; with None it does nothing.
 
-    The cache is put into the model's steps at once: make it when training begins.
-
     Args:
         cache: `PrefixCache`, or None.
         callback: `keras.callbacks.Callback` whose fit it is.
@@ -19,10 +17,14 @@ class CacheDriver:
 
     def __init__(self, cache: PrefixCache | None, callback: keras.callbacks.Callback) -> None:
         self._cache = cache
-        if cache is not None:
-            cache.set_params(callback.params)
-            cache.set_model(callback.model)
-            cache.on_train_begin()
+        self._callback = callback
+
+    def begin(self) -> None:
+        """Put the cache into the model's steps, as training begins."""
+        if self._cache is not None:
+            self._cache.set_params(self._callback.params)
+            self._cache.set_model(self._callback.model)
+            self._cache.on_train_begin()
 
     def begin_epoch(self, epoch: int) -> None:
         """Do what the cache does as an epoch (0-based) begins."""

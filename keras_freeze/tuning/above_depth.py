@@ -10,7 +10,7 @@ from keras_freeze.callbacks import GradualUnfreeze
 from keras_freeze.model_picture import ModelPicture
 from keras_freeze.policies import of_groups
 from keras_freeze.schedules import FreezeSchedule, FromTheHead, Planner
-from keras_freeze.tuning.frozen_depth import Depth, depth_of
+from keras_freeze.tuning.depth_in_force import Depth, depth_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
 from keras_freeze.policies import Selection
 from keras_freeze.reports import parameter_report
-from keras_freeze.tuning import frozen_depth
+from keras_freeze.tuning import depth_in_force
 from keras_freeze.tuning.kept_models import KeptModels
 from keras_freeze.tuning.trial_record import Execution, TrainedPart, TrialRecord
 
@@ -65,7 +65,7 @@ class Recorder(keras.callbacks.Callback):
         """Store the model, and tell schedules how long the whole training is."""
         super().set_model(model)
         move_to_end(self)
-        depth = frozen_depth.depth_of(model)
+        depth = depth_in_force.depth_of(model)
         self.record.freeze_depth = None if depth is None else depth.value
         for other in sibling_callbacks(self):
             if not isinstance(other, FreezeScheduler):

@@ -26,8 +26,9 @@ from keras_freeze.policies import (
     FreezePolicy,
     check_batch_norm,
 )
-from keras_freeze.tuning import frozen_depth
+from keras_freeze.tuning import depth_in_force
 from keras_freeze.tuning.above_depth import unfreeze_above_depth
+from keras_freeze.tuning.depth_in_force import Depth
 from keras_freeze.tuning.depth_range import (
     Unit,
     check_unit,
@@ -35,7 +36,6 @@ from keras_freeze.tuning.depth_range import (
     count_of,
     depths_within,
 )
-from keras_freeze.tuning.frozen_depth import Depth
 
 SCHEDULES = ("even", 1, 2)
 FACTORS = (1.0, 1.6, 2.6, 4.0)
@@ -129,12 +129,12 @@ def freeze_depth(
     depth = hp.Choice(name, values) if unit != "group" else hp.Int(name, values[0], values[-1])
     depth = 0 if depth is None else depth
     check_within(model, unit, name, depth)
-    frozen_depth.restore_first_flags(model)
+    depth_in_force.restore_first_flags(model)
     count = count_of(model, depth, unit)
     policy: FreezePolicy = FreezeGroups(count) if unit == "group" else FreezeFirst(count)
     if count:
         freeze(model, policy, batch_norm=batch_norm)
-    frozen_depth.record_depth(model, Depth(depth, policy))
+    depth_in_force.record_depth(model, Depth(depth, policy))
     return depth
 
 

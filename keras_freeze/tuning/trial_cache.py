@@ -37,6 +37,7 @@ class TrialCache(BaseCallback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Put the cache into the model's steps."""
         self._cache = CacheDriver(copy.copy(self.settings) if self._is_needed else None, self)
+        self._cache.begin()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Tell the cache that samples should be repeated."""

@@ -18,6 +18,7 @@ class Drives(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.driver = CacheDriver(self.cache, self)
+        self.driver.begin()
         self.driver.expect(self.expected)
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -9,7 +9,7 @@ from small_searches import build, fixed, project
 import keras_freeze as kf
 from keras_freeze import tuning
 from keras_freeze.tuning import spaces
-from keras_freeze.tuning.frozen_depth import depth_of
+from keras_freeze.tuning.depth_in_force import depth_of
 
 
 def trained(model):

@@ -1,4 +1,4 @@
-"""How deep `freeze_depth` has frozen a model, and how the layers were before."""
+"""How deep a model is frozen by `freeze_depth` (in `spaces`), and how its layers were before."""
 
 from __future__ import annotations
 
