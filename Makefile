@@ -12,7 +12,6 @@ WITHOUT_ONEDNN := TF_ENABLE_ONEDNN_OPTS=0
 BIN := .venv/bin
 DEMO_BIN := .venv-demo/bin
 BENCH_BIN := .venv-bench/bin
-DOCS_BIN := .venv-docs/bin
 SITE := build/docs/docs/index.html
 PEERS_BIN := .venv-peers/bin
 PACKAGE := setup.cfg pyproject.toml requirements.txt
@@ -72,12 +71,12 @@ notebooks: .venv/installed  ## Run the notebooks again and keep their new output
 	$(BIN)/python tests/test_notebooks.py
 
 docs: export TF_CPP_MIN_LOG_LEVEL ?= 3
-docs: .venv-docs/installed  ## Build the documentation site, offline; a warning is an error
-	$(DOCS_BIN)/python -m sphinx -c docs -b html -W --keep-going -q . build/docs
+docs: .venv/installed-docs  ## Build the documentation site, offline; a warning is an error
+	$(BIN)/python -m sphinx -c docs -b html -W --keep-going -q . build/docs
 	@echo "The site is in $(CURDIR)/$(SITE); make docs-open opens it."
 
 docs-open: docs  ## Build the documentation site and open it in a browser
-	$(DOCS_BIN)/python -m webbrowser "file://$(CURDIR)/$(SITE)"
+	$(BIN)/python -m webbrowser "file://$(CURDIR)/$(SITE)"
 
 dist: .venv/installed  ## Build the wheel and the source distribution
 	rm -rf dist
@@ -85,12 +84,16 @@ dist: .venv/installed  ## Build the wheel and the source distribution
 	$(BIN)/twine check --strict dist/*
 
 clean:  ## Remove environments, caches and everything built
-	rm -rf .venv .venv-demo .venv-bench .venv-docs .venv-peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-demo .venv-bench .venv-peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: $(PACKAGE)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable ".[tests]"
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[tests,docs]"
 	touch $@
 
 .venv/installed-backends: .venv/installed
@@ -105,11 +108,6 @@ clean:  ## Remove environments, caches and everything built
 .venv-bench/installed: $(PACKAGE)
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH_BIN)/python -m pip install --quiet --editable ".[benchmarks]"
-	touch $@
-
-.venv-docs/installed: $(PACKAGE)
-	$(PYTHON) -m venv .venv-docs
-	$(DOCS_BIN)/python -m pip install --quiet --editable ".[docs]"
 	touch $@
 
 # The peers on torch have an environment of their own, with what keras_freeze doesn't need.

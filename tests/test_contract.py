@@ -108,13 +108,14 @@ def test_every_exported_class_has_an_example():
     assert exported - {policies.FreezePolicy} == {*VALUES, *CALLBACKS}
 
 
-def by_name(classes, on_every_backend=()):
-    cases = [
-        pytest.param(
-            cls, id=cls.__name__, marks=[pytest.mark.backend] if cls in on_every_backend else []
-        )
-        for cls in classes
-    ]
+def by_name(classes, on_every_backend=(), slow=()):
+    def marks(cls):
+        return [
+            *([pytest.mark.backend] if cls in on_every_backend else []),
+            *([pytest.mark.slow] if cls in slow else []),
+        ]
+
+    cases = [pytest.param(cls, id=cls.__name__, marks=marks(cls)) for cls in classes]
     return pytest.mark.parametrize("cls", cases)
 
 
@@ -229,7 +230,11 @@ def assert_same_history(ours, theirs):
         assert values == pytest.approx(theirs[name]), name
 
 
-@by_name(VALUES, on_every_backend=(FreezeSchedule, FreezeMatching))
+# Of each kind of value one trains at every commit.
+TRAINED = (FreezeSchedule, FreezeMatching, OnPlateau, AllOf, SlantedTriangular)
+
+
+@by_name(VALUES, on_every_backend=TRAINED[:2], slow=VALUES.keys() - set(TRAINED))
 @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables:UserWarning")
 def test_a_value_serves_fits_that_continue_and_that_start_over(cls, plain, data_for):
     value, _ = VALUES[cls]

@@ -107,7 +107,7 @@ AT_EVERY_COMMIT = ("gradual", "statistics", "best", "no schedule")
 @pytest.mark.parametrize(
     ("run", "first"),
     [
-        pytest.param(run, n % 2 == 0, marks=() if run in AT_EVERY_COMMIT else pytest.mark.landing)
+        pytest.param(run, n % 2 == 0, marks=() if run in AT_EVERY_COMMIT else pytest.mark.slow)
         for n, run in enumerate(RUNS)
     ],
 )
@@ -124,7 +124,7 @@ def test_an_interrupted_run_ends_like_another(run, first, nested, data_for, tmp_
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.landing if name == "recurrent" else ())
+        pytest.param(name, marks=pytest.mark.slow if name == "recurrent" else ())
         for name in conftest.BUILDERS
     ],
 )
@@ -381,21 +381,23 @@ def flipped(data, place):
     return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_backup_falls_back_to_the_one_before(damage, plain, data_for, tmp_path, capsys):
+def test_a_damaged_backup_falls_back_to_the_one_before(plain, data_for, tmp_path, capsys):
     def schedule():
         return [kf.GradualUnfreeze(verbose=0)]
 
     whole, history = train(plain, data_for, schedule())
     with pytest.raises(KeyboardInterrupt):
-        train(plain, data_for, [kf.BackupAndRestore(tmp_path), *schedule(), Crash(4)])
-    newest = tmp_path / "epoch-000004.npz"
-    newest.write_bytes(DAMAGE[damage](newest.read_bytes()))
-    with pytest.warns(UserWarning, match=r"epoch-000004.npz can't be used.*torn or corrupt"):
-        resumed, told = train(plain, data_for, [kf.BackupAndRestore(tmp_path), *schedule()])
-    assert "resuming with epoch 4, from epoch-000003.npz." in capsys.readouterr().out
-    assert state_of(resumed) == state_of(whole)
-    assert told.history == history.history
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path / "whole"), *schedule(), Crash(4)])
+    for name, damage in DAMAGE.items():
+        folder = tmp_path / name
+        shutil.copytree(tmp_path / "whole", folder)
+        newest = folder / "epoch-000004.npz"
+        newest.write_bytes(damage(newest.read_bytes()))
+        with pytest.warns(UserWarning, match=r"epoch-000004.npz can't be used.*torn or corrupt"):
+            resumed, told = train(plain, data_for, [kf.BackupAndRestore(folder), *schedule()])
+        assert "resuming with epoch 4, from epoch-000003.npz." in capsys.readouterr().out, name
+        assert state_of(resumed) == state_of(whole), name
+        assert told.history == history.history, name
 
 
 def test_without_a_backup_that_can_be_read_nothing_is_loaded(plain, data_for, tmp_path):

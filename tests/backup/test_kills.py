@@ -79,14 +79,15 @@ def assert_same(folder, whole):
 
 # One kill of each kind, each in another case; the slow tests take all of them.
 HANDFUL = [
-    pytest.param("even", "write", 20, marks=pytest.mark.landing),
-    pytest.param("best", "rename", 3, marks=pytest.mark.landing),
+    ("even", "write", 20),
+    ("best", "rename", 3),
     ("mixed", "transition", 3),
-    pytest.param("scaled", "batch", 16, marks=pytest.mark.landing),
-    pytest.param("accumulated", "epoch", 4, marks=pytest.mark.landing),
+    ("scaled", "batch", 16),
+    ("accumulated", "epoch", 4),
 ]
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize(("case", "event", "number"), HANDFUL)
 def test_a_killed_run_ends_like_one_that_was_not(case, event, number, tmp_path, uninterrupted):
     assert run_to_its_end(case, tmp_path, event, number)

@@ -113,7 +113,7 @@ def fit_and_check(model):
     [
         "lstm",
         pytest.param("gru-bidirectional", marks=pytest.mark.slow),
-        pytest.param("transformer", marks=pytest.mark.landing),
+        pytest.param("transformer", marks=pytest.mark.slow),
         "image-and-text",
     ],
 )
