@@ -24,7 +24,8 @@ PER_VARIABLE = {
     "nadam": lambda: _O.Nadam(0.01),
     "adagrad": lambda: _O.Adagrad(0.1),
     "adadelta": lambda: _O.Adadelta(1.0),
-    "adafactor": lambda: _O.Adafactor(0.01),
+    # With Keras's 1e-30 the weights of a dead unit, whose gradients are 0, can become NaN.
+    "adafactor": lambda: _O.Adafactor(0.01, epsilon_1=1e-16),
     "ftrl": lambda: _O.Ftrl(0.1),
     "lion": lambda: _O.Lion(0.001, weight_decay=0.1),
     "lamb": lambda: _O.Lamb(0.01),

@@ -114,23 +114,25 @@ def lower_precision(model):
     model.make_test_function(force=True)  # which else keeps the trace of before
 
 
-def changed(batch_norm, action, batch):
+def changed(batch_norm, action, epoch, batch):
     build = frozen(batch_norm, layers=["block1_conv", "block1_bn"])
     validate = action is scale_kernel
-    cached.compare(build, images(), lambda: At(action, 1, batch), epochs=3, validate=validate)
+    cached.compare(
+        build, images(), lambda: At(action, epoch, batch), epochs=epoch + 2, validate=validate
+    )
 
 
 @pytest.mark.backend
 @pytest.mark.parametrize("action", [scale_kernel, unfreeze, lower_precision])
 def test_what_changes_the_prefix_within_an_epoch_is_noticed(action, batch_norm):
-    changed(batch_norm, action, 1)
+    changed(batch_norm, action, epoch=1, batch=1)
 
 
 @pytest.mark.slow
 @pytest.mark.backend
 @pytest.mark.parametrize("action", [scale_kernel, load_others, unfreeze, lower_precision])
 def test_what_changes_the_prefix_between_epochs_is_noticed(action, batch_norm):
-    changed(batch_norm, action, None)
+    changed(batch_norm, action, epoch=2, batch=None)
 
 
 def test_a_prefix_that_keeps_changing_is_not_cached(batch_norm, capsys):
