@@ -9,6 +9,9 @@ JOBS ?= 2
 # well, but ends TensorFlow at float16 and bfloat16 on processors that have these.)
 WITHOUT_ONEDNN := TF_ENABLE_ONEDNN_OPTS=0
 
+# Python compiles what is imported when it is imported: a small part of what is installed.
+QUICKLY := --quiet --no-compile
+
 BIN := .venv/bin
 DEMO_BIN := .venv-demo/bin
 BENCH_BIN := .venv-bench/bin
@@ -89,29 +92,29 @@ clean:  ## Remove environments, caches and everything built
 
 .venv/installed: $(PACKAGE)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[tests]"
+	$(BIN)/python -m pip install $(QUICKLY) --editable ".[tests]"
 	touch $@
 
 .venv/installed-docs: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[tests,docs]"
+	$(BIN)/python -m pip install $(QUICKLY) --editable ".[tests,docs]"
 	touch $@
 
 .venv/installed-backends: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[tests,backends]"
+	$(BIN)/python -m pip install $(QUICKLY) --editable ".[tests,backends]"
 	touch $@
 
 .venv-demo/installed: $(PACKAGE)
 	$(PYTHON) -m venv .venv-demo
-	$(DEMO_BIN)/python -m pip install --quiet --editable ".[demo]"
+	$(DEMO_BIN)/python -m pip install $(QUICKLY) --editable ".[demo]"
 	touch $@
 
 .venv-bench/installed: $(PACKAGE)
 	$(PYTHON) -m venv .venv-bench
-	$(BENCH_BIN)/python -m pip install --quiet --editable ".[benchmarks]"
+	$(BENCH_BIN)/python -m pip install $(QUICKLY) --editable ".[benchmarks]"
 	touch $@
 
 # The peers on torch have an environment of their own, with what keras_freeze doesn't need.
 .venv-peers/installed: benchmarks/peers.txt
 	$(PYTHON) -m venv .venv-peers
-	$(PEERS_BIN)/python -m pip install --quiet --requirement $<
+	$(PEERS_BIN)/python -m pip install $(QUICKLY) --requirement $<
 	touch $@
