@@ -12,6 +12,9 @@ WITHOUT_ONEDNN := TF_ENABLE_ONEDNN_OPTS=0
 # Python compiles what is imported when it is imported: a small part of what is installed.
 QUICKLY := --quiet --no-compile
 
+# On JAX, to compile a tiny model takes longer than to run it; `make test-all` optimizes in full.
+COMPILED_FAST := JAX_DISABLE_MOST_OPTIMIZATIONS=1
+
 BIN := .venv/bin
 DEMO_BIN := .venv-demo/bin
 BENCH_BIN := .venv-bench/bin
@@ -50,7 +53,7 @@ test-landing: .venv/installed  ## Check what takes longer and has to hold before
 	$(PYTEST) $(PARALLEL) -m "landing and not slow"
 
 test-backends: .venv/installed-backends  ## Run the core's tests on JAX and on torch
-	KERAS_BACKEND=jax $(PYTEST) $(PARALLEL) -m "backend and not slow and not landing"
+	KERAS_BACKEND=jax $(COMPILED_FAST) $(PYTEST) $(PARALLEL) -m "backend and not slow and not landing"
 	KERAS_BACKEND=torch $(PYTEST) $(PARALLEL) -m "backend and not slow and not landing"
 
 test-all: lint types .venv/installed-backends  ## Check everything: slow tests, on three backends, with many more random cases

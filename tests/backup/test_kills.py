@@ -77,17 +77,16 @@ def assert_same(folder, whole):
     assert not (folder / "backup").exists()
 
 
-# One kill of each kind, each in another case; the slow tests take all of them.
+# One kill of each kind, each in another case, and one before a change lands.
 HANDFUL = [
-    ("even", "write", 20),
-    ("best", "rename", 3),
-    ("mixed", "transition", 3),
-    ("scaled", "batch", 16),
-    ("accumulated", "epoch", 4),
+    pytest.param("mixed", "transition", 3, marks=pytest.mark.landing),
+    pytest.param("even", "write", 20, marks=pytest.mark.slow),
+    pytest.param("best", "rename", 3, marks=pytest.mark.slow),
+    pytest.param("scaled", "batch", 16, marks=pytest.mark.slow),
+    pytest.param("accumulated", "epoch", 4, marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.landing
 @pytest.mark.parametrize(("case", "event", "number"), HANDFUL)
 def test_a_killed_run_ends_like_one_that_was_not(case, event, number, tmp_path, uninterrupted):
     assert run_to_its_end(case, tmp_path, event, number)

@@ -221,7 +221,7 @@ class TestDemo:
         assert ["one", "0.250", "-", "4.0", "s", "1,234"] in rows
         assert ["other", "0.250", "0.500", "3.0", "s", "1,234"] in rows
 
-    @pytest.mark.landing
+    @pytest.mark.slow
     def test_a_small_demo_from_end_to_end(self, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(keras.applications, "VGG16", narrow_vgg16)
         printed = self.run_the_demo(tmp_path, capsys, "imagenet", NARROW)

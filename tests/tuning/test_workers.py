@@ -56,7 +56,7 @@ def finished(folder):
     return {row["freeze_depth"]: row for row in rows if row["status"] == "COMPLETED"}
 
 
-@pytest.mark.landing
+@pytest.mark.slow
 def test_a_killed_search_resumes(tmp_path):
     first = start(tmp_path, slow=0.4)
     until(lambda: len(begun(tmp_path)) == 2)
