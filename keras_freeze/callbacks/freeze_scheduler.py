@@ -6,7 +6,6 @@ that it returns are printed.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -21,7 +20,7 @@ from keras_freeze.engine import transition
 from keras_freeze.groups import Groups, picture_of
 from keras_freeze.keras_internals.callback_list import sibling_callbacks
 from keras_freeze.keras_internals.optimizers import learning_rate
-from keras_freeze.keras_internals.retracing import retracing_is_expected
+from keras_freeze.keras_internals.retracing import expect_retracing_in_fits_with
 from keras_freeze.model_picture import ModelPicture
 from keras_freeze.policies import BatchNormMode, check_batch_norm, phase_flags
 from keras_freeze.prefix_cache import CacheDriver, PrefixCache
@@ -91,7 +90,6 @@ class FreezeScheduler(BaseCallback):
     _run: ScheduleRun | None = None
     _cache: CacheDriver | None = None
     _siblings: tuple[keras.callbacks.Callback, ...] = ()
-    _retracing_filter: contextlib.ExitStack | None = None
 
     def __init__(
         self,
@@ -226,8 +224,6 @@ class FreezeScheduler(BaseCallback):
         cache = fit_checks.cache_for(owner, self.cache, self._siblings, self.verbose)
         self._plan, self._cache = plan, CacheDriver(cache, self)
         self._cache.begin()
-        self._retracing_filter = contextlib.ExitStack()
-        self._retracing_filter.enter_context(retracing_is_expected())
         self._say(self.planner.remarks(picture, total))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -286,9 +282,7 @@ class FreezeScheduler(BaseCallback):
 
     def _end(self) -> None:
         """Forget the last fit, also one that an error has ended."""
-        if self._retracing_filter is not None:
-            self._retracing_filter.close()
-        self._plan = self._run = self._cache = self._retracing_filter = None
+        self._plan = self._run = self._cache = None
 
     @property
     def present_curve(self) -> Curve | None:
@@ -386,3 +380,7 @@ class FreezeScheduler(BaseCallback):
                 rate *= run.curve_factor()
                 for name, multiplier in run.multipliers.items():
                     logs[f"learning_rate/{name}"] = rate * multiplier * (name not in run.frozen)
+
+
+# Each transition makes a new train step on purpose.
+expect_retracing_in_fits_with(FreezeScheduler)

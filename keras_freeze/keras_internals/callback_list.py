@@ -15,6 +15,18 @@ def sibling_callbacks(callback: Any) -> tuple[Any, ...]:
     return () if owner is None else tuple(x for x in owner.callbacks if x is not callback)
 
 
+def is_in_fit_with(kind: type) -> bool:
+    """Tell whether a fit is running, anywhere on the stack, that has a callback of this class."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("callbacks") if frame.f_code.co_name == "fit" else None
+        callbacks = owner.callbacks if isinstance(owner, keras.callbacks.CallbackList) else ()
+        if any(isinstance(callback, kind) for callback in callbacks):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def move_to_end(callback: Any) -> None:
     """Make Keras call a callback after the others, if called from its `set_model`.
 

@@ -824,8 +824,12 @@ def test_transitions_do_not_make_tensorflow_warn_of_retracing(plain, data_for, c
         callback = kf.FreezeScheduler({n: n % 2 for n in range(2)}, verbose=0)
         train(compiled(plain()), data_for, callback, epochs=2, beside=[said])
         assert caplog.messages == []
+        stopped = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(compiled(plain()), data_for, callback, epochs=2, beside=[stopped])
         logger.warning(warn)
-        assert caplog.messages == [warn]
+        train(compiled(plain()), data_for, said, epochs=1)
+        assert caplog.messages == [warn, warn]
     finally:
         logger.setLevel(logging.ERROR)
 
