@@ -19,7 +19,7 @@ from keras_freeze.keras_internals.optimizers import built_variables
 from keras_freeze.model_picture import every_layer
 from keras_freeze.policies import Flags
 
-_FUNCTIONS = ("train_function", "test_function", "predict_function")
+_KINDS = ("train", "test", "predict")
 
 
 def recompile(model: keras.Model, *, force: bool = False) -> bool:
@@ -110,7 +110,7 @@ def _undone_if_interrupted(model: keras.Model, flags: Flags) -> Iterator[None]:
     present, restore_optimizer = _present(flags), optimizer_state.memento(model.optimizer)
     state = state_of(model)
     traced, in_force = state.traced, state.in_force
-    functions = {name: getattr(model, name) for name in _FUNCTIONS}
+    functions = {f"{kind}_function": getattr(model, f"{kind}_function") for kind in _KINDS}
     try:
         yield
     except BaseException:
@@ -202,12 +202,13 @@ def _update_functions(model: keras.Model, changed: bool) -> bool:
 
 
 def _rebuild_functions(model: keras.Model) -> None:
-    if model.train_function is not None:
-        model.make_train_function(force=True)
-    if keras.backend.backend() != "tensorflow":
-        # Elsewhere these pass the variables by their order; they are made again when called.
-        model.test_function = None
-        model.predict_function = None
+    """Make those of the step functions anew that there are: each has the flags compiled into it.
+
+    Regularizers of frozen weights, for one, are left out of the loss, in validation too.
+    """
+    for kind in _KINDS:
+        if getattr(model, f"{kind}_function") is not None:
+            getattr(model, f"make_{kind}_function")(force=True)
 
 
 def _baked_in(model: keras.Model) -> tuple[Any, ...]:

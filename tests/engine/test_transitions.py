@@ -493,3 +493,62 @@ def test_an_interrupted_transition_has_changed_nothing(plain, data_for, monkeypa
 
     interrupted = trained(itertools.product(MOMENTS, [False, True]))
     assert_equal(interrupted, trained([]))
+
+
+# What a trace has baked in, in all three functions.
+
+
+def regularized():
+    keras.utils.set_random_seed(0)
+    l2 = keras.regularizers.L2(0.1)
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(6, kernel_regularizer=l2, name="low"),
+            keras.layers.Dense(5, bias_regularizer=l2, name="middle"),
+            keras.layers.Dense(3, activation="softmax", name="head"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_validation_counts_the_regularizers_of_what_trains_at_its_time(eager, data_for):
+    class Evaluate(keras.callbacks.Callback):
+        """Evaluate another model with the same weights and flags after each epoch."""
+
+        expected = ()
+
+        def on_epoch_end(self, epoch, logs=None):
+            twin = regularized()
+            twin.set_weights(self.model.get_weights())
+            for ours, theirs in zip(self.model.layers, twin.layers, strict=True):
+                theirs.trainable = ours.trainable
+            twin.compile(loss="sparse_categorical_crossentropy", run_eagerly=eager)
+            self.expected = (*self.expected, twin.evaluate(x, y, verbose=0))
+
+    model, evaluate = regularized(), Evaluate()
+    model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=eager)
+    x, y = data_for(model)
+    schedule = kf.GradualUnfreeze(1, cache=False, verbose=0)
+    history = model.fit(
+        x, y, epochs=3, validation_data=(x, y), callbacks=[schedule, evaluate], verbose=0
+    )
+    assert history.history["val_loss"] == pytest.approx(evaluate.expected, rel=1e-6)
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(evaluate.expected[-1], rel=1e-6)
+
+
+def test_a_forced_recompile_reaches_evaluate_and_predict(plain, data_for):
+    def changed(model):
+        model.layers[0].activation = keras.activations.tanh
+        return model
+
+    model, other = plain(), changed(plain())
+    x, y = data_for(model)
+    for compiled in (model, other):
+        compiled.compile("adam", "sparse_categorical_crossentropy")
+    before = model.evaluate(x, y, verbose=0), model.predict(x, verbose=0)
+    kf.recompile(changed(model), force=True)
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(other.evaluate(x, y, verbose=0))
+    np.testing.assert_allclose(model.predict(x, verbose=0), other.predict(x, verbose=0))
+    assert abs(model.evaluate(x, y, verbose=0) - before[0]) > 1e-4
+    assert np.abs(model.predict(x, verbose=0) - before[1]).max() > 1e-4

@@ -111,7 +111,6 @@ def unfreeze(model):
 def lower_precision(model):
     model.get_layer("block1_conv").dtype_policy = keras.DTypePolicy("mixed_bfloat16")
     kf.recompile(model, force=True)
-    model.make_test_function(force=True)  # which else keeps the trace of before
 
 
 def changed(batch_norm, action, epoch, batch):
