@@ -12,9 +12,15 @@ from typing import Any
 import keras
 
 from keras_freeze import policies
-from keras_freeze.checks import ArgumentError, ArgumentTypeError
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
 from keras_freeze.engine import transition
-from keras_freeze.model_picture import ModelPicture, check_model, count_params, read_model
+from keras_freeze.model_picture import (
+    ModelPicture,
+    check_model,
+    count_params,
+    every_layer,
+    read_model,
+)
 from keras_freeze.policies import BatchNormMode, Selection, check_batch_norm, relative_flags
 from keras_freeze.reports import parameter_counts
 
@@ -73,7 +79,7 @@ class FreezeResult:
 
 def freeze(
     model: keras.Model,
-    policy: policies.FreezePolicy | policies.Predicate | None = None,
+    policy: policies.FreezePolicy | policies.Predicate | keras.Layer | None = None,
     /,
     *,
     first: int | None = None,
@@ -86,14 +92,15 @@ def freeze(
 ) -> FreezeResult:
     """Freeze part of a model; what is not named stays as it is.
 
-    Name the part by exactly one of `policy`, `first`, `groups`, `before`, `layers` and
-    `matching`. A compiled model is recompiled, keeping its optimizer's state. Frozen
+    Name the part by one of `policy`, `first`, `groups`, `before`, `layers` and `matching`.
+    `freeze(backbone)`, which names none, freezes all of a model that is not compiled, before a
+    head is put on it. A compiled model is recompiled, keeping its optimizer's state. Frozen
     variables keep their values to the last bit until they are unfrozen.
 
     Args:
         model: `keras.Model`, built; compiled or not.
-        policy: `keras_freeze.policies.FreezePolicy`, or a callable
-            `(variable, layer) -> bool`.
+        policy: `keras_freeze.policies.FreezePolicy`, a callable `(variable, layer) -> bool`, or
+            a layer or model that `model` was built from, nested or inlined.
         first: Int, in layers. The first ones, as `model.layers[:first]`, nested models opened;
             a negative number leaves out that many at the end.
         groups: Int (that many layer groups from the input), a group's name, or names.
@@ -110,7 +117,8 @@ def freeze(
         `FreezeResult`, what changed.
 
     Raises:
-        ValueError: if not exactly one way is used, or if a name or pattern matches nothing.
+        ValueError: if more than one way is used, or none for a compiled model; if a name or
+            pattern matches nothing.
 
     Example:
         >>> import keras_freeze as kf
@@ -127,7 +135,7 @@ def freeze(
 
 def unfreeze(
     model: keras.Model,
-    policy: policies.FreezePolicy | policies.Predicate | None = None,
+    policy: policies.FreezePolicy | policies.Predicate | keras.Layer | None = None,
     /,
     *,
     first: int | None = None,
@@ -136,12 +144,13 @@ def unfreeze(
     layers: Sequence[int | str] | None = None,
     matching: str | None = None,
     weights: str | Sequence[str] = "all",
-    batch_norm: BatchNormMode = "frozen",
+    batch_norm: BatchNormMode | None = None,
 ) -> FreezeResult:
     """Unfreeze part of a model; what is not named stays as it is.
 
-    The counterpart of `freeze`, with the same ways to say which part. Variables that a layer
-    made not to be trained (moving statistics, counters) never are.
+    The counterpart of `freeze`, with the same ways to say which part; `unfreeze(model)` unfreezes
+    everything. Variables that a layer made not to be trained (moving statistics, counters) never
+    are.
 
     Args:
         model: `keras.Model`, built; compiled or not.
@@ -153,10 +162,10 @@ def unfreeze(
         matching: As for `freeze`.
         weights: As for `freeze`.
         batch_norm: What happens to the `BatchNormalization` layers named that belong to the
-            pretrained part (all groups but the head): `"frozen"` (default) leaves them as
-            they are, as is advised for fine-tuning; `"follow"` and `"train"` unfreeze them
-            with their statistics; `"statistics"` unfreezes gamma and beta and keeps moving
-            mean and variance fixed.
+            pretrained part (all groups but the head): `"frozen"` leaves them as they are, as is
+            advised for fine-tuning; `"follow"` and `"train"` unfreeze them with their statistics;
+            `"statistics"` unfreezes gamma and beta and keeps moving mean and variance fixed.
+            Defaults to `"frozen"` where a part is named, and else to `"follow"`.
 
     Returns:
         `FreezeResult`, what changed.
@@ -176,6 +185,9 @@ def unfreeze(
     """
     ways: dict[str, Any] = {"first": first, "groups": groups, "before": before}
     ways |= {"layers": layers, "matching": matching}
+    if batch_norm is None:
+        names_none = policy is None and all(value is None for value in ways.values())
+        batch_norm = "follow" if names_none else "frozen"
     return _change("unfreeze", model, policy, ways, weights, batch_norm)
 
 
@@ -192,22 +204,22 @@ _WAYS: dict[str, type[policies.FreezePolicy]] = {
 def _select(
     owner: str,
     picture: ModelPicture,
-    policy: policies.FreezePolicy | policies.Predicate | None,
+    policy: policies.FreezePolicy | policies.Predicate | keras.Layer | None,
     ways: Mapping[str, Any],
     weights: str | Sequence[str],
 ) -> Selection:
     given = {name: value for name, value in ways.items() if value is not None}
-    if len(given) + (policy is not None) != 1:
+    if len(given) + (policy is not None) > 1:
         received = [*(["a policy"] if policy is not None else []), *(f"{n}=" for n in given)]
         raise ArgumentError(
             owner,
             "",
-            "get exactly one of a policy, first=, groups=, before=, layers= and matching=",
-            received=" and ".join(received) or "none of them",
-            advice='For everything write matching="."; combine policies with |, & and ~.',
+            "get at most one of a policy, first=, groups=, before=, layers= and matching=",
+            received=" and ".join(received),
+            advice="Combine policies with |, & and ~.",
         )
-    if policy is not None:
-        part = policies.as_policy(policy)
+    if not given:
+        part = _named_by_position(owner, picture, policy)
         selection = part.select_in(picture)
     else:
         ((way, value),) = given.items()
@@ -219,6 +231,54 @@ def _select(
     policies.check_weights(owner, weights)
     with _as_written(policies.FreezeWeights, owner, "weights"):
         return policies.FreezeWeights(weights, part).select_in(picture)
+
+
+def _named_by_position(
+    owner: str,
+    picture: ModelPicture,
+    policy: policies.FreezePolicy | policies.Predicate | keras.Layer | None,
+) -> policies.FreezePolicy:
+    """Return the policy of a call that names a part without a keyword, or none at all."""
+    model = picture.model
+    if policy is None and owner == "freeze" and getattr(model, "compiled", False):
+        raise ArgumentError(
+            owner,
+            "",
+            "be told which part of a compiled model to freeze, since it is there to be trained",
+            received=f"model={model.name!r} alone",
+            advice='Name the part, such as groups=1, or write matching="." for everything.',
+        )
+    if is_int(policy):
+        raise ArgumentTypeError(
+            owner,
+            "policy",
+            "be a freeze policy, or a layer or model that the model was built from",
+            received=f"{policy}, which may count layers or groups",
+            advice=f"Write first={policy} for layers, or groups={policy} for layer groups.",
+        )
+    if policy is None or isinstance(policy, keras.Layer):
+        return _Part(owner, policy or model)
+    return policies.as_policy(policy)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part(policies.FreezePolicy):
+    """Selects all that a model has of a layer or model from which it was built."""
+
+    owner: str
+    part: keras.Layer
+
+    def select_in(self, picture: ModelPicture) -> Selection:
+        inside = [layer for layer in every_layer(self.part) if id(layer) in picture.layers_in]
+        if not any(layer.weights for layer in inside):
+            raise ArgumentError(
+                self.owner,
+                "policy",
+                "be a part of the model that has weights, if it is a layer or model",
+                received=f"{self.part.name!r}, of which model {picture.model.name!r} has none",
+                advice="Take it from model.layers, or the object that the model was built from.",
+            )
+        return policies.of_layers(picture, inside)
 
 
 @contextlib.contextmanager
@@ -235,7 +295,7 @@ def _as_written(kind: type[policies.FreezePolicy], owner: str, argument: str) ->
 def _change(
     owner: str,
     model: keras.Model,
-    policy: policies.FreezePolicy | policies.Predicate | None,
+    policy: policies.FreezePolicy | policies.Predicate | keras.Layer | None,
     ways: Mapping[str, Any],
     weights: str | Sequence[str],
     batch_norm: BatchNormMode,

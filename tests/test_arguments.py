@@ -16,6 +16,12 @@ def model():
     return keras.Sequential(layers, name="net")
 
 
+def compiled():
+    net = model()
+    net.compile("sgd", "mse")
+    return net
+
+
 def in_order(*parts):
     """Return a pattern that finds these texts in this order, whatever stands between."""
     return "(?s)" + ".*".join(map(re.escape, parts))
@@ -26,8 +32,7 @@ def unbuilt():
 
 
 def fit(callback, epochs=3):
-    net = model()
-    net.compile("sgd", "mse")
+    net = compiled()
     net.fit(np.ones((4, 4)), np.ones((4, 3)), epochs=epochs, verbose=0, callbacks=[callback])
 
 
@@ -37,20 +42,30 @@ NOT_A_POLICY = "A freeze policy must be a keras_freeze.policies.FreezePolicy or 
 # What is wrong: (the call, its exception, what the message says, in this order).
 CASES = {
     # freeze and unfreeze: which part
-    "freeze nothing named": (
-        lambda: kf.freeze(model()),
+    "freeze nothing named of a compiled model": (
+        lambda: kf.freeze(compiled()),
         ValueError,
-        ["freeze(...) must get exactly one of", "Received: none of them.", 'matching="."'],
+        ["which part of a compiled model", "Received: model='net' alone.", 'matching="."'],
+    ),
+    "freeze a number": (
+        lambda: kf.freeze(model(), 10),
+        TypeError,
+        ["freeze(policy=...) must be a freeze policy, or a layer", "10,", "first=10", "groups=10"],
+    ),
+    "unfreeze a number": (
+        lambda: kf.unfreeze(model(), 10),
+        TypeError,
+        ["unfreeze(policy=...) must be a freeze policy, or a layer", "first=10", "groups=10"],
     ),
     "freeze two ways": (
         lambda: kf.freeze(model(), first=1, matching="low"),
         ValueError,
-        ["freeze(...) must get exactly one of", "Received: first= and matching=."],
+        ["freeze(...) must get at most one of", "Received: first= and matching=."],
     ),
     "unfreeze policy and more": (
         lambda: kf.unfreeze(model(), policies.FreezeFirst(1), groups=1),
         ValueError,
-        ["unfreeze(...) must get exactly one of", "Received: a policy and groups=.", "combine"],
+        ["unfreeze(...) must get at most one of", "Received: a policy and groups=.", "Combine"],
     ),
     "freeze no model": (
         lambda: kf.freeze("net", first=1),
@@ -182,10 +197,10 @@ CASES = {
         TypeError,
         [NOT_A_POLICY, "Received: 'low'.", "freeze(model, layers=[...])"],
     ),
-    "freeze a layer": (
-        lambda: (net := model()) and kf.freeze(net, net.layers[0]),
-        TypeError,
-        [NOT_A_POLICY, "Received: <Dense name=low", "layers=[...]"],
+    "freeze a layer of another model": (
+        lambda: kf.freeze(model(), model().layers[0]),
+        ValueError,
+        ["freeze(policy=...) must be a part of the model", "'low', of which model 'net' has none"],
     ),
     "freeze a class": (
         lambda: kf.freeze(model(), policies.FreezeFirst),
@@ -224,7 +239,7 @@ CASES = {
         ["freeze(batch_norm=...) must be one of frozen, follow, statistics, train.", "'freeze'."],
     ),
     "unfreeze batch_norm": (
-        lambda: kf.unfreeze(model(), first=1, batch_norm=None),
+        lambda: kf.unfreeze(model(), first=1, batch_norm=True),
         ValueError,
         ["unfreeze(batch_norm=...) must be one of frozen, follow", "Received: batch_norm=None."],
     ),

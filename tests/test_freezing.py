@@ -481,3 +481,36 @@ def test_a_kernel_that_lora_replaces_stays_frozen(plain):
     assert not low._kernel.trainable
     assert low.lora_kernel_a.trainable
     assert low.bias.trainable
+
+
+# The backbone itself, and everything.
+
+
+@pytest.mark.parametrize("is_nested", [False, True], ids=["inlined", "nested"])
+def test_a_backbone_is_frozen_before_a_head_is_put_on_it_and_by_itself_after(is_nested):
+    def backbone_and_model():
+        inputs = keras.Input((8, 8, 3))
+        x = L.BatchNormalization(name="bn")(L.Conv2D(4, 3, name="conv")(inputs))
+        backbone = keras.Model(inputs, L.ReLU(name="relu")(x), name="backbone")
+        y = keras.Input((8, 8, 3)) if is_nested else backbone.input
+        features = L.Flatten()(backbone(y) if is_nested else backbone.output)
+        return backbone, lambda: keras.Model(y, L.Dense(2, name="head")(features))
+
+    first, build_first = backbone_and_model()
+    kf.freeze(first)
+    second, build_second = backbone_and_model()
+    models = [build_first(), build_second()]
+    kf.freeze(models[1], second)
+    for model in models:
+        assert frozen_layers(model) == {"conv", "bn"}
+        assert {x.name for x in every_layer(model) if not x.trainable} >= {"conv", "bn", "relu"}
+        model.compile("sgd", "mse")
+        kf.unfreeze(model)
+        assert frozen_layers(model) == set()
+        assert all(layer.trainable for layer in every_layer(model))
+
+
+def test_a_layer_is_frozen_by_itself(plain):
+    model = plain()
+    kf.freeze(model, model.get_layer("middle"), weights="kernel")
+    assert [v.trainable for v in model.weights] == [True, True, False, True, True, True]

@@ -33,6 +33,7 @@ from keras_freeze.policies.selection import (
     Selection,
     everything as everything,
     of_groups as of_groups,
+    of_layers as of_layers,
 )
 
 __all__ = [
