@@ -241,7 +241,7 @@ CASES = {
     "unfreeze batch_norm": (
         lambda: kf.unfreeze(model(), first=1, batch_norm=True),
         ValueError,
-        ["unfreeze(batch_norm=...) must be one of frozen, follow", "Received: batch_norm=None."],
+        ["unfreeze(batch_norm=...) must be one of frozen, follow", "Received: batch_norm=True."],
     ),
     "freeze batch_norm unhashable": (
         lambda: kf.freeze(model(), first=1, batch_norm=["frozen"]),

@@ -34,8 +34,9 @@ class GradualUnfreeze(FreezeScheduler):
             fit when it fires with all unfrozen.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups as multiples of the compiled one: a mapping from
-            group to multiplier (1 where missing), a factor between neighbouring groups, or
-            None for the same rate everywhere. `"default"` is a factor of 2.6, ULMFiT's.
+            group to multiplier (where missing, that of the nearest named group above), a factor
+            between neighbouring groups, or None for the same rate everywhere. `"default"` is a
+            factor of 2.6, ULMFiT's.
         batch_norm: What `BatchNormalization` layers of the pretrained part do: `"frozen"`
             (default) never train, `"follow"` unfreeze with their group, `"statistics"` unfreeze
             but for their moving statistics, `"train"` always train.

@@ -41,8 +41,9 @@ class Phase:
         frozen: What is frozen; everything else trains. An int (that many layer groups from the
             input), a group's name or names or patterns of names, a freeze policy or callable,
             or None or an empty sequence for nothing.
-        rates: Multiples of the compiled learning rate by group: a mapping (1 where missing), a
-            factor between neighbouring groups, or None for 1 everywhere. Defaults to None.
+        rates: Multiples of the compiled learning rate by group: a mapping (where missing, that of
+            the nearest named group above), a factor between neighbouring groups, or None for 1
+            everywhere. Defaults to None.
         batch_norm: Mode for `BatchNormalization` in the pretrained part. Defaults to
             `"frozen"`.
         weights: Which variables of what is frozen: `"all"` (default), or a name or names of

@@ -21,9 +21,10 @@ def multipliers(
     """Return the learning-rate multiplier of each group.
 
     Args:
-        rates: A mapping from group, or pattern of groups, to multiplier (1 where missing), a
-            factor between neighbouring groups, `"default"` for `DEFAULT_RATES`, or None for 1
-            everywhere.
+        rates: A mapping from group, or pattern of groups, to multiplier, a factor between
+            neighbouring groups, `"default"` for `DEFAULT_RATES`, or None for 1 everywhere. A group
+            that a mapping does not name has the multiplier of the nearest named group above it; 1
+            where there is none.
         names: Group names, from input to head.
         owner: Str, in whose name errors are raised.
 
@@ -36,14 +37,19 @@ def multipliers(
     Example:
         >>> multipliers(2.0, ["block1", "block2", "head"])
         {'block1': 0.25, 'block2': 0.5, 'head': 1.0}
+        >>> multipliers({"block2": 0.1}, ["block1", "block2", "head"])
+        {'block1': 0.1, 'block2': 0.1, 'head': 1.0}
     """
     check_rates(owner, rates)
     if rates is None:
         return dict.fromkeys(names, 1.0)
     if isinstance(rates, Mapping):
         entries = known_groups(owner, "rates", rates, names)
-        given = {name: float(rates[entry]) for name, entry in entries.items()}
-        return {name: given.get(name, 1.0) for name in names}
+        rate, found = 1.0, {}
+        for name in reversed(names):
+            rate = float(rates[entries[name]]) if name in entries else rate
+            found[name] = rate
+        return {name: found[name] for name in names}
     factor = DEFAULT_RATES if isinstance(rates, str) else rates
     return {name: float(factor) ** (n + 1 - len(names)) for n, name in enumerate(names)}
 

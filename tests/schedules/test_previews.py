@@ -305,7 +305,7 @@ def test_rates_of_the_callback_are_for_phases_without(plain):
     schedule = FreezeSchedule([Phase(until=1), Phase(rates={"head": 3.0})])
     rows = kf.FreezeScheduler(schedule, rates=2.0).preview(plain(), 2).rows
     assert rows[0].rates == {"head": 1.0, "middle": 0.5, "low": 0.25}
-    assert rows[1].rates == {"head": 3.0, "middle": 1.0, "low": 1.0}
+    assert rows[1].rates == {"head": 3.0, "middle": 3.0, "low": 3.0}
 
 
 def test_plain_data(plain):
