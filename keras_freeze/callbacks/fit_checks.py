@@ -57,7 +57,7 @@ def _check_reach(plan: FitPlan) -> None:
     if not late:
         return
     index, epoch = late[0]
-    label, is_fixed = _label(plan, index), plan.moments()[index] is not None
+    label, is_fixed = _label(plan, index), plan.moments[index] is not None
     reason = "" if is_fixed else f", as it can't begin before epoch {epoch}"
     advice = (
         f"{label} is not reached in {total} epochs{reason}. Train longer or begin it earlier; "
@@ -70,7 +70,7 @@ def _check_reach(plan: FitPlan) -> None:
 
 
 def _label(plan: FitPlan, index: int) -> str:
-    moment = plan.moments()[index]
+    moment = plan.moments[index]
     return f"phase {index}" if moment is None else f"the phase at epoch {moment.epoch}"
 
 
@@ -93,7 +93,7 @@ def warn_of_early_stopping(
     plan: FitPlan, epoch: int, siblings: Iterable[keras.callbacks.Callback]
 ) -> None:
     """Warn if an `EarlyStopping` may end a fit from an epoch on before the last phase begins."""
-    reached = [m.epoch for m in plan.moments() if m is not None and m.epoch < plan.epochs]
+    reached = [m.epoch for m in plan.moments if m is not None and m.epoch < plan.epochs]
     for callback in siblings:
         if isinstance(callback, keras.callbacks.EarlyStopping) and reached:
             watched_from = max(callback.start_from_epoch, epoch)

@@ -106,7 +106,7 @@ def _on_schedule(plan: FitPlan, epoch: int) -> StartingPoint:
 def _steps_in_phase(plan: FitPlan, progress: Progress, epoch: int) -> int:
     if plan.steps_per_epoch is None or progress.index < 0:
         return 0
-    begun = plan.moments()[progress.index]
+    begun = plan.moments[progress.index]
     if begun is None:
         return 0
     return max(0, (epoch - begun.epoch) * plan.steps_per_epoch - begun.step)
@@ -164,7 +164,7 @@ def _joined_at(plan: FitPlan, start: StartingPoint) -> dict[int, int] | None:
             f"{done} batches, and {steps} batches an epoch, {unknown}"
         )
     starts: dict[int, int] = {}
-    for moment, ids in zip(plan.moments(), trained, strict=False):
+    for moment, ids in zip(plan.moments, trained, strict=False):
         begun = 0 if moment is None else moment.epoch * steps + moment.step
         starts = {i: starts.get(i, begun) for i in ids}
     return {i: begun for i, begun in starts.items() if begun < done}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,8 +55,9 @@ class FitPlan:
     stride: int
     rates: Rates
 
+    @functools.cached_property
     def moments(self) -> tuple[Moment | None, ...]:
-        """Return when each phase begins, None where that depends on the logs."""
+        """When each phase begins, None where that depends on the logs."""
         return timeline(self.schedule, self.steps_per_epoch, self.stride)
 
     def multipliers(self, phase: Phase) -> dict[str, float]:
@@ -196,7 +198,7 @@ class ScheduleRun:
         """The first epoch that is wholly behind the present phase; None where that isn't known."""
         if self.progress.is_last:
             return self.plan.epochs
-        moment = self.plan.moments()[self.progress.index + 1]
+        moment = self.plan.moments[self.progress.index + 1]
         return None if moment is None else moment.epoch + (moment.step > 0)
 
     def begin_epoch(self, epoch: int) -> list[str]:
@@ -349,7 +351,7 @@ class ScheduleRun:
 
     def _summary(self) -> list[str]:
         """Say which phases ran, what stays frozen and why, and what ends with the fit."""
-        later = self.plan.moments()[self.progress.index + 1 :]
+        later = self.plan.moments[self.progress.index + 1 :]
         next_moment = later[0] if later else None
         return transition_message.summary(
             phases=(self.progress.index + 1, len(self.plan.schedule.phases)),

@@ -10,6 +10,7 @@ import pytest
 from effects import compiled
 
 import keras_freeze as kf
+from keras_freeze.callbacks import schedule_run
 from keras_freeze.engine import optimizer_state, update_rules
 from keras_freeze.keras_internals import optimizers
 from keras_freeze.schedules import (
@@ -20,6 +21,7 @@ from keras_freeze.schedules import (
     chain_thaw,
     gradual,
     progressive_freeze,
+    timeline,
 )
 
 pytestmark = pytest.mark.backend
@@ -849,3 +851,17 @@ def test_a_kernel_that_lora_replaces_in_a_fit_stays_frozen(plain, data_for):
     middle = model.get_layer("middle")
     trained = [v.name for v in middle.trainable_variables]
     assert sorted(trained) == ["bias", "lora_kernel_a", "lora_kernel_b"]
+
+
+def test_a_schedule_of_many_phases_is_laid_out_once_a_fit(plain, data_for, monkeypatch):
+    counted = []
+
+    def counting(*args):
+        counted.append(args)
+        return timeline(*args)
+
+    monkeypatch.setattr(schedule_run, "timeline", counting)
+    schedule = FreezeSchedule(dict.fromkeys(range(20), 1))
+    callback = kf.FreezeScheduler(schedule, verbose=0)
+    train(compiled(plain()), data_for, callback, epochs=20, steps=1)
+    assert len(counted) == 1
