@@ -6,6 +6,7 @@ that it returns are printed.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -169,6 +170,39 @@ class FreezeScheduler(BaseCallback):
             Tuple of int; None where the beginning depends on the logs or on steps.
         """
         return self._schedule_for(picture_of(model, self.groups), epochs).starts()
+
+    def to_yaml(
+        self,
+        path: str | os.PathLike[str],
+        model: keras.Model,
+        epochs: int,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        """Write what this callback will do in a fit, as a file to edit and run.
+
+        `FreezeScheduler(path)` then trains like this callback. What is no part of a schedule is
+        given to it again: `groups=`, where this callback has any, and `cache=`.
+
+        Args:
+            path: The file, by custom ending in `.yaml`.
+            model: `keras.Model`, built.
+            epochs: Int, the epochs of the fit.
+            overwrite: Bool, whether to replace a file that is there. Defaults to False.
+
+        Raises:
+            FileExistsError: if the file is there already.
+            TypeError: if the schedule holds a function or an object of another class.
+            ValueError: if the schedule doesn't fit the model.
+        """
+        picture = picture_of(model, self.groups)
+        schedule = self._schedule_for(picture, epochs)
+        phases = [
+            dataclasses.replace(phase, rates=self.rates) if phase.rates is None else phase
+            for phase in schedule.phases
+        ]
+        counts = tuple((group.name, group.total_params) for group in picture.groups)
+        FreezeSchedule(phases, schedule.start, counts).to_yaml(path, overwrite=overwrite)
 
     def prepare(self, model: keras.Model, phase: int = -1, *, epochs: int | None = None) -> None:
         """Set a model's flags as they are in a phase, before its optimizer's state is loaded.

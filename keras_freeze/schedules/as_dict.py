@@ -174,11 +174,12 @@ def from_dict(
         Misplaced: if something is wrong, with the place where it is.
     """
     _check_keys(data, ("schema", "start", "phases"), ())
-    if not is_int(data.get("schema")) or data["schema"] != SCHEMA:
+    schema = data.get("schema", SCHEMA)
+    if not is_int(schema) or schema != SCHEMA:
         raise Misplaced(
             ("schema",),
             f"must be {SCHEMA}, the form of schedules that this version of keras_freeze reads. "
-            f"Received: {data.get('schema')!r}. Write `schema: {SCHEMA}`, or update keras_freeze.",
+            f"Received: {schema!r}. Leave it out, or update keras_freeze.",
         )
     entries = data.get("phases")
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:

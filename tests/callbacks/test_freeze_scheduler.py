@@ -865,3 +865,23 @@ def test_a_schedule_of_many_phases_is_laid_out_once_a_fit(plain, data_for, monke
     callback = kf.FreezeScheduler(schedule, verbose=0)
     train(compiled(plain()), data_for, callback, epochs=20, steps=1)
     assert len(counted) == 1
+
+
+@pytest.mark.parametrize("schedule", ["gradual", "phases"])
+def test_a_callback_writes_the_file_that_trains_like_it(schedule, plain, data_for, tmp_path):
+    callbacks = {
+        "gradual": kf.GradualUnfreeze(groups=["low", "middle", "head"], verbose=0),
+        "phases": kf.FreezeScheduler({1: Phase(1, rates=3.0), 2: None}, rates=2.0, verbose=0),
+    }
+    callback, path = callbacks[schedule], tmp_path / "plan.yaml"
+    ours, theirs = (compiled(plain(), eager=True) for _ in range(2))
+    callback.to_yaml(path, ours, epochs=3)
+    train(ours, data_for, callback, epochs=3)
+    written = kf.FreezeScheduler(path, groups=callback.groups, verbose=0)
+    train(theirs, data_for, written, epochs=3)
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert "#   middle" in path.read_text()
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        callback.to_yaml(path, ours, epochs=3)
+    callback.to_yaml(path, ours, epochs=6, overwrite=True)

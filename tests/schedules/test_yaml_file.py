@@ -210,7 +210,7 @@ def test_what_frozen_may_say(text):
     assert schedule.phases == (Phase(FROZEN[text]),)
 
 
-@pytest.mark.parametrize("change", ["crlf", "bom", "document", "comment", "json"])
+@pytest.mark.parametrize("change", ["crlf", "bom", "document", "comment", "json", "plain"])
 def test_files_from_elsewhere(change, tmp_path):
     data = TEXT.encode()
     changed = {
@@ -218,6 +218,7 @@ def test_files_from_elsewhere(change, tmp_path):
         "bom": b"\xef\xbb\xbf" + data,
         "document": b"%YAML 1.1\n---\n" + data + b"...\n",
         "comment": b"# one more\n\n" + data,
+        "plain": data.replace(b"schema: 1", b""),
         "json": json.dumps(SCHEDULE.to_dict(), indent=1).encode(),
     }
     path = tmp_path / "plan.yaml"
@@ -241,17 +242,12 @@ ERRORS = {
         "line 2",
         "must be a mapping with some of the keys schema, start, phases. Received: [{'frozen'",
     ),
-    "no schema": (
-        "phases: [frozen: []]",
-        "line 1, schema",
-        "must be 1, the form of schedules that this version of keras_freeze reads. Received: None. "
-        "Write `schema: 1`, or update keras_freeze.",
-    ),
+    "an empty schema": ("schema:\nphases: [frozen: []]", "line 1, schema", "must be 1,"),
     "another schema": (
         "\nschema: 2\nphases: [frozen: []]",
         "line 2, schema",
         "must be 1, the form of schedules that this version of keras_freeze reads. Received: 2. "
-        "Write `schema: 1`, or update keras_freeze.",
+        "Leave it out, or update keras_freeze.",
     ),
     "a schema that is no number": ("schema: yes", "line 1, schema", "must be 1,"),
     "an unknown key": (
