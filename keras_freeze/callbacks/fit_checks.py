@@ -89,22 +89,34 @@ def refuse_stock_backup(owner: str, siblings: Iterable[keras.callbacks.Callback]
             )
 
 
-def warn_of_early_stopping(
+def warn_of_impatience(
     plan: FitPlan, epoch: int, siblings: Iterable[keras.callbacks.Callback]
 ) -> None:
-    """Warn if an `EarlyStopping` may end a fit from an epoch on before the last phase begins."""
+    """Warn if a callback may end a fit, or lower its rate, before the last phase begins.
+
+    Args:
+        plan: What the fit is to do.
+        epoch: Int, 0-based, where it begins.
+        siblings: The callbacks beside the schedule's.
+    """
     reached = [m.epoch for m in plan.moments if m is not None and m.epoch < plan.epochs]
-    for callback in siblings:
-        if isinstance(callback, keras.callbacks.EarlyStopping) and reached:
-            watched_from = max(callback.start_from_epoch, epoch)
-            earliest = watched_from + max(callback.patience, 1)
-            if earliest < reached[-1]:
-                warnings.warn(
-                    f"EarlyStopping may end training at epoch {earliest}, before the last "
-                    f"phase of {plan.owner} begins at epoch {reached[-1]}. Pass "
-                    f"start_from_epoch={reached[-1]} to EarlyStopping to let it begin.",
-                    stacklevel=2,
-                )
+    for callback in siblings if reached else ():
+        if isinstance(callback, keras.callbacks.EarlyStopping):
+            earliest = max(callback.start_from_epoch, epoch) + max(callback.patience, 1)
+            what = f"EarlyStopping may end training at epoch {earliest}"
+            advice = f"start_from_epoch={reached[-1]} to EarlyStopping to let it begin"
+        elif isinstance(callback, keras.callbacks.ReduceLROnPlateau):
+            earliest = epoch + max(callback.patience, 1)
+            what = f"ReduceLROnPlateau may lower the learning rate at epoch {earliest}"
+            advice = f"patience={reached[-1]} to it, or use curves of the schedule's phases"
+        else:
+            continue
+        if earliest < reached[-1]:
+            warnings.warn(
+                f"{what}, before the last phase of {plan.owner} begins at epoch {reached[-1]}. "
+                f"Pass {advice}.",
+                stacklevel=2,
+            )
 
 
 def warn_of_files(run: ScheduleRun) -> None:

@@ -274,7 +274,7 @@ class FreezeScheduler(BaseCallback):
         resume_point.record(self._run, epoch)
 
     def _begin(self, plan: FitPlan, epoch: int) -> tuple[ScheduleRun, list[str]]:
-        fit_checks.warn_of_early_stopping(plan, epoch, self._siblings)
+        fit_checks.warn_of_impatience(plan, epoch, self._siblings)
         keeps_unfrozen = self.planner.keeps_unfrozen
         start = resume_point.starting_point(plan, epoch, keeps_unfrozen)
         if epoch == 0 and keeps_unfrozen and resume_point.is_known(plan.picture.model):

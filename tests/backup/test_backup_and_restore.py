@@ -157,6 +157,7 @@ def test_newly_unfrozen_variables_keep_their_own_step_counts(plain, data_for, tm
 
 
 @backend
+@pytest.mark.filterwarnings("ignore:ReduceLROnPlateau may lower:UserWarning")
 def test_the_counters_of_stock_callbacks_continue(plain, data_for, tmp_path):
     def beside():
         return [

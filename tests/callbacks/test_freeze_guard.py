@@ -472,7 +472,7 @@ def beside(tmp_path):
         "EarlyStopping": CALLBACKS.EarlyStopping(
             "loss", patience=3, min_delta=9.0, restore_best_weights=True
         ),
-        "ReduceLROnPlateau": CALLBACKS.ReduceLROnPlateau("loss", patience=1, min_delta=9.0),
+        "ReduceLROnPlateau": CALLBACKS.ReduceLROnPlateau("loss", patience=2, min_delta=9.0),
         "ModelCheckpoint": CALLBACKS.ModelCheckpoint(str(tmp_path / "{epoch}.keras")),
         "BackupAndRestore": kf.BackupAndRestore(tmp_path),
     }

@@ -473,6 +473,7 @@ def test_the_log_of_a_trigger_must_be_there(plain, data_for):
 # Beside the stock callbacks.
 
 
+@pytest.mark.filterwarnings("ignore:ReduceLROnPlateau may lower:UserWarning")
 def test_a_plateau_of_the_rate_stays_when_the_best_comes_back(plain, data_for):
     model = compiled(plain(), keras.optimizers.SGD(0.4))
     reduce = keras.callbacks.ReduceLROnPlateau("value_loss", 0.5, 1, mode="min", min_delta=0)

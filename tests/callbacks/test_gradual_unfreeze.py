@@ -247,23 +247,38 @@ def test_a_model_of_one_group_is_warned_of(data_for):
         fit(model, data_for, kf.GradualUnfreeze(verbose=0), 2)
 
 
+IMPATIENT = {
+    "stop": (
+        CALLBACKS.EarlyStopping("loss", patience=1),
+        r"may end training at epoch 1, .* at epoch 2\. Pass start_from_epoch=2 to EarlyStopping",
+        CALLBACKS.EarlyStopping("loss", patience=1, start_from_epoch=2),
+    ),
+    "reduce": (
+        CALLBACKS.ReduceLROnPlateau("loss", patience=1),
+        r"may lower the learning rate at epoch 1, .* at epoch 2\. Pass patience=2 to it",
+        CALLBACKS.ReduceLROnPlateau("loss", patience=2),
+    ),
+}
+
+
 @pytest.mark.parametrize("order", [1, -1], ids=["before", "after"])
-def test_early_stopping_is_warned_of_once_wherever_it_stands(order, plain, data_for):
+@pytest.mark.parametrize("case", IMPATIENT)
+def test_who_does_not_wait_for_the_last_phase_is_warned_of_once(case, order, plain, data_for):
+    other, message, safe = IMPATIENT[case]
     model = plain()
     compiled(model)
     x, y = data_for(model)
-    callbacks = [CALLBACKS.EarlyStopping("loss", patience=1), kf.GradualUnfreeze(1, verbose=0)]
-    with pytest.warns(UserWarning, match=r"start_from_epoch=2 to EarlyStopping") as caught:
+    callbacks = [other, kf.GradualUnfreeze(1, verbose=0)]
+    with pytest.warns(UserWarning, match=message) as caught:
         model.fit(x, y, epochs=3, verbose=0, callbacks=callbacks[::order])
-    assert len([w for w in caught if "EarlyStopping" in str(w.message)]) == 1
-    safe = CALLBACKS.EarlyStopping("loss", patience=1, start_from_epoch=2)
+    assert len([w for w in caught if type(other).__name__ in str(w.message)]) == 1
     model.fit(x, y, epochs=3, verbose=0, callbacks=[safe, kf.GradualUnfreeze(1, verbose=0)])
 
 
 def beside(tmp_path):
     return {
         "EarlyStopping": CALLBACKS.EarlyStopping("loss", patience=9, restore_best_weights=True),
-        "ReduceLROnPlateau": CALLBACKS.ReduceLROnPlateau("loss", patience=1, min_delta=9.0),
+        "ReduceLROnPlateau": CALLBACKS.ReduceLROnPlateau("loss", patience=2, min_delta=9.0),
         "LearningRateScheduler": CALLBACKS.LearningRateScheduler(lambda epoch, rate: rate / 2),
         "ModelCheckpoint": CALLBACKS.ModelCheckpoint(str(tmp_path / "{epoch}.keras")),
         "CSVLogger": CALLBACKS.CSVLogger(str(tmp_path / "log.csv")),
