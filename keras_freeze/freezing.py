@@ -270,7 +270,7 @@ class _Part(policies.FreezePolicy):
 
     def select_in(self, picture: ModelPicture) -> Selection:
         inside = [layer for layer in every_layer(self.part) if id(layer) in picture.layers_in]
-        if not any(layer.weights for layer in inside):
+        if self.part is not picture.model and not any(layer.weights for layer in inside):
             raise ArgumentError(
                 self.owner,
                 "policy",

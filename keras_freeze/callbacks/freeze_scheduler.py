@@ -29,6 +29,7 @@ from keras_freeze.schedules import (
     Curve,
     FreezeSchedule,
     GivenSchedule,
+    Phase,
     Planner,
     Progress,
     Rates,
@@ -181,8 +182,9 @@ class FreezeScheduler(BaseCallback):
     ) -> None:
         """Write what this callback will do in a fit, as a file to edit and run.
 
-        `FreezeScheduler(path)` then trains like this callback. What is no part of a schedule is
-        given to it again: `groups=`, where this callback has any, and `cache=`.
+        `FreezeScheduler(path)` then trains like this callback in a fit from epoch 0. What is no
+        part of a schedule is given to it again: `groups=` and `total_epochs=`, where this callback
+        has them, and `cache=`. Phases that are not reached in these epochs are left out.
 
         Args:
             path: The file, by custom ending in `.yaml`.
@@ -193,14 +195,18 @@ class FreezeScheduler(BaseCallback):
         Raises:
             FileExistsError: if the file is there already.
             TypeError: if the schedule holds a function or an object of another class.
-            ValueError: if the schedule doesn't fit the model.
+            ValueError: if the schedule names what the model does not have.
         """
         picture = picture_of(model, self.groups)
         schedule = self._schedule_for(picture, epochs)
-        phases = [
-            dataclasses.replace(phase, rates=self.rates) if phase.rates is None else phase
-            for phase in schedule.phases
-        ]
+        phases: list[Phase] = []
+        for phase, epoch in zip(schedule.phases, schedule.starts(), strict=True):
+            phase.policy(picture.division).select_in(picture)
+            if epoch is None or epoch < (self.total_epochs or epochs) or not phases:
+                has_own_rates = phase.rates is not None
+                phases.append(
+                    phase if has_own_rates else dataclasses.replace(phase, rates=self.rates)
+                )
         counts = tuple((group.name, group.total_params) for group in picture.groups)
         FreezeSchedule(phases, schedule.start, counts).to_yaml(path, overwrite=overwrite)
 

@@ -44,6 +44,7 @@ class ModelState:
 
     Attributes:
         traced: All that is compiled into the train step and a transition can change.
+        made: The test and predict functions that the last transition made, by kind.
         in_force: The flags that the train step uses, by the id of each layer and weight.
         position: The position in its schedule that the last fit reached; None before the first.
         has_exact_starts: Bool. The optimizer knows when each variable began to train, though
@@ -53,6 +54,7 @@ class ModelState:
 
     traced: StepRecord = dataclasses.field(default_factory=_nothing_known)
     in_force: StepRecord = dataclasses.field(default_factory=_nothing_known)
+    made: dict[str, StepRecord] = dataclasses.field(default_factory=dict)
     position: Any | None = None
     has_exact_starts: bool = False
     freeze_depth: Any | None = None

@@ -85,10 +85,13 @@ def carry_over(
 
 def memento(optimizer: Any) -> Callable[[], None]:
     """Return a function that undoes what happens to an optimizer, and to those inside it."""
-    restores = [optimizers.memento(opt) for opt in _all(optimizer)]
+    restores = {id(opt): optimizers.memento(opt) for opt in _all(optimizer)}
 
     def restore() -> None:
-        for restore_one in restores:
+        met_since = [opt for opt in _all(optimizer) if id(opt) not in restores]
+        for opt in met_since:
+            optimizers.forget_slots(opt)
+        for restore_one in restores.values():
             restore_one()
 
     return restore

@@ -96,10 +96,11 @@ def transition(
         return False
     trainer.sync_jax_state(model)  # by the flags before the change
     optimizer_state.check_carries(model.optimizer)
+    baked = _baked_into_step(model)
     with _undone_if_interrupted(model, flags):
         _set_flags(flags)
         carried = _update_optimizer(model, multipliers, curve, starts, force)
-        rebuilt = _update_functions(model, carried or force)
+        rebuilt = _update_functions(model, baked, carried or force)
         _note_flags(model)
     return rebuilt
 
@@ -188,27 +189,32 @@ def _update_optimizer(
     return was_built and stale
 
 
-def _update_functions(model: keras.Model, changed: bool) -> bool:
-    state, baked = state_of(model), _baked_in(model)
+def _baked_into_step(model: keras.Model) -> Any:
+    """Return what is compiled into the present train step; None if that is not known."""
+    traced = state_of(model).traced
+    if traced.is_of(model.train_function):
+        return traced.known
     at_compile = trainer.flags_at_compile(model).items()
-    before = baked if all(flag == layer.trainable for layer, flag in at_compile) else None
-    if state.traced.is_of(model.train_function):
-        before = state.traced.known
-    rebuild = changed or baked != before
-    if rebuild:
-        _rebuild_functions(model)
-    state.traced = StepRecord.of(model.train_function, baked)
-    return rebuild
+    return _baked_in(model) if all(flag == layer.trainable for layer, flag in at_compile) else None
 
 
-def _rebuild_functions(model: keras.Model) -> None:
-    """Make those of the step functions anew that there are: each has the flags compiled into it.
+def _update_functions(model: keras.Model, before: Any, changed: bool) -> bool:
+    """Make anew what has other flags compiled into it; return whether that is the train step.
 
     Regularizers of frozen weights, for one, are left out of the loss, in validation too.
     """
-    for kind in _KINDS:
-        if getattr(model, f"{kind}_function") is not None:
-            getattr(model, f"make_{kind}_function")(force=True)
+    state, baked = state_of(model), _baked_in(model)
+    rebuild = changed or baked != before
+    if rebuild and model.train_function is not None:
+        trainer.make_function(model, "train", model.make_train_function)
+    for kind in ("test", "predict"):
+        function, made = getattr(model, f"{kind}_function"), state.made.get(kind)
+        # Of one that Keras made since the last transition it isn't known what it has seen.
+        if function is not None and (rebuild or made is None or not made.is_of(function)):
+            trainer.make_function(model, kind, getattr(model, f"make_{kind}_function"))
+            state.made[kind] = StepRecord.of(getattr(model, f"{kind}_function"), None)
+    state.traced = StepRecord.of(model.train_function, baked)
+    return rebuild
 
 
 def _baked_in(model: keras.Model) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -17,6 +18,13 @@ Slots: TypeAlias = "dict[str, Sequence[keras.Variable | None]]"
 MODEL_AVERAGE = "_model_variables_moving_average"
 
 _NOT_SLOTS = frozenset({"_variables", "_trainable_variables", "_iterations", "_learning_rate"})
+#: What a `MultiOptimizer` knows of the optimizers inside it, and what TensorFlow saves.
+_CHANGED_IN_PLACE = {
+    "_inner_optimizers",
+    "_var_to_optimizer_idx",
+    "_self_unconditional_checkpoint_dependencies",
+    "_self_unconditional_dependency_names",
+}
 _UPDATE_STEP, _WEIGHT_DECAY = "_backend_update_step", "_apply_weight_decay"
 
 
@@ -139,6 +147,8 @@ def untrack(optimizer: Any, variables: Iterable[keras.Variable]) -> None:
 def memento(optimizer: Any) -> Callable[[], None]:
     """Return a function that gives an optimizer its current attributes back."""
     attributes = dict(vars(optimizer))
+    for name in _CHANGED_IN_PLACE & attributes.keys():
+        attributes[name] = copy.copy(attributes[name])
     tracked, indices = list(optimizer._variables), dict(optimizer._trainable_variables_indices)
 
     def restore() -> None:

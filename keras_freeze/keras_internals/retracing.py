@@ -35,4 +35,4 @@ def _is_worth_saying(kind: type, record: logging.LogRecord) -> bool:
 
 
 def _is_about_something_else(record: logging.LogRecord) -> bool:
-    return "triggered tf.function retracing" not in record.getMessage()
+    return "triggered tf.function retracing" not in str(record.msg)

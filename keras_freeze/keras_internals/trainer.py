@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
+from keras_freeze.keras_internals.attributes import own_attribute
 from keras_freeze.keras_internals.required import require
 
 require("find a callback's model", "keras", keras.callbacks.Callback(), "_model")
@@ -39,3 +42,24 @@ def sync_jax_state(model: keras.Model) -> None:
     """
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
+
+
+def make_function(model: keras.Model, kind: str, make: Callable[..., Any]) -> None:
+    """Make a model's train, test or predict function anew, without a trace of the one before.
+
+    JAX takes a bound method that equals an earlier one for the same function, and uses its trace as
+    long as anything holds that: an exception's traceback, for one.
+
+    Args:
+        model: `keras.Model`.
+        kind: Str: "train", "test" or "predict".
+        make: The model's method that makes the function, called with `force=True`.
+    """
+    own = getattr(model, f"{kind}_step")
+
+    def step(*args: Any, **settings: Any) -> Any:
+        return own(*args, **settings)
+
+    is_jax = keras.backend.backend() == "jax"
+    with own_attribute(model, f"{kind}_step", step) if is_jax else contextlib.nullcontext():
+        make(force=True)

@@ -16,6 +16,7 @@ import keras
 from keras_freeze.engine import state_of
 from keras_freeze.keras_internals.attributes import own_attribute
 from keras_freeze.keras_internals.callback_list import is_called_by
+from keras_freeze.keras_internals.trainer import make_function
 from keras_freeze.prefix_cache.batches import Batch, Kind
 from keras_freeze.prefix_cache.graph_replay import replaying
 from keras_freeze.prefix_cache.iterators import Iterators
@@ -138,7 +139,7 @@ class Step:
     def _made(self) -> Any:
         name = f"{self._kind}_function"
         present = getattr(self._model, name)
-        self._make(force=True)
+        make_function(self._model, self._kind, self._make)
         made = getattr(self._model, name)
         setattr(self._model, name, present)
         return made

@@ -82,8 +82,9 @@ def _what_trains(phase: Phase, groups: Sequence[tuple[str, int]]) -> str:
     """Return the groups that train in a phase for its comment, where that is certain."""
     if not isinstance(phase.frozen, tuple) or phase.weights != "all":
         return ""
-    names = [_printable(name) for name, _ in reversed(groups) if name not in phase.frozen]
-    if not names:
+    frozen, known = set(phase.frozen), dict(groups)
+    names = [_printable(name) for name in reversed(known) if name not in frozen]
+    if not names or not frozen <= known.keys():  # a pattern, or an earlier name
         return ""
     return f": {', '.join(names)} {'trains' if len(names) == 1 else 'train'}"
 

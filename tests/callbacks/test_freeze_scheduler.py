@@ -833,6 +833,8 @@ def test_transitions_do_not_make_tensorflow_warn_of_retracing(plain, data_for, c
         logger.warning(warn)
         train(compiled(plain()), data_for, said, epochs=1)
         assert caplog.messages == [warn, warn]
+        other = logging.LogRecord("tensorflow", logging.WARNING, "", 1, "%d items", ("x",), None)
+        assert logger.filter(other)  # whatever is wrong with it
     finally:
         logger.setLevel(logging.ERROR)
 
@@ -886,3 +888,19 @@ def test_a_callback_writes_the_file_that_trains_like_it(schedule, plain, data_fo
     with pytest.raises(FileExistsError, match="overwrite=True"):
         callback.to_yaml(path, ours, epochs=3)
     callback.to_yaml(path, ours, epochs=6, overwrite=True)
+
+
+def test_a_written_file_holds_what_is_reached_and_says_what_is_so(plain, tmp_path):
+    path = tmp_path / "plan.yaml"
+    kf.GradualUnfreeze(2).to_yaml(path, plain(), epochs=3)
+    assert FreezeSchedule.from_yaml(path).starts() == (0, 2)
+    callback = kf.FreezeScheduler({0: ["[lm].*"], 1: ["low"], 2: None})
+    callback.to_yaml(path, plain(), epochs=3, overwrite=True)
+    comments = [line for line in path.read_text().splitlines() if "# phase" in line]
+    assert comments == [
+        "  # phase 0, from epoch 1",
+        "  # phase 1, from epoch 2: head, middle train",
+        "  # phase 2, from epoch 3: head, middle, low train",
+    ]
+    with pytest.raises(ValueError, match=r"'lwo'.*Did you mean 'low'"):
+        kf.FreezeScheduler({0: ["lwo"]}).to_yaml(path, plain(), epochs=3, overwrite=True)

@@ -13,7 +13,7 @@ import pytest
 import keras_freeze as kf
 from keras_freeze.engine import optimizer_state, transitions, update_rules
 from keras_freeze.engine.transitions import flags_in_force
-from keras_freeze.keras_internals import optimizers
+from keras_freeze.keras_internals import optimizers, trainer
 
 pytestmark = pytest.mark.backend
 
@@ -464,7 +464,7 @@ MOMENTS = [
     (optimizers, "untrack"),
     (update_rules, "new_rules"),
     (update_rules, "set_rules"),
-    (transitions, "_rebuild_functions"),
+    (trainer, "make_function"),
     (transitions, "_note_flags"),
 ]
 
@@ -552,3 +552,56 @@ def test_a_forced_recompile_reaches_evaluate_and_predict(plain, data_for):
     np.testing.assert_allclose(model.predict(x, verbose=0), other.predict(x, verbose=0))
     assert abs(model.evaluate(x, y, verbose=0) - before[0]) > 1e-4
     assert np.abs(model.predict(x, verbose=0) - before[1]).max() > 1e-4
+
+
+def test_a_function_traced_before_the_first_fit_is_made_anew(data_for):
+    model = regularized()
+    model.get_layer("middle").bias.assign(keras.ops.ones(5))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = data_for(model)
+    loss = model.evaluate(x, y, verbose=0)
+    kf.freeze(model, layers=["middle"], weights="bias")
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(loss - 0.5)  # 0.1 for each of five
+    kf.unfreeze(model, layers=["middle"], weights="bias")
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(loss)
+
+
+def test_no_trace_of_an_earlier_step_is_used_while_something_holds_it(plain, data_for):
+    """JAX would: what trains now and what trained then have the same shapes."""
+
+    def trained(held):
+        model = keras.Sequential(
+            [keras.Input((4,)), *(keras.layers.Dense(4, name=name) for name in "abc")]
+        )
+        model.set_weights(weights)
+        model.compile("sgd", "mse")
+        for frozen in ("a", "b"):
+            for layer in model.layers:
+                layer.trainable = layer.name != frozen
+            kf.recompile(model, force=True)
+            model.fit(x, x, batch_size=8, shuffle=False, verbose=0)
+            model.evaluate(x, x, verbose=0)
+            held += [model.train_function, model.test_function]
+        return model.get_weights(), model.evaluate(x, x, verbose=0)
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(16, 4)).astype("float32")
+    weights = [rng.normal(size=shape) for _ in "abc" for shape in ((4, 4), (4,))]
+    ours, loss = trained([])
+    theirs, other = trained(collections.deque(maxlen=0))
+    assert_equal(ours, theirs)
+    assert loss == other
+
+
+def test_optimizers_met_in_an_interrupted_transition_are_met_again(plain, data_for, monkeypatch):
+    model, inner = plain(), keras.optimizers.SGD(0.1, momentum=0.9)
+    model.compile(keras.optimizers.MultiOptimizer(lambda variable: inner), "mse")
+    x, _ = data_for(model)
+    y = np.zeros((len(x), 3))
+    callback = kf.FreezeScheduler({0: "low"}, rates=2.6, verbose=0, cache=False)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(transitions, "_update_functions", interrupted_at(transitions, "_ids", False))
+        model.fit(x, y, verbose=0, callbacks=[callback])
+    model.fit(x, y, verbose=0)
+    slots = [v for v in model.optimizer.variables if "momentum" in v.path]
+    assert len(slots) == len(model.trainable_variables) == 6
