@@ -202,11 +202,10 @@ class FreezeScheduler(BaseCallback):
         phases: list[Phase] = []
         for phase, epoch in zip(schedule.phases, schedule.starts(), strict=True):
             phase.policy(picture.division).select_in(picture)
+            if phase.rates is None:
+                phase = dataclasses.replace(phase, rates=self.rates)
             if epoch is None or epoch < (self.total_epochs or epochs) or not phases:
-                has_own_rates = phase.rates is not None
-                phases.append(
-                    phase if has_own_rates else dataclasses.replace(phase, rates=self.rates)
-                )
+                phases.append(phase)
         counts = tuple((group.name, group.total_params) for group in picture.groups)
         FreezeSchedule(phases, schedule.start, counts).to_yaml(path, overwrite=overwrite)
 

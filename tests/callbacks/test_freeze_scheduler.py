@@ -115,7 +115,7 @@ RUNS = {  # a schedule, the settings of the fit, and what trains in each batch, 
         "h h | h h | hm hm | hml hml | hml hml | hml hml",
     ),
     # By FreezeScheduler.
-    "freezing and thawing": (
+    "freezing and unfreezing": (
         phases(("low", 1), (["middle", "head"], 2), (0, 1), (2, None)),
         {"epochs": 5},
         "hm hm | l l | l l | hml hml | h h",
@@ -664,7 +664,7 @@ def starts(model):
 BY_CALENDAR = {  # a schedule, batches in an execution, and by layer when it joined, in batches
     "gradual": (gradual(NAMES), 1, {"middle": 2, "low": 4}),
     "group rates": (gradual(NAMES, rates=3.0), 1, {"middle": 2, "low": 4}),
-    "freezing and thawing": (phases((0, 1), (2, 1), (0, None)), 1, {"low": 4, "middle": 4}),
+    "freezing and unfreezing": (phases((0, 1), (2, 1), (0, None)), 1, {"low": 4, "middle": 4}),
     "in mid-epoch": (phases((2, AfterSteps(3)), (0, None)), 1, {"low": 3, "middle": 3}),
     "executions": (phases((2, AfterSteps(1)), (0, None)), 2, {"low": 2, "middle": 2}),
     "the best was the last": (

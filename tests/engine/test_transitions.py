@@ -605,3 +605,25 @@ def test_optimizers_met_in_an_interrupted_transition_are_met_again(plain, data_f
     model.fit(x, y, verbose=0)
     slots = [v for v in model.optimizer.variables if "momentum" in v.path]
     assert len(slots) == len(model.trainable_variables) == 6
+
+
+def test_an_optimizer_met_in_an_interrupted_transition_is_not_kept(plain, data_for, monkeypatch):
+    model, late = plain(), keras.optimizers.SGD(0.1, momentum=0.9)
+    early = keras.optimizers.SGD(0.1, momentum=0.9)
+    parts = keras.optimizers.MultiOptimizer(lambda v: late if "low" in v.path else early)
+    model.compile(parts, "sparse_categorical_crossentropy")
+    kf.freeze(model, layers=["low"])
+    x, y = data_for(model)
+    model.fit(x, y, verbose=0)
+
+    def state():
+        saved = getattr(early, "_trackable_children", dict)()  # by tf.train.Checkpoint
+        return list(parts.optimizers), list(parts.variables), sorted(saved)
+
+    before = state()
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(transitions, "_update_functions", interrupted_at(transitions, "_ids", False))
+        kf.unfreeze(model, layers=["low"])
+    assert state() == before
+    kf.unfreeze(model, layers=["low"])
+    assert model.fit(x, y, verbose=0).history["loss"]
