@@ -2,11 +2,13 @@
 
 Each run fine-tunes a pretrained model with one arm (group rates and schedule), one learning
 rate of the head and one seed, and is scored on *validation* data; test data is never looked
-at. Two tasks: VGG16 on patches of photographs, and an LSTM stack on syntax colouring.
+at. Three tasks: VGG16 on patches of photographs, the same with a group for each convolution, and an
+LSTM stack on syntax colouring.
 
     python benchmarks/defaults.py run photographs --shard 0/2 &
     python benchmarks/defaults.py run photographs --shard 1/2 &
     python benchmarks/defaults.py run lstm
+    python benchmarks/defaults.py run layers
     python benchmarks/defaults.py table
 
 Results are appended to a file, a line a run, and runs that it holds are skipped: stop a
@@ -37,8 +39,20 @@ from keras_freeze.demo import photographs, sequences, vgg
 RESULTS = Path(__file__).parent / "results" / "defaults.jsonl"
 EPOCHS = 10
 SEEDS = range(10)
-HEAD_RATES = {"photographs": (3e-4, 1e-3, 3e-3), "lstm": (3e-3, 1e-2, 3e-2)}
-BATCH_SIZES = {"photographs": 15, "lstm": 8}
+PHOTOGRAPH_RATES = (3e-4, 1e-3, 3e-3)
+HEAD_RATES = {
+    "photographs": PHOTOGRAPH_RATES,
+    "layers": PHOTOGRAPH_RATES,
+    "lstm": (3e-3, 1e-2, 3e-2),
+}
+BATCH_SIZES = {"photographs": 15, "layers": 15, "lstm": 8}
+CONVOLUTIONS = [
+    f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)
+]
+# How a task's model is divided, where not automatically.
+GROUPS: dict[str, Any] = {
+    "layers": {**{name: [name] for name in CONVOLUTIONS}, "head": "^(?!block)"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +60,8 @@ class Arm:
     """One candidate: group rates and a schedule.
 
     Attributes:
-        rates: `"uniform"`, `"tenth"` (everything but the head at a tenth) or a factor.
+        rates: `"uniform"`, `"tenth"` (everything but the head at a tenth) or a factor between
+            neighbouring groups.
         schedule: `"all"` (nothing frozen), or what `GradualUnfreeze` takes.
     """
 
@@ -56,26 +71,34 @@ class Arm:
     @property
     def name(self) -> str:
         """The arm as the table shows it."""
-        return f"{self.schedule} / {self.rates}"
+        rates = self.rates if isinstance(self.rates, str) else f"{self.rates:.3g}"
+        return f"{self.schedule} / {rates}"
 
-    def callback(self, groups: tuple[str, ...]) -> Any:
-        """Return the callback that trains a model with these groups in this way."""
+    def callback(self, model: Any, division: Any) -> Any:
+        """Return the callback that trains a model, divided so, in this way."""
+        names = [group.name for group in kf.layer_groups(model, division)]
         rates: Any = {
             "uniform": None,
-            "tenth": {name: 0.1 for name in groups[:-1]},
+            "tenth": {name: 0.1 for name in names[:-1]},
         }.get(str(self.rates), self.rates)
         if self.schedule == "all":
-            return kf.FreezeScheduler({0: 0}, rates=rates, verbose=0)
-        return kf.GradualUnfreeze(self.schedule, rates=rates, verbose=0)
+            return kf.FreezeScheduler({0: 0}, groups=division, rates=rates, verbose=0)
+        return kf.GradualUnfreeze(self.schedule, groups=division, rates=rates, verbose=0)
 
 
-ARMS = (
+OF_FEW_GROUPS = (
     Arm(2.6, "all"),
     Arm("tenth", "even"),
     Arm(2.6, "even"),
     Arm("tenth", 1),
     Arm(2.6, 1),
 )
+ARMS = {
+    "photographs": OF_FEW_GROUPS,
+    "lstm": OF_FEW_GROUPS,
+    # From the head to the lowest of 14 groups, 2.6 is a factor of 250,000; the other one is 100.
+    "layers": (Arm(2.6, "even"), Arm(100 ** (1 / 13), "even")),
+}
 
 
 def photograph_task(seed: int) -> tuple[Any, Any]:
@@ -100,7 +123,7 @@ def reader_weights() -> list[Any]:
     return weights
 
 
-TASKS = {"photographs": photograph_task, "lstm": lstm_task}
+TASKS = {"photographs": photograph_task, "lstm": lstm_task, "layers": photograph_task}
 
 
 def measure(task: str, arm: Arm, head_rate: float, seed: int) -> dict[str, Any]:
@@ -110,7 +133,7 @@ def measure(task: str, arm: Arm, head_rate: float, seed: int) -> dict[str, Any]:
     keras.utils.set_random_seed(seed)  # after the models: what is drawn from now on is alike
     loss = "sparse_categorical_crossentropy"
     model.compile(keras.optimizers.Adam(head_rate), loss, metrics=["accuracy"])
-    callback = arm.callback(tuple(group.name for group in kf.layer_groups(model)))
+    callback = arm.callback(model, GROUPS.get(task))
     began = time.perf_counter()
     history = model.fit(
         data.train.x,
@@ -138,7 +161,7 @@ def key(row: dict[str, Any]) -> tuple[str, str, float, int]:
 
 def planned(task: str) -> Iterator[tuple[int, Arm, float]]:
     """Yield all runs of a task, seed by seed, so that what is there is always balanced."""
-    return ((s, a, r) for s, r, a in itertools.product(SEEDS, HEAD_RATES[task], ARMS))
+    return ((s, a, r) for s, r, a in itertools.product(SEEDS, HEAD_RATES[task], ARMS[task]))
 
 
 def run(task: str, shard: str, file: Path) -> None:
@@ -163,7 +186,7 @@ def table(task: str, rows: list[dict[str, Any]]) -> Table:
         "fit",
         title=f"{task}: validation accuracy, mean ± 95 % CI over seeds",
     )
-    for arm in ARMS:
+    for arm in ARMS[task]:
         own = [row for row in rows if row["task"] == task and row["arm"] == arm.name]
         if not own:
             continue

@@ -14,12 +14,14 @@ import keras
 from keras_freeze import policies
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
 from keras_freeze.engine import transition
+from keras_freeze.groups import Backbone, names_of, with_groups
 from keras_freeze.model_picture import (
     ModelPicture,
     check_model,
     count_params,
     every_layer,
     read_model,
+    with_initial_values,
 )
 from keras_freeze.policies import BatchNormMode, Selection, check_batch_norm, relative_flags
 from keras_freeze.reports import parameter_counts
@@ -89,6 +91,7 @@ def freeze(
     matching: str | None = None,
     weights: str | Sequence[str] = "all",
     batch_norm: BatchNormMode = "frozen",
+    backbone: Backbone | None = None,
 ) -> FreezeResult:
     """Freeze part of a model; what is not named stays as it is.
 
@@ -112,6 +115,8 @@ def freeze(
         batch_norm: What happens to the `BatchNormalization` layers named. Defaults to
             `"frozen"`; for freezing, `"follow"` and `"statistics"` have the same effect. `"train"`
             leaves them training inside the frozen part.
+        backbone: What is pretrained, as for `layer_groups`: it decides about the groups. Defaults
+            to None, to be found.
 
     Returns:
         `FreezeResult`, what changed.
@@ -130,7 +135,7 @@ def freeze(
     """
     ways: dict[str, Any] = {"first": first, "groups": groups, "before": before}
     ways |= {"layers": layers, "matching": matching}
-    return _change("freeze", model, policy, ways, weights, batch_norm)
+    return _change("freeze", model, policy, ways, weights, batch_norm, backbone)
 
 
 def unfreeze(
@@ -145,6 +150,7 @@ def unfreeze(
     matching: str | None = None,
     weights: str | Sequence[str] = "all",
     batch_norm: BatchNormMode | None = None,
+    backbone: Backbone | None = None,
 ) -> FreezeResult:
     """Unfreeze part of a model; what is not named stays as it is.
 
@@ -162,10 +168,11 @@ def unfreeze(
         matching: As for `freeze`.
         weights: As for `freeze`.
         batch_norm: What happens to the `BatchNormalization` layers named that belong to the
-            pretrained part (all groups but the head): `"frozen"` leaves them as they are, as is
+            pretrained part (all groups but the last): `"frozen"` leaves them as they are, as is
             advised for fine-tuning; `"follow"` and `"train"` unfreeze them with their statistics;
             `"statistics"` unfreezes gamma and beta and keeps moving mean and variance fixed.
             Defaults to `"frozen"` where a part is named, and else to `"follow"`.
+        backbone: As for `freeze`.
 
     Returns:
         `FreezeResult`, what changed.
@@ -188,7 +195,7 @@ def unfreeze(
     if batch_norm is None:
         names_none = policy is None and all(value is None for value in ways.values())
         batch_norm = "follow" if names_none else "frozen"
-    return _change("unfreeze", model, policy, ways, weights, batch_norm)
+    return _change("unfreeze", model, policy, ways, weights, batch_norm, backbone)
 
 
 #: The policy that each way of naming a part makes of its argument.
@@ -299,10 +306,13 @@ def _change(
     ways: Mapping[str, Any],
     weights: str | Sequence[str],
     batch_norm: BatchNormMode,
+    backbone: Backbone | None,
 ) -> FreezeResult:
     check_batch_norm(owner, batch_norm)
     check_model(owner, model)
-    picture = read_model(model)
+    picture = with_initial_values(read_model(model, names_of(owner, backbone)))
+    if backbone is not None:
+        picture = with_groups(picture)
     selection = _select(owner, picture, policy, ways, weights)
     flags = relative_flags(picture, selection, owner == "unfreeze", batch_norm)
     before = [variable.trainable for variable, _ in flags.variables]

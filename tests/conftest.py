@@ -36,6 +36,7 @@ with silent_stderr():
 import hypothesis
 import numpy as np
 import pytest
+from pretrained_models import as_if_trained
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -194,11 +195,11 @@ BUILDERS = {
 
 
 def _seeded(build):
-    """Make each call of a factory give a model with the same weights."""
+    """Make each call of a factory give a model with the same weights, as if it were trained."""
 
     def factory(seed=SEED):
         keras.utils.set_random_seed(seed)
-        return build()
+        return as_if_trained(build())
 
     return factory
 

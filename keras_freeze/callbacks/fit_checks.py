@@ -10,7 +10,8 @@ import keras
 
 from keras_freeze.backup import BackupAndRestore
 from keras_freeze.callbacks.schedule_run import FitPlan, ScheduleRun
-from keras_freeze.checks import ArgumentError, first_few
+from keras_freeze.checks import ArgumentError, counted, first_few
+from keras_freeze.model_picture import all_untouched
 from keras_freeze.policies import lost_in_a_file, phase_flags
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import Phase, placed, soonest, timeline
@@ -117,6 +118,27 @@ def warn_of_impatience(
                 f"Pass {advice}.",
                 stacklevel=2,
             )
+
+
+def warn_of_initial_values(plan: FitPlan) -> None:
+    """Warn if a schedule freezes layers that nothing has trained, where it isn't told which."""
+    picture = plan.picture
+    if picture.backbone is not None:
+        return
+    frozen = plan.frozen(plan.schedule.phases[0]).variables
+    waiting = []
+    for group in picture.groups[:-1]:
+        for layer in group.layers:
+            own = {id(variable) for variable in picture.trainable_in[id(layer)]}
+            if own & frozen and all_untouched(picture, [layer]):
+                waiting.append(layer.name)
+    if waiting:
+        warnings.warn(
+            f"{plan.owner}: {counted(len(waiting), 'layer')} of model {picture.model.name!r} "
+            f"({first_few(waiting)}) will be frozen at initial values that nothing has trained. If "
+            "these layers are new, pass backbone= to say what is pretrained.",
+            stacklevel=3,
+        )
 
 
 def warn_of_files(run: ScheduleRun) -> None:

@@ -14,15 +14,15 @@ from typing import Any
 import keras
 
 from keras_freeze.base_callback import BaseCallback
-from keras_freeze.callbacks import fit_checks, resume_point
+from keras_freeze.callbacks import fit_checks, resume_point, transition_message
 from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
-from keras_freeze.engine import transition
-from keras_freeze.groups import Groups, picture_of
+from keras_freeze.engine import state_of, transition
+from keras_freeze.groups import Backbone, Groups, names_of, picture_of
 from keras_freeze.keras_internals.callback_list import sibling_callbacks
 from keras_freeze.keras_internals.optimizers import learning_rate
 from keras_freeze.keras_internals.retracing import expect_retracing_in_fits_with
-from keras_freeze.model_picture import ModelPicture
+from keras_freeze.model_picture import ModelPicture, with_initial_values
 from keras_freeze.policies import BatchNormMode, check_batch_norm, phase_flags
 from keras_freeze.prefix_cache import CacheDriver, PrefixCache
 from keras_freeze.schedules import (
@@ -52,6 +52,10 @@ class FreezeScheduler(BaseCallback):
             mapping from epoch (0-based) to what is frozen from then on: an int (layer groups
             from the input), a group's name or names, a freeze policy or callable, a
             `schedules.Phase`, or None for nothing.
+        backbone: What is pretrained, as for `layer_groups`: a model or layer that the model was
+            built from, a name, a pattern, or several. Everything else is new: it is the last group,
+            trains from the first step, and its `BatchNormalization` layers learn. Kept by name.
+            Defaults to None, to be found; the first line of a fit says what was.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups as multiples of the compiled one, for phases that
             have none of their own: a mapping from group to multiplier, a factor between
@@ -79,9 +83,10 @@ class FreezeScheduler(BaseCallback):
         ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(1)]
         ... )
         >>> model.compile(keras.optimizers.SGD(0.1), "mse")
-        >>> callback = FreezeScheduler({0: "low", 1: None})
+        >>> callback = FreezeScheduler({0: "low", 1: None}, backbone="low")
         >>> x, y = np.ones((8, 4)), np.ones((8, 1))
         >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
+        Backbone: low (1 layer); new: 1 layer.
         Epoch 1/2: head trains at 1.0e-01, low is frozen; 4 of 19 parameters train.
         Epoch 2/2: low unfreezes at 1.0e-01; 19 of 19 parameters train.
         >>> history.history["trainable_params"]
@@ -97,6 +102,7 @@ class FreezeScheduler(BaseCallback):
         self,
         schedule: FreezeSchedule | Mapping[int, Any] | str | os.PathLike[str],
         *,
+        backbone: Backbone | None = None,
         groups: Groups | None = None,
         rates: Rates = None,
         batch_norm: BatchNormMode = "frozen",
@@ -107,6 +113,7 @@ class FreezeScheduler(BaseCallback):
     ):
         super().__init__()
         self.schedule = schedule
+        self.backbone = names_of(type(self).__name__, backbone)
         self.groups = groups
         self.rates = rates
         self.batch_norm = batch_norm
@@ -156,9 +163,15 @@ class FreezeScheduler(BaseCallback):
         Returns:
             `SchedulePreview`, which prints as a table.
         """
-        schedule = self._schedule_for(picture_of(model, self.groups), epochs)
-        steps, groups, rates = steps_per_epoch, self.groups, self.rates
-        return preview(schedule, model, epochs, steps_per_epoch=steps, groups=groups, rates=rates)
+        return preview(
+            self._schedule_for(self._picture_of(model), epochs),
+            model,
+            epochs,
+            steps_per_epoch=steps_per_epoch,
+            groups=self.groups,
+            backbone=self.backbone,
+            rates=self.rates,
+        )
 
     def phase_starts(self, model: keras.Model, epochs: int) -> tuple[int | None, ...]:
         """Return the epoch (0-based) in which each phase begins in a training of this length.
@@ -170,7 +183,7 @@ class FreezeScheduler(BaseCallback):
         Returns:
             Tuple of int; None where the beginning depends on the logs or on steps.
         """
-        return self._schedule_for(picture_of(model, self.groups), epochs).starts()
+        return self._schedule_for(self._picture_of(model), epochs).starts()
 
     def to_yaml(
         self,
@@ -183,8 +196,9 @@ class FreezeScheduler(BaseCallback):
         """Write what this callback will do in a fit, as a file to edit and run.
 
         `FreezeScheduler(path)` then trains like this callback in a fit from epoch 0. What is no
-        part of a schedule is given to it again: `groups=` and `total_epochs=`, where this callback
-        has them, and `cache=`. Phases that are not reached in these epochs are left out.
+        part of a schedule is given to it again: `backbone=`, `groups=` and `total_epochs=`, where
+        this callback has them, and `cache=`. Phases that are not reached in these epochs are left
+        out.
 
         Args:
             path: The file, by custom ending in `.yaml`.
@@ -197,7 +211,7 @@ class FreezeScheduler(BaseCallback):
             TypeError: if the schedule holds a function or an object of another class.
             ValueError: if the schedule names what the model does not have.
         """
-        picture = picture_of(model, self.groups)
+        picture = self._picture_of(model)
         schedule = self._schedule_for(picture, epochs)
         phases: list[Phase] = []
         for phase, epoch in zip(schedule.phases, schedule.starts(), strict=True):
@@ -227,11 +241,17 @@ class FreezeScheduler(BaseCallback):
             IndexError: if the schedule has no such phase.
             ValueError: if the schedule doesn't fit the model.
         """
-        picture = picture_of(model, self.groups)
+        picture = self._picture_of(model)
         total = epochs or self.total_epochs or len(picture.groups)
         planned = self.planner.plan(picture, total).phases[phase]
         frozen = planned.policy(picture.division).select_in(picture)
         transition(model, phase_flags(picture, frozen, planned.batch_norm))
+
+    def _picture_of(self, model: keras.Model) -> ModelPicture:
+        picture = with_initial_values(picture_of(model, self.groups, self.backbone))
+        # What was untouched when an earlier fit of the model began is still not pretrained.
+        untouched = picture.untouched | state_of(model).untouched
+        return dataclasses.replace(picture, untouched=untouched)
 
     def _schedule_for(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
         return self.planner.plan(picture, self.total_epochs or epochs)
@@ -247,7 +267,7 @@ class FreezeScheduler(BaseCallback):
         self._end()
         owner, model = type(self).__name__, self.model
         fit_checks.refuse_stock_backup(owner, self._siblings)
-        picture, epochs = picture_of(model, self.groups), self.params["epochs"]
+        picture, epochs = self._picture_of(model), self.params["epochs"]
         total = self.total_epochs or epochs
         plan = FitPlan(
             owner,
@@ -260,9 +280,13 @@ class FreezeScheduler(BaseCallback):
             self.rates,
         )
         fit_checks.check_schedule(plan)
+        fit_checks.warn_of_initial_values(plan)
+        state_of(model).untouched = picture.untouched
         cache = fit_checks.cache_for(owner, self.cache, self._siblings, self.verbose)
         self._plan, self._cache = plan, CacheDriver(cache, self)
         self._cache.begin()
+        if picture.pretrained is not None and picture.pretrained.layers:
+            self._say([transition_message.what_is_pretrained(picture.pretrained)])
         self._say(self.planner.remarks(picture, total))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
-from keras_freeze.groups import Groups
+from keras_freeze.groups import Backbone, Groups
 from keras_freeze.policies import BatchNormMode
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import FromTheHead, Planner, Rates, TriggerLike
@@ -21,6 +21,11 @@ class GradualUnfreeze(FreezeScheduler):
     optimizer, its state of variables that remain trainable, the metrics and the `compile`
     settings stay, and the new group's updates begin as in a new optimizer.
 
+    A model that has no pretrained weights, as the values of its biases and `BatchNormalization`
+    layers show, would learn nothing while it waits frozen: everything in it trains from the first
+    step at the compiled rate, with a warning, unless `backbone`, `groups`, `rates` or the groups of
+    each epoch are given.
+
     A fit that starts at `initial_epoch > 0` continues where training was: it never freezes again
     what had been unfrozen. A fit from epoch 0 starts over.
 
@@ -32,11 +37,16 @@ class GradualUnfreeze(FreezeScheduler):
             those that it does not name. A trigger, such as `schedules.OnPlateau("val_loss")`, or
             a callable `(logs) -> bool`, unfreezes one more group each time it fires, and ends the
             fit when it fires with all unfrozen.
+        backbone: What is pretrained, as for `layer_groups`: a model or layer that the model was
+            built from, a name, a pattern, or several. Everything else is new: it is the last group,
+            trains from the first step, and its `BatchNormalization` layers learn. Kept by name.
+            Defaults to None, to be found; the first line of a fit says what was.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups as multiples of the compiled one: a mapping from
             group to multiplier (where missing, that of the nearest named group above), a factor
             between neighbouring groups, or None for the same rate everywhere. `"default"` is a
-            factor of 2.6, ULMFiT's.
+            factor of 2.6, ULMFiT's, for up to five groups; for more it is less, so that the lowest
+            group trains at a hundredth of the head's rate.
         batch_norm: What `BatchNormalization` layers of the pretrained part do: `"frozen"`
             (default) never train, `"follow"` unfreeze with their group, `"statistics"` unfreeze
             but for their moving statistics, `"train"` always train.
@@ -76,6 +86,7 @@ class GradualUnfreeze(FreezeScheduler):
         self,
         schedule: str | Mapping[int, str | Sequence[str]] | TriggerLike = "even",
         *,
+        backbone: Backbone | None = None,
         groups: Groups | None = None,
         rates: Rates = "default",
         batch_norm: BatchNormMode = "frozen",
@@ -86,6 +97,7 @@ class GradualUnfreeze(FreezeScheduler):
     ):
         super().__init__(
             schedule,  # type: ignore[arg-type]  # read by its planner
+            backbone=backbone,
             groups=groups,
             rates=rates,
             batch_norm=batch_norm,
@@ -97,14 +109,25 @@ class GradualUnfreeze(FreezeScheduler):
 
     def _planner(self) -> Planner:
         schedule: Any = self.schedule
-        return FromTheHead(type(self).__name__, schedule, self.batch_norm)
+        is_told = self.backbone is not None or self.groups is not None or self.rates != "default"
+        return FromTheHead(type(self).__name__, schedule, self.batch_norm, not is_told)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and warn where it has nothing to do."""
         super().on_train_begin(logs)
-        if self._plan is not None and len(self._plan.picture.groups) == 1:
+        planner, plan = self.planner, self._plan
+        if plan is None:
+            return
+        if len(plan.picture.groups) == 1:
             warnings.warn(
                 f"GradualUnfreeze finds a single layer group in model {self.model.name!r}, so "
                 "there is nothing to unfreeze. Pass groups= to divide it.",
+                stacklevel=2,
+            )
+        elif isinstance(planner, FromTheHead) and planner.finds_nothing_pretrained(plan.picture):
+            warnings.warn(
+                f"GradualUnfreeze: nothing in model {self.model.name!r} is pretrained, as the "
+                "values of its biases and BatchNormalization layers show, so that all of it trains "
+                "from the first step. If part of it is pretrained, pass backbone=.",
                 stacklevel=2,
             )

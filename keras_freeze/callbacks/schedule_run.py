@@ -314,8 +314,9 @@ class ScheduleRun:
         picture = self.plan.picture
         known = {id(weight.variable) for weight in picture.weights}
         if known != {id(variable) for variable in picture.model.weights}:
-            picture = picture_of(picture.model, picture.division)
-            self.plan = dataclasses.replace(self.plan, picture=picture)
+            now = picture_of(picture.model, picture.division, picture.backbone)
+            now = dataclasses.replace(now, untouched=picture.untouched)
+            self.plan = dataclasses.replace(self.plan, picture=now)
 
     def _labels(self, names: Sequence[str]) -> list[str]:
         """Return groups as they are shown: one named by position with its first layer."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from keras_freeze.checks import first_few
+from keras_freeze.checks import counted, first_few
+from keras_freeze.model_picture import Pretrained
 
 # With more groups than this, a line gives their number and the first and last.
 _FEW = 3
@@ -36,6 +37,23 @@ def moment(epoch: int, epochs: int, step: int) -> str:
         ('Epoch 3/10', 'Epoch 3/10, step 120')
     """
     return f"Epoch {epoch + 1}/{epochs}" + (f", step {step}" if step else "")
+
+
+def what_is_pretrained(part: Pretrained) -> str:
+    """Say what is taken for pretrained, and how much is new.
+
+    Example:
+        >>> what_is_pretrained(Pretrained(("vgg16",), (None,) * 18, (None,) * 3))
+        'Backbone: vgg16 (18 layers); new: 3 layers.'
+    """
+    size, new = counted(len(part.layers), "layer"), counted(len(part.new), "layer")
+    is_assumed = "assumed to be " if part.is_assumed else ""
+    text = f"Backbone: {is_assumed}{first_few(part.names)} ({size}); new: {new}."
+    if part.is_assumed:
+        text += " Pass backbone= if it is another."
+    if part.has_new_below:
+        text += " New layers feed the backbone, so nothing can be cached."
+    return text
 
 
 def sentence(

@@ -78,10 +78,10 @@ class Arm:
 
 def _fixed(frozen: Sequence[str] | int) -> Callable[[], FreezeScheduler]:
     """Freeze the same from beginning to end, at the rates that `GradualUnfreeze` has."""
-    return lambda: FreezeScheduler({0: frozen}, rates="default")
+    return lambda: FreezeScheduler({0: frozen}, rates="default", backbone=vgg.BLOCKS)
 
 
-GRADUAL = Arm("GradualUnfreeze()", GradualUnfreeze)
+GRADUAL = Arm("GradualUnfreeze()", lambda: GradualUnfreeze(backbone=vgg.BLOCKS))
 ARMS = (
     Arm("from scratch", _fixed(0), is_pretrained=False, at_high_rate=False),
     Arm("all at once", _fixed(0)),

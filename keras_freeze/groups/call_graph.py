@@ -9,7 +9,7 @@ depends on any. Nothing here changes a model.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -171,6 +171,42 @@ def _renumbered(calls: Sequence[Call], order: Sequence[int]) -> list[Call]:
         inputs = _union([tuple(position[i] for i in calls[old].inputs)])
         renumbered.append(dataclasses.replace(calls[old], inputs=inputs))
     return renumbered
+
+
+def within(
+    calls: Sequence[Call], layers: Collection[int]
+) -> tuple[tuple[Call, ...], tuple[Call, ...]]:
+    """Divide a call graph into the calls of some layers and those of all others with weights.
+
+    The calls of these layers are connected as if the others were not there. Calls without weights
+    whose outputs reach them come along; all further ones are left out.
+
+    Args:
+        calls: Sequence of `Call`, as `call_graph` returns it.
+        layers: Ids of layers.
+
+    Returns:
+        Two tuples of `Call`.
+    """
+    kept = [id(call.layer) in layers for call in calls]
+    reaches = list(kept)
+    for i in reversed(range(len(calls))):
+        for source in calls[i].inputs:
+            reaches[source] = reaches[source] or reaches[i]
+    nearest: list[Sources] = []  # of each call, those kept through which it is reached
+    connected = list(calls)
+    for i, call in enumerate(calls):
+        kept[i] = kept[i] or (reaches[i] and not _is_weighted(call))
+        inputs = _union(nearest[source] for source in call.inputs)
+        nearest.append((i,) if kept[i] else inputs)
+        connected[i] = dataclasses.replace(call, inputs=inputs)
+    inside = _renumbered(connected, [i for i, keep in enumerate(kept) if keep])
+    others = (call for call, keep in zip(calls, kept, strict=True) if not keep)
+    return tuple(inside), tuple(call for call in others if _is_weighted(call))
+
+
+def _is_weighted(call: Call) -> bool:
+    return call.layer is not None and bool(call.layer.weights)
 
 
 def distances(

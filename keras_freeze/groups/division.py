@@ -8,18 +8,21 @@ inlined. Nothing here changes a model.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import keras
 
 from keras_freeze.checks import ArgumentError, as_value
-from keras_freeze.groups import automatic, user_defined
+from keras_freeze.groups import automatic, pretrained, user_defined
 from keras_freeze.groups.call_graph import Call, call_graph
+from keras_freeze.groups.pretrained import Backbone, Names, names_of
 from keras_freeze.groups.user_defined import Groups
 from keras_freeze.model_picture import LayerGroup, ModelPicture, check_model, read_model
 
 
-def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[LayerGroup, ...]:
+def layer_groups(
+    model: keras.Model, groups: Groups | None = None, *, backbone: Backbone | None = None
+) -> tuple[LayerGroup, ...]:
     """Divide a model into ordered layer groups, from input to head.
 
     Without `groups` the division follows the model: VGG16 with a new head gives `block1` to
@@ -32,6 +35,11 @@ def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[Laye
     is named by position, counted from 0: `layer_groups(model)[2]` is `group2`. Wherever a group is
     named, `lstm_3` is understood too, as long as only one group begins with it.
 
+    The last group holds what is new, and all others what is pretrained. `backbone` tells them
+    apart. Where it isn't given, the model may show it: the backbone of a KerasHub task, or nested
+    models that are fed by the model's inputs alone and do not make its output, are pretrained.
+    Otherwise the last group is what stands at the end.
+
     Args:
         model: `keras.Model`, built.
         groups: How to divide instead; default None, automatically. A mapping from group name
@@ -40,6 +48,10 @@ def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[Laye
             searched in each layer's name (anchor it with `^` and `$`), or a list of names of
             layers or nested models. Layers without weights that nothing matches follow the
             layer before them. Groups are ordered by their first layer with weights.
+        backbone: The pretrained part, if it is to be said: a `keras.Model` or layer that the model
+            was built from, nested or inlined; the name of a layer or nested model; a regular
+            expression, searched in such names; a mapping from a name to the names of its layers; or
+            several of these. Everything else is new, wherever it stands. Defaults to None.
 
     Returns:
         Tuple of `LayerGroup`. Every weight in `model.weights` is in exactly one: a shared
@@ -47,9 +59,10 @@ def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[Laye
 
     Raises:
         TypeError: if it is not a `keras.Model`.
-        ValueError: if the model is not built or has no layers with weights, or if a
+        ValueError: if the model is not built or has no layers with weights; if a
             specification matches nothing, two match one layer, or none matches a layer with
-            weights.
+            weights; if `backbone` names nothing or everything, or a group of `groups` mixes
+            pretrained and new layers.
 
     Example:
         >>> model = keras.Sequential(
@@ -60,13 +73,15 @@ def layer_groups(model: keras.Model, groups: Groups | None = None) -> tuple[Laye
         >>> [group.total_params for group in layer_groups(model)]
         [96, 8]
     """
-    return picture_of(model, groups).groups
+    return picture_of(model, groups, backbone).groups
 
 
-def picture_of(model: keras.Model, groups: Groups | None = None) -> ModelPicture:
-    """Return the picture of a model, with its layer groups; raises as `layer_groups` does."""
+def picture_of(
+    model: keras.Model, groups: Groups | None = None, backbone: Backbone | Names | None = None
+) -> ModelPicture:
+    """Return the picture of a model, with its layer groups; arguments and errors as there."""
     check_model("layer_groups", model)
-    return with_groups(read_model(model), groups)
+    return with_groups(read_model(model, names_of("layer_groups", backbone)), groups)
 
 
 def with_groups(picture: ModelPicture, groups: Groups | None = None) -> ModelPicture:
@@ -89,13 +104,23 @@ def with_groups(picture: ModelPicture, groups: Groups | None = None) -> ModelPic
         )
     calls = call_graph(model)
     layers = _in_order(picture.opened, calls)
+    part = None
+    if picture.backbone is not None:
+        part = pretrained.given(picture, calls)
+    elif groups is None:
+        part = pretrained.found(picture, calls)
+    inside = None if part is None else {id(layer) for layer in part.layers}
     if groups is not None:
-        found = _assemble(picture, user_defined.assign(model, layers, groups), {})
+        named = user_defined.assign(model, layers, groups)
+        named = named if inside is None else user_defined.with_new_last(named, inside)
+        found = _assemble(picture, named, {})
     else:
-        planned = automatic.plan(calls)
+        planned = automatic.plan(calls, inside)
         first_layers = {group.name: group.first_layer for group in planned}
-        found = _assemble(picture, _planned(calls, planned, layers), first_layers)
-    return dataclasses.replace(picture, groups=found, division=division)
+        found = _assemble(picture, _planned(planned, layers, inside), first_layers)
+    divided = dataclasses.replace(picture, groups=found, division=division)
+    part = part or pretrained.assumed(divided, calls)
+    return dataclasses.replace(divided, pretrained=part)
 
 
 def _in_order(opened: Sequence[keras.Layer], calls: Sequence[Call]) -> list[keras.Layer]:
@@ -112,17 +137,27 @@ def _in_order(opened: Sequence[keras.Layer], calls: Sequence[Call]) -> list[kera
 
 
 def _planned(
-    calls: Sequence[Call], planned: Sequence[automatic.PlannedGroup], layers: Sequence[keras.Layer]
+    planned: Sequence[automatic.PlannedGroup],
+    layers: Sequence[keras.Layer],
+    inside: Collection[int] | None,
 ) -> dict[str, list[keras.Layer]]:
-    """Put each layer where it is called first, which is where its weights count."""
-    name_of = {id(call): group.name for group in planned for call in group.calls}
+    """Put each layer where it is called first, which is where its weights count.
+
+    One without a planned call follows the layer before it, unless it has weights and `inside`, the
+    ids of the pretrained layers, says otherwise.
+    """
     home: dict[int, str] = {}
-    for call in calls:
-        home.setdefault(id(call.layer), name_of[id(call)])
+    for group in planned:
+        for call in group.calls:
+            if call.owns_weights:
+                home[id(call.layer)] = group.name
+            home.setdefault(id(call.layer), group.name)
     named: dict[str, list[keras.Layer]] = {group.name: [] for group in planned}
-    current = planned[0].name
+    current, last = planned[0].name, planned[-1].name
     for layer in layers:
         current = home.get(id(layer), current)
+        if inside is not None and layer.weights and (current == last) == (id(layer) in inside):
+            current = last if current != last else planned[-2].name
         named[current].append(layer)
     return named
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from keras_freeze.checks import ArgumentError, did_you_mean
+from keras_freeze.checks import ArgumentError, did_you_mean, first_few
 from keras_freeze.model_picture import every_layer, nested_model
 
 Spec = str | Sequence[str]
@@ -47,6 +47,41 @@ def assign(
         current = home.get(id(layer), current)
         named[current].append(layer)
     return named
+
+
+def with_new_last(
+    named: Mapping[str, list[keras.Layer]], pretrained: Collection[int]
+) -> dict[str, list[keras.Layer]]:
+    """Return groups with that of the new layers last.
+
+    Args:
+        named: Layers by group name.
+        pretrained: Ids of the pretrained layers.
+
+    Raises:
+        ArgumentError: if a group mixes pretrained and new layers, or if the new ones are not
+            exactly one group.
+    """
+    new = []
+    for name, layers in named.items():
+        weighted = [layer for layer in layers if layer.weights]
+        outside = [layer.name for layer in weighted if id(layer) not in pretrained]
+        if 0 < len(outside) < len(weighted):
+            raise _wrong(
+                "not mix pretrained and new layers where backbone= is given",
+                f"group {name!r}, of whose {len(weighted)} layers with weights "
+                f"{first_few(outside)} {'is' if len(outside) == 1 else 'are'} new",
+                "Divide the group, or leave out backbone=: all groups but the last are then taken "
+                "for pretrained.",
+            )
+        new += [name] if outside else []
+    if len(new) != 1:
+        raise _wrong(
+            "hold all new layers in one group where backbone= is given",
+            f"{len(new)} groups of new layers: {first_few(new)}",
+            "Unite them: new layers train from the first step.",
+        )
+    return {**{name: named[name] for name in named if name not in new}, new[0]: named[new[0]]}
 
 
 def _wrong(rule: str, received: str, advice: str) -> ArgumentError:

@@ -4,6 +4,7 @@
 Nothing here changes a model, and nothing above asks Keras for its structure again.
 """
 
+from keras_freeze.model_picture.initial_values import all_untouched, with_initial_values
 from keras_freeze.model_picture.layer_group import (
     GroupNames,
     LayerGroup,
@@ -24,13 +25,15 @@ from keras_freeze.model_picture.layers import (
     weights_of,
     weights_of_operation,
 )
-from keras_freeze.model_picture.picture import ModelPicture, read_model
+from keras_freeze.model_picture.picture import ModelPicture, Pretrained, read_model
 
 __all__ = [
     "GroupNames",
     "LayerGroup",
     "ModelPicture",
+    "Pretrained",
     "Weight",
+    "all_untouched",
     "bytes_of",
     "check_model",
     "count_params",
@@ -45,4 +48,5 @@ __all__ = [
     "read_model",
     "weights_of",
     "weights_of_operation",
+    "with_initial_values",
 ]

@@ -19,6 +19,25 @@ from keras_freeze.model_picture.layers import (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """The pretrained part of a model; everything else is new.
+
+    Attributes:
+        names: Tuple of str, what it is called: a nested model, a layer, a pattern.
+        layers: Tuple of `keras.Layer`, its layers, nested models opened.
+        new: Tuple of `keras.Layer`, all others of the model.
+        has_new_below: Bool, whether the output of new layers with weights is fed into it.
+        is_assumed: Bool, whether nothing shows it, and all groups but the last are taken for it.
+    """
+
+    names: tuple[str, ...]
+    layers: tuple[keras.Layer, ...]
+    new: tuple[keras.Layer, ...]
+    has_new_below: bool = False
+    is_assumed: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class ModelPicture:
     """The structure of a model, independent of its current flags.
 
@@ -33,8 +52,13 @@ class ModelPicture:
             them.
         trainable_in: Mapping from the id of each layer to those variables of its `weights_in`
             that were made to be trained.
-        groups: Tuple of `LayerGroup`, from input to head; empty if they were not requested.
+        backbone: Names of what is pretrained, as the user gave them; None if they are to be found.
+        groups: Tuple of `LayerGroup`, from input to head; empty if they were not requested. All
+            but the last are pretrained.
         division: The division into groups that the user gave; None if it is automatic.
+        pretrained: The pretrained part, where there are groups.
+        untouched: Ids of the layers that have the values they were made with, where they have been
+            looked at.
     """
 
     model: keras.Model
@@ -44,8 +68,11 @@ class ModelPicture:
     layers_in: Mapping[int, tuple[keras.Layer, ...]]
     weights_in: Mapping[int, tuple[Weight, ...]]
     trainable_in: Mapping[int, tuple[keras.Variable, ...]]
+    backbone: Any = None
     groups: tuple[LayerGroup, ...] = ()
     division: Any = None
+    pretrained: Pretrained | None = None
+    untouched: frozenset[int] = frozenset()
 
     @property
     def group_names(self) -> GroupNames:
@@ -58,8 +85,8 @@ class ModelPicture:
         return tuple(x for x in found.values() if is_batch_norm(x))
 
 
-def read_model(model: keras.Model) -> ModelPicture:
-    """Return the picture of a built model, without groups."""
+def read_model(model: keras.Model, backbone: Any = None) -> ModelPicture:
+    """Return the picture of a built model, without groups; `backbone` by its names."""
     layers = every_layer(model)
     weights_in = {id(layer): weights_of(layer) for layer in layers}
     trainable_in = {}
@@ -73,4 +100,5 @@ def read_model(model: keras.Model) -> ModelPicture:
         layers_in={id(layer): every_layer(layer) for layer in layers},
         weights_in=weights_in,
         trainable_in=trainable_in,
+        backbone=backbone,
     )

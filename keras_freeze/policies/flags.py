@@ -66,6 +66,8 @@ def relative_flags(
         if not (own & variables or id(layer) in layers):
             continue
         mode = batch_norm if pretrained is None or id(layer) in pretrained else "follow"
+        if trainable and batch_norm == "frozen" and id(layer) in picture.untouched:
+            mode = "follow"
         if mode == left:
             variables -= own
             layers.pop(id(layer), None)
@@ -83,7 +85,8 @@ def phase_flags(picture: ModelPicture, frozen: Selection, batch_norm: BatchNormM
         picture: The picture of the model, with its groups; all but the last are the pretrained
             part.
         frozen: What to freeze.
-        batch_norm: Mode for the `BatchNormalization` layers of the pretrained part.
+        batch_norm: Mode for the `BatchNormalization` layers of the pretrained part. Instead of
+            `"frozen"`, one that is untouched follows: its statistics are not those of any data.
 
     Returns:
         `Flags`.
@@ -94,7 +97,9 @@ def phase_flags(picture: ModelPicture, frozen: Selection, batch_norm: BatchNormM
     pretrained = _pretrained_batch_norms(picture)
     for layer in picture.batch_norms_in([picture.model]):
         own = [id(v) for v in _own_trainable(picture, layer)]
-        if id(layer) not in pretrained or batch_norm == "follow":
+        is_new = id(layer) not in pretrained
+        is_new = is_new or (batch_norm == "frozen" and id(layer) in picture.untouched)
+        if is_new or batch_norm == "follow":
             follows = any(variables[i] for i in own) if own else id(layer) not in frozen.layers
             layers[id(layer)] = follows
         else:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import keras
 
 from keras_freeze.checks import ArgumentError
-from keras_freeze.groups import Groups, picture_of
+from keras_freeze.groups import Backbone, Groups, picture_of
 from keras_freeze.keras_internals.layers import lora_base
 from keras_freeze.model_picture import (
     ModelPicture,
@@ -150,7 +150,11 @@ class ParameterReport(ShownAsTable):
 
 
 def parameter_report(
-    model: keras.Model, by: Literal["group", "layer"] = "group", *, groups: Groups | None = None
+    model: keras.Model,
+    by: Literal["group", "layer"] = "group",
+    *,
+    groups: Groups | None = None,
+    backbone: Backbone | None = None,
 ) -> ParameterReport:
     """Report the parameters of a model that train and that don't.
 
@@ -158,6 +162,7 @@ def parameter_report(
         model: `keras.Model`, built.
         by: One row per `"group"` (default) or per `"layer"`.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
+        backbone: What is pretrained, as for `layer_groups`. Defaults to None, to be found.
 
     Returns:
         `ParameterReport`.
@@ -180,15 +185,16 @@ def parameter_report(
     if by not in ("group", "layer"):
         raise ArgumentError("parameter_report", "by", 'be "group" or "layer"', value=by)
     check_model("parameter_report", model)
-    if by == "layer" and groups is not None:
-        raise ArgumentError(
-            "parameter_report",
-            "groups",
-            'be None where by="layer"',
-            value=groups,
-            advice="Leave out one of the two.",
-        )
-    picture = read_model(model) if by == "layer" else picture_of(model, groups)
+    for name, value in (("groups", groups), ("backbone", backbone)):
+        if by == "layer" and value is not None:
+            raise ArgumentError(
+                "parameter_report",
+                name,
+                'be None where by="layer"',
+                value=value,
+                advice="Leave out one of the two.",
+            )
+    picture = read_model(model) if by == "layer" else picture_of(model, groups, backbone)
     parts = _by_layer(picture) if by == "layer" else _by_group(picture)
     owners = {id(weight.variable): weight for weight in picture.weights}
     trained = {id(variable) for variable in model.trainable_variables}

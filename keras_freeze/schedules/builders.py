@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias, TypedDict, Unpack
+from typing import Any, TypeAlias, TypedDict, Unpack
 
 import keras
 
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, did_you_mean
-from keras_freeze.groups import Groups, layer_groups
+from keras_freeze.groups import Groups, LayerGroup, layer_groups
 from keras_freeze.policies import BatchNormMode
 from keras_freeze.schedules.curves import Curve
 from keras_freeze.schedules.phase import Phase
@@ -17,7 +17,7 @@ from keras_freeze.schedules.rates import Rates
 from keras_freeze.schedules.schedule import FreezeSchedule
 from keras_freeze.schedules.triggers import OnPlateau, TriggerLike
 
-Division: TypeAlias = keras.Model | Sequence[str]
+Division: TypeAlias = keras.Model | Sequence[LayerGroup] | Sequence[str]
 
 
 class PhaseSettings(TypedDict, total=False):
@@ -41,13 +41,14 @@ def gradual(
     """Unfreeze one group at a time, from the head down.
 
     Args:
-        model: `keras.Model`, or the names of its layer groups from input to head.
+        model: `keras.Model`, its layer groups as `layer_groups` returns them, or their names from
+            input to head.
         until: What ends each phase but the last: a trigger, an int (epochs), or a callable on
             the logs. Defaults to 1 epoch.
         last: What ends the last phase, and with it the fit. Defaults to None, nothing.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         **settings: `rates`, `batch_norm`, `weights`, `restore_best` and `curve` of each phase,
-            as for `Phase`. `rates` defaults to `"default"`, a factor of 2.6 between groups.
+            as for `Phase`. `rates` defaults to `"default"`, as for `GradualUnfreeze`.
 
     Returns:
         `FreezeSchedule`.
@@ -204,17 +205,19 @@ class _Division:
 
 
 def _divide(owner: str, model: Division, groups: Groups | None) -> _Division:
+    found: Sequence[Any] = model if isinstance(model, Sequence) else ()
     if isinstance(model, keras.Model):
         found = layer_groups(model, groups)
+    if found and all(isinstance(group, LayerGroup) for group in found):
         counts = tuple((group.name, group.total_params) for group in found)
         division = _Division(tuple(group.name for group in found), counts)
-    elif isinstance(model, Sequence) and all(isinstance(name, str) for name in model):
-        division = _Division(tuple(model))
+    elif isinstance(model, Sequence) and all(isinstance(name, str) for name in found):
+        division = _Division(tuple(found))
     else:
         raise ArgumentTypeError(
             owner,
             "model",
-            "be a keras.Model or the names of its layer groups from input to head",
+            "be a keras.Model, its layer groups, or their names from input to head",
             value=model,
         )
     names = division.names

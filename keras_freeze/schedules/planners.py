@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
-from keras_freeze.model_picture import ModelPicture
+from keras_freeze.model_picture import ModelPicture, all_untouched
 from keras_freeze.policies import BatchNormMode, check_batch_norm
 from keras_freeze.schedules.builders import gradual
 from keras_freeze.schedules.epoch_plans import check_plan, even_starts, unfreeze_plan
@@ -122,6 +122,9 @@ class FromTheHead(Planner):
             unfreezes these then; a trigger or callable unfreezes one more group each time it fires,
             and ends the fit when it fires with all groups unfrozen.
         batch_norm: Mode for `BatchNormalization` in all phases. Defaults to `"frozen"`.
+        judges_values: Bool, whether a backbone whose layers are all untouched counts as new: all
+            of the model then trains in one phase, but where a mapping says otherwise. Defaults to
+            False.
 
     Raises:
         TypeError: if the schedule is of another type.
@@ -138,6 +141,7 @@ class FromTheHead(Planner):
     owner: str
     schedule: str | Mapping[int, str | Sequence[str]] | TriggerLike = "even"
     batch_norm: BatchNormMode = "frozen"
+    judges_values: bool = False
     keeps_unfrozen: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -159,6 +163,26 @@ class FromTheHead(Planner):
             "that begins at epoch 0, or a trigger such as schedules.OnPlateau()",
             value=schedule,
         )
+
+    def finds_nothing_pretrained(self, picture: ModelPicture) -> bool:
+        """Tell whether everything counts as new."""
+        if not self.judges_values or isinstance(self.schedule, Mapping):
+            return False
+        return all_untouched(picture, (x for group in picture.groups[:-1] for x in group.layers))
+
+    def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
+        """Return the schedule; a single phase where nothing is pretrained."""
+        if not self.finds_nothing_pretrained(picture):
+            return super().plan(picture, epochs)
+        until = self.plan_for(["head"], epochs).phases[-1].until
+        batch_norm: BatchNormMode = "follow" if self.batch_norm == "frozen" else self.batch_norm
+        return FreezeSchedule([Phase(rates=1.0, batch_norm=batch_norm, until=until)])
+
+    def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
+        """Return a sentence where the epochs are too few for one group at a time."""
+        if self.finds_nothing_pretrained(picture):
+            return ()
+        return super().remarks(picture, epochs)
 
     def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
         """Return the schedule."""

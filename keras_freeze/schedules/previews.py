@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_freeze.checks import check_count, counted, first_few
-from keras_freeze.groups import Groups, picture_of
+from keras_freeze.groups import Backbone, Groups, picture_of
 from keras_freeze.keras_internals.optimizers import learning_rate
 from keras_freeze.model_picture import ModelPicture, count_params
 from keras_freeze.policies import phase_flags
@@ -141,6 +141,7 @@ def preview(
     *,
     steps_per_epoch: int | None = None,
     groups: Groups | None = None,
+    backbone: Backbone | None = None,
     rates: Rates = None,
 ) -> SchedulePreview:
     """Show what a schedule will do with a model; nothing is changed.
@@ -152,6 +153,7 @@ def preview(
         steps_per_epoch: Int, batches in an epoch, for phases that end after steps. Defaults to
             not known.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
+        backbone: What is pretrained, as for `layer_groups`. Defaults to None, to be found.
         rates: Learning rates of the groups for phases that have none. Defaults to 1 for all.
 
     Returns:
@@ -176,7 +178,7 @@ def preview(
          1      epoch 3  with the fit    + low          23  x0.5
     """
     check_count("preview", "epochs", epochs)
-    picture = picture_of(model, groups)
+    picture = picture_of(model, groups, backbone)
     begins = _begins(schedule, epochs, steps_per_epoch, getattr(model, "steps_per_execution", 1))
     rows = []
     for index, phase in enumerate(schedule.phases):

@@ -8,9 +8,12 @@ from typing import Any
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_number
 from keras_freeze.model_picture import known_groups
 
-#: Factor between the learning rates of neighbouring groups, from the head down. ULMFiT's
+#: Default factor between the learning rates of neighbouring groups, from the head down. ULMFiT's
 #: (Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146); measured in docs/defaults.md.
 DEFAULT_RATES = 2.6
+#: By how much the default rates differ at most, from the head to the lowest group: with many groups
+#: the lower ones would hardly move.
+_MAX_SPAN = 100.0
 
 Rates = Mapping[str, float] | float | str | None
 
@@ -22,7 +25,7 @@ def multipliers(
 
     Args:
         rates: A mapping from group, or pattern of groups, to multiplier, a factor between
-            neighbouring groups, `"default"` for `DEFAULT_RATES`, or None for 1 everywhere. A group
+            neighbouring groups, `"default"` for `default_factor`, or None for 1 everywhere. A group
             that a mapping does not name has the multiplier of the nearest named group above it; 1
             where there is none.
         names: Group names, from input to head.
@@ -50,8 +53,18 @@ def multipliers(
             rate = float(rates[entries[name]]) if name in entries else rate
             found[name] = rate
         return {name: found[name] for name in names}
-    factor = DEFAULT_RATES if isinstance(rates, str) else rates
+    factor = default_factor(len(names)) if isinstance(rates, str) else rates
     return {name: float(factor) ** (n + 1 - len(names)) for n, name in enumerate(names)}
+
+
+def default_factor(groups: int) -> float:
+    """Return the default factor between neighbouring groups, for a number of groups.
+
+    Example:
+        >>> default_factor(5), round(default_factor(14), 3)
+        (2.6, 1.425)
+    """
+    return min(DEFAULT_RATES, _MAX_SPAN ** (1 / max(1, groups - 1)))
 
 
 def check_rates(owner: str, rates: Any) -> None:

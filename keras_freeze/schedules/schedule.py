@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, check_count
-from keras_freeze.groups import Groups
+from keras_freeze.groups import Backbone, Groups
 from keras_freeze.schedules import as_dict, previews, yaml_file
 from keras_freeze.schedules.epoch_plans import check_epoch
 from keras_freeze.schedules.locations import placed
@@ -187,6 +187,7 @@ class FreezeSchedule:
         *,
         steps_per_epoch: int | None = None,
         groups: Groups | None = None,
+        backbone: Backbone | None = None,
         rates: Rates = None,
     ) -> SchedulePreview:
         """Return a table of what this schedule will do with a model, before anything runs.
@@ -196,10 +197,17 @@ class FreezeSchedule:
             epochs: As for `keras_freeze.schedules.preview`.
             steps_per_epoch: As for `keras_freeze.schedules.preview`.
             groups: As for `keras_freeze.schedules.preview`.
+            backbone: As for `keras_freeze.schedules.preview`.
             rates: As for `keras_freeze.schedules.preview`.
         """
         return previews.preview(
-            self, model, epochs, steps_per_epoch=steps_per_epoch, groups=groups, rates=rates
+            self,
+            model,
+            epochs,
+            steps_per_epoch=steps_per_epoch,
+            groups=groups,
+            backbone=backbone,
+            rates=rates,
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from keras_freeze.callbacks import GradualUnfreeze
+from keras_freeze.checks import ArgumentError
 from keras_freeze.model_picture import ModelPicture
 from keras_freeze.policies import of_groups
 from keras_freeze.schedules import FreezeSchedule, FromTheHead, Planner
@@ -29,6 +30,14 @@ class AboveDepth(Planner):
         depth = depth_of(picture.model)
         if depth is None:
             return self.plan_for(picture.group_names, epochs)
+        if depth.backbone != picture.backbone:
+            raise ArgumentError(
+                self.planner.owner,
+                "backbone",
+                "be that of freeze_depth",
+                received=f"backbone={picture.backbone!r}, but freeze_depth got {depth.backbone!r}",
+                advice="Pass the same backbone= to both.",
+            )
         names: Sequence[str] = picture.group_names
         if not isinstance(self.planner.schedule, Mapping):
             names = names[_groups_that_stay(picture, depth) :]

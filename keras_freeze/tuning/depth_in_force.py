@@ -21,10 +21,12 @@ class Depth:
     Attributes:
         value: Int or float, as requested.
         policy: `FreezePolicy`, what is frozen.
+        backbone: Names of what is pretrained; None if it was to be found.
     """
 
     value: int | float
     policy: FreezePolicy
+    backbone: Any = None
 
 
 # The flag that a layer or variable had when it was first seen here, by its id since variables
@@ -40,6 +42,12 @@ def record_depth(model: keras.Model, depth: Depth) -> None:
 def depth_of(model: keras.Model) -> Depth | None:
     """Return how deep `freeze_depth` has frozen a model; None if it was not called."""
     return state_of(model).freeze_depth
+
+
+def backbone_of(model: keras.Model) -> Any:
+    """Return what `freeze_depth` was told is pretrained in a model, None if nothing."""
+    depth = depth_of(model)
+    return None if depth is None else depth.backbone
 
 
 def restore_first_flags(model: keras.Model) -> None:

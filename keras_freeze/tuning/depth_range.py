@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-import keras
-
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
-from keras_freeze.groups import layer_groups
-from keras_freeze.model_picture import opened_layers
+from keras_freeze.model_picture import ModelPicture
 
 Unit = Literal["group", "layer", "fraction"]
 
@@ -21,26 +18,26 @@ def check_unit(unit: Any) -> None:
         )
 
 
-def check_within(model: keras.Model, unit: Unit, name: str, depth: float) -> None:
+def check_within(picture: ModelPicture, unit: Unit, name: str, depth: float) -> None:
     """Raise unless a depth leaves the head of the model; `name` is its hyperparameter."""
-    highest = max_depth(model, unit)
+    highest = max_depth(picture, unit)
     if not 0 <= depth <= highest:
         raise ArgumentError(
             "freeze_depth",
             "name",
             f"name a hyperparameter within 0 and {highest}, what is before the head of model "
-            f"{model.name!r}",
+            f"{picture.model.name!r}",
             received=f"name={name!r}, which is {depth}",
         )
 
 
 def depths_within(
-    model: keras.Model, lower: int | float | None, upper: int | float | None, unit: Unit
+    picture: ModelPicture, lower: int | float | None, upper: int | float | None, unit: Unit
 ) -> list[Any]:
     """Return the depths in a range, both ends included; of those that freeze the same weights, one.
 
     Args:
-        model: `keras.Model`, built.
+        picture: The picture of the model, with its groups.
         lower: The `min` of `freeze_depth`.
         upper: Its `max`.
         unit: Its `unit`.
@@ -49,10 +46,10 @@ def depths_within(
         TypeError: if `lower` or `upper` is of another type.
         ValueError: if the range is empty or beyond the model.
     """
-    low, high = _bounds(model, lower, upper, unit)
+    low, high = _bounds(picture, lower, upper, unit)
     if unit == "group":
         return list(range(int(low), int(high) + 1))
-    layers = opened_layers(model)[: _layers_before_head(model)]
+    layers = picture.opened[: _layers_before_head(picture)]
     if unit == "layer":
         above = range(int(low) + 1, int(high) + 1)
         return [int(low), *(n for n in above if layers[n - 1].weights)]
@@ -64,37 +61,37 @@ def depths_within(
     return sorted(by_weights.values())
 
 
-def max_depth(model: keras.Model, unit: Unit) -> float:
+def max_depth(picture: ModelPicture, unit: Unit) -> float:
     """Return the depth at which only the head trains."""
     if unit == "fraction":
         return 1.0
-    return len(layer_groups(model)) - 1 if unit == "group" else _layers_before_head(model)
+    return len(picture.groups) - 1 if unit == "group" else _layers_before_head(picture)
 
 
-def count_of(model: keras.Model, depth: float, unit: Unit) -> int:
+def count_of(picture: ModelPicture, depth: float, unit: Unit) -> int:
     """Return how many groups (layers, in the other units) a depth freezes."""
-    return round(depth * _layers_before_head(model)) if unit == "fraction" else int(depth)
+    return round(depth * _layers_before_head(picture)) if unit == "fraction" else int(depth)
 
 
 def _bounds(
-    model: keras.Model, lower: int | float | None, upper: int | float | None, unit: Unit
+    picture: ModelPicture, lower: int | float | None, upper: int | float | None, unit: Unit
 ) -> tuple[float, float]:
     for name, value in (("min", lower), ("max", upper)):
         is_number = is_int(value) or (unit == "fraction" and isinstance(value, float))
         if value is not None and not is_number:
             raise ArgumentTypeError("freeze_depth", name, f"be a number of {unit}s", value=value)
-    highest = max_depth(model, unit)
+    highest = max_depth(picture, unit)
     low, high = 0 if lower is None else lower, highest if upper is None else upper
     if not 0 <= low <= high <= highest:
         raise ValueError(
             f"freeze_depth(min=..., max=...) must be a range within 0 and {highest}, what is "
-            f"before the head of model {model.name!r} in the unit {unit!r}. "
+            f"before the head of model {picture.model.name!r} in the unit {unit!r}. "
             f"Received: min={lower!r}, max={upper!r}."
         )
     return low, high
 
 
-def _layers_before_head(model: keras.Model) -> int:
-    head = {id(layer) for layer in layer_groups(model)[-1].layers}
-    layers = opened_layers(model)
+def _layers_before_head(picture: ModelPicture) -> int:
+    head = {id(layer) for layer in picture.groups[-1].layers}
+    layers = picture.opened
     return next((n for n, layer in enumerate(layers) if id(layer) in head), len(layers))

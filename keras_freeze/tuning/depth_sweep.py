@@ -10,7 +10,8 @@ import keras
 import keras_tuner
 
 from keras_freeze.checks import ArgumentError
-from keras_freeze.groups import layer_groups
+from keras_freeze.groups import Backbone, names_of, picture_of
+from keras_freeze.tuning.depth_in_force import backbone_of
 from keras_freeze.tuning.depth_range import Unit
 from keras_freeze.tuning.freeze_tuner import FreezeTuner
 from keras_freeze.tuning.oracles import DepthSweepOracle
@@ -35,14 +36,15 @@ class DepthSweep(FreezeTuner):
         min: The smallest depth, as for `tuning.freeze_depth`.
         max: The largest.
         unit: `"group"` (default), `"layer"` or `"fraction"`.
+        backbone: What is pretrained, as for `tuning.freeze_depth`.
         **options: Those of `tuning.RandomSearch` that concern trials, such as
             `executions_per_trial` (trainings at each depth, each from the pretrained weights, for
             the spread of the score), `max_retries_per_trial`, `directory` and `project_name`. An
             interrupted sweep resumes, unless `overwrite=True`.
 
     Raises:
-        ValueError: if `build` asks for several depths, or for one of its own beside `min` or `max`;
-            if there is no such argument, or the folder holds another search.
+        ValueError: if `build` asks for several depths, or for one of its own beside `min`, `max` or
+            `backbone`; if there is no such argument, or the folder holds another search.
 
     Example:
         >>> import tempfile, numpy as np
@@ -69,13 +71,16 @@ class DepthSweep(FreezeTuner):
         min: int | float | None = None,
         max: int | float | None = None,
         unit: Unit = "group",
+        backbone: Backbone | None = None,
         **options: Any,
     ) -> None:
         of_oracle, of_tuner = split_options(
             "DepthSweep", options, ("max_retries_per_trial", "max_consecutive_failed_trials")
         )
         oracle = DepthSweepOracle(objective=objective, **of_oracle)
-        depths = {"min": min, "max": max, "unit": unit}
+        depths: dict[str, Any] = {"min": min, "max": max, "unit": unit}
+        if backbone is not None:
+            depths["backbone"] = names_of("DepthSweep", backbone)
         self._swept = _Swept(build, depths, oracle)
         super().__init__(oracle, self._swept, settings=depths, **of_tuner)
 
@@ -117,17 +122,22 @@ class _Swept(keras_tuner.HyperModel):
             model = self._user_build(hp) if self._takes_hp else self._user_build()
             if not names:
                 freeze_depth(hp, model, **self._options)
-            elif len(names) > 1 or any(self._options[name] is not None for name in ("min", "max")):
+            elif len(names) > 1 or self._chooses_depths:
                 raise ArgumentError(
                     "DepthSweep",
                     "build",
-                    "ask for at most one freeze depth, and for none if min= or max= are given",
+                    "ask for at most one freeze depth, and for none if min=, max= or backbone= are "
+                    "given",
                     received=f"a build function that asks for {', '.join(names)}",
                     advice="Use tuning.RandomSearch for several.",
                 )
         self._oracle.depth_name = names[0]
-        self.groups = [group.name for group in layer_groups(model)]
+        self.groups = list(picture_of(model, None, backbone_of(model)).group_names)
         return model
+
+    @property
+    def _chooses_depths(self) -> bool:
+        return any(self._options.get(name) is not None for name in ("min", "max", "backbone"))
 
     def declare_hyperparameters(self, hp: Any) -> None:
         if self._inner is not None:

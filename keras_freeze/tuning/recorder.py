@@ -132,7 +132,7 @@ class Recorder(keras.callbacks.Callback):
         report = parameter_report(model)
         part = TrainedPart(
             self.execution.end,
-            frozen_groups(picture_of(model), Selection()),
+            frozen_groups(picture_of(model, None, depth_in_force.backbone_of(model)), Selection()),
             report.trainable_params,
             report.non_trainable_params,
             report.trainable_bytes,

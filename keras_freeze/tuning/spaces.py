@@ -17,6 +17,7 @@ import keras
 from keras_freeze.callbacks import GradualUnfreeze
 from keras_freeze.checks import ArgumentError
 from keras_freeze.freezing import freeze
+from keras_freeze.groups import Backbone, names_of, picture_of
 from keras_freeze.keras_internals.hyperparameters import scoped_name
 from keras_freeze.model_picture import check_model
 from keras_freeze.policies import (
@@ -79,6 +80,7 @@ def freeze_depth(
     max: int | float | None = None,
     unit: Unit = "group",
     batch_norm: BatchNormMode = "frozen",
+    backbone: Backbone | None = None,
 ) -> int | float:
     """Let a tuner choose how deep to freeze a model, and freeze it so.
 
@@ -101,6 +103,8 @@ def freeze_depth(
             the layers before the head, from 0 to 1, in tenths. Of depths that freeze the same
             weights, one is searched.
         batch_norm: As for `freeze`.
+        backbone: What is pretrained, as for `layer_groups`; all else trains at any depth. Defaults
+            to None, to be found.
 
     Returns:
         Int, the depth; a float where `unit="fraction"`. 0 in a conditional scope of KerasTuner
@@ -124,17 +128,19 @@ def freeze_depth(
     check_model("freeze_depth", model)
     check_batch_norm("freeze_depth", batch_norm)
     check_unit(unit)
-    values = depths_within(model, min, max, unit)
+    pretrained = names_of("freeze_depth", backbone)
+    picture = picture_of(model, None, pretrained)
+    values = depths_within(picture, min, max, unit)
     name = _free_name(hp, name, "Int" if unit == "group" else "Choice", values)
     depth = hp.Choice(name, values) if unit != "group" else hp.Int(name, values[0], values[-1])
     depth = 0 if depth is None else depth
-    check_within(model, unit, name, depth)
+    check_within(picture, unit, name, depth)
     depth_in_force.restore_first_flags(model)
-    count = count_of(model, depth, unit)
+    count = count_of(picture, depth, unit)
     policy: FreezePolicy = FreezeGroups(count) if unit == "group" else FreezeFirst(count)
     if count:
-        freeze(model, policy, batch_norm=batch_norm)
-    depth_in_force.record_depth(model, Depth(depth, policy))
+        freeze(model, policy, batch_norm=batch_norm, backbone=pretrained)
+    depth_in_force.record_depth(model, Depth(depth, policy, pretrained))
     return depth
 
 

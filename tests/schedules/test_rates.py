@@ -1,5 +1,7 @@
 """Learning rates of layer groups, as multiples of the compiled one."""
 
+import itertools
+
 import pytest
 
 from keras_freeze import schedules
@@ -30,3 +32,16 @@ def test_multipliers(case):
 
 def test_in_rates_head_means_the_last_group():
     assert multipliers({"head": 3.0}, ["low", "fc"]) == {"low": 3.0, "fc": 3.0}
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 6, 14, 100])
+def test_the_default_spans_a_hundredth_at_most(count):
+    names = [f"group{n}" for n in range(count)]
+    found = list(multipliers("default", names).values())
+    factors = [high / low for low, high in itertools.pairwise(found)]
+    assert found[-1] == 1
+    assert factors == pytest.approx([factors[0]] * (count - 1) if factors else [])
+    if count <= 5:
+        assert factors == pytest.approx([2.6] * (count - 1))
+    else:
+        assert found[0] == pytest.approx(0.01)

@@ -1,0 +1,114 @@
+"""What is pretrained starts frozen; what is new trains from the first step, wherever it stands."""
+
+import keras
+import numpy as np
+import pytest
+from effects import changed, values
+from pretrained_models import MODELS, build_backbone, neck, nested_neck
+
+import keras_freeze as kf
+
+pytestmark = pytest.mark.backend
+
+
+def data(model, rows=4):
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(rows, *t.shape[1:])).astype("float32") for t in model.inputs]
+    y = [rng.normal(size=(rows, *t.shape[1:])).astype("float32") for t in model.outputs]
+    return (x[0] if len(x) == 1 else x), (y[0] if len(y) == 1 else y)
+
+
+class Moved(keras.callbacks.Callback):
+    """Which weights each epoch has changed, by the name of their layer and their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.by_epoch = []
+
+    def on_train_begin(self, logs=None):
+        self.before = values(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        after = values(self.model)
+        self.by_epoch.append({tuple(p.split("/")[-2:]) for p in changed(self.before, after)})
+        self.before = after
+
+
+def weights(*names, statistics):
+    """Return what changes where layers train that are a convolution and its BatchNormalization."""
+    found = {(name, variable) for name in names for variable in ("kernel", "bias")}
+    if statistics:
+        for name in names:
+            found |= {(f"{name}_bn", v) for v in ("gamma", "beta", "moving_mean")}
+    return found
+
+
+#: The models of every commit; `make test-all` tries them all.
+QUICK = ("nested_neck", "unet_3", "over_time", "below_and_above")
+CASES = [
+    pytest.param(name, mode, marks=[] if name in QUICK and mode == "frozen" else pytest.mark.slow)
+    for name in MODELS
+    for mode in ("frozen", "follow")
+]
+
+
+@pytest.mark.parametrize(("name", "batch_norm"), CASES)
+def test_each_phase_trains_what_is_new_and_what_has_unfrozen(name, batch_norm):
+    build, stages = MODELS[name]
+    keras.utils.set_random_seed(0)
+    backbone = build_backbone()
+    model = build(backbone)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    schedule = {0: "head", 1: stages[-1], 2: list(stages[:-1])}
+    callback = kf.GradualUnfreeze(
+        schedule, backbone=backbone, rates=None, batch_norm=batch_norm, cache=False, verbose=0
+    )
+    moved = Moved()
+    x, y = data(model)
+    model.fit(x, y, epochs=3, batch_size=4, verbose=0, callbacks=[callback, moved])
+    trained = [(), stages[-1:], stages]
+    pretrained = {f"{name}{end}" for name in stages for end in ("", "_bn")}
+    for changes, expected in zip(moved.by_epoch, trained, strict=True):
+        in_backbone = {(layer, name) for layer, name in changes if layer in pretrained}
+        # A moving variance may stay where it was to the last bit.
+        in_backbone = {pair for pair in in_backbone if pair[1] != "moving_variance"}
+        follows = batch_norm == "follow"
+        # A bias before a normalization by the batch's mean has no effect but by rounding.
+        allowed = weights(*expected, statistics=follows)
+        assert in_backbone <= allowed
+        assert allowed - in_backbone <= {(name, "bias") for name in expected}
+        new = {layer for layer, _ in changes} - pretrained
+        assert new == {w.split("/")[-2] for w in values(model)} - pretrained
+        assert all((layer, "moving_mean") in changes for layer in new if layer.endswith("_bn"))
+
+
+def test_the_first_line_of_a_fit_names_it(capsys):
+    model = nested_neck(build_backbone())
+    model.compile("sgd", "mse")
+    x, y = data(model)
+    model.fit(x, y, verbose=0, callbacks=[kf.GradualUnfreeze()])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "Backbone: backbone (9 layers); new: 6 layers."
+
+
+def test_in_doubt_the_line_says_how_to_name_it(capsys):
+    model = neck(build_backbone())
+    model.compile("sgd", "mse")
+    x, y = data(model)
+    model.fit(x, y, verbose=0, callbacks=[kf.FreezeScheduler({0: 1})])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == (
+        "Backbone: assumed to be all groups but head (13 layers); new: 1 layer. Pass backbone= if "
+        "it is another."
+    )
+
+
+def test_the_line_says_that_nothing_can_be_cached(capsys):
+    build, _ = MODELS["below_and_above"]
+    backbone = build_backbone()
+    model = build(backbone)
+    model.compile("sgd", "mse")
+    x, y = data(model)
+    model.fit(x, y, verbose=0, callbacks=[kf.GradualUnfreeze(backbone=backbone)])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.endswith("New layers feed the backbone, so nothing can be cached.")
