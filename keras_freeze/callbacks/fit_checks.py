@@ -127,7 +127,7 @@ def warn_of_initial_values(plan: FitPlan) -> None:
         return
     frozen = plan.frozen(plan.schedule.phases[0]).variables
     waiting = []
-    for group in picture.groups[:-1]:
+    for group in picture.groups_that_may_train[:-1]:
         for layer in group.layers:
             own = {id(variable) for variable in picture.trainable_in[id(layer)]}
             if own & frozen and all_untouched(picture, [layer]):

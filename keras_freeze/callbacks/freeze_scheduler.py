@@ -23,7 +23,14 @@ from keras_freeze.keras_internals.callback_list import sibling_callbacks
 from keras_freeze.keras_internals.optimizers import learning_rate
 from keras_freeze.keras_internals.retracing import expect_retracing_in_fits_with
 from keras_freeze.model_picture import ModelPicture, with_initial_values
-from keras_freeze.policies import BatchNormMode, check_batch_norm, phase_flags
+from keras_freeze.policies import (
+    BatchNormMode,
+    KeepFrozen,
+    check_batch_norm,
+    keep_frozen_policy,
+    phase_flags,
+    with_kept_frozen,
+)
 from keras_freeze.prefix_cache import CacheDriver, PrefixCache
 from keras_freeze.schedules import (
     Curve,
@@ -36,7 +43,7 @@ from keras_freeze.schedules import (
     SchedulePreview,
     check_rates,
     fingerprint,
-    preview,
+    preview_in,
 )
 
 
@@ -56,6 +63,9 @@ class FreezeScheduler(BaseCallback):
             built from, a name, a pattern, or several. Everything else is new: it is the last group,
             trains from the first step, and its `BatchNormalization` layers learn. Kept by name.
             Defaults to None, to be found; the first line of a fit says what was.
+        keep_frozen: What never unfreezes, whatever the schedule says: names of groups or layers,
+            regular expressions that are searched in names of layers and paths of variables, or a
+            freeze policy or callable. Defaults to None. (A `Distiller`'s teacher never does.)
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups as multiples of the compiled one, for phases that
             have none of their own: a mapping from group to multiplier, a factor between
@@ -103,6 +113,7 @@ class FreezeScheduler(BaseCallback):
         schedule: FreezeSchedule | Mapping[int, Any] | str | os.PathLike[str],
         *,
         backbone: Backbone | None = None,
+        keep_frozen: KeepFrozen | None = None,
         groups: Groups | None = None,
         rates: Rates = None,
         batch_norm: BatchNormMode = "frozen",
@@ -114,6 +125,7 @@ class FreezeScheduler(BaseCallback):
         super().__init__()
         self.schedule = schedule
         self.backbone = names_of(type(self).__name__, backbone)
+        self.keep_frozen = keep_frozen
         self.groups = groups
         self.rates = rates
         self.batch_norm = batch_norm
@@ -138,6 +150,8 @@ class FreezeScheduler(BaseCallback):
 
     def _check_arguments(self) -> None:
         owner, epochs = type(self).__name__, self.total_epochs
+        if self.keep_frozen is not None:
+            keep_frozen_policy(owner, self.keep_frozen)
         check_rates(owner, self.rates)
         check_batch_norm(owner, self.batch_norm)
         if epochs is not None and not is_int(epochs):
@@ -163,15 +177,9 @@ class FreezeScheduler(BaseCallback):
         Returns:
             `SchedulePreview`, which prints as a table.
         """
-        return preview(
-            self._schedule_for(self._picture_of(model), epochs),
-            model,
-            epochs,
-            steps_per_epoch=steps_per_epoch,
-            groups=self.groups,
-            backbone=self.backbone,
-            rates=self.rates,
-        )
+        picture = self._picture_of(model)
+        schedule, steps = self._schedule_for(picture, epochs), steps_per_epoch
+        return preview_in(schedule, picture, epochs, steps_per_epoch=steps, rates=self.rates)
 
     def phase_starts(self, model: keras.Model, epochs: int) -> tuple[int | None, ...]:
         """Return the epoch (0-based) in which each phase begins in a training of this length.
@@ -251,7 +259,8 @@ class FreezeScheduler(BaseCallback):
         picture = with_initial_values(picture_of(model, self.groups, self.backbone))
         # What was untouched when an earlier fit of the model began is still not pretrained.
         untouched = picture.untouched | state_of(model).untouched
-        return dataclasses.replace(picture, untouched=untouched)
+        picture = dataclasses.replace(picture, untouched=untouched)
+        return with_kept_frozen(picture, type(self).__name__, self.keep_frozen)
 
     def _schedule_for(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
         return self.planner.plan(picture, self.total_epochs or epochs)

@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
 from keras_freeze.groups import Backbone, Groups
-from keras_freeze.policies import BatchNormMode
+from keras_freeze.policies import BatchNormMode, KeepFrozen
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import FromTheHead, Planner, Rates, TriggerLike
 
@@ -41,6 +41,9 @@ class GradualUnfreeze(FreezeScheduler):
             built from, a name, a pattern, or several. Everything else is new: it is the last group,
             trains from the first step, and its `BatchNormalization` layers learn. Kept by name.
             Defaults to None, to be found; the first line of a fit says what was.
+        keep_frozen: What never unfreezes, whatever the schedule says: names of groups or layers,
+            regular expressions that are searched in names of layers and paths of variables, or a
+            freeze policy or callable. Defaults to None. (A `Distiller`'s teacher never does.)
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups as multiples of the compiled one: a mapping from
             group to multiplier (where missing, that of the nearest named group above), a factor
@@ -87,6 +90,7 @@ class GradualUnfreeze(FreezeScheduler):
         schedule: str | Mapping[int, str | Sequence[str]] | TriggerLike = "even",
         *,
         backbone: Backbone | None = None,
+        keep_frozen: KeepFrozen | None = None,
         groups: Groups | None = None,
         rates: Rates = "default",
         batch_norm: BatchNormMode = "frozen",
@@ -98,6 +102,7 @@ class GradualUnfreeze(FreezeScheduler):
         super().__init__(
             schedule,  # type: ignore[arg-type]  # read by its planner
             backbone=backbone,
+            keep_frozen=keep_frozen,
             groups=groups,
             rates=rates,
             batch_norm=batch_norm,

@@ -67,7 +67,9 @@ class FitPlan:
 
     def frozen(self, phase: Phase) -> Selection:
         """Return what a phase freezes."""
-        return phase.policy(self.picture.division).select_in(self.picture)
+        never = self.picture.never_trains
+        kept = Selection(never, never) & everything(self.picture)
+        return phase.policy(self.picture.division).select_in(self.picture) | kept
 
     def curve(self, phase: Phase, epoch: int, batch: int, steps: int) -> ActiveCurve | None:
         """Return the learning-rate curve of a phase, from the present batch on.
@@ -315,7 +317,8 @@ class ScheduleRun:
         known = {id(weight.variable) for weight in picture.weights}
         if known != {id(variable) for variable in picture.model.weights}:
             now = picture_of(picture.model, picture.division, picture.backbone)
-            now = dataclasses.replace(now, untouched=picture.untouched)
+            never = now.never_trains | picture.never_trains
+            now = dataclasses.replace(now, untouched=picture.untouched, never_trains=never)
             self.plan = dataclasses.replace(self.plan, picture=now)
 
     def _labels(self, names: Sequence[str]) -> list[str]:

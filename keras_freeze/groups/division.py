@@ -15,9 +15,17 @@ import keras
 from keras_freeze.checks import ArgumentError, as_value
 from keras_freeze.groups import automatic, pretrained, user_defined
 from keras_freeze.groups.call_graph import Call, call_graph
+from keras_freeze.groups.names import free_name
 from keras_freeze.groups.pretrained import Backbone, Names, names_of
 from keras_freeze.groups.user_defined import Groups
-from keras_freeze.model_picture import LayerGroup, ModelPicture, check_model, read_model
+from keras_freeze.model_picture import (
+    LayerGroup,
+    ModelPicture,
+    check_model,
+    opened_layers,
+    read_model,
+    teacher_of,
+)
 
 
 def layer_groups(
@@ -102,7 +110,9 @@ def with_groups(picture: ModelPicture, groups: Groups | None = None) -> ModelPic
             received=f"model={model.name!r}, whose layers have none",
             advice="There is nothing to freeze in it.",
         )
-    calls = call_graph(model)
+    teacher = teacher_of(model)
+    # A distiller trains its student and nothing else: those are its groups, after the teacher.
+    calls = call_graph(model if teacher is None else model.student)
     layers = _in_order(picture.opened, calls)
     part = None
     if picture.backbone is not None:
@@ -116,8 +126,13 @@ def with_groups(picture: ModelPicture, groups: Groups | None = None) -> ModelPic
         found = _assemble(picture, named, {})
     else:
         planned = automatic.plan(calls, inside)
+        home: dict[int, str] = {}
+        if teacher is not None:
+            name = free_name("teacher", {group.name for group in planned})
+            planned.insert(0, automatic.PlannedGroup(name, None, ()))
+            home = {id(layer): name for layer in opened_layers(teacher)}
         first_layers = {group.name: group.first_layer for group in planned}
-        found = _assemble(picture, _planned(planned, layers, inside), first_layers)
+        found = _assemble(picture, _planned(planned, layers, inside, home), first_layers)
     divided = dataclasses.replace(picture, groups=found, division=division)
     part = part or pretrained.assumed(divided, calls)
     return dataclasses.replace(divided, pretrained=part)
@@ -140,13 +155,13 @@ def _planned(
     planned: Sequence[automatic.PlannedGroup],
     layers: Sequence[keras.Layer],
     inside: Collection[int] | None,
+    home: dict[int, str],
 ) -> dict[str, list[keras.Layer]]:
     """Put each layer where it is called first, which is where its weights count.
 
     One without a planned call follows the layer before it, unless it has weights and `inside`, the
-    ids of the pretrained layers, says otherwise.
+    ids of the pretrained layers, says otherwise. `home` has the groups of layers that are known.
     """
-    home: dict[int, str] = {}
     for group in planned:
         for call in group.calls:
             if call.owns_weights:

@@ -54,16 +54,17 @@ def unique_names(
     for n, name in enumerate(proposed):
         if not is_automatic[n]:
             is_last = n == len(proposed) - 1
-            names[n] = _free(name, {*names.values(), *([] if is_last else [HEAD])})
+            names[n] = free_name(name, {*names.values(), *([] if is_last else [HEAD])})
     layers = [call.layer for call in calls if call.layer is not None]
     given = {layer.name for layer in layers if not kinds.has_automatic_name(layer)}
     for n in range(len(proposed)):
         if n not in names:
-            names[n] = _free(f"group{n}", given.union(names.values()))
+            names[n] = free_name(f"group{n}", given.union(names.values()))
     return [names[n] for n in range(len(proposed))]
 
 
-def _free(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
+    """Return a name, with a number after it if it is taken."""
     candidate, suffix = name, 0
     while candidate in taken:
         suffix += 1

@@ -22,6 +22,7 @@ from keras_freeze.model_picture.layers import (
     is_built,
     nested_model,
     opened_layers,
+    teacher_of,
     weights_of,
     weights_of_operation,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "nested_model",
     "opened_layers",
     "read_model",
+    "teacher_of",
     "weights_of",
     "weights_of_operation",
     "with_initial_values",

@@ -69,6 +69,14 @@ def nested_model(layer: keras.Layer) -> keras.Model | None:
     return layer if isinstance(layer, keras.Model) else None
 
 
+def teacher_of(model: keras.Layer) -> keras.Model | None:
+    """Return the teacher of a `keras.distillation.Distiller`, which never trains, else None."""
+    is_distiller = hasattr(keras, "distillation") and isinstance(
+        model, keras.distillation.Distiller
+    )
+    return model.teacher if is_distiller else None
+
+
 def every_layer(model: keras.Layer) -> tuple[keras.Layer, ...]:
     """Return the model and all layers below it at any depth, containers before contents."""
     found: dict[int, keras.Layer] = {}

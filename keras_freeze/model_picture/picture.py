@@ -14,6 +14,7 @@ from keras_freeze.model_picture.layers import (
     every_layer,
     is_batch_norm,
     opened_layers,
+    teacher_of,
     weights_of,
 )
 
@@ -59,6 +60,7 @@ class ModelPicture:
         pretrained: The pretrained part, where there are groups.
         untouched: Ids of the layers that have the values they were made with, where they have been
             looked at.
+        never_trains: Ids of the variables and layers that are frozen for good.
     """
 
     model: keras.Model
@@ -73,11 +75,18 @@ class ModelPicture:
     division: Any = None
     pretrained: Pretrained | None = None
     untouched: frozenset[int] = frozenset()
+    never_trains: frozenset[int] = frozenset()
 
     @property
     def group_names(self) -> GroupNames:
         """The names of the groups, from input to head."""
         return GroupNames.of(self.groups)
+
+    @property
+    def groups_that_may_train(self) -> tuple[LayerGroup, ...]:
+        """The groups without those that are frozen for good."""
+        can_train = {id(v) for v in self.trainable_in[id(self.model)]} - self.never_trains
+        return tuple(g for g in self.groups if any(id(v) in can_train for v in g.variables))
 
     def batch_norms_in(self, layers: Iterable[keras.Layer]) -> tuple[keras.Layer, ...]:
         """Return the `BatchNormalization` layers among some layers and below them."""
@@ -92,6 +101,11 @@ def read_model(model: keras.Model, backbone: Any = None) -> ModelPicture:
     trainable_in = {}
     for i, weights in weights_in.items():
         trainable_in[i] = tuple(w.variable for w in weights if w.potentially_trainable)
+    teacher = teacher_of(model)
+    never_trains: set[int] = set()
+    if teacher is not None:
+        never_trains.update(id(weight.variable) for weight in weights_in[id(teacher)])
+        never_trains.update(id(layer) for layer in every_layer(teacher))
     return ModelPicture(
         model=model,
         layers=layers,
@@ -101,4 +115,5 @@ def read_model(model: keras.Model, backbone: Any = None) -> ModelPicture:
         weights_in=weights_in,
         trainable_in=trainable_in,
         backbone=backbone,
+        never_trains=frozenset(never_trains),
     )

@@ -29,6 +29,11 @@ from keras_freeze.policies.flags import (
     phase_flags as phase_flags,
     relative_flags as relative_flags,
 )
+from keras_freeze.policies.never import (
+    KeepFrozen as KeepFrozen,
+    keep_frozen_policy as keep_frozen_policy,
+    with_kept_frozen as with_kept_frozen,
+)
 from keras_freeze.policies.selection import (
     Selection,
     everything as everything,

@@ -59,6 +59,8 @@ def relative_flags(
     """
     # The mode that leaves a BatchNorm layer as it is.
     left = "frozen" if trainable else "train"
+    if trainable:
+        selection -= Selection(picture.never_trains, picture.never_trains)
     pretrained = _pretrained_batch_norms(with_groups(picture)) if trainable else None
     variables, layers = set(selection.variables), dict.fromkeys(selection.layers, trainable)
     for layer in picture.batch_norms_in([picture.model]):
@@ -91,11 +93,14 @@ def phase_flags(picture: ModelPicture, frozen: Selection, batch_norm: BatchNormM
     Returns:
         `Flags`.
     """
-    whole = everything(picture)
+    whole, never = everything(picture), picture.never_trains
+    frozen |= Selection(never, never)
     variables = {i: i not in frozen.variables for i in whole.variables}
     layers = {i: i not in frozen.layers for i in whole.layers}
     pretrained = _pretrained_batch_norms(picture)
     for layer in picture.batch_norms_in([picture.model]):
+        if id(layer) in never:
+            continue
         own = [id(v) for v in _own_trainable(picture, layer)]
         is_new = id(layer) not in pretrained
         is_new = is_new or (batch_norm == "frozen" and id(layer) in picture.untouched)

@@ -26,7 +26,7 @@ from keras_freeze.schedules.planners import (
     GivenSchedule as GivenSchedule,
     Planner as Planner,
 )
-from keras_freeze.schedules.previews import SchedulePreview, preview
+from keras_freeze.schedules.previews import SchedulePreview, preview, preview_in as preview_in
 from keras_freeze.schedules.progress import (
     Moment as Moment,
     Progress as Progress,

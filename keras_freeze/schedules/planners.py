@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
-from keras_freeze.model_picture import ModelPicture, all_untouched
+from keras_freeze.model_picture import GroupNames, ModelPicture, all_untouched
 from keras_freeze.policies import BatchNormMode, check_batch_norm
 from keras_freeze.schedules.builders import gradual
 from keras_freeze.schedules.epoch_plans import check_plan, even_starts, unfreeze_plan
@@ -39,11 +39,11 @@ class Planner(abc.ABC):
             picture: The picture of the model, with its groups.
             epochs: Int, the epochs of the training.
         """
-        return self.plan_for(picture.group_names, epochs)
+        return self.plan_for(GroupNames.of(picture.groups_that_may_train), epochs)
 
     def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
         """Return sentences to print about this plan; arguments as for `plan`."""
-        return self.remarks_for(picture.group_names, epochs)
+        return self.remarks_for(GroupNames.of(picture.groups_that_may_train), epochs)
 
     @abc.abstractmethod
     def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
@@ -168,7 +168,8 @@ class FromTheHead(Planner):
         """Tell whether everything counts as new."""
         if not self.judges_values or isinstance(self.schedule, Mapping):
             return False
-        return all_untouched(picture, (x for group in picture.groups[:-1] for x in group.layers))
+        *groups, _ = picture.groups_that_may_train
+        return all_untouched(picture, (layer for group in groups for layer in group.layers))
 
     def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
         """Return the schedule; a single phase where nothing is pretrained."""

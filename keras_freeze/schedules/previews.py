@@ -11,7 +11,7 @@ import keras
 from keras_freeze.checks import check_count, counted, first_few
 from keras_freeze.groups import Backbone, Groups, picture_of
 from keras_freeze.keras_internals.optimizers import learning_rate
-from keras_freeze.model_picture import ModelPicture, count_params
+from keras_freeze.model_picture import ModelPicture, count_params, with_initial_values
 from keras_freeze.policies import phase_flags
 from keras_freeze.reports import Column, ShownAsTable, Table
 from keras_freeze.schedules.locations import placed
@@ -177,8 +177,22 @@ def preview(
          0      epoch 1  after 2 epochs  head            8  x1
          1      epoch 3  with the fit    + low          23  x0.5
     """
+    picture = with_initial_values(picture_of(model, groups, backbone))
+    steps = steps_per_epoch
+    return preview_in(schedule, picture, epochs, steps_per_epoch=steps, rates=rates)
+
+
+def preview_in(
+    schedule: PhaseSequence,
+    picture: ModelPicture,
+    epochs: int,
+    *,
+    steps_per_epoch: int | None,
+    rates: Rates,
+) -> SchedulePreview:
+    """Return what `preview` does, for a model that has been read; arguments as there."""
     check_count("preview", "epochs", epochs)
-    picture = picture_of(model, groups, backbone)
+    model = picture.model
     begins = _begins(schedule, epochs, steps_per_epoch, getattr(model, "steps_per_execution", 1))
     rows = []
     for index, phase in enumerate(schedule.phases):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from keras_freeze.callbacks import GradualUnfreeze
 from keras_freeze.checks import ArgumentError
-from keras_freeze.model_picture import ModelPicture
+from keras_freeze.model_picture import GroupNames, ModelPicture
 from keras_freeze.policies import of_groups
 from keras_freeze.schedules import FreezeSchedule, FromTheHead, Planner
 from keras_freeze.tuning.depth_in_force import Depth, depth_of
@@ -40,7 +40,7 @@ class AboveDepth(Planner):
             )
         names: Sequence[str] = picture.group_names
         if not isinstance(self.planner.schedule, Mapping):
-            names = names[_groups_that_stay(picture, depth) :]
+            names = _names_above(picture, depth)
         plan = self.planner.plan_for(names, epochs)
         phases = [
             dataclasses.replace(phase, frozen=phase.policy(picture.division) | depth.policy)
@@ -55,8 +55,8 @@ class AboveDepth(Planner):
     def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
         """Say where several of the groups above the depth unfreeze at once."""
         depth = depth_of(picture.model)
-        stay = 0 if depth is None else _groups_that_stay(picture, depth)
-        return self.planner.remarks_for(picture.group_names[stay:], epochs)
+        names = picture.group_names if depth is None else _names_above(picture, depth)
+        return self.planner.remarks_for(names, epochs)
 
 
 def unfreeze_above_depth(schedule: Any, **options: Any) -> GradualUnfreeze:
@@ -66,10 +66,12 @@ def unfreeze_above_depth(schedule: Any, **options: Any) -> GradualUnfreeze:
     return callback
 
 
-def _groups_that_stay(picture: ModelPicture, depth: Depth) -> int:
-    """Return how many groups, from the input on, are never to unfreeze."""
+def _names_above(picture: ModelPicture, depth: Depth) -> GroupNames:
+    """Return the names of the groups of which something is to unfreeze."""
     frozen = depth.policy.select_in(picture)
-    for number, group in enumerate(picture.groups):
-        if (of_groups(picture, [group]) - frozen).variables:
-            return number
-    return len(picture.groups) - 1
+    groups = [
+        group
+        for group in picture.groups_that_may_train
+        if (of_groups(picture, [group]) - frozen).variables
+    ]
+    return GroupNames.of(groups or picture.groups[-1:])

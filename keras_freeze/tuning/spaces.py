@@ -25,7 +25,9 @@ from keras_freeze.policies import (
     FreezeFirst,
     FreezeGroups,
     FreezePolicy,
+    KeepFrozen,
     check_batch_norm,
+    keep_frozen_policy,
 )
 from keras_freeze.tuning import depth_in_force
 from keras_freeze.tuning.above_depth import unfreeze_above_depth
@@ -81,6 +83,7 @@ def freeze_depth(
     unit: Unit = "group",
     batch_norm: BatchNormMode = "frozen",
     backbone: Backbone | None = None,
+    keep_frozen: KeepFrozen | None = None,
 ) -> int | float:
     """Let a tuner choose how deep to freeze a model, and freeze it so.
 
@@ -105,6 +108,7 @@ def freeze_depth(
         batch_norm: As for `freeze`.
         backbone: What is pretrained, as for `layer_groups`; all else trains at any depth. Defaults
             to None, to be found.
+        keep_frozen: What stays frozen at any depth, as for `GradualUnfreeze`. Defaults to None.
 
     Returns:
         Int, the depth; a float where `unit="fraction"`. 0 in a conditional scope of KerasTuner
@@ -138,7 +142,9 @@ def freeze_depth(
     depth_in_force.restore_first_flags(model)
     count = count_of(picture, depth, unit)
     policy: FreezePolicy = FreezeGroups(count) if unit == "group" else FreezeFirst(count)
-    if count:
+    if keep_frozen is not None:
+        policy |= keep_frozen_policy("freeze_depth", keep_frozen)
+    if policy.select_in(picture).variables:
         freeze(model, policy, batch_norm=batch_norm, backbone=pretrained)
     depth_in_force.record_depth(model, Depth(depth, policy, pretrained))
     return depth
