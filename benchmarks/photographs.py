@@ -31,7 +31,7 @@ REFERENCE = "all at once"
 
 def below_block5() -> freeze_scheduler.FreezeScheduler:
     """Freeze blocks 1 to 4 from beginning to end."""
-    return freeze_scheduler.FreezeScheduler({0: 4}, rates="default")
+    return freeze_scheduler.FreezeScheduler({0: 4}, rates="default", backbone=vgg.BLOCKS)
 
 
 ARMS = {

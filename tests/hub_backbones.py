@@ -48,12 +48,12 @@ def vit():
 
 
 BACKBONES = {
-    "bert": (bert, "pooled_output", ["embeddings", *BLOCKS]),
+    "bert": (bert, "pooled_output", ["embeddings", *BLOCKS, "pooled_dense"]),
     "bert-sequence": (bert, "sequence_output", ["embeddings", *BLOCKS]),
     "gpt2": (gpt2, None, ["embeddings", *BLOCKS]),
     "bart": (bart, "decoder_sequence_output", BART),
     "llama": (llama, None, ["embeddings", *BLOCKS]),
     "distil-bert": (distil_bert, None, ["embeddings", *BLOCKS]),
-    "albert": (albert, "pooled_output", ["embeddings", "group_0_inner_layer_0"]),
+    "albert": (albert, "pooled_output", ["embeddings", "group_0_inner_layer_0", "pooled_dense"]),
     "vit": (vit, None, ["embeddings", "vit_encoder"]),
 }

@@ -3,6 +3,7 @@
 import keras
 import keras_tuner
 import numpy as np
+from pretrained_models import as_if_trained
 
 from keras_freeze import tuning
 
@@ -24,6 +25,7 @@ def build(hp=None, *, traced=False):
         ],
         name="plain",
     )
+    as_if_trained(model)
     loss = "sparse_categorical_crossentropy"
     model.compile("adam", loss, metrics=["accuracy"], run_eagerly=not traced)
     return model

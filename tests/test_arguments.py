@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from pretrained_models import as_if_trained
 
 import keras_freeze as kf
 from keras_freeze import policies, schedules
@@ -13,7 +14,7 @@ from keras_freeze.schedules import FreezeSchedule, Phase, multipliers
 
 def model():
     layers = [keras.Input((4,)), *(keras.layers.Dense(3, name=n) for n in ("low", "mid", "top"))]
-    return keras.Sequential(layers, name="net")
+    return as_if_trained(keras.Sequential(layers, name="net"))
 
 
 def compiled():
@@ -551,7 +552,7 @@ CASES = {
     "gradual model": (
         lambda: schedules.gradual(3),
         TypeError,
-        ["gradual(model=...) must be a keras.Model or the names", "model=3."],
+        ["gradual(model=...) must be a keras.Model, its layer groups, or their names", "model=3."],
     ),
     "chain_thaw one group": (
         lambda: schedules.chain_thaw(["head"]),

@@ -6,6 +6,7 @@ import numpy as np
 import optimizer_table
 import pytest
 from hypothesis import strategies as st
+from pretrained_models import as_if_trained
 
 import keras_freeze as kf
 from keras_freeze import schedules
@@ -27,7 +28,7 @@ def build(kinds):
     }
     layers = [make[kind](f"layer{n}") for n, kind in enumerate(kinds)]
     head = keras.layers.Dense(3, activation="softmax", name="top")
-    return keras.Sequential([keras.Input((4,)), *layers, head])
+    return as_if_trained(keras.Sequential([keras.Input((4,)), *layers, head]))
 
 
 def simple_policies(count):

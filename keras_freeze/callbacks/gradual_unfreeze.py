@@ -75,7 +75,7 @@ class GradualUnfreeze(FreezeScheduler):
         ... )
         >>> model.compile("sgd", "mse")
         >>> x, y = np.ones((8, 4)), np.ones((8, 1))
-        >>> callback = GradualUnfreeze(verbose=0)
+        >>> callback = GradualUnfreeze(backbone="low", verbose=0)
         >>> history = model.fit(x, y, epochs=4, verbose=0, callbacks=[callback])
         >>> history.history["trainable_params"]
         [4, 4, 19, 19]

@@ -45,8 +45,9 @@ def layer_groups(
 
     The last group holds what is new, and all others what is pretrained. `backbone` tells them
     apart. Where it isn't given, the model may show it: the backbone of a KerasHub task, or nested
-    models that are fed by the model's inputs alone and do not make its output, are pretrained.
-    Otherwise the last group is what stands at the end.
+    models that are fed by the model's inputs alone, do not make its output, and have at least as
+    many layers with weights as all that is left, are pretrained. Otherwise the last group is what
+    stands at the end.
 
     Args:
         model: `keras.Model`, built.

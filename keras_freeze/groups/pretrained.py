@@ -210,12 +210,13 @@ def found(picture: ModelPicture, calls: Sequence[Call]) -> Pretrained | None:
     """Return the part that a model's build shows to be pretrained; None if it shows nothing.
 
     That is the `backbone` of a KerasHub task, or else the nested models that are fed by the
-    model's inputs alone and do not make its output.
+    model's inputs alone, do not make its output, and have at least as many layers with weights as
+    all that is left. (A stem may be nested too, and so may a new layer before the backbone.)
     """
     backbones = _task_backbone(picture.model) or _nested_backbones(picture.model)
     inside = {id(layer) for backbone in backbones for layer in opened_layers(backbone)}
     called = _trainable(picture, calls)
-    if called & inside and called - inside:
+    if called - inside and len(called & inside) >= len(called - inside):
         return _part(picture, calls, tuple(backbone.name for backbone in backbones), inside)
     return None
 

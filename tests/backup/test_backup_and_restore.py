@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import optimizer_table
 import pytest
+from pretrained_models import as_if_trained
 
 import keras_freeze as kf
 from keras_freeze.backup import archive, callback_state
@@ -468,15 +469,19 @@ def test_a_file_holds_no_code(tmp_path):
 # Another script
 
 
+def another_model():
+    return as_if_trained(keras.Sequential([keras.Input((4,)), *map(keras.layers.Dense, (5, 3))]))
+
+
 def changed_activation():
-    model = conftest.build_plain()
+    model = as_if_trained(conftest.build_plain())
     model.layers[0].activation = keras.activations.tanh
     return model
 
 
 CHANGES = {
     "another model": (
-        {"build": lambda: keras.Sequential([keras.Input((4,)), *map(keras.layers.Dense, (5, 3))])},
+        {"build": lambda: another_model()},
         "made with another model",
     ),
     "another optimizer": ({"optimizer": "sgd"}, "another optimizer: 'Adam' then, 'SGD' now"),

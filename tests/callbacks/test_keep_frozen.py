@@ -95,7 +95,9 @@ def test_another_type_is_refused_where_it_is_given(wrong):
 def test_what_matches_nothing_is_refused_at_the_start(plain, data_for):
     model = compiled(plain())
     x, y = data_for(model)
-    with pytest.raises(ValueError, match=r"GradualUnfreeze\(keep_frozen=\.\.\.\) must match .*'lo w'"):
+    with pytest.raises(
+        ValueError, match=r"GradualUnfreeze\(keep_frozen=\.\.\.\) must match .*'lo w'"
+    ):
         model.fit(x, y, verbose=0, callbacks=[kf.GradualUnfreeze(keep_frozen="lo w")])
 
 

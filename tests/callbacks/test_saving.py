@@ -10,6 +10,7 @@ import conftest
 import keras
 import numpy as np
 import pytest
+from pretrained_models import as_if_trained
 
 import keras_freeze as kf
 from keras_freeze.engine import optimizer_state
@@ -111,7 +112,7 @@ def test_what_a_file_cannot_keep_is_said_once_and_one_call_puts_it_right(part, d
     def schedule():
         return kf.FreezeScheduler(plan(), verbose=0)
 
-    model = build()
+    model = as_if_trained(build())
     model.compile("adam", "sparse_categorical_crossentropy")
     x, y = data_for(model)
     with pytest.warns(UserWarning, match=r"prepare\(model, phase=0\).*load_weights") as caught:

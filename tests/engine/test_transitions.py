@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import optimizer_table
 import pytest
+from pretrained_models import as_if_trained
 
 import keras_freeze as kf
 from keras_freeze.engine import optimizer_state, transitions, update_rules
@@ -501,7 +502,7 @@ def test_an_interrupted_transition_has_changed_nothing(plain, data_for, monkeypa
 def regularized():
     keras.utils.set_random_seed(0)
     l2 = keras.regularizers.L2(0.1)
-    return keras.Sequential(
+    model = keras.Sequential(
         [
             keras.Input((4,)),
             keras.layers.Dense(6, kernel_regularizer=l2, name="low"),
@@ -509,6 +510,7 @@ def regularized():
             keras.layers.Dense(3, activation="softmax", name="head"),
         ]
     )
+    return as_if_trained(model)
 
 
 @pytest.mark.parametrize("eager", [False, True])

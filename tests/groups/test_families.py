@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from pretrained_models import as_if_trained
 
 import keras_freeze as kf
 
@@ -81,6 +82,7 @@ def arrays(model, rows=4):
 
 
 def fit_and_check(model):
+    as_if_trained(model)
     model.compile("sgd", "mse")
     x, y = arrays(model)
     frozen_first = []
@@ -143,6 +145,7 @@ def test_a_subclassed_model():
     model = Subclassed()
     x, y = np.random.default_rng(0).normal(size=(8, 4)).astype("float32"), np.zeros((8, 2))
     model(x)
+    as_if_trained(model)
     model.compile("sgd", "mse")
     before = model.get_weights()
     callback = kf.GradualUnfreeze({0: "head", 1: "middle"}, verbose=0)

@@ -38,7 +38,7 @@ def contents(groups):
 def test_backbones_inlined_and_nested(build, output, expected):
     backbone = build()
     inlined = with_head(backbone.input, backbone.output[output] if output else backbone.output)
-    groups = layer_groups(inlined)
+    groups = layer_groups(inlined, backbone=backbone)
     check_partition(inlined, groups)
     assert [group.name for group in groups] == [*expected, "head"]
 
@@ -48,7 +48,7 @@ def test_backbones_inlined_and_nested(build, output, expected):
     )
     outputs = backbone(inputs)
     nested = with_head(inputs, outputs[output] if output else outputs)
-    in_nested = layer_groups(nested)
+    in_nested = layer_groups(nested)  # which shows its backbone
     check_partition(nested, in_nested)
     found = contents(in_nested)
     if output == "sequence_output":  # the inlined model has no pooler at all
@@ -56,7 +56,7 @@ def test_backbones_inlined_and_nested(build, output, expected):
     assert found == contents(groups)
 
 
-def test_bert_embeddings_stay_together_and_its_pooler_is_head():
+def test_bert_embeddings_stay_together_and_its_pooler_is_pretrained():
     found = contents(layer_groups(keras_hub.models.BertTextClassifier(bert(), num_classes=2)))
     assert sorted(found["embeddings"]) == [
         "embeddings_layer_norm",
@@ -64,7 +64,8 @@ def test_bert_embeddings_stay_together_and_its_pooler_is_head():
         "segment_embedding",
         "token_embedding",
     ]
-    assert found["head"] == ["pooled_dense", "logits"]
+    assert list(found) == ["embeddings", *BLOCKS, "pooled_dense", "head"]
+    assert found["head"] == ["logits"]
 
 
 def test_the_last_norm_belongs_to_the_last_block():
@@ -94,4 +95,4 @@ def test_weights_that_a_task_leaves_unused_make_no_group():
     model = keras_hub.models.BertMaskedLM(bert())
     groups = layer_groups(model)
     check_partition(model, groups)
-    assert [group.name for group in groups] == ["embeddings", *BLOCKS, "mlm_head"]
+    assert [group.name for group in groups] == ["embeddings", *BLOCKS, "head"]

@@ -3,6 +3,7 @@
 import effects
 import keras
 import pytest
+from pretrained_models import as_if_trained
 
 import keras_freeze as kf
 from keras_freeze import policies
@@ -26,7 +27,7 @@ def build():
     x = keras.layers.Dense(5, name="fc")(x)
     x = keras.layers.BatchNormalization(momentum=0.5, name="fc_bn")(x)
     outputs = keras.layers.Dense(3, activation="softmax", name="logits")(x)
-    return keras.Model(inputs, outputs, name="norms")
+    return as_if_trained(keras.Model(inputs, outputs, name="norms"))
 
 
 def norms(model):

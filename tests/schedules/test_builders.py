@@ -105,7 +105,7 @@ def test_two_groups_are_the_least(name):
         with pytest.raises(ValueError, match=rf"^{name}\(model=\.\.\.\) must have at least two"):
             getattr(schedules, name)(given)
     for given in (3, [1, 2], None):
-        with pytest.raises(TypeError, match=rf"^{name}\(model=\.\.\.\) must be a keras.Model or"):
+        with pytest.raises(TypeError, match=rf"^{name}\(model=\.\.\.\) must be a keras.Model, its"):
             getattr(schedules, name)(given)
 
 

@@ -3,21 +3,24 @@
 import keras
 import pytest
 
+from keras_freeze.groups import picture_of
 from keras_freeze.tuning.depth_range import count_of, depths_within, max_depth
 
 
 @pytest.fixture
 def pooled():
-    """Return a model in which every second layer has no weights."""
-    return keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Conv2D(2, 3, name="low"),
-            keras.layers.MaxPooling2D(),
-            keras.layers.Conv2D(2, 3, name="high"),
-            keras.layers.GlobalMaxPooling2D(),
-            keras.layers.Dense(2, name="head"),
-        ]
+    """Return the picture of a model in which every second layer has no weights."""
+    return picture_of(
+        keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Conv2D(2, 3, name="low"),
+                keras.layers.MaxPooling2D(),
+                keras.layers.Conv2D(2, 3, name="high"),
+                keras.layers.GlobalMaxPooling2D(),
+                keras.layers.Dense(2, name="head"),
+            ]
+        )
     )
 
 

@@ -71,7 +71,7 @@ def test_arguments_with_defaults_are_left_alone(tmp_path):
 
 
 def test_a_depth_beside_a_range(tmp_path):
-    with pytest.raises(ValueError, match="for none if min= or max= are given"):
+    with pytest.raises(ValueError, match="for none if min=, max= or backbone= are given"):
         tuning.DepthSweep(build_with_depth, min=1, **project(tmp_path))
 
 
