@@ -40,7 +40,7 @@ def _outputs(backbone, names):
 
 def classifier(backbone):
     x = layers.GlobalAveragePooling2D()(backbone.output)
-    return keras.Model(backbone.input, layers.Dense(3, name="classes")(x))
+    return keras.Model(backbone.input, layers.Dense(3, "softmax", name="classes")(x))
 
 
 def neck(backbone):

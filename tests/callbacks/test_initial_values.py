@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import build_batch_norm, build_plain, build_recurrent
 from effects import moved, values
+from families import encoder
 from keras import layers
 from pretrained_models import as_if_trained, build_backbone, neck, unet_3
 
@@ -23,8 +24,27 @@ def built(build, seed=3):
     return model
 
 
-@pytest.mark.parametrize("build", [build_plain, build_batch_norm, build_recurrent])
-@pytest.mark.parametrize("schedule", ["even", 1], ids=str)
+def build_mobilenet():
+    base = keras.applications.MobileNetV2((32, 32, 3), 0.35, include_top=False, weights=None)
+    x = layers.GlobalAveragePooling2D()(base.output)
+    return keras.Model(base.input, layers.Dense(3, "softmax")(x))
+
+
+def build_transformer():
+    model = encoder(2, norm_first=True)
+    return keras.Model(model.input, layers.Softmax()(model.output))
+
+
+UNTRAINED = [
+    (build_plain, "even"),
+    (build_recurrent, "even"),
+    (build_batch_norm, 1),
+    pytest.param(build_mobilenet, "even", marks=pytest.mark.slow),
+    pytest.param(build_transformer, "even", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("build", "schedule"), UNTRAINED)
 def test_an_untrained_model_trains_as_by_plain_fit(build, schedule, data_for):
     model, plain = built(build), built(build)
     x, y = data_for(model)
