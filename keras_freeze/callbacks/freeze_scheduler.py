@@ -28,6 +28,7 @@ from keras_freeze.policies import (
     KeepFrozen,
     check_batch_norm,
     keep_frozen_policy,
+    kept_by_lora,
     phase_flags,
     with_kept_frozen,
 )
@@ -257,9 +258,12 @@ class FreezeScheduler(BaseCallback):
 
     def _picture_of(self, model: keras.Model) -> ModelPicture:
         picture = with_initial_values(picture_of(model, self.groups, self.backbone))
+        state = state_of(model)
         # What was untouched when an earlier fit of the model began is still not pretrained.
-        untouched = picture.untouched | state_of(model).untouched
-        picture = dataclasses.replace(picture, untouched=untouched)
+        untouched = picture.untouched | state.untouched
+        kept = state.kept_by_lora | kept_by_lora(picture, state.frozen_here)
+        never_trains = picture.never_trains | kept
+        picture = dataclasses.replace(picture, untouched=untouched, never_trains=never_trains)
         return with_kept_frozen(picture, type(self).__name__, self.keep_frozen)
 
     def _schedule_for(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
@@ -290,7 +294,9 @@ class FreezeScheduler(BaseCallback):
         )
         fit_checks.check_schedule(plan)
         fit_checks.warn_of_initial_values(plan)
-        state_of(model).untouched = picture.untouched
+        state = state_of(model)
+        state.untouched = picture.untouched
+        state.kept_by_lora |= kept_by_lora(picture, state.frozen_here)
         cache = fit_checks.cache_for(owner, self.cache, self._siblings, self.verbose)
         self._plan, self._cache = plan, CacheDriver(cache, self)
         self._cache.begin()

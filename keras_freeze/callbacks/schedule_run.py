@@ -11,12 +11,19 @@ import keras
 
 from keras_freeze.callbacks import transition_message
 from keras_freeze.callbacks.transition_message import Change
-from keras_freeze.engine import ActiveCurve, leaf_optimizers, rules_of, snapshot, transition
+from keras_freeze.engine import (
+    ActiveCurve,
+    leaf_optimizers,
+    rules_of,
+    snapshot,
+    state_of,
+    transition,
+)
 from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals import trainer
 from keras_freeze.keras_internals.optimizers import iterations, learning_rate
 from keras_freeze.model_picture import ModelPicture
-from keras_freeze.policies import Flags, Selection, everything, phase_flags
+from keras_freeze.policies import Flags, Selection, everything, kept_by_lora, phase_flags
 from keras_freeze.reports import parameter_counts
 from keras_freeze.schedules import (
     FreezeSchedule,
@@ -317,7 +324,9 @@ class ScheduleRun:
         known = {id(weight.variable) for weight in picture.weights}
         if known != {id(variable) for variable in picture.model.weights}:
             now = picture_of(picture.model, picture.division, picture.backbone)
-            never = now.never_trains | picture.never_trains
+            state = state_of(picture.model)
+            state.kept_by_lora |= kept_by_lora(now, state.frozen_here)
+            never = now.never_trains | picture.never_trains | state.kept_by_lora
             now = dataclasses.replace(now, untouched=picture.untouched, never_trains=never)
             self.plan = dataclasses.replace(self.plan, picture=now)
 

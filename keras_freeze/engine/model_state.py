@@ -50,6 +50,8 @@ class ModelState:
         has_exact_starts: Bool. The optimizer knows when each variable began to train, though
             this process has not trained the model.
         freeze_depth: How deep a search has frozen it; None where none did.
+        frozen_here: Ids of the variables that this package has frozen and not unfrozen again.
+        kept_by_lora: Ids of what is frozen since LoRA adapts the model.
         untouched: Ids of the layers that had the values they were made with when a fit began.
     """
 
@@ -59,6 +61,8 @@ class ModelState:
     position: Any | None = None
     has_exact_starts: bool = False
     freeze_depth: Any | None = None
+    frozen_here: frozenset[int] = frozenset()
+    kept_by_lora: frozenset[int] = frozenset()
     untouched: frozenset[int] = frozenset()
 
     def replace_function(self, function: Any, other: Any) -> None:

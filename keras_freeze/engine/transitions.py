@@ -91,8 +91,10 @@ def transition(
     Raises:
         ValueError: if the optimizer holds state that can't be carried over.
     """
+    frozen_here = _frozen_here(model, flags)
     if not getattr(model, "compiled", False):
         _set_flags(flags)
+        state_of(model).frozen_here = frozen_here
         return False
     trainer.sync_jax_state(model)  # by the flags before the change
     optimizer_state.check_carries(model.optimizer)
@@ -102,7 +104,15 @@ def transition(
         carried = _update_optimizer(model, multipliers, curve, starts, force)
         rebuilt = _update_functions(model, baked, carried or force)
         _note_flags(model)
+    state_of(model).frozen_here = frozen_here
     return rebuilt
+
+
+def _frozen_here(model: keras.Model, flags: Flags) -> frozenset[int]:
+    """Return which variables the package will have frozen when these flags are set."""
+    known = state_of(model).frozen_here
+    freezes = {id(v) for v, trains in flags.variables if v.trainable and not trains}
+    return (known | freezes) - {id(v) for v, trains in flags.variables if trains}
 
 
 @contextlib.contextmanager

@@ -35,9 +35,14 @@ def own_variables(layer: keras.Layer) -> tuple[tuple[keras.Variable, bool], ...]
 
 def lora_base(layer: keras.Layer) -> keras.Variable | None:
     """Return the weight that `enable_lora` has frozen permanently in favour of its adapters."""
-    if not getattr(layer, "lora_enabled", False):
+    if not is_adapted(layer):
         return None
     return getattr(layer, "_kernel", getattr(layer, "_embeddings", None))
+
+
+def is_adapted(layer: keras.Layer) -> bool:
+    """Tell whether a layer has LoRA weights."""
+    return bool(getattr(layer, "lora_enabled", False))
 
 
 def is_builtin(op: Any) -> bool:

@@ -32,6 +32,7 @@ from keras_freeze.policies.flags import (
 from keras_freeze.policies.never import (
     KeepFrozen as KeepFrozen,
     keep_frozen_policy as keep_frozen_policy,
+    kept_by_lora as kept_by_lora,
     with_kept_frozen as with_kept_frozen,
 )
 from keras_freeze.policies.selection import (

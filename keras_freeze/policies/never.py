@@ -1,16 +1,17 @@
-"""What `keep_frozen=` names: it stays frozen, whatever a schedule unfreezes."""
+"""What stays frozen, whatever a schedule unfreezes: by `keep_frozen=`, or since LoRA adapts it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import keras
 
 from keras_freeze.checks import ArgumentError, ArgumentTypeError
 from keras_freeze.groups import with_groups
-from keras_freeze.model_picture import ModelPicture
+from keras_freeze.keras_internals.layers import is_adapted
+from keras_freeze.model_picture import ModelPicture, every_layer
 from keras_freeze.policies.base import FreezePolicy, as_policy
 from keras_freeze.policies.by_name import FreezeMatching
 from keras_freeze.policies.selection import Selection, of_groups, of_layers
@@ -40,6 +41,40 @@ def with_kept_frozen(
         own = {id(variable) for variable in picture.trainable_in[id(layer)]}
         ids |= {id(layer)} if own and own <= ids else set()
     return dataclasses.replace(picture, never_trains=picture.never_trains | ids)
+
+
+def kept_by_lora(picture: ModelPicture, frozen_here: Collection[int]) -> frozenset[int]:
+    """Return the ids of the variables that are frozen since LoRA adapts the model.
+
+    Of an adapted layer, what is frozen stays so, but for its LoRA weights. Where `enable_lora` of
+    a KerasHub backbone has frozen all that it does not adapt, that stays so too.
+
+    Args:
+        picture: The picture of a model, by its present flags.
+        frozen_here: Ids of the variables that were frozen by this package, which says nothing.
+    """
+    kept: set[int] = set()
+    for weight in picture.weights:
+        variable, is_of_lora = weight.variable, weight.variable.name.startswith("lora_")
+        is_of_layer = is_adapted(weight.layer) and weight.potentially_trainable and not is_of_lora
+        if is_of_layer and not variable.trainable and id(variable) not in frozen_here:
+            kept.add(id(variable))
+    for backbone in filter(_is_hub_backbone, picture.layers):
+        layers = picture.layers_in[id(backbone)]
+        others = [w.variable for w in picture.weights_in[id(backbone)] if not is_adapted(w.layer)]
+        # That method, and no call on a frozen layer, leaves what it adapts trainable.
+        is_adapted_whole = any(layer.trainable for layer in layers if is_adapted(layer))
+        if is_adapted_whole and not any(variable.trainable for variable in others):
+            kept.update(id(variable) for variable in others)
+            kept.update(id(x) for x in layers if not any(map(is_adapted, every_layer(x))))
+    return frozenset(kept)
+
+
+def _is_hub_backbone(layer: keras.Layer) -> bool:
+    return any(
+        kind.__name__ == "Backbone" and kind.__module__.partition(".")[0] == "keras_hub"
+        for kind in type(layer).__mro__
+    )
 
 
 def keep_frozen_policy(owner: str, keep_frozen: Any) -> FreezePolicy:

@@ -1,0 +1,109 @@
+"""With LoRA, a group may train what `enable_lora` left trainable; the base stays frozen."""
+
+import keras
+import numpy as np
+import pytest
+from effects import compiled, moved, trained, values
+from pretrained_models import as_if_trained
+
+import keras_freeze as kf
+
+pytestmark = pytest.mark.backend
+
+
+def moved_weights(before, model):
+    return {tuple(path.split("/")[-2:]) for path in moved(before, model)}
+
+
+LORA = {"lora_kernel_a", "lora_kernel_b"}
+
+
+def of(layer, *names):
+    return {(layer, name) for name in names}
+
+
+@pytest.mark.filterwarnings("ignore:.*ends with flags of single variables")
+@pytest.mark.parametrize("is_frozen", [True, False], ids=["frozen layer", "trainable layer"])
+@pytest.mark.parametrize("mode", [None, "int8"])
+def test_a_bias_trains_where_it_did_when_lora_came(is_frozen, mode, plain, data_for):
+    model = plain()
+    low = model.get_layer("low")
+    low.trainable = not is_frozen
+    if mode:
+        low.quantize(mode)
+    low.enable_lora(2)
+    compiled(model)
+    before = values(model)
+    x, y = data_for(model)
+    callback = kf.GradualUnfreeze(1, keep_frozen="middle", verbose=0)
+    history = model.fit(x, y, epochs=2, batch_size=4, verbose=0, callbacks=[callback])
+    expected = of("head", "kernel", "bias") | of("low", *LORA, *(() if is_frozen else ("bias",)))
+    assert moved_weights(before, model) == expected
+    assert history.history["trainable_params"] == [18, 18 + 2 * (4 + 6) + 6 * (not is_frozen)]
+
+
+def test_a_bias_that_only_a_schedule_has_frozen_trains_with_its_group(plain, data_for):
+    """LoRA comes between two fits, while the group waits."""
+    model = compiled(plain())
+    x, y = data_for(model)
+    callback = kf.GradualUnfreeze({0: "head", 1: "middle"}, total_epochs=2, verbose=0)
+    model.fit(x, y, epochs=1, verbose=0, callbacks=[callback])
+    model.get_layer("middle").enable_lora(2)
+    before = values(model)
+    fit = {"epochs": 2, "initial_epoch": 1, "batch_size": 4, "verbose": 0}
+    model.fit(x, y, **fit, callbacks=[callback])
+    expected = of("head", "kernel", "bias") | of("middle", *LORA, "bias")
+    assert moved_weights(before, model) == expected
+
+
+def test_lora_that_comes_in_a_fit(plain, data_for):
+    class Adapt(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                self._model.get_layer("middle").enable_lora(2)
+
+    model = compiled(plain())
+    x, y = data_for(model)
+    before = values(model)
+    callback = kf.GradualUnfreeze({0: "head", 1: "middle"}, cache=False, verbose=0)
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[Adapt(), callback])
+    assert {w for w in moved_weights(before, model) if w[0] != "head"} == of("middle", "bias")
+    assert {p.split("/")[-1] for p in trained(model) if "middle" in p} == {*LORA, "bias"}
+
+
+@pytest.mark.filterwarnings("ignore:.*ends with flags of single variables")
+@pytest.mark.hub
+@pytest.mark.parametrize(
+    "callback",
+    [kf.GradualUnfreeze(1, verbose=0), kf.FreezeScheduler({0: None}, verbose=0)],
+    ids=["in stages", "at once"],
+)
+def test_a_hub_backbone_trains_what_its_enable_lora_left(callback):
+    keras_hub = pytest.importorskip("keras_hub")
+    from hub_backbones import bert
+
+    keras.utils.set_random_seed(0)
+    backbone = as_if_trained(bert())
+    backbone.enable_lora(2)
+    left = {id(v) for v in backbone.trainable_variables}
+    model = keras_hub.models.BertTextClassifier(backbone, num_classes=2)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = {id(v): np.array(keras.ops.convert_to_numpy(v.value)) for v in model.weights}
+    features = {
+        name: np.ones((4, 12), "int32") for name in ("token_ids", "segment_ids", "padding_mask")
+    }
+    training = []
+    record = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: training.append(len(model.trainable_variables))
+    )
+    fit = {"epochs": 3, "verbose": 0, "shuffle": False}
+    model.fit(features, np.zeros(4, "int32"), **fit, callbacks=[callback, record])
+    new = {id(v) for v in model.get_layer("logits").weights}
+    may = left | new
+    for variable in model.weights:
+        value = keras.ops.convert_to_numpy(variable.value)
+        assert id(variable) in may or value.tobytes() == before[id(variable)].tobytes()
+    assert {id(v) for v in model.trainable_variables} == may
+    in_a_block = len(left) // 2
+    stages = [len(new), len(new) + in_a_block, len(may)]
+    assert training == (stages if "Gradual" in repr(callback) else [len(may)] * 3)
