@@ -262,7 +262,7 @@ class FreezeScheduler(BaseCallback):
         # What was untouched when an earlier fit of the model began is still not pretrained.
         untouched = picture.untouched | state.untouched
         kept = state.kept_by_lora | kept_by_lora(picture, state.frozen_here)
-        never_trains = picture.never_trains | kept
+        never_trains = picture.never_trains | kept | state.kept_frozen
         picture = dataclasses.replace(picture, untouched=untouched, never_trains=never_trains)
         return with_kept_frozen(picture, type(self).__name__, self.keep_frozen)
 

@@ -52,6 +52,7 @@ class ModelState:
         freeze_depth: How deep a search has frozen it; None where none did.
         frozen_here: Ids of the variables that this package has frozen and not unfrozen again.
         kept_by_lora: Ids of what is frozen since LoRA adapts the model.
+        kept_frozen: Ids of what a search keeps frozen at any depth.
         untouched: Ids of the layers that had the values they were made with when a fit began.
     """
 
@@ -63,6 +64,7 @@ class ModelState:
     freeze_depth: Any | None = None
     frozen_here: frozenset[int] = frozenset()
     kept_by_lora: frozenset[int] = frozenset()
+    kept_frozen: frozenset[int] = frozenset()
     untouched: frozenset[int] = frozenset()
 
     def replace_function(self, function: Any, other: Any) -> None:

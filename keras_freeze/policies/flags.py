@@ -99,8 +99,6 @@ def phase_flags(picture: ModelPicture, frozen: Selection, batch_norm: BatchNormM
     layers = {i: i not in frozen.layers for i in whole.layers}
     pretrained = _pretrained_batch_norms(picture)
     for layer in picture.batch_norms_in([picture.model]):
-        if id(layer) in never:
-            continue
         own = [id(v) for v in _own_trainable(picture, layer)]
         is_new = id(layer) not in pretrained
         is_new = is_new or (batch_norm == "frozen" and id(layer) in picture.untouched)
@@ -111,6 +109,8 @@ def phase_flags(picture: ModelPicture, frozen: Selection, batch_norm: BatchNormM
             layers[id(layer)] = batch_norm == "train"
             if batch_norm != "statistics":
                 variables.update(dict.fromkeys(own, batch_norm == "train"))
+    for flags in (variables, layers):
+        flags.update(dict.fromkeys(never & flags.keys(), False))
     return _complete(picture, variables, layers)
 
 
