@@ -132,7 +132,8 @@ class GradualUnfreeze(FreezeScheduler):
         elif isinstance(planner, FromTheHead) and planner.finds_nothing_pretrained(plan.picture):
             warnings.warn(
                 f"GradualUnfreeze: nothing in model {self.model.name!r} is pretrained, as the "
-                "values of its biases and BatchNormalization layers show, so that all of it trains "
-                "from the first step. If part of it is pretrained, pass backbone=.",
+                "values of its biases and BatchNormalization layers show (or have shown, before an "
+                "earlier fit), so that all of it trains from the first step. If part of it is "
+                "pretrained, or was loaded since, pass backbone=.",
                 stacklevel=2,
             )

@@ -114,7 +114,9 @@ def with_groups(picture: ModelPicture, groups: Groups | None = None) -> ModelPic
     teacher = teacher_of(model)
     # A distiller trains its student and nothing else: those are its groups, after the teacher.
     calls = call_graph(model if teacher is None else model.student)
-    layers = _in_order(picture.opened, calls)
+    apart = () if teacher is None else opened_layers(teacher)
+    ids = {id(layer) for layer in apart}
+    layers = [x for x in _in_order(picture.opened, calls) if id(x) not in ids]
     part = None
     if picture.backbone is not None:
         part = pretrained.given(picture, calls)
@@ -124,16 +126,12 @@ def with_groups(picture: ModelPicture, groups: Groups | None = None) -> ModelPic
     if groups is not None:
         named = user_defined.assign(model, layers, groups)
         named = named if inside is None else user_defined.with_new_last(named, inside)
-        found = _assemble(picture, named, {})
+        found = _assemble(picture, _with_teacher(named, apart), {})
     else:
         planned = automatic.plan(calls, inside)
-        home: dict[int, str] = {}
-        if teacher is not None:
-            name = free_name("teacher", {group.name for group in planned})
-            planned.insert(0, automatic.PlannedGroup(name, None, ()))
-            home = {id(layer): name for layer in opened_layers(teacher)}
         first_layers = {group.name: group.first_layer for group in planned}
-        found = _assemble(picture, _planned(planned, layers, inside, home), first_layers)
+        named = _planned(planned, layers, inside)
+        found = _assemble(picture, _with_teacher(named, apart), first_layers)
     divided = dataclasses.replace(picture, groups=found, division=division)
     part = part or pretrained.assumed(divided, calls)
     return dataclasses.replace(divided, pretrained=part)
@@ -156,13 +154,13 @@ def _planned(
     planned: Sequence[automatic.PlannedGroup],
     layers: Sequence[keras.Layer],
     inside: Collection[int] | None,
-    home: dict[int, str],
 ) -> dict[str, list[keras.Layer]]:
     """Put each layer where it is called first, which is where its weights count.
 
     One without a planned call follows the layer before it, unless it has weights and `inside`, the
-    ids of the pretrained layers, says otherwise. `home` has the groups of layers that are known.
+    ids of the pretrained layers, says otherwise.
     """
+    home: dict[int, str] = {}
     for group in planned:
         for call in group.calls:
             if call.owns_weights:
@@ -176,6 +174,13 @@ def _planned(
             current = last if current != last else planned[-2].name
         named[current].append(layer)
     return named
+
+
+def _with_teacher(
+    named: Mapping[str, list[keras.Layer]], teacher: Sequence[keras.Layer]
+) -> Mapping[str, list[keras.Layer]]:
+    """Put a distiller's teacher before the groups of its student, as a group of its own."""
+    return {free_name("teacher", set(named)): list(teacher), **named} if teacher else named
 
 
 def _assemble(

@@ -22,6 +22,7 @@ from keras_freeze.model_picture import (
     Pretrained,
     nested_model,
     opened_layers,
+    teacher_of,
     weights_of,
 )
 
@@ -179,13 +180,18 @@ def _named(picture: ModelPicture) -> Iterator[tuple[str, tuple[keras.Layer, ...]
         inner = nested_model(layer) if layer is not picture.model else None
         if inner is not None:
             yield layer.name, opened_layers(inner)
+    opened = {id(layer) for layer in picture.opened}
+    for holder in picture.opened:
+        for layer in picture.layers_in[id(holder)]:
+            if id(layer) not in opened and _is_made_of(picture, holder, {id(layer)}):
+                yield layer.name, (holder,)
 
 
 def _by_layers(picture: ModelPicture, entry: LayersOf) -> list[keras.Layer]:
     """Return the layers of a backbone: themselves if the model has them, else by name."""
     alive = {id(reference()) for reference in entry.itself}
-    themselves = [layer for layer in picture.opened if id(layer) in alive]
-    if themselves:
+    themselves = [layer for layer in picture.opened if _is_made_of(picture, layer, alive)]
+    if any(layer.weights for layer in themselves):
         return themselves
     for name, layers in _named(picture):
         if name == entry.name and set(entry.layers) <= {layer.name for layer in layers}:
@@ -202,6 +208,16 @@ def _by_layers(picture: ModelPicture, entry: LayersOf) -> list[keras.Layer]:
     return [layer for layer in picture.opened if layer.name in entry.layers]
 
 
+def _is_made_of(picture: ModelPicture, layer: keras.Layer, ids: Collection[int]) -> bool:
+    """Tell whether it is one of some layers, or a wrapper that has no weights but theirs."""
+    owners = {id(weight.layer) for weight in picture.weights_in[id(layer)]}
+    inside: set[int] = set()
+    for own in picture.layers_in[id(layer)]:
+        if id(own) in ids:
+            inside.update(map(id, picture.layers_in[id(own)]))
+    return id(layer) in ids or (bool(owners) and owners <= inside)
+
+
 def _wrong(rule: str, received: str, advice: str) -> ArgumentError:
     return ArgumentError("layer_groups", "backbone", rule, received=received, advice=advice)
 
@@ -213,7 +229,8 @@ def found(picture: ModelPicture, calls: Sequence[Call]) -> Pretrained | None:
     model's inputs alone, do not make its output, and have at least as many layers with weights as
     all that is left. (A stem may be nested too, and so may a new layer before the backbone.)
     """
-    backbones = _task_backbone(picture.model) or _nested_backbones(picture.model)
+    model = picture.model if teacher_of(picture.model) is None else picture.model.student
+    backbones = _task_backbone(model) or _nested_backbones(model)
     inside = {id(layer) for backbone in backbones for layer in opened_layers(backbone)}
     called = _trainable(picture, calls)
     if called - inside and len(called & inside) >= len(called - inside):
@@ -273,7 +290,13 @@ def _part(
             reaches[source] = reaches[source] or reaches[i]
     new = _trainable(picture, calls) - set(inside)
     below = any(reaches[i] and id(call.layer) in new for i, call in enumerate(calls))
-    layers = [x for x in picture.opened if not isinstance(x, keras.layers.InputLayer)]
+    teacher = teacher_of(picture.model)
+    apart = set() if teacher is None else {id(layer) for layer in opened_layers(teacher)}
+    layers = [
+        layer
+        for layer in picture.opened
+        if not isinstance(layer, keras.layers.InputLayer) and id(layer) not in apart
+    ]
     return Pretrained(
         names,
         tuple(layer for layer in layers if id(layer) in inside),

@@ -84,9 +84,10 @@ class ModelPicture:
 
     @property
     def groups_that_may_train(self) -> tuple[LayerGroup, ...]:
-        """The groups without those that are frozen for good."""
+        """The groups without those that are frozen for good; the last where all are."""
         can_train = {id(v) for v in self.trainable_in[id(self.model)]} - self.never_trains
-        return tuple(g for g in self.groups if any(id(v) in can_train for v in g.variables))
+        found = (g for g in self.groups if any(id(v) in can_train for v in g.variables))
+        return tuple(found) or self.groups[-1:]
 
     def batch_norms_in(self, layers: Iterable[keras.Layer]) -> tuple[keras.Layer, ...]:
         """Return the `BatchNormalization` layers among some layers and below them."""

@@ -168,11 +168,13 @@ class FromTheHead(Planner):
         """Tell whether everything counts as new."""
         if not self.judges_values or isinstance(self.schedule, Mapping):
             return False
-        *groups, _ = picture.groups_that_may_train
+        groups = picture.groups_that_may_train[:-1]
         return all_untouched(picture, (layer for group in groups for layer in group.layers))
 
     def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
         """Return the schedule; a single phase where nothing is pretrained."""
+        if isinstance(self.schedule, Mapping):
+            return self.plan_for(picture.group_names, epochs)
         if not self.finds_nothing_pretrained(picture):
             return super().plan(picture, epochs)
         until = self.plan_for(["head"], epochs).phases[-1].until

@@ -29,7 +29,7 @@ class AboveDepth(Planner):
         """Return the schedule for the groups above the depth."""
         depth = depth_of(picture.model)
         if depth is None:
-            return self.plan_for(picture.group_names, epochs)
+            return self.planner.plan(picture, epochs)
         if depth.backbone != picture.backbone:
             raise ArgumentError(
                 self.planner.owner,
@@ -38,7 +38,7 @@ class AboveDepth(Planner):
                 received=f"backbone={picture.backbone!r}, but freeze_depth got {depth.backbone!r}",
                 advice="Pass the same backbone= to both.",
             )
-        names: Sequence[str] = picture.group_names
+        names = picture.group_names
         if not isinstance(self.planner.schedule, Mapping):
             names = _names_above(picture, depth)
         plan = self.planner.plan_for(names, epochs)
@@ -55,8 +55,9 @@ class AboveDepth(Planner):
     def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
         """Say where several of the groups above the depth unfreeze at once."""
         depth = depth_of(picture.model)
-        names = picture.group_names if depth is None else _names_above(picture, depth)
-        return self.planner.remarks_for(names, epochs)
+        if depth is None:
+            return self.planner.remarks(picture, epochs)
+        return self.planner.remarks_for(_names_above(picture, depth), epochs)
 
 
 def unfreeze_above_depth(schedule: Any, **options: Any) -> GradualUnfreeze:

@@ -46,9 +46,19 @@ def depths_within(
         TypeError: if `lower` or `upper` is of another type.
         ValueError: if the range is empty or beyond the model.
     """
+    part = picture.pretrained
+    if unit != "group" and part is not None and part.has_new_below:
+        raise ArgumentError(
+            "freeze_depth",
+            "unit",
+            'be "group" where new layers feed the backbone, since they come before its layers',
+            value=unit,
+        )
     low, high = _bounds(picture, lower, upper, unit)
     if unit == "group":
-        return list(range(int(low), int(high) + 1))
+        may_train = picture.groups_that_may_train
+        above = range(int(low) + 1, int(high) + 1)
+        return [int(low), *(n for n in above if picture.groups[n - 1] in may_train)]
     layers = picture.opened[: _layers_before_head(picture)]
     if unit == "layer":
         above = range(int(low) + 1, int(high) + 1)

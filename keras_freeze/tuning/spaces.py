@@ -16,6 +16,7 @@ import keras
 
 from keras_freeze.callbacks import GradualUnfreeze
 from keras_freeze.checks import ArgumentError
+from keras_freeze.engine import state_of
 from keras_freeze.freezing import freeze
 from keras_freeze.groups import Backbone, names_of, picture_of
 from keras_freeze.keras_internals.hyperparameters import scoped_name
@@ -28,6 +29,7 @@ from keras_freeze.policies import (
     KeepFrozen,
     check_batch_norm,
     keep_frozen_policy,
+    with_kept_frozen,
 )
 from keras_freeze.tuning import depth_in_force
 from keras_freeze.tuning.above_depth import unfreeze_above_depth
@@ -134,18 +136,21 @@ def freeze_depth(
     check_unit(unit)
     pretrained = names_of("freeze_depth", backbone)
     picture = picture_of(model, None, pretrained)
+    picture = with_kept_frozen(picture, "freeze_depth", keep_frozen)
     values = depths_within(picture, min, max, unit)
-    name = _free_name(hp, name, "Int" if unit == "group" else "Choice", values)
-    depth = hp.Choice(name, values) if unit != "group" else hp.Int(name, values[0], values[-1])
+    is_range = unit == "group" and len(values) == values[-1] - values[0] + 1
+    name = _free_name(hp, name, "Int" if is_range else "Choice", values)
+    depth = hp.Int(name, values[0], values[-1]) if is_range else hp.Choice(name, values)
     depth = 0 if depth is None else depth
     check_within(picture, unit, name, depth)
     depth_in_force.restore_first_flags(model)
     count = count_of(picture, depth, unit)
     policy: FreezePolicy = FreezeGroups(count) if unit == "group" else FreezeFirst(count)
-    if keep_frozen is not None:
-        policy |= keep_frozen_policy("freeze_depth", keep_frozen)
-    if policy.select_in(picture).variables:
+    if count:
         freeze(model, policy, batch_norm=batch_norm, backbone=pretrained)
+    if keep_frozen is not None:
+        freeze(model, keep_frozen_policy("freeze_depth", keep_frozen), backbone=pretrained)
+    state_of(model).kept_frozen = picture.never_trains
     depth_in_force.record_depth(model, Depth(depth, policy, pretrained))
     return depth
 

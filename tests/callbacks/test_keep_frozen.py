@@ -1,5 +1,7 @@
 """What is frozen for good: named by `keep_frozen=`, or the teacher of a distiller."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -61,6 +63,21 @@ def test_part_of_a_group(plain, data_for):
     assert {p for p in before if "low" in p} & moved(before, model) == {"plain/low/bias"}
 
 
+@pytest.mark.parametrize("mode", ["frozen", "follow", "statistics", "train"])
+def test_part_of_a_batch_norm(mode, data_for):
+    model = classifier(build_backbone())
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    before = values(model)
+    callback = kf.FreezeScheduler(
+        {0: None}, keep_frozen="low_bn/gamma", batch_norm=mode, cache=False, verbose=0
+    )
+    x, y = data_for(model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*flags of single variables")
+        model.fit(x, y, verbose=0, callbacks=[callback])
+    assert "low_bn/gamma" not in moved(before, model)
+
+
 @pytest.mark.parametrize("mode", ["frozen", "follow", "train"])
 def test_its_batch_norms_stay_too(mode, data_for):
     model = classifier(build_backbone())
@@ -101,11 +118,26 @@ def test_what_matches_nothing_is_refused_at_the_start(plain, data_for):
         model.fit(x, y, verbose=0, callbacks=[kf.GradualUnfreeze(keep_frozen="lo w")])
 
 
-def test_keeping_everything_frozen_is_refused(plain, data_for):
+@pytest.mark.parametrize(
+    "callback",
+    [kf.FreezeScheduler({0: 0}, keep_frozen="."), kf.GradualUnfreeze(keep_frozen=".")],
+    ids=repr,
+)
+def test_keeping_everything_frozen_is_refused(callback, plain, data_for):
     model = compiled(plain())
     x, y = data_for(model)
     with pytest.raises(ValueError, match="leave at least one trainable variable"):
-        model.fit(x, y, verbose=0, callbacks=[kf.FreezeScheduler({0: 0}, keep_frozen=".")])
+        model.fit(x, y, verbose=0, callbacks=[callback])
+
+
+def test_a_plan_may_name_what_stays_frozen(plain, data_for):
+    model = compiled(plain())
+    x, y = data_for(model)
+    callback = kf.GradualUnfreeze(
+        {0: "head", 1: ["middle", "low"]}, keep_frozen="low", rates=None, verbose=0
+    )
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
+    assert {path.split("/")[-2] for path in trained(model)} == {"middle", "head"}
 
 
 class TestDistiller:
@@ -144,12 +176,47 @@ class TestDistiller:
         assert not moved(before[0], distiller.teacher)
         assert layers_moved(before[1], distiller.student) == {"low", "middle", "head"}
 
+    def test_a_backbone_of_its_student(self):
+        distiller = self.distiller()
+        groups = kf.layer_groups(distiller, backbone=["low", "middle"])
+        assert [group.name for group in groups] == ["teacher", "low", "middle", "head"]
+        assert [len(group.variables) for group in groups] == [6, 2, 2, 2]
+
+    def test_groups_of_ones_own_are_its_students(self):
+        groups = kf.layer_groups(self.distiller(), {"body": "low|middle", "top": "head"})
+        assert [group.name for group in groups] == ["teacher", "body", "top"]
+
+    def test_a_depth_counts_no_group_that_never_trains(self):
+        keras_tuner = pytest.importorskip("keras_tuner")
+        hp = keras_tuner.HyperParameters()
+        kf.tuning.freeze_depth(hp, self.distiller())
+        (depth,) = hp.space
+        assert depth.values == [0, 2, 3]
+
     def test_unfreezing_everything_leaves_it(self):
         distiller = self.distiller()
         kf.freeze(distiller, matching="low")
         kf.unfreeze(distiller)
         assert not distiller.teacher.trainable_variables
         assert len(distiller.student.trainable_variables) == 6
+
+
+@pytest.mark.parametrize("mode", ["frozen", "train"])
+@pytest.mark.parametrize("is_scheduled", [False, True], ids=["plain fit", "schedule"])
+def test_a_search_keeps_batch_norms_frozen(mode, is_scheduled, data_for):
+    keras_tuner = pytest.importorskip("keras_tuner")
+    model = classifier(build_backbone())
+    hp = keras_tuner.HyperParameters()
+    hp.Fixed("freeze_depth", 0)
+    kf.tuning.freeze_depth(hp, model, keep_frozen=["low", "low_bn"], batch_norm=mode)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    before = values(model)
+    callbacks = []
+    if is_scheduled:
+        callbacks.append(kf.tuning.schedule(hp, choices=[1], batch_norm=mode, verbose=0))
+    x, y = data_for(model)
+    model.fit(x, y, epochs=3, verbose=0, callbacks=callbacks)
+    assert layers_moved(before, model).isdisjoint({"low", "low_bn"})
 
 
 @pytest.mark.parametrize("name", STAGES)

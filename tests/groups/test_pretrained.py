@@ -191,6 +191,14 @@ class TestGiven:
         with pytest.raises(TypeError, match=rf"{user.__name__}\(backbone=\.\.\.\) must be a model"):
             user(*arguments, backbone=given)
 
+    def test_a_layer_inside_a_wrapper(self):
+        inner = layers.Dense(4, name="inner")
+        inputs = keras.Input((3, 4))
+        x = layers.TimeDistributed(inner, name="over_time")(inputs)
+        model = keras.Model(inputs, layers.Dense(2, name="top")(layers.Flatten()(x)))
+        for given in (inner, "inner", "over_time"):
+            assert weighted(model, backbone=given) == {"over_time": {"over_time"}, "head": {"top"}}
+
     def test_a_layer_of_no_part_of_the_model(self):
         other = layers.Dense(2, name="other")
         with pytest.raises(ValueError, match=r"of whose layers model .* does not have other"):
