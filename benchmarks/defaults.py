@@ -196,6 +196,15 @@ def table(task: str, rows: list[dict[str, Any]]) -> Table:
         overall = f"{statistics.mean(means):.3f}"
         cells = [*map(runs.interval, by_rate), overall, f"{min(means):.3f}", f"{seconds:.1f} s"]
         result.add_row(f"{arm.name} (n={len(own) // len(rates)})", *cells)
+    if len(ARMS[task]) == 2:
+        old, new = (arm.name for arm in ARMS[task])
+        score = {key(row)[1:]: row["accuracy"] for row in rows if row["task"] == task}
+        cells = []
+        for rate in rates:
+            seeds = [n for n in SEEDS if (old, rate, n) in score and (new, rate, n) in score]
+            cells.append([score[new, rate, n] - score[old, rate, n] for n in seeds])
+        intervals = [runs.interval(values, sign="+") for values in cells]
+        result.add_row(f"{new} minus {old}, seed by seed", *intervals, "", "", "")
     return result
 
 

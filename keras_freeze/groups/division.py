@@ -2,7 +2,7 @@
 
 Everything that freezes, unfreezes, sets rates or reports refers to these groups. They are found
 automatically or given by the user, and are the same for a nested backbone and the same backbone
-inlined. Nothing here changes a model.
+inlined, where both are told what is pretrained. Nothing here changes a model.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def layer_groups(
 
     Without `groups` the division follows the model: VGG16 with a new head gives `block1` to
     `block5` and `head`, a stack of recurrent layers one group per layer, a transformer its
-    embeddings and blocks. A residual block is never cut in half, and a nested backbone gives the
-    same groups as the same backbone inlined.
+    embeddings and blocks. A residual block is never cut in half, and with the same `backbone` a
+    nested one gives the same groups as an inlined one.
 
     Names are the same in every build of an architecture. A layer that nobody named (`lstm_3`)
     gets another number from Keras in each build, so a group that would be named after such a layer
