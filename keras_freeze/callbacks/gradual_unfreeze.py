@@ -34,9 +34,10 @@ class GradualUnfreeze(FreezeScheduler):
             an int unfreezes one more group every so many epochs; a mapping from epoch (0-based)
             to a group's name or names, such as
             `{0: "head", 4: "block5", 8: ["block4", "block3"]}`, unfreezes these then, and never
-            those that it does not name. A trigger, such as `schedules.OnPlateau("val_loss")`, or
-            a callable `(logs) -> bool`, unfreezes one more group each time it fires, and ends the
-            fit when it fires with all unfrozen.
+            those that it does not name. A regular expression for whole names stands for several
+            groups, `"rest"` for all that are not named. A trigger, such as
+            `schedules.OnPlateau("val_loss")`, or a callable `(logs) -> bool`, unfreezes one more
+            group each time it fires, and ends the fit when it fires with all unfrozen.
         backbone: What is pretrained, as for `layer_groups`: a model or layer that the model was
             built from, a name, a pattern, or several. Everything else is new: it is the last group,
             trains from the first step, and its `BatchNormalization` layers learn. Kept by name.

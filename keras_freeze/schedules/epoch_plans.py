@@ -11,7 +11,10 @@ from keras_freeze.checks import (
     check_count,
     is_int,
 )
-from keras_freeze.model_picture import known_group
+from keras_freeze.model_picture import known_groups
+
+# What a plan calls all groups that it does not name otherwise.
+_REST = "rest"
 
 
 def even_starts(groups: int, epochs: int) -> tuple[int, ...]:
@@ -52,7 +55,8 @@ def unfreeze_plan(
     """Turn a cumulative plan, epoch to groups that unfreeze, into epoch to groups still frozen.
 
     Args:
-        plan: Mapping from epoch (0-based) to a group's name or names.
+        plan: Mapping from epoch (0-based) to a group's name or names, or patterns of whole names;
+            `"rest"` stands for all groups that no other entry of the plan names.
         names: All group names of the model, from input to head.
         owner: Str, in whose name errors are raised. Defaults to `"GradualUnfreeze"`.
 
@@ -64,25 +68,30 @@ def unfreeze_plan(
         ValueError: if an epoch is negative, a name unknown, or a group named twice.
 
     Example:
-        >>> unfreeze_plan({0: "head", 4: ["block2"]}, ["block1", "block2", "head"])
-        {0: ('block1', 'block2'), 4: ('block1',)}
+        >>> unfreeze_plan({0: "head", 4: "block[23]"}, ["block1", "block2", "block3", "head"])
+        {0: ('block1', 'block2', 'block3'), 4: ('block1',)}
+        >>> unfreeze_plan({0: "head", 4: "block2", 8: "rest"}, ["block1", "block2", "head"])
+        {0: ('block1', 'block2'), 4: ('block1',), 8: ()}
     """
     check_plan(owner, plan)
-    unfrozen: list[str] = []
+    entries = {e: [plan[e]] if isinstance(plan[e], str) else list(plan[e]) for e in sorted(plan)}
+    named = [name for given in entries.values() for name in given]
+    has_rest = _REST in named and _REST not in names
+    known = known_groups(owner, "schedule", (n for n in named if not has_rest or n != _REST), names)
+    rest = [name for name in names if name not in known]
+    if has_rest and (not rest or named.count(_REST) > 1):
+        raise ArgumentError(
+            owner,
+            "schedule",
+            f"have {_REST!r} once, where groups are left",
+            received=repr(plan),
+            advice="Remove it.",
+        )
+    unfrozen: set[str] = set()
     frozen = {}
-    for epoch in sorted(plan):
-        entry = plan[epoch]
-        for name in [entry] if isinstance(entry, str) else entry:
-            group = known_group(owner, "schedule", name, names)
-            if group in unfrozen:
-                raise ArgumentError(
-                    owner,
-                    "schedule",
-                    "name each group once",
-                    received=f"{name!r} again at epoch {epoch}",
-                    advice="Remove one of the two.",
-                )
-            unfrozen.append(group)
+    for epoch, given in entries.items():
+        unfrozen.update(group for group, entry in known.items() if entry in given)
+        unfrozen.update(rest if has_rest and _REST in given else ())
         frozen[epoch] = tuple(name for name in names if name not in unfrozen)
     return frozen
 

@@ -59,6 +59,16 @@ PLANS = {
         {0: ("block1", "block2", "block3"), 5: ("block1", "block2")},
     ),
     "all at once": ({0: NAMES}, {0: ()}),
+    "a pattern": ({0: "head", 3: "block[23]"}, {0: ("block1", "block2", "block3"), 3: ("block1",)}),
+    "the rest": (
+        {0: "head", 2: ["block2"], 3: "rest"},
+        {0: NAMES[:3], 2: ("block1", "block3"), 3: ()},
+    ),
+    "the rest before its end": (
+        {0: "head", 2: "rest", 3: "block1"},
+        {0: NAMES[:3], 2: ("block1",), 3: ()},
+    ),
+    "the rest in a list": ({0: ["head", "rest"], 1: "block1"}, {0: ("block1",), 1: ()}),
     "nothing at first": (
         {0: [], 1: "head"},
         {0: ("block1", "block2", "block3", "head"), 1: ("block1", "block2", "block3")},
@@ -70,8 +80,21 @@ PLANS = {
 def test_unfreeze_plan(case):
     plan, expected = PLANS[case]
     frozen = unfreeze_plan(plan, NAMES)
-    assert frozen == expected
+    assert frozen == {epoch: tuple(names) for epoch, names in expected.items()}
     assert list(frozen) == sorted(frozen)
+
+
+def test_a_group_may_be_called_rest():
+    assert unfreeze_plan({0: "head", 1: "rest"}, ["low", "rest", "head"]) == {
+        0: ("low", "rest"),
+        1: ("low",),
+    }
+
+
+@pytest.mark.parametrize("plan", [{0: NAMES, 1: "rest"}, {0: "rest", 1: "rest"}])
+def test_a_rest_that_is_none(plan):
+    with pytest.raises(ValueError, match="have 'rest' once, where groups are left"):
+        unfreeze_plan(plan, NAMES)
 
 
 def test_in_a_plan_head_means_the_last_group():
