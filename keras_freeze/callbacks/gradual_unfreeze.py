@@ -121,7 +121,7 @@ class GradualUnfreeze(FreezeScheduler):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and warn where it has nothing to do."""
         super().on_train_begin(logs)
-        planner, plan = self.planner, self._plan
+        plan = self._plan
         if plan is None:
             return
         if len(plan.picture.groups) == 1:
@@ -130,7 +130,7 @@ class GradualUnfreeze(FreezeScheduler):
                 "there is nothing to unfreeze. Pass groups= to divide it.",
                 stacklevel=2,
             )
-        elif isinstance(planner, FromTheHead) and planner.finds_nothing_pretrained(plan.picture):
+        elif self.planner.finds_nothing_pretrained(plan.picture):
             warnings.warn(
                 f"GradualUnfreeze: nothing in model {self.model.name!r} is pretrained, as the "
                 "values of its biases and BatchNormalization layers show (or have shown, before an "

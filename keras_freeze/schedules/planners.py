@@ -45,6 +45,10 @@ class Planner(abc.ABC):
         """Return sentences to print about this plan; arguments as for `plan`."""
         return self.remarks_for(GroupNames.of(picture.groups_that_may_train), epochs)
 
+    def finds_nothing_pretrained(self, picture: ModelPicture) -> bool:
+        """Tell whether everything counts as new, and trains from the first step."""
+        return False
+
     @abc.abstractmethod
     def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
         """Return the schedule for groups of these names, from input to head."""
@@ -165,7 +169,7 @@ class FromTheHead(Planner):
         )
 
     def finds_nothing_pretrained(self, picture: ModelPicture) -> bool:
-        """Tell whether everything counts as new."""
+        """Tell whether everything counts as new, and trains from the first step."""
         if not self.judges_values or isinstance(self.schedule, Mapping):
             return False
         groups = picture.groups_that_may_train[:-1]

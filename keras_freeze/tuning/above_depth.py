@@ -48,6 +48,11 @@ class AboveDepth(Planner):
         ]
         return dataclasses.replace(plan, phases=phases)
 
+    def finds_nothing_pretrained(self, picture: ModelPicture) -> bool:
+        """Tell it as the planner does, where no depth was asked for."""
+        has_depth = depth_of(picture.model) is not None
+        return not has_depth and self.planner.finds_nothing_pretrained(picture)
+
     def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
         """Return the schedule for all groups, where nothing is frozen by a search."""
         return self.planner.plan_for(names, epochs)

@@ -58,6 +58,17 @@ def test_other_groups_than_those_of_the_depth(plain, groups, depth, counts):
     assert planned == list(dict.fromkeys(counts))
 
 
+def test_without_a_depth_an_untrained_model_trains_whole_and_says_so():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    callback = tuning.schedule(fixed(), choices=["even"], verbose=0)
+    with pytest.warns(UserWarning, match="nothing in model .* is pretrained"):
+        history = model.fit(
+            np.ones((4, 4)), np.ones((4, 2)), epochs=2, verbose=0, callbacks=[callback]
+        )
+    assert history.history["non_trainable_params"] == [0, 0]
+
+
 @pytest.mark.parametrize("depth", [0, 1])
 def test_only_groups_above_the_depth_need_an_epoch_each(plain, depth, capsys):
     hp = fixed(freeze_depth=depth)
