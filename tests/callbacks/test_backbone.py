@@ -44,7 +44,7 @@ def weights(*names, statistics):
 
 
 #: The models of every commit; `make test-all` tries them all.
-QUICK = ("nested_neck", "unet_3", "over_time", "below_and_above")
+QUICK = ("unet_3", "below_and_above")
 CASES = [
     pytest.param(name, mode, marks=[] if name in QUICK and mode == "frozen" else pytest.mark.slow)
     for name in MODELS

@@ -14,6 +14,7 @@ import keras_freeze as kf
 pytestmark = pytest.mark.backend
 
 HEAD = kf.policies.FreezeBefore("head")
+FURTHER_MODES = ("follow", "statistics", "train")
 NOTHING = "nothing in model '.*' is pretrained"
 
 
@@ -37,7 +38,7 @@ def build_transformer():
 
 UNTRAINED = [
     (build_plain, "even"),
-    (build_recurrent, "even"),
+    pytest.param(build_recurrent, "even", marks=pytest.mark.slow),
     (build_batch_norm, 1),
     pytest.param(build_mobilenet, "even", marks=pytest.mark.slow),
     pytest.param(build_transformer, "even", marks=pytest.mark.slow),
@@ -151,7 +152,9 @@ class TestSomeLayers:
             model.fit(x, y, verbose=0, callbacks=[callback(base)])
 
     @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables")
-    @pytest.mark.parametrize("mode", ["frozen", "follow", "statistics", "train"])
+    @pytest.mark.parametrize(
+        "mode", ["frozen", *(pytest.param(m, marks=pytest.mark.slow) for m in FURTHER_MODES)]
+    )
     def test_an_untouched_batch_norm_follows_instead_of_being_frozen(self, mode, data_for):
         """It is `deep_bn` here, in a group that unfreezes; `low_bn` has seen data."""
         base = build_backbone()

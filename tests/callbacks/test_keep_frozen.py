@@ -32,7 +32,7 @@ def layers_moved(before, model):
     ],
     ids=["name", "names", "pattern", "path", "policy", "callable"],
 )
-@pytest.mark.parametrize("kind", ["gradual", "plan"])
+@pytest.mark.parametrize("kind", ["gradual", pytest.param("plan", marks=pytest.mark.slow)])
 def test_it_never_unfreezes(kept, kind, plain, data_for):
     model = compiled(plain())
     before = values(model)
@@ -63,7 +63,7 @@ def test_part_of_a_group(plain, data_for):
     assert {p for p in before if "low" in p} & moved(before, model) == {"plain/low/bias"}
 
 
-@pytest.mark.parametrize("mode", ["frozen", "follow", "statistics", "train"])
+@pytest.mark.parametrize("mode", ["train", pytest.param("frozen", marks=pytest.mark.slow)])
 def test_part_of_a_batch_norm(mode, data_for):
     model = classifier(build_backbone())
     model.compile("sgd", "sparse_categorical_crossentropy")
@@ -78,7 +78,9 @@ def test_part_of_a_batch_norm(mode, data_for):
     assert "low_bn/gamma" not in moved(before, model)
 
 
-@pytest.mark.parametrize("mode", ["frozen", "follow", "train"])
+@pytest.mark.parametrize(
+    "mode", ["train", *(pytest.param(m, marks=pytest.mark.slow) for m in ("frozen", "follow"))]
+)
 def test_its_batch_norms_stay_too(mode, data_for):
     model = classifier(build_backbone())
     model.compile("sgd", "sparse_categorical_crossentropy")
@@ -201,7 +203,7 @@ class TestDistiller:
         assert len(distiller.student.trainable_variables) == 6
 
 
-@pytest.mark.parametrize("mode", ["frozen", "train"])
+@pytest.mark.parametrize("mode", ["train", pytest.param("frozen", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("is_scheduled", [False, True], ids=["plain fit", "schedule"])
 def test_a_search_keeps_batch_norms_frozen(mode, is_scheduled, data_for):
     keras_tuner = pytest.importorskip("keras_tuner")

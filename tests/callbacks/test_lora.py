@@ -24,7 +24,7 @@ def of(layer, *names):
 
 @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables")
 @pytest.mark.parametrize("is_frozen", [True, False], ids=["frozen layer", "trainable layer"])
-@pytest.mark.parametrize("mode", [None, "int8"])
+@pytest.mark.parametrize("mode", [None, pytest.param("int8", marks=pytest.mark.slow)])
 def test_a_bias_trains_where_it_did_when_lora_came(is_frozen, mode, plain, data_for):
     model = plain()
     low = model.get_layer("low")
@@ -75,7 +75,10 @@ def test_lora_that_comes_in_a_fit(plain, data_for):
 @pytest.mark.hub
 @pytest.mark.parametrize(
     "callback",
-    [kf.GradualUnfreeze(1, verbose=0), kf.FreezeScheduler({0: None}, verbose=0)],
+    [
+        kf.GradualUnfreeze(1, verbose=0),
+        pytest.param(kf.FreezeScheduler({0: None}, verbose=0), marks=pytest.mark.slow),
+    ],
     ids=["in stages", "at once"],
 )
 def test_a_hub_backbone_trains_what_its_enable_lora_left(callback):
