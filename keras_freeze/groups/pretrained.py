@@ -20,6 +20,7 @@ from keras_freeze.keras_internals.graph import functional_graph, graph_nodes
 from keras_freeze.model_picture import (
     ModelPicture,
     Pretrained,
+    is_of_keras_hub,
     nested_model,
     opened_layers,
     teacher_of,
@@ -240,11 +241,8 @@ def found(picture: ModelPicture, calls: Sequence[Call]) -> Pretrained | None:
 
 def _task_backbone(model: keras.Model) -> list[keras.Model]:
     """Return the backbone of a KerasHub task."""
-    for kind in type(model).__mro__:
-        if kind.__name__ == "Task" and kind.__module__.partition(".")[0] == "keras_hub":
-            backbone = getattr(model, "backbone", None)
-            return [backbone] if isinstance(backbone, keras.Model) else []
-    return []
+    backbone = getattr(model, "backbone", None) if is_of_keras_hub(model, "Task") else None
+    return [backbone] if isinstance(backbone, keras.Model) else []
 
 
 def _nested_backbones(model: keras.Model) -> list[keras.Model]:

@@ -47,8 +47,6 @@ def all_untouched(picture: ModelPicture, layers: Iterable[keras.Layer]) -> bool:
 def _are_untouched(weights: Iterable[Weight]) -> bool:
     """Tell it of the weights of one layer; of a `BatchNormalization` by its statistics alone."""
     known = [weight for weight in weights if _is_known(weight)]
-    if known and is_batch_norm(known[0].layer):
-        known = [weight for weight in known if weight.variable.name in _STATISTICS]
     for weight in known:
         value, initial = weight.variable.value, _initial_value(weight)
         if initial is None or not np.array_equal(keras.ops.convert_to_numpy(value), initial):

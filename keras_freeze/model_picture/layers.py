@@ -77,6 +77,14 @@ def teacher_of(model: keras.Layer) -> keras.Model | None:
     return model.teacher if is_distiller else None
 
 
+def is_of_keras_hub(layer: keras.Layer, kind: str) -> bool:
+    """Tell whether a layer is one of KerasHub's: a `"Task"` or a `"Backbone"`, of any subclass."""
+    return any(
+        cls.__name__ == kind and cls.__module__.partition(".")[0] == "keras_hub"
+        for cls in type(layer).__mro__
+    )
+
+
 def every_layer(model: keras.Layer) -> tuple[keras.Layer, ...]:
     """Return the model and all layers below it at any depth, containers before contents."""
     found: dict[int, keras.Layer] = {}

@@ -11,7 +11,7 @@ import keras
 from keras_freeze.checks import ArgumentError, ArgumentTypeError
 from keras_freeze.groups import with_groups
 from keras_freeze.keras_internals.layers import is_adapted
-from keras_freeze.model_picture import ModelPicture, every_layer
+from keras_freeze.model_picture import ModelPicture, every_layer, is_of_keras_hub
 from keras_freeze.policies.base import FreezePolicy, as_policy
 from keras_freeze.policies.by_name import FreezeMatching
 from keras_freeze.policies.selection import Selection, of_groups, of_layers
@@ -59,7 +59,7 @@ def kept_by_lora(picture: ModelPicture, frozen_here: Collection[int]) -> frozens
         is_of_layer = is_adapted(weight.layer) and weight.potentially_trainable and not is_of_lora
         if is_of_layer and not variable.trainable and id(variable) not in frozen_here:
             kept.add(id(variable))
-    for backbone in filter(_is_hub_backbone, picture.layers):
+    for backbone in (x for x in picture.layers if is_of_keras_hub(x, "Backbone")):
         layers = picture.layers_in[id(backbone)]
         others = [w.variable for w in picture.weights_in[id(backbone)] if not is_adapted(w.layer)]
         # That method, and no call on a frozen layer, leaves what it adapts trainable.
@@ -68,13 +68,6 @@ def kept_by_lora(picture: ModelPicture, frozen_here: Collection[int]) -> frozens
             kept.update(id(variable) for variable in others)
             kept.update(id(x) for x in layers if not any(map(is_adapted, every_layer(x))))
     return frozenset(kept)
-
-
-def _is_hub_backbone(layer: keras.Layer) -> bool:
-    return any(
-        kind.__name__ == "Backbone" and kind.__module__.partition(".")[0] == "keras_hub"
-        for kind in type(layer).__mro__
-    )
 
 
 def keep_frozen_policy(owner: str, keep_frozen: Any) -> FreezePolicy:

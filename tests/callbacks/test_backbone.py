@@ -112,3 +112,39 @@ def test_the_line_says_that_nothing_can_be_cached(capsys):
     model.fit(x, y, verbose=0, callbacks=[kf.GradualUnfreeze(backbone=backbone)])
     first = capsys.readouterr().out.splitlines()[0]
     assert first.endswith("New layers feed the backbone, so nothing can be cached.")
+
+
+class TestInSearchesAndReports:
+    def test_a_depth_by_layers_is_refused_where_new_layers_come_first(self):
+        keras_tuner = pytest.importorskip("keras_tuner")
+        build, _ = MODELS["below_and_above"]
+        backbone = build_backbone()
+        hp, model = keras_tuner.HyperParameters(), build(backbone)
+        with pytest.raises(ValueError, match='be "group" where new layers feed the backbone'):
+            kf.tuning.freeze_depth(hp, model, unit="layer", backbone=backbone)
+        kf.tuning.freeze_depth(hp, model, backbone=backbone)
+        assert hp.space[0].max_value == 3
+
+    def test_a_schedule_needs_the_backbone_of_the_depth(self):
+        keras_tuner = pytest.importorskip("keras_tuner")
+        hp = keras_tuner.HyperParameters()
+        backbone = build_backbone()
+        model = neck(backbone)
+        kf.tuning.freeze_depth(hp, model, backbone=backbone)
+        with pytest.raises(ValueError, match="must be that of freeze_depth"):
+            kf.tuning.schedule(hp, choices=[1]).preview(model, 4)
+        assert kf.tuning.schedule(hp, choices=[1], backbone=backbone).preview(model, 4).rows
+
+    def test_a_report_has_its_groups(self):
+        backbone = build_backbone()
+        report = kf.parameter_report(neck(backbone), backbone=backbone)
+        assert [row.name for row in report.rows] == ["low", "middle", "deep", "head"]
+        with pytest.raises(ValueError, match=r'backbone=...\) must be None where by="layer"'):
+            kf.parameter_report(neck(backbone), by="layer", backbone=backbone)
+
+    def test_builders_take_its_groups(self):
+        backbone = build_backbone()
+        groups = kf.layer_groups(neck(backbone), backbone=backbone)
+        schedule = kf.schedules.gradual(groups)
+        assert [len(phase.frozen) for phase in schedule.phases] == [3, 2, 1, 0]
+        assert schedule.groups == tuple((group.name, group.total_params) for group in groups)
