@@ -68,6 +68,15 @@ hypothesis.settings.register_profile("thorough", max_examples=200, print_blob=Tr
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
+def pytest_collection_modifyitems(items):
+    """Leave to `make test-all` what takes long on JAX alone, which compiles everything."""
+    if keras.backend.backend() == "jax":
+        for item in items:
+            if item.get_closest_marker("slow_on_jax"):
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):
     """Let JAX keep what it compiles: tiny models come to the same programs again and again."""
@@ -229,9 +238,14 @@ def recurrent():
     return _seeded(build_recurrent)
 
 
-@pytest.fixture(params=BUILDERS)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name == "recurrent" else ())
+        for name in BUILDERS
+    ]
+)
 def any_model(request):
-    """Run a test once for each of the tiny models."""
+    """Run a test once for each of the tiny models; with LSTMs, which take long, as slow tests."""
     return _seeded(BUILDERS[request.param])
 
 

@@ -84,6 +84,7 @@ class CheckFrozen(keras.callbacks.Callback):
             np.testing.assert_array_equal(new, old, err_msg=weight.variable.path)
 
 
+@pytest.mark.slow_on_jax
 # A plan may end with single variables frozen, which is said at the end of a fit.
 @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables:UserWarning")
 @hypothesis.given(plan=plans(), optimizer=st.sampled_from(sorted(optimizer_table.ALL)))

@@ -125,7 +125,7 @@ def test_an_interrupted_run_ends_like_another(run, first, nested, data_for, tmp_
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name == "recurrent" else ())
+        pytest.param(name, marks=pytest.mark.slow if name in ("recurrent", "multi_input") else ())
         for name in conftest.BUILDERS
     ],
 )
@@ -142,6 +142,7 @@ def test_every_kind_of_model_is_resumed(name, request, data_for, tmp_path):
     assert told.history == history.history
 
 
+@pytest.mark.slow_on_jax
 @backend
 def test_newly_unfrozen_variables_keep_their_own_step_counts(plain, data_for, tmp_path):
     def schedule():

@@ -10,7 +10,7 @@ import pytest
 import keras_freeze as kf
 from keras_freeze.keras_internals import optimizers
 
-QUICK = ("sgd-momentum", "adam", "adamw-excluded")
+QUICK = ("adam", "adamw-excluded")
 
 
 def some(names, *orders):

@@ -354,6 +354,7 @@ def test_after_a_flip_the_weights_are_those_that_training_left(data_for):
 # What is no alarm
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     ("name", "mode"),
     [*((name, "frozen") for name in BUILDERS), *(("batch_norm", mode) for mode in MODES[1:])],
@@ -561,6 +562,7 @@ def test_a_frozen_recurrent_layer_may_keep_its_state(data_for):
     assert len(compared.watched[0]) == 3
 
 
+@pytest.mark.slow
 def test_mirrored_strategy(mirrored, plain, data_for):
     import tensorflow as tf
 

@@ -397,6 +397,7 @@ def test_what_was_unfrozen_by_hand_is_not_frozen_again_by_a_later_fit(plain, dat
     assert training == [("low", "head"), ALL]
 
 
+@pytest.mark.slow_on_jax
 def test_a_loss_scale_counts_as_training_done(plain, data_for, tmp_path):
     model = plain()
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01))

@@ -203,6 +203,7 @@ class TestDistiller:
         assert len(distiller.student.trainable_variables) == 6
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("mode", ["train", pytest.param("frozen", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("is_scheduled", [False, True], ids=["plain fit", "schedule"])
 def test_a_search_keeps_batch_norms_frozen(mode, is_scheduled, data_for):

@@ -71,6 +71,7 @@ def test_lora_that_comes_in_a_fit(plain, data_for):
     assert {p.split("/")[-1] for p in trained(model) if "middle" in p} == {*LORA, "bias"}
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables")
 @pytest.mark.hub
 @pytest.mark.parametrize(

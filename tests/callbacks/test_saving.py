@@ -52,6 +52,7 @@ def numbers(variables):
     return [float(np.sum(optimizer_state.to_host(v))) for v in variables]
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("build", [pytest.param("batch_norm", marks=pytest.mark.slow), "nested"])
 def test_a_model_saved_in_the_middle_opens_and_trains_on(build, request, data_for, tmp_path):
     model = request.getfixturevalue(build)()
@@ -130,6 +131,7 @@ def test_what_a_file_cannot_keep_is_said_once_and_one_call_puts_it_right(part, d
     assert numbers(loaded.weights) == numbers(model.weights)
 
 
+@pytest.mark.slow_on_jax
 def test_whole_layers_are_kept_without_a_word(batch_norm, data_for):
     model = batch_norm()
     model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)

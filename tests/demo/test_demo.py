@@ -247,7 +247,7 @@ class TestDemo:
         self.check_that_it_opens_with_keras_alone(folder / run.MODEL, variables)
         return printed
 
-    @pytest.mark.landing
+    @pytest.mark.slow
     def test_a_small_search_from_end_to_end(self, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(keras.applications, "VGG16", narrow_vgg16)
         assert vgg.IMAGENET in self.run_the_search(tmp_path, capsys, monkeypatch, "imagenet")

@@ -81,7 +81,7 @@ def assert_close(left, right):
         pytest.param("by epochs", "adamw", marks=pytest.mark.slow),
         pytest.param("by epochs", "sgd-momentum", marks=pytest.mark.slow),
         pytest.param("by epochs", "adafactor", marks=pytest.mark.slow),
-        ("by epochs", "loss-scale"),
+        pytest.param("by epochs", "loss-scale", marks=pytest.mark.slow),
         pytest.param("by epochs", "nadam", marks=pytest.mark.slow),
         ("by logs", "adamw"),
     ],
@@ -98,7 +98,8 @@ def test_mirrored_strategy_gives_the_one_device_result(
         assert isinstance(leaf._iterations, keras.Variable)
 
 
-@pytest.mark.parametrize("schedule", [pytest.param("by epochs", marks=pytest.mark.slow), "by logs"])
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_mirrored_strategy_resumes(schedule, mirrored, plain, data_for, tmp_path):
     one = train(plain, data_for, [SCHEDULES[schedule]()])
     with mirrored.scope():
@@ -108,7 +109,7 @@ def test_mirrored_strategy_resumes(schedule, mirrored, plain, data_for, tmp_path
 
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution")
 @pytest.mark.backend
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", [pytest.param("by epochs", marks=pytest.mark.slow), "by logs"])
 def test_data_parallel_on_jax_gives_the_one_device_result(schedule, plain, data_for, tmp_path):
     make = SCHEDULES[schedule]
     one = train(plain, data_for, [make()])
@@ -129,7 +130,7 @@ def test_data_parallel_on_jax_gives_the_one_device_result(schedule, plain, data_
     ("schedule", "precision"),
     [
         ("by epochs", "mixed_float16"),
-        ("by logs", "bfloat16"),
+        pytest.param("by logs", "bfloat16", marks=pytest.mark.slow),
         pytest.param("by epochs", "mixed_bfloat16", marks=pytest.mark.slow),
         pytest.param("by epochs", "bfloat16", marks=pytest.mark.slow),
         pytest.param("by logs", "mixed_float16", marks=pytest.mark.slow),

@@ -85,7 +85,7 @@ def test_a_recompile_keeps_every_bit_of_an_optimizer(name, plain):
 
 # In fits, a few at every commit and all in `make test-all`. The contract of bits is TensorFlow's;
 # the other backends show the shuffled case only.
-FITTED = [("adam", True), ("adam", False), ("adam-accumulation", True), ("adam-ema", True)]
+FITTED = [("adam", False), ("adam-accumulation", True)]
 ORDERS = [True, False] if keras.backend.backend() == "tensorflow" else [True]
 FITS = [
     pytest.param(
@@ -116,7 +116,7 @@ def test_a_recompile_in_any_place_changes_no_bit(name, shuffle, batch_norm, data
         {"run_eagerly": True},
         {"steps_per_execution": 2},
         {"weighted_metrics": ["accuracy"], "loss_weights": [0.5]},
-        {"jit_compile": True},
+        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
     ],
     ids=["eager", "several-steps", "weighted", "jit"],
 )
@@ -138,7 +138,14 @@ def test_compile_settings_survive(settings, plain, data_for):
         assert getattr(model, name) == settings[name]
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "mixed_float16",
+        pytest.param("mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param("float64", marks=pytest.mark.slow),
+    ],
+)
 def test_dtype_policies_survive(policy, plain, data_for):
     if policy == "float64" and keras.backend.backend() == "jax":
         pytest.skip("JAX has float64 by an option of its own only")
@@ -207,6 +214,7 @@ def items_of(optimizer):
     )
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("kind", optimizer_table.ALL)
 def test_what_remains_trainable_keeps_its_state_when_others_freeze(kind, plain):
     model = apply_gradients(plain(), applied_outside_of_a_step(kind), 5)
@@ -513,7 +521,7 @@ def regularized():
     return as_if_trained(model)
 
 
-@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("eager", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_validation_counts_the_regularizers_of_what_trains_at_its_time(eager, data_for):
     class Evaluate(keras.callbacks.Callback):
         """Evaluate another model with the same weights and flags after each epoch."""

@@ -101,6 +101,7 @@ def test_a_newly_unfrozen_variable_is_updated_as_by_a_fresh_optimizer(name):
     assert_same(train_together(factory, start=6, steps=20), apart, rtol=2e-6)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("name", optimizer_table.PER_VARIABLE)
 def test_a_multiplier_equals_an_optimizer_of_its_own_at_that_rate(name):
     factory = optimizer_table.PER_VARIABLE[name]

@@ -109,6 +109,7 @@ def fit_and_check(model):
     assert_report_equals_summary(model)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.backend
 @pytest.mark.parametrize(
     "name",

@@ -109,6 +109,7 @@ def test_flags_of_a_mode(way, mode):
     assert effects.flags(model)["block1_conv/kernel"] == (apply is unfreeze_everything)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.backend
 def test_a_fit_moves_what_the_mode_says(way, mode, data_for):
     apply, expected = way
@@ -156,6 +157,7 @@ def test_frozen_norms_of_a_backbone_stay_so_after_every_group_is_unfrozen(data_f
     assert {"block1_conv/kernel", "block2_conv/kernel"} <= paths
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.backend
 def test_freezing_holds_statistics_where_a_call_with_training_false_does_not(nested, data_for):
     """`backbone(x, training=False)` in a Functional model: `fit` passes its own True (Keras 3)."""

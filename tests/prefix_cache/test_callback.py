@@ -130,7 +130,8 @@ def test_arguments_of_fit(settings, batch_norm):
     cached.compare(frozen(batch_norm, 1), images(), epochs=4, **settings)
 
 
-@pytest.mark.parametrize("dtype", ["int32", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["int32", "float64"])
 def test_inputs_of_another_dtype(dtype, batch_norm):
     x, y = images()
     data = (x * 40).astype(dtype), y
@@ -152,6 +153,7 @@ def test_dictionaries_of_inputs():
 # Other callbacks, and one cache in several fits
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.backend
 def test_beside_other_callbacks(batch_norm, tmp_path):
     def others():

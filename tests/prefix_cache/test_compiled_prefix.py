@@ -12,14 +12,15 @@ from keras_freeze.prefix_cache import compiled_prefix
 slow = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "rows"),
     [
         ("scale", 24),
-        *(
-            pytest.param(*case, marks=slow)
-            for case in [("conv_2", 20), ("conv_2", 24), ("scale", 20), ("hidden", 20)]
-        ),
+        ("conv_2", 20),
+        ("conv_2", 24),
+        ("scale", 20),
+        ("hidden", 20),
     ],
 )
 def test_convolutions_below_a_normalisation(before, rows):

@@ -45,6 +45,7 @@ def subclassed(*names, rate=0.0, again=0.0):
     return build
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.backend
 @pytest.mark.parametrize(
     "names",
@@ -59,6 +60,7 @@ def test_a_subclassed_model(names):
     cached.compare(subclassed(*names), vectors())
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.backend
 @pytest.mark.parametrize(
     "names", [pytest.param(("low",), marks=pytest.mark.slow), ("low", "middle")], ids="-".join
@@ -77,6 +79,7 @@ def test_a_subclassed_model_without_anything_to_keep():
     assert statistics.misses == 0
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_what_a_models_own_code_counts_is_counted_once():
     class Counting(Subclassed):

@@ -55,12 +55,11 @@ def test_random_augmentation_is_noticed_in_the_second_epoch(batch_norm, capsys):
 # Transitions
 
 
-def scheduled(batch_norm, schedule, data=None, **settings):
+def scheduled(build, schedule, data=None, **settings):
     """Fit a schedule with and without a cache, and return the statistics."""
     cache = kf.PrefixCache(auto=False, verbose=0)
     plain, with_cache = (
-        cached.fit(batch_norm, data or images(), schedule(given), **settings)
-        for given in (False, cache)
+        cached.fit(build, data or images(), schedule(given), **settings) for given in (False, cache)
     )
     cached.assert_same(with_cache, plain)
     return cache.statistics
@@ -86,13 +85,13 @@ def test_modes_of_batch_norm(mode, batch_norm):
     assert scheduled(batch_norm, schedule, epochs=4).hits
 
 
-def test_freezing_late_in_an_epoch_does_not_look_like_augmentation(batch_norm):
+def test_freezing_late_in_an_epoch_does_not_look_like_augmentation():
     def schedule(cache):
         first, then = Phase(until=AfterSteps(5)), Phase(frozen=1)
         return kf.FreezeScheduler(FreezeSchedule([first, then]), cache=cache, verbose=0)
 
     settings = {"epochs": 4, "shuffle": False, "batch_size": 4}
-    statistics = scheduled(batch_norm, schedule, images(rows=32), **settings)
+    statistics = scheduled(cached.dense_stack, schedule, vectors(rows=32), **settings)
     # Of the first epoch 3 batches are cut, and of the others all 8.
     assert statistics.hits == 32 * 2 + 12
 
@@ -122,7 +121,9 @@ def changed(batch_norm, action, epoch, batch):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("action", [scale_kernel, unfreeze, lower_precision])
+@pytest.mark.parametrize(
+    "action", [scale_kernel, unfreeze, pytest.param(lower_precision, marks=slow)]
+)
 def test_what_changes_the_prefix_within_an_epoch_is_noticed(action, batch_norm):
     changed(batch_norm, action, epoch=1, batch=1)
 

@@ -72,7 +72,10 @@ def plain(build, data):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize(("build", "data"), [(dense_stack, vectors()), (masked, texts())])
+@pytest.mark.parametrize(
+    ("build", "data"),
+    [(dense_stack, vectors()), pytest.param(masked, texts(), marks=pytest.mark.slow)],
+)
 def test_the_same_cut_is_computed_once_and_a_deeper_one_starts_from_it(
     build, data, library, continued
 ):

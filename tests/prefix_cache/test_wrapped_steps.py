@@ -31,6 +31,7 @@ def test_a_second_fit_and_a_fit_without(batch_norm):
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_training_on_a_batch_by_hand_within_a_fit(batch_norm):
     class ByHand(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
