@@ -63,7 +63,7 @@ _shared = {
         hypothesis.HealthCheck.too_slow,
     ],
 }
-hypothesis.settings.register_profile("quick", max_examples=10, derandomize=True, **_shared)
+hypothesis.settings.register_profile("quick", max_examples=6, derandomize=True, **_shared)
 hypothesis.settings.register_profile("thorough", max_examples=200, print_blob=True, **_shared)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 

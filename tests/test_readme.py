@@ -48,6 +48,7 @@ def test_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
+@pytest.mark.landing
 # Keras warns of its own default for data from tf.data.
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
 @pytest.mark.usefixtures("photos")

@@ -55,6 +55,21 @@ class BackupFolder:
             path.unlink(missing_ok=True)
         return target
 
+    def check(self, state: dict[str, Any]) -> None:
+        """Write a backup and remove it, to see that it can be done.
+
+        Raises:
+            OSError: if the folder can't be made or written to, or has too little space.
+            TypeError: if the state holds what a backup can't.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        trial = self.path / f"epoch-{os.getpid()}.unfinished"
+        try:
+            with open(trial, "wb") as file:
+                write(file, state)
+        finally:
+            trial.unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Remove all backups, and the folder if nothing else is in it."""
         for path in [*self.files(), *self.path.glob(_UNFINISHED)]:

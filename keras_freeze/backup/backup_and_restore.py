@@ -17,11 +17,12 @@ from keras_freeze.backup import callback_state
 from keras_freeze.backup.archive import BackupFolder, read
 from keras_freeze.backup.callback_state import Restorable
 from keras_freeze.base_callback import BaseCallback
-from keras_freeze.checks import ArgumentError
+from keras_freeze.checks import ArgumentError, first_few
 from keras_freeze.engine import snapshot
-from keras_freeze.keras_internals import trainer
+from keras_freeze.keras_internals import random_state, trainer
 from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
-from keras_freeze.model_picture import is_built
+from keras_freeze.keras_internals.host_arrays import to_host
+from keras_freeze.model_picture import every_layer, is_built, own_optimizers
 
 #: The form of the files, which changes when an older version can't be read any more.
 FORMAT = 1
@@ -43,8 +44,9 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
     has counted, the flags of every layer and variable, BatchNormalization modes, group rates
     and step counts, the best epoch of the phase, random states, the history so far, and the
     counters of other callbacks (`EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint`, your
-    own where they are plain data; others are named in a warning). It may stand anywhere in the
-    list. Use one folder for each `fit` of a script.
+    own where they are plain data, variables or random generators), metrics that are not reset, and
+    the random generators of Keras, NumPy, Python and torch. What can't be kept is named in a
+    warning. It may stand anywhere in the list. Use one folder for each `fit` of a script.
 
     A backup is written whole or not at all. The last two are kept: if the last can't be read,
     the one before is used, with a warning. The files hold no code.
@@ -58,8 +60,9 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
             to True.
 
     Raises:
-        ValueError: if an argument is invalid; in a fit, if the backups can't be read, or if
-            they were made by another script: another model, optimizer, schedule or division
+        ValueError: if an argument is invalid; before the first epoch of a fit, if the folder can't
+            be written to, if the model could not be restored, if the backups can't be read, or if
+            they were made by another script: another model, loss, optimizer, schedule or division
             into groups.
 
     Example:
@@ -125,9 +128,11 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
                 f"model={self.model.name!r}, which is not. Call it on one batch before fit."
             )
         self._warn_of_csv_loggers()
+        self._check_optimizers()
         found = self._newest()
         if found is not None:
             self._restore(*found)
+        self._check_that_it_can_be_kept()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Remove the traces of the restart, for later fits."""
@@ -135,18 +140,10 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Write a backup."""
-        model = self.model
-        state = {
-            "format": FORMAT,
-            "epoch": epoch + 1,
-            "stop_training": bool(model.stop_training),
-            "script": self._script(),
-            "model": snapshot.capture_all(model),
-            "callbacks": {
-                name: self._state_of(n) for n, name in enumerate(callback_state.names(self._beside))
-            },
+        callbacks = {
+            name: self._state_of(n) for n, name in enumerate(callback_state.names(self._beside))
         }
-        self._folder.write(epoch + 1, state)
+        self._folder.write(epoch + 1, {**self._state(epoch + 1), "callbacks": callbacks})
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Remove the backups, unless they are to be kept."""
@@ -154,6 +151,66 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
         if self.delete_checkpoint:
             self._folder.clear()
         self._beside, self._at_start = (), ()
+
+    def _state(self, epoch: int) -> dict[str, Any]:
+        """Return the state of a training before an epoch, but for that of its callbacks."""
+        model = self.model
+        return {
+            "format": FORMAT,
+            "epoch": epoch,
+            "stop_training": bool(model.stop_training),
+            "script": self._script(),
+            "model": snapshot.capture_all(model),
+            "metrics": [to_host(v) for v in _metrics_variables(model)],
+            "random": random_state.capture(),
+        }
+
+    def _check_optimizers(self) -> None:
+        model = self.model
+        own = own_optimizers(model)
+        if model.optimizer is None or own:
+            of_its_own = f"optimizers of its own ({', '.join(own)})" if own else "no optimizer"
+            raise ArgumentError(
+                "BackupAndRestore",
+                "model",
+                "train with the optimizer that it is compiled with, and no other: the state of "
+                "others is in no file that could be restored",
+                received=f"{model.name!r}, with {of_its_own}",
+                advice="Keep checkpoints of such a model yourself.",
+            )
+
+    def _check_that_it_can_be_kept(self) -> None:
+        """Raise before the first epoch, not after hours of training."""
+        self._warn_of_lost_state()
+        try:
+            self._folder.check(self._state(0))
+        except OSError as error:
+            raise ArgumentError(
+                "BackupAndRestore",
+                "backup_dir",
+                "be a folder that can be written to, with space for two backups",
+                received=f"{self.backup_dir!r}, where one can't be written: {error}",
+            ) from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"BackupAndRestore can't keep model {self.model.name!r}, so it could not be "
+                f"restored: {error} Leave the callback out, or keep checkpoints yourself."
+            ) from error
+
+    def _warn_of_lost_state(self) -> None:
+        lost = [
+            f"{layer.name}.{name} ({type(value).__name__})"
+            for layer in every_layer(self.model)
+            for name, value in vars(layer).items()
+            if not isinstance(value, keras.Variable) and callback_state.has_state(value)
+        ]
+        if lost:
+            warnings.warn(
+                f"BackupAndRestore can't keep {first_few(lost)}: what is no Keras variable is as "
+                "new on resume. Use a Keras variable (`self.add_weight`) or a "
+                "keras.random.SeedGenerator.",
+                stacklevel=2,
+            )
 
     @property
     def _folder(self) -> BackupFolder:
@@ -197,8 +254,9 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
                 "Resume with the version that wrote it, or delete the folder.",
             )
         for part, value in own.items():
-            if state["script"].get(part) != value:
-                difference = _difference(state["script"].get(part), value)
+            before = state["script"].get(part, value)  # earlier versions knew fewer parts
+            if before != value:
+                difference = _difference(before, value)
                 raise _wrong_folder(
                     "hold backups of the same script",
                     f"{path}, made with another {part.replace('_', ' ')}: {difference}",
@@ -223,10 +281,27 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
         curves = [getattr(callback, "present_curve", None) for callback in self._beside]
         curve = next((curve for curve in curves if curve is not None), None)
         snapshot.restore_all(self.model, state["model"], curve)
+        self._restore_metrics(state.get("metrics"))
+        if "random" in state:  # earlier versions kept the model's own alone
+            random_state.restore(state["random"])
         begin = epochs if state["stop_training"] else state["epoch"]
         trainer.begin_fit_at(self.model, begin)
         what = "training was complete" if begin == epochs else f"resuming with epoch {begin + 1}"
         print(f"BackupAndRestore: {what}, from {path.name}.")
+
+    def _restore_metrics(self, kept: Sequence[Any] | None) -> None:
+        if kept is None:
+            return
+        variables = _metrics_variables(self.model)
+        if [array.shape for array in kept] != [tuple(v.shape) for v in variables]:
+            warnings.warn(
+                "BackupAndRestore: the backup was made with other metrics. What they count over "
+                "the whole training begins anew.",
+                stacklevel=2,
+            )
+            return
+        for variable, value in zip(variables, kept, strict=True):
+            variable.assign(value)
 
     def _pairs(
         self, path: Path, states: Mapping[str, Any]
@@ -255,6 +330,7 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
             "model_config": _config(model),
             "optimizer": type(model.optimizer).__name__,
             "optimizer_config": _config(model.optimizer),
+            "loss": _loss(model),
             "steps_per_epoch": self.params.get("steps"),
         }
 
@@ -268,11 +344,15 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
                 self._warned |= {(number, name)}
                 warnings.warn(
                     f"BackupAndRestore can't keep {name!r} of {type(callback).__name__}, which is "
-                    "not plain data: it is reset on resume. Give the callback the methods "
+                    "no plain data of its own: it is reset on resume. Give the callback methods "
                     "training_state, check_training_state and set_training_state to keep it.",
                     stacklevel=2,
                 )
         return kept
+
+
+def _metrics_variables(model: keras.Model) -> list[keras.Variable]:
+    return [v for metric in trainer.lasting_metrics(model) for v in metric.variables]
 
 
 def _wrong_folder(rule: str, received: str, advice: str) -> ArgumentError:
@@ -282,10 +362,22 @@ def _wrong_folder(rule: str, received: str, advice: str) -> ArgumentError:
 def _config(of: Any) -> str | None:
     """Return a fingerprint of a model's or optimizer's settings, None if it can't be had."""
     try:
-        config = _constant(of.get_config())
-        text = json.dumps(config, sort_keys=True, default=keras.saving.serialize_keras_object)
+        return _fingerprint(_constant(of.get_config()))
     except Exception:  # a subclassed model or a callable need not have any
         return None
+
+
+def _loss(model: keras.Model) -> str | None:
+    """Return a fingerprint of what a model was compiled to minimize, None if it can't be had."""
+    try:
+        config = model.get_compile_config()
+        return _fingerprint({name: config[name] for name in ("loss", "loss_weights")})
+    except Exception:  # `compile` is the user's own, or the loss can't be serialized
+        return None
+
+
+def _fingerprint(config: Any) -> str:
+    text = json.dumps(config, sort_keys=True, default=keras.saving.serialize_keras_object)
     return xxhash.xxh3_128_hexdigest(_COUNTED.sub("", text).encode())
 
 

@@ -1,15 +1,19 @@
 """What the callbacks beside a backup have counted: find it, keep it, restore it.
 
 Keras's callbacks keep their counters in attributes and reset them when training begins. What
-has changed since then is the state. It can be kept if it is plain data, a set, a counter or a Keras
-variable; of the user's own callbacks, other containers and objects that were replaced are named
-in a warning. What changes inside an object of another kind can't be seen.
+has changed since then is the state. It can be kept if it is plain data, a set, a counter, a
+variable of Keras or TensorFlow, or a random generator of NumPy or Python; of the user's own
+callbacks, other containers, objects that were replaced, and what was counted on their class are
+named in a warning.
+What changes inside an object of another kind can't be seen.
 """
 
 from __future__ import annotations
 
 import collections
 import copy
+import random
+import sys
 from collections.abc import Iterable, Mapping, MutableSequence, MutableSet
 from typing import Any, Protocol, runtime_checkable
 
@@ -43,13 +47,16 @@ class Restorable(Protocol):
 #: The key that marks the state of a `Restorable`.
 IS_OWN = "is_own"
 
-# Reset for each fit or each epoch, or derived from other attributes.
-_NEVER = frozenset({"_model", "params", "monitor_op", "min_delta"})
+# Set by every fit.
+_BY_FIT = frozenset({"_model", "params"})
+# Of Keras's own callbacks, derived from other attributes.
+_DERIVED = frozenset({"monitor_op", "min_delta"})
 
 
 def before(callback: keras.callbacks.Callback) -> dict[str, Any]:
     """Return the attributes of a callback as training begins, to compare with later."""
-    return {name: _copied(value) for name, value in _attributes(callback).items()}
+    every = {**_attributes(callback), **_of_its_classes(callback)}
+    return {name: _copied(value) for name, value in every.items()}
 
 
 def changed(
@@ -67,12 +74,14 @@ def changed(
     for name, value in _attributes(callback).items():
         if name in at_start and _same(value, at_start[name]):
             continue
-        if isinstance(value, keras.Variable):
-            kept[name] = to_host(value)
+        if has_state(value):
+            kept[name] = _state_of(value)
         elif _is_plain(value):
             kept[name] = copy.deepcopy(value)
         elif not type(callback).__module__.startswith(("keras.", "keras_freeze.")):
             lost.append(name)
+    counted = _of_its_classes(callback).items()
+    lost += [name for name, value in counted if not _same(value, at_start.get(name))]
     return kept, lost
 
 
@@ -80,8 +89,8 @@ def restore(callback: keras.callbacks.Callback, state: Mapping[str, Any]) -> Non
     """Restore the attributes that were kept; in place where the script may hold them too."""
     for name, value in state.items():
         present = vars(callback).get(name)
-        if isinstance(present, keras.Variable):
-            present.assign(value)
+        if has_state(present):
+            _set_state(present, value)
         elif type(present) is not type(value) or not isinstance(value, (list, dict, set)):
             setattr(callback, name, copy.deepcopy(value))
         elif isinstance(present, list):
@@ -100,8 +109,58 @@ def names(callbacks: Iterable[keras.callbacks.Callback]) -> list[str]:
     return found
 
 
+def has_state(value: Any) -> bool:
+    """Tell whether an object is a variable or a random generator, whose state is plain data."""
+    generators = (np.random.Generator, np.random.RandomState, random.Random)
+    return isinstance(value, (keras.Variable, *generators)) or _is_of_tensorflow(value)
+
+
+def _is_of_tensorflow(value: Any) -> bool:
+    tensorflow = sys.modules.get("tensorflow")  # not imported where it is not used
+    return tensorflow is not None and isinstance(value, tensorflow.Variable)
+
+
+def _state_of(value: Any) -> Any:
+    if isinstance(value, keras.Variable):
+        return to_host(value)
+    if isinstance(value, np.random.Generator):
+        return copy.deepcopy(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return value.get_state(legacy=False)
+    return value.getstate() if isinstance(value, random.Random) else np.array(value.numpy())
+
+
+def _set_state(value: Any, state: Any) -> None:
+    if isinstance(value, np.random.Generator):
+        value.bit_generator.state = state
+    elif isinstance(value, np.random.RandomState):
+        value.set_state(state)
+    elif isinstance(value, random.Random):
+        value.setstate(state)
+    else:
+        value.assign(state)
+
+
 def _attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    return {name: value for name, value in vars(callback).items() if name not in _NEVER}
+    is_derived = any(_is_of_keras(cls) for cls in type(callback).__mro__)
+    never = _BY_FIT | _DERIVED if is_derived else _BY_FIT
+    return {name: value for name, value in vars(callback).items() if name not in never}
+
+
+def _of_its_classes(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    """Return the plain data that the user's own classes of a callback hold, by class and name."""
+    found: dict[str, Any] = {}
+    for cls in type(callback).__mro__:
+        if cls.__module__.startswith(("builtins", "keras.", "keras_freeze.")):
+            continue
+        for name, value in vars(cls).items():
+            if not name.startswith("__") and (_is_plain(value) or _is_container(value)):
+                found[f"{cls.__name__}.{name}"] = value
+    return found
+
+
+def _is_of_keras(cls: type) -> bool:
+    return cls.__module__.startswith("keras.") and cls is not keras.callbacks.Callback
 
 
 def _is_plain(value: Any) -> bool:
@@ -116,8 +175,8 @@ def _is_plain(value: Any) -> bool:
 
 def _copied(value: Any) -> Any:
     """Return a copy to compare a value with later; the value itself if it can't be copied."""
-    if isinstance(value, keras.Variable):
-        return to_host(value)
+    if has_state(value):
+        return _state_of(value)
     try:
         return copy.deepcopy(value) if _is_plain(value) or _is_container(value) else value
     except Exception:  # it holds what can't be copied
@@ -129,8 +188,8 @@ def _is_container(value: Any) -> bool:
 
 
 def _same(value: Any, other: Any) -> bool:
-    if isinstance(value, keras.Variable):
-        value = to_host(value)
+    if has_state(value):
+        value = _state_of(value)
     if not _is_plain(value):
         return value is other or (_is_container(value) and bool(value == other))
     if type(value) is not type(other):

@@ -11,7 +11,7 @@ import keras
 from keras_freeze.backup import BackupAndRestore
 from keras_freeze.callbacks.schedule_run import FitPlan, ScheduleRun
 from keras_freeze.checks import ArgumentError, counted, first_few
-from keras_freeze.model_picture import all_untouched
+from keras_freeze.model_picture import all_untouched, own_optimizers
 from keras_freeze.policies import lost_in_a_file, phase_flags
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import Phase, placed, soonest, timeline
@@ -73,6 +73,22 @@ def _check_reach(plan: FitPlan) -> None:
 def _label(plan: FitPlan, index: int) -> str:
     moment = plan.moments[index]
     return f"phase {index}" if moment is None else f"the phase at epoch {moment.epoch}"
+
+
+def refuse_own_optimizers(owner: str, model: keras.Model) -> None:
+    """Raise a `ValueError` if a model trains with others than the optimizer it is compiled with."""
+    own = own_optimizers(model)
+    if own:
+        raise ArgumentError(
+            owner,
+            "model",
+            "train with the optimizer that it is compiled with, and no other: at a transition, "
+            "nothing tells which variables each of several is to train, and at what rate",
+            received=f"{model.name!r}, with optimizers of its own ({', '.join(own)})",
+            advice="Compile it with a keras.optimizers.MultiOptimizer, which its train_step uses "
+            "as `self.optimizer`; or freeze what is to stay frozen before the first step, with "
+            "keras_freeze.freeze.",
+        )
 
 
 def refuse_stock_backup(owner: str, siblings: Iterable[keras.callbacks.Callback]) -> None:

@@ -280,6 +280,7 @@ class FreezeScheduler(BaseCallback):
         self._end()
         owner, model = type(self).__name__, self.model
         fit_checks.refuse_stock_backup(owner, self._siblings)
+        fit_checks.refuse_own_optimizers(owner, model)
         picture, epochs = self._picture_of(model), self.params["epochs"]
         total = self.total_epochs or epochs
         plan = FitPlan(

@@ -12,11 +12,12 @@ from typing import Any
 
 import keras
 
+from keras_freeze.checks import first_few
 from keras_freeze.engine import optimizer_state, update_rules
 from keras_freeze.engine.model_state import StepRecord, state_of
 from keras_freeze.keras_internals import layers, trainer
 from keras_freeze.keras_internals.optimizers import built_variables
-from keras_freeze.model_picture import every_layer
+from keras_freeze.model_picture import every_layer, own_optimizers
 from keras_freeze.policies import Flags
 
 _KINDS = ("train", "test", "predict")
@@ -89,7 +90,8 @@ def transition(
         Bool, whether the train step was rebuilt.
 
     Raises:
-        ValueError: if the optimizer holds state that can't be carried over.
+        ValueError: if the optimizer holds state that can't be carried over, or trains another model
+            too; if the model trains with optimizers of its own that have taken a step.
     """
     frozen_here = _frozen_here(model, flags)
     if not getattr(model, "compiled", False):
@@ -98,6 +100,7 @@ def transition(
         return False
     trainer.sync_jax_state(model)  # by the flags before the change
     optimizer_state.check_carries(model.optimizer)
+    _check_optimizers(model, flags)
     baked = _baked_into_step(model)
     with _undone_if_interrupted(model, flags):
         _set_flags(flags)
@@ -106,6 +109,27 @@ def transition(
         _note_flags(model)
     state_of(model).frozen_here = frozen_here
     return rebuilt
+
+
+def _check_optimizers(model: keras.Model, flags: Flags) -> None:
+    """Raise where other optimizers or other models would be left behind; change nothing."""
+    own = {name for name, opt in own_optimizers(model).items() if opt.built}
+    if own and any(variable.trainable != trains for variable, trains in flags.variables):
+        raise ValueError(
+            f"The optimizers that model {model.name!r} holds by itself ({', '.join(sorted(own))}) "
+            "are built for what trained when they took their first step, and can't be rebuilt: "
+            "nothing tells which variables each is to train. Freeze and unfreeze before the first "
+            "step, or train with the optimizer that the model is compiled with."
+        )
+    weights = {id(variable) for variable in model.weights}
+    trained = built_variables(model.optimizer)
+    foreign = [variable.path for variable in trained if id(variable) not in weights]
+    if foreign:
+        raise ValueError(
+            "One optimizer must train one model. Received: that of model "
+            f"{model.name!r}, which was built for variables of another "
+            f"({first_few(foreign)}). Compile each model with an optimizer of its own."
+        )
 
 
 def _frozen_here(model: keras.Model, flags: Flags) -> frozenset[int]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 import keras_tuner
-from keras_tuner.src.engine import base_tuner, tuner_utils
+from keras_tuner.src.engine import base_tuner, trial as trials, tuner_utils
 
 from keras_freeze.keras_internals.required import require
 
@@ -31,6 +31,7 @@ PRIVATE = (
         "_get_build_config_fname",
         "_get_tuner_fname",
         "_is_worker",
+        "_run_and_update_trial",
         "_try_build",
     ),
     (
@@ -40,6 +41,7 @@ PRIVATE = (
         "_get_oracle_fname",
         "_get_trial_dir",
         "_random_values",
+        "_record_values",
     ),
     (
         keras_tuner.oracles.HyperbandOracle,
@@ -51,6 +53,7 @@ PRIVATE = (
         "_get_num_rounds",
     ),
     (base_tuner, "BaseTuner"),
+    (trials, "Trial", "TrialStatus"),
     (tuner_utils, "TunerCallback", "convert_to_metrics_dict"),
 )
 
@@ -87,6 +90,10 @@ class OpenTuner(keras_tuner.Tuner):
         """Build a model in a cleared session, and reject anything that is not a model."""
         return self._try_build(hp)
 
+    def run_and_score(self, trial: Any, *args: Any, **kwargs: Any) -> None:
+        """Run a trial and tell the oracle its score; to be overridden."""
+        super()._run_and_update_trial(trial, *args, **kwargs)
+
     def build_and_fit(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
         """Build the model of a trial, train it, and return what `HyperModel.fit` returned."""
         return self._build_and_fit_model(trial, *args, **kwargs)
@@ -111,6 +118,9 @@ class OpenTuner(keras_tuner.Tuner):
 
     def _build_hypermodel(self, hp: Any) -> Any:
         return self.build_model(hp)
+
+    def _run_and_update_trial(self, trial: Any, *args: Any, **kwargs: Any) -> None:
+        self.run_and_score(trial, *args, **kwargs)
 
     def _populate_initial_space(self) -> None:
         super()._populate_initial_space()
@@ -145,6 +155,16 @@ class OpenOracle(keras_tuner.Oracle):
         """Return random values that have not been tried; None if none are left."""
         values: dict[str, Any] | None = self._random_values()
         return values
+
+    def record_values(self, trial: Any) -> None:
+        """Count the values of a trial among those that have been tried."""
+        self._record_values(trial)
+
+    def failed_trial(self, trial_id: str, why: str) -> Any:
+        """Return a trial that has failed, without values."""
+        space = self.get_space()
+        space.values = {}
+        return trials.Trial(space, trial_id, trials.TrialStatus.FAILED, why)
 
     def state_file(self) -> str:
         """Return the file of the oracle's state."""
@@ -221,6 +241,8 @@ def without_known_warnings() -> Iterator[None]:
     """Silence what KerasTuner causes itself on current versions of Python and its libraries."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"keras_tuner\.")
+        # Of a score that is NaN, which the trial's record says.
+        warnings.filterwarnings("ignore", message="All-NaN", category=RuntimeWarning)
         # Of the Gaussian process, on a space with few values.
         warnings.filterwarnings("ignore", module=r"sklearn\.gaussian_process\.")
         yield

@@ -20,6 +20,21 @@ def flags_at_compile(model: keras.Model) -> Mapping[keras.Layer, bool]:
     return model._compiled_trainable_state
 
 
+def lasting_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
+    """Return the metric objects of a model, which may count over several epochs.
+
+    Those that `compile` is given as names are made in the first step, and reset in every epoch.
+    """
+    require("keep metrics", "keras", model, "_compile_metrics")
+    container = model._compile_metrics
+    found = [metric for metric in model.metrics if metric is not container]
+    if container is not None:
+        require("keep metrics", "keras", container, "_user_metrics", "_user_weighted_metrics")
+        given = (container._user_metrics, container._user_weighted_metrics)
+        found += [m for m in keras.tree.flatten(given) if isinstance(m, keras.metrics.Metric)]
+    return list(dict.fromkeys(found))
+
+
 def begin_fit_at(model: keras.Model, epoch: int | None) -> None:
     """Make the fit that is about to begin start at an epoch; None for that of its argument."""
     require("resume a fit", "keras", model, "_initial_epoch")

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_freeze.keras_internals.layers import lora_base, own_variables, sublayers
+from keras_freeze.keras_internals.optimizers import inner_optimizers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,6 +154,29 @@ def _is_frozen(weight: Weight, training: set[int]) -> bool:
 def is_batch_norm(layer: keras.Layer) -> bool:
     """Tell whether a layer is a `BatchNormalization` or derives from it."""
     return isinstance(layer, keras.layers.BatchNormalization)
+
+
+def own_optimizers(model: keras.Model) -> dict[str, Any]:
+    """Return the optimizers that a model holds beside the one it is compiled with, by attribute.
+
+    A model with a train step of its own may use them: a GAN has two.
+    """
+    compiled = getattr(model, "optimizer", None)
+    known = set() if compiled is None else _with_inner(compiled)
+    found = {}
+    for name, value in vars(model).items():
+        if name.startswith("_self_"):  # what TensorFlow saves, under names of its own
+            continue
+        held = list(value.values()) if isinstance(value, dict) else value
+        for opt in held if isinstance(held, (list, tuple)) else [held]:
+            if isinstance(opt, keras.optimizers.Optimizer) and id(opt) not in known:
+                found[name] = opt
+    return found
+
+
+def _with_inner(optimizer: Any) -> set[int]:
+    inner = (_with_inner(opt) for opt in inner_optimizers(optimizer))
+    return {id(optimizer)}.union(*inner)
 
 
 def check_model(owner: str, model: Any) -> None:

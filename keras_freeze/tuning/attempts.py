@@ -39,7 +39,7 @@ def attempt(trial: Any, folder: Path) -> Iterator[TrialRecord]:
         keras_tuner.errors.FailedTrialError: in place of errors that another attempt would end
             with as well: too little memory, or a process that was killed too often.
     """
-    before = trial_record.read(folder) or TrialRecord(trial.trial_id)
+    before = _before(trial, folder)
     record = TrialRecord(
         trial.trial_id,
         dict(trial.hyperparameters.values),
@@ -65,6 +65,13 @@ def attempt(trial: Any, folder: Path) -> Iterator[TrialRecord]:
         record.save(folder)
 
 
+def _before(trial: Any, folder: Path) -> TrialRecord:
+    """Return the record of an earlier attempt; an empty one if there is none to be read."""
+    with contextlib.suppress(ValueError):  # a torn one would be in the way of every attempt
+        return trial_record.read(folder) or TrialRecord(trial.trial_id)
+    return TrialRecord(trial.trial_id)
+
+
 def score(owner: str, record: TrialRecord, returned: Sequence[Any], objective: Any) -> None:
     """Score the executions of a trial by what `HyperModel.fit` returned.
 
@@ -77,7 +84,7 @@ def score(owner: str, record: TrialRecord, returned: Sequence[Any], objective: A
     Raises:
         keras_tuner.errors.FatalValueError: if the objective is not among what was returned.
     """
-    for execution, one in zip(record.executions, returned, strict=True):
+    for execution, one in zip(record.executions[-len(returned) :], returned, strict=True):
         try:
             metrics = metrics_of(one, objective)
         except KeyError as error:

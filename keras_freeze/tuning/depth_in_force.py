@@ -66,6 +66,12 @@ def _first_flag(owner: Any) -> bool:
     return known[1]
 
 
+def first_flag_of(owner: Any) -> bool | None:
+    """Return the flag that a layer or variable had when it was first seen here; None if never."""
+    reference, flag = _first_flags.get(id(owner), (None, None))
+    return flag if reference is not None and reference() is owner else None
+
+
 def _forget(key: int, reference: weakref.ref[Any]) -> None:
     if _first_flags.get(key, (None,))[0] is reference:
         del _first_flags[key]

@@ -13,7 +13,7 @@ from keras_freeze.checks import ArgumentError
 from keras_freeze.groups import Backbone, names_of, picture_of
 from keras_freeze.tuning.depth_in_force import backbone_of
 from keras_freeze.tuning.depth_range import Unit
-from keras_freeze.tuning.freeze_tuner import FreezeTuner
+from keras_freeze.tuning.freeze_tuner import FreezeTuner, check_builds
 from keras_freeze.tuning.oracles import DepthSweepOracle
 from keras_freeze.tuning.spaces import asking, freeze_depth
 from keras_freeze.tuning.tuners import split_options
@@ -43,6 +43,7 @@ class DepthSweep(FreezeTuner):
             interrupted sweep resumes, unless `overwrite=True`.
 
     Raises:
+        TypeError: if `build` is a model.
         ValueError: if `build` asks for several depths, or for one of its own beside `min`, `max` or
             `backbone`; if there is no such argument, or the folder holds another search.
 
@@ -74,6 +75,7 @@ class DepthSweep(FreezeTuner):
         backbone: Backbone | None = None,
         **options: Any,
     ) -> None:
+        check_builds("DepthSweep", "build", build)
         of_oracle, of_tuner = split_options(
             "DepthSweep", options, ("max_retries_per_trial", "max_consecutive_failed_trials")
         )

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import time
 import warnings
 import weakref
 from collections.abc import Mapping
@@ -18,22 +19,27 @@ import keras_tuner
 
 from keras_freeze.backup import archive
 from keras_freeze.callbacks import FreezeScheduler
-from keras_freeze.checks import ArgumentError
+from keras_freeze.checks import ArgumentError, ArgumentTypeError
 from keras_freeze.keras_internals.keras_tuner import OpenTuner, without_known_warnings
 from keras_freeze.model_picture import count_params
 from keras_freeze.prefix_cache import Library, PrefixCache, shared
 from keras_freeze.tuning import kept_models, memory, results
 from keras_freeze.tuning.attempts import attempt, score
-from keras_freeze.tuning.fresh_weights import FreshWeights
+from keras_freeze.tuning.depth_in_force import depth_of
+from keras_freeze.tuning.fresh_weights import FreshBuilds, FreshWeights
 from keras_freeze.tuning.kept_models import KeptModels
-from keras_freeze.tuning.recorder import Recorder
-from keras_freeze.tuning.search_folder import Search
+from keras_freeze.tuning.recorder import Recorder, trained_part
+from keras_freeze.tuning.search_folder import Search, read_json
 from keras_freeze.tuning.trial_cache import TrialCache
-from keras_freeze.tuning.trial_record import FAILED, TrialRecord
+from keras_freeze.tuning.trial_record import FAILED, Execution, TrialRecord
 
 
 class FreezeTuner(OpenTuner):
     """A tuner whose trials start from fresh weights and record what trained when.
+
+    A subclass may have a `run_trial` of its own, such as for a cross-validation: each
+    `self.hypermodel.build(...)` in it returns a model with fresh weights, and its trials are in the
+    results with their score, their time and what their first model trained.
 
     Args:
         oracle: `keras_tuner.Oracle`.
@@ -52,8 +58,10 @@ class FreezeTuner(OpenTuner):
         **options: Further arguments of `keras_tuner.Tuner`.
 
     Raises:
+        TypeError: if `hypermodel` is a model instead of what builds one.
         ValueError: if a worker is asked to overwrite, which would delete the others' files; if the
-            folder holds another search: of another kind, model or objective.
+            folder holds another search, of another kind, model or objective, or a file that can't
+            be read.
     """
 
     #: Int, the epochs of the whole training where a trial may be a part of it.
@@ -74,6 +82,7 @@ class FreezeTuner(OpenTuner):
         **options: Any,
     ) -> None:
         owner = type(self).__name__
+        check_builds(owner, "hypermodel", hypermodel)
         if overwrite and self.is_worker:
             raise ArgumentError(
                 owner,
@@ -87,6 +96,9 @@ class FreezeTuner(OpenTuner):
             )
         self._fresh = FreshWeights()
         self._built: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+        # Of the trial that runs, and whether its models are noted as they are built.
+        self._record: TrialRecord | None = None
+        self._notes_builds = False
         self._max_params = max_model_size
         self._cache = cache
         self._limits = cache if isinstance(cache, PrefixCache) else PrefixCache(verbose=0)
@@ -116,8 +128,18 @@ class FreezeTuner(OpenTuner):
                 project_name=project_name,
                 **options,
             )
+        self._fresh.describes = False
         self.description.check_folder(owner, folder)  # now that the model is known
         self.description.save(Path(self.project_dir))
+
+    @property
+    def hypermodel(self) -> Any:
+        """The user's hypermodel, whose models begin with fresh weights."""
+        return self._hypermodel
+
+    @hypermodel.setter
+    def hypermodel(self, given: Any) -> None:
+        self._hypermodel = given and FreshBuilds(given, self._fresh, self._note_built)
 
     def space_populated(self) -> None:
         """Describe the model that the build function returns."""
@@ -132,14 +154,14 @@ class FreezeTuner(OpenTuner):
 
     def reload(self) -> None:
         """Restore the state of a search, and build a model once to describe it."""
+        if not self.is_worker:
+            read_json(Path(self.state_file()), "Replace what is in it by {}: it holds nothing.")
         super().reload()
         self._describe_model()
 
     def _describe_model(self) -> None:
         model = self.hypermodel.build(self.oracle.get_space()) if self.hypermodel else None
         if isinstance(model, keras.Model):  # KerasTuner refuses anything else later
-            self._built.add(model)
-            self._fresh.begin(model)  # what later builds have in common with it is restored
             count = count_params(model.weights)
             self.description.model = f"{len(model.weights)} weights, {count:,} numbers"
 
@@ -155,7 +177,7 @@ class FreezeTuner(OpenTuner):
         """
         sharing = shared(self.library) if self._cache else contextlib.nullcontext()
         try:
-            with without_known_warnings(), sharing:
+            with self._fresh.search(type(self).__name__), without_known_warnings(), sharing:
                 super().search(*fit_args, **fit_kwargs)
         finally:
             self.library.clear()
@@ -168,6 +190,34 @@ class FreezeTuner(OpenTuner):
         super().on_trial_begin(trial)
         self.save()
 
+    def run_and_score(self, trial: Any, *fit_args: Any, **fit_kwargs: Any) -> None:
+        """Run a trial and record how it ended, whoever wrote `run_trial`.
+
+        Raises:
+            keras_tuner.errors.FailedTrialError: if there is not enough memory, which another
+                attempt would not have either.
+        """
+        begun = time.perf_counter()
+        with attempt(trial, Path(self.get_trial_dir(trial.trial_id))) as record:
+            self._record, self._notes_builds = record, True
+            try:
+                super().run_and_score(trial, *fit_args, **fit_kwargs)
+            finally:
+                self._record, self._notes_builds = None, False
+                record.elapsed_s = time.perf_counter() - begun
+                record.values = dict(trial.hyperparameters.values)
+            if not record.scores:  # a `run_trial` of the user's own
+                record.executions = record.executions or [Execution()]
+                record.executions[0].score = self._score_of(trial.trial_id)
+            if math.isnan(record.score or 0.0):
+                trial.message = f"{self.oracle.objective.name} is not a number (NaN)"
+                record.failures.append(trial.message)
+
+    def _score_of(self, trial_id: str) -> float:
+        tracked = self.oracle.get_trial(trial_id).metrics
+        values = {name: tracked.get_best_value(name) for name in tracked.metrics}
+        return float(self.oracle.objective.get_value(values))
+
     def run_trial(self, trial: Any, *fit_args: Any, **fit_kwargs: Any) -> list[Any]:
         """Train the model of a trial, once or several times, and record what happened.
 
@@ -178,31 +228,22 @@ class FreezeTuner(OpenTuner):
 
         Returns:
             List of what `HyperModel.fit` returned.
-
-        Raises:
-            keras_tuner.errors.FailedTrialError: if there is not enough memory, which another
-                attempt would not have either.
         """
-        folder = Path(self.get_trial_dir(trial.trial_id))
-        kept = KeptModels()
-        returned = []
-        with attempt(trial, folder) as record:
-            with memory.release_traced_steps():
-                for execution in range(self.executions_per_trial):
-                    self.execution = execution
-                    kwargs = {
-                        **self.fit_kwargs_of(trial, fit_kwargs),
-                        "callbacks": self._callbacks(trial, record, kept, fit_kwargs),
-                    }
-                    returned.append(self.build_and_fit(trial, *fit_args, **kwargs))
-                    # With hyperparameters that were first used in `fit`.
-                    record.values = dict(trial.hyperparameters.values)
-            kept.save(folder)
-            objective = self.oracle.objective
-            score(type(self).__name__, record, returned, objective)
-            if math.isnan(record.score or 0.0):
-                trial.message = f"{objective.name} is not a number (NaN)"
-                record.failures.append(trial.message)
+        record, kept, returned = self._record or TrialRecord(trial.trial_id), KeptModels(), []
+        if self._notes_builds:  # which the recorder does from here on
+            self._notes_builds, record.executions = False, []
+        with memory.release_traced_steps():
+            for execution in range(self.executions_per_trial):
+                self.execution = execution
+                kwargs = {
+                    **self.fit_kwargs_of(trial, fit_kwargs),
+                    "callbacks": self._callbacks(trial, record, kept, fit_kwargs),
+                }
+                returned.append(self.build_and_fit(trial, *fit_args, **kwargs))
+                # With hyperparameters that were first used in `fit`.
+                record.values = dict(trial.hyperparameters.values)
+        kept.save(Path(self.get_trial_dir(trial.trial_id)))
+        score(type(self).__name__, record, returned, self.oracle.objective)
         return returned
 
     def _callbacks(
@@ -229,12 +270,8 @@ class FreezeTuner(OpenTuner):
     def check_schedule(self, callback: FreezeScheduler, model: keras.Model) -> None:
         """Called with the schedule of a trial before it begins, to refuse or report it."""
 
-    def build_model(self, hp: Any) -> Any:
-        """Build the model of a trial, with fresh weights where it shares layers with others."""
-        self._fresh.restore()
-        model = super().build_model(hp)
-        if not isinstance(model, keras.Model):
-            return model  # which KerasTuner refuses
+    def _note_built(self, model: keras.Model) -> None:
+        """Note a model that the user's function has built, and what a trial's first one trains."""
         if model in self._built:
             raise keras_tuner.errors.FatalValueError(
                 "The build function of a search must return a new model each time. Received: the "
@@ -242,10 +279,21 @@ class FreezeTuner(OpenTuner):
                 "trial. Build it in the function; it may share a backbone with the others."
             )
         self._built.add(model)
-        self._fresh.begin(model)
+        record = self._record
+        if self._notes_builds and record is not None and not record.executions:
+            depth = depth_of(model)
+            record.freeze_depth = None if depth is None else depth.value
+            if model.built:
+                record.executions.append(Execution(parts=[trained_part(model, 0)]))
+
+    def build_model(self, hp: Any) -> Any:
+        """Build the model of a trial; refuse one that is too large."""
+        model = super().build_model(hp)
         # KerasTuner itself counts trainable weights only.
         limit = self._max_params
-        if limit is not None and model.built and model.count_params() > limit:
+        if limit is None or not isinstance(model, keras.Model) or not model.built:
+            return model  # KerasTuner refuses what is no model
+        if model.count_params() > limit:
             raise keras_tuner.errors.FailedTrialError(
                 f"The model has {model.count_params():,} parameters, more than "
                 f"max_model_size={limit:,}."
@@ -322,4 +370,17 @@ class FreezeTuner(OpenTuner):
         return (
             f"{type(self).__name__}: of {len(found)} trials in {str(self.project_dir)!r} none is "
             f"complete. Pass overwrite=True to try all of them again.{last}"
+        )
+
+
+def check_builds(owner: str, argument: str, builds: Any) -> None:
+    """Raise a `TypeError` for a model where a function that builds one is meant."""
+    if isinstance(builds, keras.Model):
+        raise ArgumentTypeError(
+            owner,
+            argument,
+            "be a function that builds a model, since each trial trains a new one",
+            received=f"the model {builds.name!r}",
+            advice=f"Pass the function itself: `{owner}(build)`, not `{owner}(build())`; or "
+            f"`{owner}(lambda: ...)` with the lines that make the model.",
         )

@@ -44,15 +44,24 @@ def restore(model: keras.Model, folder: Path, name: str) -> None:
     """Give a model of the same structure the state that a trial has kept under a name.
 
     Raises:
-        ValueError: if none was kept.
+        ValueError: if none was kept, or it can't be read.
     """
     kept = folder / name
+    trial_id = folder.name.removeprefix("trial_")
     if not kept.exists():
-        trial_id = folder.name.removeprefix("trial_")
         raise ValueError(
             f"Trial {trial_id!r} must have kept its model. Received: no {name} in its folder. "
             "HyperModel.fit must pass the callbacks that it gets on to fit, and the model must "
             "be compiled."
         )
-    with kept.open("rb") as file:
-        snapshot.restore_all(model, archive.read(file), None)
+    try:
+        with kept.open("rb") as file:
+            state = archive.read(file)
+    except ValueError as error:
+        raise ValueError(
+            f"The model of trial {trial_id!r} can't be read from {kept}: {error}. Restore that "
+            "file from a copy; take another's, with `tuner.load_model(trial)` for one of "
+            "`tuner.oracle.get_best_trials(n)`; or train this one again, from "
+            "`tuner.hypermodel.build(trial.hyperparameters)`."
+        ) from error
+    snapshot.restore_all(model, state, None)

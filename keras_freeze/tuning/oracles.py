@@ -11,6 +11,7 @@ import keras_tuner
 
 from keras_freeze.backup import archive
 from keras_freeze.keras_internals.keras_tuner import OpenHyperbandOracle, OpenOracle
+from keras_freeze.tuning.search_folder import TORN_TRIAL, read_json
 from keras_freeze.tuning.trial_record import COMPLETED, FAILED, RUNNING
 
 # Random draws of known values after which a space counts as exhausted.
@@ -22,6 +23,9 @@ class _CarefulOracle(OpenOracle):
 
     The oracle lives with the chief where there are several machines.
     """
+
+    #: Bool, whether all that a search needs to go on is in the files of its trials.
+    can_go_on_without_state = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -57,15 +61,50 @@ class _CarefulOracle(OpenOracle):
             trial.save(file)
 
     def reload(self) -> None:
-        """Restore the state; unfinished trials are restarted."""
+        """Restore the state; unfinished trials are restarted.
+
+        Raises:
+            ValueError: if a file can't be read.
+        """
+        state = Path(self.state_file())
+        for file in sorted(state.parent.glob("trial_*/trial.json")):
+            read_json(file, TORN_TRIAL)
+        is_lost = not state.exists()
+        if not is_lost:
+            read_json(state, self._torn_state)
+        elif self.can_go_on_without_state:
+            self.write_state(str(state))  # that of a new search, for KerasTuner to read
         super().reload()
         trials: Mapping[str, Any] = self.trials
+        for trial in trials.values() if is_lost else ():
+            self.update_space(trial.hyperparameters)
+            self.record_values(trial)
         over = {i for i, trial in trials.items() if trial.status in (COMPLETED, FAILED)}
         begun = [i for i, trial in trials.items() if trial.status == RUNNING]
         waiting = dict.fromkeys([*self.retry_queue, *begun])
         self.retry_queue[:] = [i for i in waiting if i not in over]
         for order, known in ((self.start_order, trials), (self.end_order, over)):
             order += [i for i in sorted(known) if i not in order]
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Resume from a state; a trial whose files were deleted since has failed."""
+        known = {*state["start_order"], *state["end_order"], *self.trials}
+        numbers = [int(i) for i in known if i.isdigit()]
+        digits = max(map(len, known), default=1)
+        # KerasTuner counts trials to name the next: with a gap it would take a name twice.
+        known |= {f"{number:0{digits}}" for number in range(max(numbers, default=0))}
+        for trial_id in sorted(known - self.trials.keys()):
+            self.trials[trial_id] = self.failed_trial(trial_id, "Its files have been deleted.")
+        super().set_state(state)
+
+    @property
+    def _torn_state(self) -> str:
+        if self.can_go_on_without_state:
+            return "Delete it: the search goes on from what its trials have written."
+        return (
+            "Restore it from a copy, or pass overwrite=True to start over: without it this kind of "
+            "search can't go on. `keras_freeze.tuning.results` still reads its trials."
+        )
 
     def get_best_trials(self, num_trials: int = 1) -> list[Any]:
         """Return the best of the completed trials."""
@@ -83,6 +122,8 @@ class BayesianOptimizationOracle(_CarefulOracle, keras_tuner.oracles.BayesianOpt
 
 class HyperbandOracle(_CarefulOracle, OpenHyperbandOracle):
     """Random values, the best trained further; an exhausted space gives smaller rounds."""
+
+    can_go_on_without_state = False  # which trials stand in which bracket is there alone
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # How many trials the first round of a bracket got, if the values ran out.

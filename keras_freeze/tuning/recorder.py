@@ -129,17 +129,21 @@ class Recorder(keras.callbacks.Callback):
         if flags == self._flags:
             return False
         self._flags = flags
-        report = parameter_report(model)
-        part = TrainedPart(
-            self.execution.end,
-            frozen_groups(picture_of(model, None, depth_in_force.backbone_of(model)), Selection()),
-            report.trainable_params,
-            report.non_trainable_params,
-            report.trainable_bytes,
-            report.non_trainable_bytes,
-        )
-        self.execution.parts.append(part)
+        self.execution.parts.append(trained_part(model, self.execution.end))
         return True
+
+
+def trained_part(model: keras.Model, epoch: int) -> TrainedPart:
+    """Return what a model trains from an epoch (0-based) on."""
+    report = parameter_report(model)
+    return TrainedPart(
+        epoch,
+        frozen_groups(picture_of(model, None, depth_in_force.backbone_of(model)), Selection()),
+        report.trainable_params,
+        report.non_trainable_params,
+        report.trainable_bytes,
+        report.non_trainable_bytes,
+    )
 
 
 def _plain(value: Any) -> Any:

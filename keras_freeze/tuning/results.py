@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from keras_freeze.reports import Column, Table
 from keras_freeze.tuning import trial_record
+from keras_freeze.tuning.search_folder import TORN_TRIAL, read_json
 from keras_freeze.tuning.trial_record import COMPLETED, FAILED, TrialRecord
 
 
@@ -130,4 +130,4 @@ def _row(record: TrialRecord, status: str) -> dict[str, Any]:
 
 def _status(project: Path, record: TrialRecord) -> str:
     file = project / f"trial_{record.trial_id}" / "trial.json"
-    return str(json.loads(file.read_text())["status"])
+    return str(read_json(file, TORN_TRIAL)["status"])

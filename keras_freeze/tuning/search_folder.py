@@ -13,6 +13,11 @@ from keras_freeze.backup import archive
 from keras_freeze.checks import ArgumentError
 
 FILE = "keras_freeze_search.json"
+#: What to do with a trial whose file can't be read.
+TORN_TRIAL = (
+    "Restore it from a copy, or delete the trial's folder: it counts as failed then, and the "
+    "search goes on with all others."
+)
 
 
 @dataclasses.dataclass
@@ -90,5 +95,34 @@ def about(project: str | os.PathLike[str]) -> dict[str, str]:
             f"Received: {str(project)!r}, which has no {FILE}. Pass its directory joined with its "
             "project name."
         )
-    found: dict[str, str] = json.loads(file.read_text())
+    advice = "Restore it from a copy, or pass overwrite=True to delete the search."
+    found: dict[str, str] = read_json(file, advice)
     return found
+
+
+def read_json(file: Path, advice: str) -> Any:
+    """Return what a file of a search holds.
+
+    Args:
+        file: `pathlib.Path`.
+        advice: String, what to do with one that can't be read.
+
+    Raises:
+        ValueError: if it can't be read as JSON.
+
+    Example:
+        >>> import tempfile
+        >>> torn = Path(tempfile.mkdtemp()) / "trial.json"
+        >>> _ = torn.write_text('{"score": 0.')
+        >>> read_json(torn, "Delete it.")
+        Traceback (most recent call last):
+            ...
+        ValueError: A file of a search can't be read: .../trial.json is cut off or damaged ...
+    """
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"A file of a search can't be read: {file} is cut off or damaged ({error}). {advice} "
+            "Nothing else has been changed."
+        ) from error

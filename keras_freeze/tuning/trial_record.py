@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_freeze.backup import archive
+from keras_freeze.tuning.search_folder import read_json
 
 FILE = "keras_freeze.json"
 # What becomes of a trial, in KerasTuner's words.
@@ -86,6 +87,7 @@ class TrialRecord:
         failures: Messages of the attempts that failed.
         killed: Int, earlier attempts that neither failed nor finished.
         is_running: Bool, whether the current attempt has not either.
+        elapsed_s: Float, seconds of the last attempt as a whole.
     """
 
     trial_id: str
@@ -95,6 +97,7 @@ class TrialRecord:
     failures: list[str] = dataclasses.field(default_factory=list)
     killed: int = 0
     is_running: bool = False
+    elapsed_s: float = 0.0
 
     @property
     def scores(self) -> list[float]:
@@ -113,8 +116,9 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float:
-        """Float, of all epochs of all executions."""
-        return sum(second for execution in self.executions for second in execution.epoch_s)
+        """Float, of all epochs of all executions; of the attempt, where epochs are not known."""
+        seconds = [second for execution in self.executions for second in execution.epoch_s]
+        return sum(seconds) if seconds else self.elapsed_s
 
     def save(self, folder: Path) -> None:
         """Write the record, whole or not at all."""
@@ -123,11 +127,15 @@ class TrialRecord:
 
 
 def read(folder: Path) -> TrialRecord | None:
-    """Return the record of a trial's folder; None if it has none."""
+    """Return the record of a trial's folder; None if it has none.
+
+    Raises:
+        ValueError: if it can't be read.
+    """
     file = folder / FILE
     if not file.exists():
         return None
-    plain = json.loads(file.read_text())
+    plain = read_json(file, "Delete it: the search goes on without what it says of that trial.")
     executions = []
     for one in plain.pop("executions"):
         parts = [

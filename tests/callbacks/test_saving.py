@@ -52,6 +52,7 @@ def numbers(variables):
     return [float(np.sum(optimizer_state.to_host(v))) for v in variables]
 
 
+@pytest.mark.landing
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize("build", [pytest.param("batch_norm", marks=pytest.mark.slow), "nested"])
 def test_a_model_saved_in_the_middle_opens_and_trains_on(build, request, data_for, tmp_path):

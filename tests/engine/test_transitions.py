@@ -15,6 +15,7 @@ import keras_freeze as kf
 from keras_freeze.engine import optimizer_state, transitions, update_rules
 from keras_freeze.engine.transitions import flags_in_force
 from keras_freeze.keras_internals import optimizers, trainer
+from keras_freeze.model_picture import own_optimizers
 
 pytestmark = pytest.mark.backend
 
@@ -649,3 +650,55 @@ def test_an_interrupted_transition_leaves_what_a_checkpoint_saves(plain, data_fo
         patch.setattr(transitions, "_update_functions", interrupted_at(transitions, "_ids", False))
         kf.unfreeze(model, layers=["low"])
     assert len(optimizer._trackable_children()["momentums"]) == 4
+
+
+class WithOwnOptimizer(keras.Sequential):
+    """Trains with an optimizer that it isn't compiled with."""
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+        self.own = keras.optimizers.SGD(0.01)
+
+
+def with_own_optimizer():
+    layers = [keras.layers.Dense(6, name="low"), keras.layers.Dense(3, name="head")]
+    model = WithOwnOptimizer([keras.Input((4,)), *layers])
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_an_optimizer_of_its_own_that_is_built_is_not_left_behind():
+    model = with_own_optimizer()
+    kf.freeze(model, layers=["low"])
+    model.own.build(model.trainable_variables)
+    with pytest.raises(ValueError, match=r"holds by itself \(own\) are built for what trained"):
+        kf.unfreeze(model)
+    assert not model.get_layer("low").trainable
+    assert not kf.recompile(model)  # nothing has changed
+
+
+@pytest.mark.parametrize("hold", ["a list", "a dict", "the compiled one"])
+def test_optimizers_of_its_own_are_found(hold):
+    model = with_own_optimizer()
+    model.own = {
+        "a list": [keras.optimizers.SGD(), keras.optimizers.Adam()],
+        "a dict": {"generator": keras.optimizers.SGD()},
+        "the compiled one": model.optimizer,
+    }[hold]
+    assert list(own_optimizers(model)) == ([] if hold == "the compiled one" else ["own"])
+
+
+def test_an_optimizer_of_another_model_is_refused(plain, data_for):
+    first, second = plain(), plain()
+    optimizer = keras.optimizers.Adam(0.01)
+    for model in (first, second):
+        model.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=True)
+    first.fit(*data_for(first), verbose=0)
+    state = [optimizer_state.to_host(v) for v in optimizer.variables]
+    with pytest.raises(ValueError, match=r"One optimizer must train one model.*of another"):
+        kf.freeze(second, layers=["low"])
+    assert second.get_layer("low").trainable
+    with pytest.raises(ValueError, match="One optimizer must train one model"):
+        second.fit(*data_for(second), verbose=0, callbacks=[kf.GradualUnfreeze(verbose=0)])
+    for before, variable in zip(state, optimizer.variables, strict=True):
+        np.testing.assert_array_equal(before, optimizer_state.to_host(variable))

@@ -73,9 +73,8 @@ class TestFailures:
 
     def test_the_same_model_each_time(self, tmp_path):
         model = build()
-        sweep = tuning.DepthSweep(lambda: model, **project(tmp_path))
         with pytest.raises(ValueError, match="must return a new model each time"):
-            sweep.search(X, Y, **FIT)
+            tuning.DepthSweep(lambda: model, **project(tmp_path))
 
 
 class TestResuming:

@@ -109,7 +109,7 @@ class TestTeam:
         code = (
             f"mark = Path({str(tmp_path)!r}) / os.environ['KERASTUNER_TUNER_ID']; "
             "is_first = not mark.exists(); mark.open('a').write('x'); "
-            "time.sleep(3) if mark.name == 'chief' else sys.exit(3 if is_first else 0)"
+            "time.sleep(1.5) if mark.name == 'chief' else sys.exit(3 if is_first else 0)"
         )
         assert self.team(tmp_path, code).run() == 0
         said = capsys.readouterr().out
@@ -134,8 +134,8 @@ class TestTeam:
         assert (tmp_path / "logs" / "chief.log").read_text().count("98") == 1
 
     def test_a_chief_that_has_more_to_do_is_left_to_it(self, tmp_path):
-        code = "time.sleep(4) if os.environ['KERASTUNER_TUNER_ID'] == 'chief' else 0"
-        assert self.team(tmp_path, code, patience_s=0.5).run() == 0
+        code = "time.sleep(1.5) if os.environ['KERASTUNER_TUNER_ID'] == 'chief' else 0"
+        assert self.team(tmp_path, code, patience_s=0.3).run() == 0
 
     @pytest.mark.parametrize("arguments", [["--workers", "0", "x.py"], [], ["absent.py"]])
     def test_wrong_arguments(self, arguments):
