@@ -23,7 +23,13 @@ from keras_freeze.model_picture import (
     read_model,
     with_initial_values,
 )
-from keras_freeze.policies import BatchNormMode, Selection, check_batch_norm, relative_flags
+from keras_freeze.policies import (
+    BatchNormMode,
+    Selection,
+    check_batch_norm,
+    relative_flags,
+    warn_of_hidden_state,
+)
 from keras_freeze.reports import parameter_counts
 
 
@@ -317,6 +323,8 @@ def _change(
     flags = relative_flags(picture, selection, owner == "unfreeze", batch_norm)
     before = [variable.trainable for variable, _ in flags.variables]
     recompiled = transition(model, flags)
+    if owner == "freeze":
+        warn_of_hidden_state(owner, picture, selection)
     changed = [
         (variable, now)
         for (variable, now), was in zip(flags.variables, before, strict=True)

@@ -382,9 +382,10 @@ def _fingerprint(config: Any) -> str:
 
 
 def _constant(config: Any) -> Any:
-    """Leave out what training changes: learning rates and flags."""
+    """Leave out what training changes: learning rates, flags, and torch modules with weights."""
     if isinstance(config, dict):
-        changing = ("learning_rate", "trainable")
+        changing = ["learning_rate", "trainable"]
+        changing += ["module"] if isinstance(config.get("module"), str) and "name" in config else []
         return {key: _constant(value) for key, value in config.items() if key not in changing}
     if isinstance(config, (list, tuple)):
         return [_constant(item) for item in config]

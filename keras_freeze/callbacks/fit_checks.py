@@ -12,7 +12,7 @@ from keras_freeze.backup import BackupAndRestore
 from keras_freeze.callbacks.schedule_run import FitPlan, ScheduleRun
 from keras_freeze.checks import ArgumentError, counted, first_few
 from keras_freeze.model_picture import all_untouched, own_optimizers
-from keras_freeze.policies import lost_in_a_file, phase_flags
+from keras_freeze.policies import lost_in_a_file, phase_flags, warn_of_hidden_state
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import Phase, placed, soonest, timeline
 
@@ -155,6 +155,12 @@ def warn_of_initial_values(plan: FitPlan) -> None:
             "these layers are new, pass backbone= to say what is pretrained.",
             stacklevel=3,
         )
+
+
+def warn_of_state_that_can_not_freeze(plan: FitPlan) -> None:
+    """Warn if the first phase freezes layers that hold more than variables."""
+    frozen = plan.frozen(plan.schedule.phases[0])
+    warn_of_hidden_state(plan.owner, plan.picture, frozen)
 
 
 def warn_of_files(run: ScheduleRun) -> None:

@@ -8,13 +8,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import keras
+import xxhash
 
 from keras_freeze.base_callback import BaseCallback
 from keras_freeze.checks import ArgumentError, first_few, is_int
 from keras_freeze.engine import fingerprint, flags_in_force, sync_jax_state_by
 from keras_freeze.keras_internals.callback_list import move_to_end
 from keras_freeze.keras_internals.trainer import model_of
-from keras_freeze.model_picture import Weight, every_layer, frozen_weights, is_built
+from keras_freeze.model_picture import (
+    HiddenState,
+    Weight,
+    every_layer,
+    frozen_hidden_states,
+    frozen_weights,
+    is_built,
+)
 from keras_freeze.policies import Flags
 
 _Flag = tuple[Any, bool]  # a layer or variable, and its flag
@@ -36,6 +44,7 @@ class Run:
         in_force: The flags that the train step goes by; another object after a transition.
         flags: The same with the objects themselves, first all layers, then all variables.
         watched: The frozen weights and their fingerprints, by variable id.
+        hidden: Frozen layers with state that no variable holds, by id, with its fingerprints.
         moved: Ids of the weights that have been warned of.
         flipped: Ids and new flags that have been warned of since the last transition.
     """
@@ -45,6 +54,9 @@ class Run:
     in_force: Mapping[int, bool] | None = None
     flags: tuple[_Flag, ...] = ()
     watched: dict[int, tuple[Weight, bytes]] = dataclasses.field(default_factory=dict)
+    hidden: dict[int, tuple[keras.Layer, dict[str, bytes]]] = dataclasses.field(
+        default_factory=dict
+    )
     moved: set[int] = dataclasses.field(default_factory=set)
     flipped: set[tuple[int, bool]] = dataclasses.field(default_factory=set)
 
@@ -54,7 +66,8 @@ class FreezeGuard(BaseCallback):
 
     Layers can change weights though they are frozen: `SpectralNormalization` does, and so does
     any layer that assigns in its `call`. The guard takes a fingerprint of every frozen weight,
-    moving statistics and counters included, and names those that moved, and when.
+    moving statistics and counters included, and names those that moved, and when. So it does with
+    what a layer holds beside its variables, such as the buffers of a torch module.
 
     Before every step it also compares the `trainable` flags with those that the step was built
     for. A callback that changes flags and leaves it at that does not have the intended
@@ -180,6 +193,18 @@ class FreezeGuard(BaseCallback):
 
     def _check_weights(self, run: Run, when: str) -> None:
         self._compare(run, when, list(run.watched))
+        for found in frozen_hidden_states(model_of(self)) if run.hidden else ():
+            layer, before = run.hidden.get(id(found.layer), (found.layer, {}))
+            now = _fingerprints(found)
+            moved = [name for name in before.keys() & now.keys() if before[name] != now[name]]
+            if moved:
+                del run.hidden[id(layer)]
+                self._say(
+                    f"FreezeGuard: what {layer.name} ({type(layer).__name__}) holds beside its "
+                    f"variables moved {when}, though it is frozen: {first_few(sorted(moved))}. "
+                    "Keras can't freeze that. Let the layer train, or make it keep that itself, as "
+                    "a torch module does whose BatchNorm is replaced by a frozen one."
+                )
 
     def _check_unfrozen(self, run: Run, when: str) -> None:
         """Compare the weights that are watched no more, before the first step that trains them."""
@@ -220,6 +245,15 @@ def _watch(run: Run, model: keras.Model, *, takes_new: bool) -> None:
             run.watched[i] = before[i]
         elif takes_new and i not in run.moved:
             run.watched[i] = (weight, fingerprint(weight.variable))
+    known = run.hidden
+    run.hidden = {
+        id(found.layer): known.get(id(found.layer), (found.layer, _fingerprints(found)))
+        for found in frozen_hidden_states(model)
+    }
+
+
+def _fingerprints(found: HiddenState) -> dict[str, bytes]:
+    return {name: xxhash.xxh3_128_digest(found.saved[name].tobytes()) for name in found.names}
 
 
 def _with_objects(model: keras.Model, flags: Mapping[int, bool]) -> tuple[_Flag, ...]:

@@ -16,14 +16,14 @@ from keras_freeze.engine.transitions import strategy_scope, transition
 from keras_freeze.engine.update_rules import Curve
 from keras_freeze.keras_internals.host_arrays import to_host
 from keras_freeze.keras_internals.optimizers import built_variables
-from keras_freeze.model_picture import every_layer
+from keras_freeze.model_picture import every_layer, hidden_states, set_hidden_state
 from keras_freeze.policies import Flags
 
 State = dict[str, Any]
 
 
 def capture(model: keras.Model) -> State:
-    """Copy weights and optimizer state of a compiled model.
+    """Copy weights, optimizer state and hidden state of layers of a compiled model.
 
     Returns:
         Dict of numpy arrays and plain data.
@@ -31,6 +31,7 @@ def capture(model: keras.Model) -> State:
     return {
         "weights": [to_host(v) for v in model.weights],
         "optimizer": optimizer_state.capture(model.optimizer, _numbers(model)),
+        "hidden": {found.number: found.saved for found in hidden_states(model)},
     }
 
 
@@ -51,6 +52,10 @@ def restore(model: keras.Model, state: Mapping[str, Any], *, learning_rate: bool
     )
     for variable, value in zip(model.weights, state["weights"], strict=True):
         variable.assign(value)
+    hidden = state.get("hidden", {})  # earlier versions kept none
+    layers = every_layer(model) if hidden else ()
+    for number, saved in hidden.items():
+        set_hidden_state(layers[number], saved)
 
 
 def capture_all(model: keras.Model) -> State:

@@ -4,6 +4,12 @@
 Nothing here changes a model, and nothing above asks Keras for its structure again.
 """
 
+from keras_freeze.model_picture.hidden_state import (
+    HiddenState,
+    frozen_hidden_states,
+    hidden_states,
+    set_hidden_state,
+)
 from keras_freeze.model_picture.initial_values import all_untouched, with_initial_values
 from keras_freeze.model_picture.layer_group import (
     GroupNames,
@@ -32,6 +38,7 @@ from keras_freeze.model_picture.picture import ModelPicture, Pretrained, read_mo
 
 __all__ = [
     "GroupNames",
+    "HiddenState",
     "LayerGroup",
     "ModelPicture",
     "Pretrained",
@@ -41,7 +48,9 @@ __all__ = [
     "check_model",
     "count_params",
     "every_layer",
+    "frozen_hidden_states",
     "frozen_weights",
+    "hidden_states",
     "is_batch_norm",
     "is_built",
     "is_of_keras_hub",
@@ -51,6 +60,7 @@ __all__ = [
     "opened_layers",
     "own_optimizers",
     "read_model",
+    "set_hidden_state",
     "teacher_of",
     "weights_of",
     "weights_of_operation",

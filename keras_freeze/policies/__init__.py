@@ -28,6 +28,7 @@ from keras_freeze.policies.flags import (
     lost_in_a_file as lost_in_a_file,
     phase_flags as phase_flags,
     relative_flags as relative_flags,
+    warn_of_hidden_state as warn_of_hidden_state,
 )
 from keras_freeze.policies.never import (
     KeepFrozen as KeepFrozen,

@@ -8,14 +8,15 @@ together here, for the whole model, so that no half-set state is left behind.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Literal, get_args
 
 import keras
 
-from keras_freeze.checks import ArgumentError
+from keras_freeze.checks import ArgumentError, first_few
 from keras_freeze.groups import with_groups
-from keras_freeze.model_picture import ModelPicture, Weight
+from keras_freeze.model_picture import ModelPicture, Weight, hidden_states
 from keras_freeze.policies.selection import Selection, everything
 
 BatchNormMode = Literal["frozen", "follow", "statistics", "train"]
@@ -112,6 +113,20 @@ def phase_flags(picture: ModelPicture, frozen: Selection, batch_norm: BatchNormM
     for flags in (variables, layers):
         flags.update(dict.fromkeys(never & flags.keys(), False))
     return _complete(picture, variables, layers)
+
+
+def warn_of_hidden_state(owner: str, picture: ModelPicture, frozen: Selection) -> None:
+    """Warn of frozen layers that hold what Keras can't freeze, having no flag for it."""
+    for found in hidden_states(picture.model):
+        layer = found.layer
+        own = {id(variable) for variable in picture.trainable_in[id(layer)]}
+        if own <= frozen.variables and (own or id(layer) in frozen.layers):
+            warnings.warn(
+                f"{owner}: {layer.name} ({type(layer).__name__}) is frozen, but not what it holds "
+                f"beside its variables ({first_few(found.names)}): training may change it. "
+                "keras_freeze.FreezeGuard says when it does; BackupAndRestore keeps it.",
+                stacklevel=4,
+            )
 
 
 def lost_in_a_file(picture: ModelPicture) -> tuple[str, ...]:
