@@ -157,6 +157,28 @@ def warn_of_initial_values(plan: FitPlan) -> None:
         )
 
 
+def warn_of_h5(plan: FitPlan, siblings: Iterable[keras.callbacks.Callback]) -> None:
+    """Warn if models are saved in a form that mixes up the weights of layers partly frozen."""
+    picture = plan.picture
+    frozen = [plan.frozen(phase).variables for phase in plan.schedule.phases]
+    for callback in siblings:
+        path = str(getattr(callback, "filepath", ""))
+        is_checkpoint = isinstance(callback, keras.callbacks.ModelCheckpoint)
+        if not is_checkpoint or not path.endswith(".h5") or path.endswith(".weights.h5"):
+            continue
+        for layer in picture.model.layers:
+            own = {id(variable) for variable in picture.trainable_in[id(layer)]}
+            if any(own & selected and own - selected for selected in frozen):
+                warnings.warn(
+                    f"ModelCheckpoint({path!r}): a .h5 file has a layer's weights in another order "
+                    f"while a part of it is frozen, as {layer.name} is in {plan.owner}, and loads "
+                    "mixed up into a model with other flags. Save to a .keras or a .weights.h5 "
+                    "file, which are right.",
+                    stacklevel=3,
+                )
+                break
+
+
 def warn_of_state_that_can_not_freeze(plan: FitPlan) -> None:
     """Warn if the first phase freezes layers that hold more than variables."""
     frozen = plan.frozen(plan.schedule.phases[0])
@@ -170,7 +192,8 @@ def warn_of_files(run: ScheduleRun) -> None:
         owner = run.plan.owner
         warnings.warn(
             f"{owner}: model {run.plan.picture.model.name!r} ends with flags of single variables "
-            f"({first_few(lost)}), which a plain .keras file can't keep. To continue from such a "
+            f"({first_few(lost)}), which a plain .keras file can't keep, and a .h5 file loads "
+            "mixed up. To continue from such a "
             f"file with the optimizer's state: load it, call `{owner}(...).prepare(model, "
             f"phase={run.progress.index})`, then `model.load_weights(path)`. "
             "keras_freeze.BackupAndRestore keeps everything.",

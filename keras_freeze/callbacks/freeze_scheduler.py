@@ -296,6 +296,7 @@ class FreezeScheduler(BaseCallback):
         fit_checks.check_schedule(plan)
         fit_checks.warn_of_initial_values(plan)
         fit_checks.warn_of_state_that_can_not_freeze(plan)
+        fit_checks.warn_of_h5(plan, self._siblings)
         state = state_of(model)
         state.untouched = picture.untouched
         state.kept_by_lora |= kept_by_lora(picture, state.frozen_here)

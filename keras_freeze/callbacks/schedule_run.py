@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,9 +30,11 @@ from keras_freeze.reports import parameter_counts
 from keras_freeze.schedules import (
     FreezeSchedule,
     Moment,
+    OnPlateau,
     Phase,
     Progress,
     Rates,
+    every_trigger,
     improves,
     monitored,
     multipliers,
@@ -162,6 +166,7 @@ class ScheduleRun:
         multipliers: Learning-rate multiplier by group at present.
         counts: Trainable and non-trainable parameters at present.
         best: The best epoch of the present phase, if it asks for one and there is one.
+        has_warned: Bool, whether a plateau's metric that is no number has been warned of.
     """
 
     plan: FitPlan
@@ -174,6 +179,7 @@ class ScheduleRun:
     multipliers: Mapping[str, float]
     counts: tuple[int, int]
     best: Best | None
+    has_warned: bool = False
 
     @classmethod
     def begin(cls, plan: FitPlan, start: StartingPoint) -> tuple[ScheduleRun, list[str]]:
@@ -230,6 +236,7 @@ class ScheduleRun:
         """Take an epoch's metrics into account; return the lines to print."""
         self._count_steps(self.batch + self._execution)
         self._keep_best(logs)
+        self._warn_of_no_number(logs)
         self.progress = self.progress.after_epoch(logs)
         if self.progress.is_last and self.progress.is_over:
             self.plan.picture.model.stop_training = True
@@ -349,6 +356,21 @@ class ScheduleRun:
         value = monitored("Phase", monitor, logs, argument="restore_best")
         if improves(value, self.best.value if self.best else None, min_delta, mode):
             self.best = Best(value, self.epoch, self.steps, snapshot.capture(self.model))
+
+    def _warn_of_no_number(self, logs: Mapping[str, Any]) -> None:
+        """Warn once if a plateau's metric is NaN or infinite, which counts as a stall."""
+        for trigger in every_trigger(self.progress.trigger):
+            if self.has_warned or not isinstance(trigger, OnPlateau):
+                continue
+            value = float(logs.get(trigger.monitor, 0.0))
+            if not math.isfinite(value):
+                self.has_warned = True
+                warnings.warn(
+                    f"{self.plan.owner}: {trigger.monitor} is {value} in epoch {self.epoch + 1}. "
+                    "Such an epoch counts as one without improvement, so that phases end, and the "
+                    "training with the last. A lower learning rate or clipnorm= may help.",
+                    stacklevel=2,
+                )
 
     def _restore_best(self, when: str) -> list[str]:
         """Take the model back to the best epoch of the phase that ends, if that is another.

@@ -52,6 +52,7 @@ from keras_freeze.schedules.triggers import (
     TriggerLike as TriggerLike,
     When,
     as_trigger as as_trigger,
+    every_trigger as every_trigger,
 )
 
 __all__ = [

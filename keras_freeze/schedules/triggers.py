@@ -185,7 +185,7 @@ class OnPlateau(Trigger):
     """End a phase when a metric has stopped improving.
 
     The first value of a phase is the one to improve on; each phase starts over. A value that
-    is not finite is no improvement.
+    is not finite is no improvement, so that phases end where a metric stays NaN; a fit warns.
 
     Args:
         monitor: Str, the metric to watch at the end of each epoch. Defaults to `"val_loss"`.

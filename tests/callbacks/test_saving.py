@@ -197,3 +197,35 @@ def test_going_on_from_a_checkpoint_equals_one_fit(which, plain, data_for, tmp_p
     assert numbers(resumed.optimizer.variables) == pytest.approx(
         numbers(whole.optimizer.variables), rel=1e-4
     )
+
+
+class TestOldFiles:
+    """A `.h5` file has the weights of a layer in another order while a part of it is frozen."""
+
+    def fit(self, build, data_for, path, schedule):
+        model = build()
+        model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+        checkpoint = keras.callbacks.ModelCheckpoint(path, save_weights_only="weights" in str(path))
+        callbacks = [checkpoint, kf.FreezeScheduler(schedule, verbose=0)]
+        model.fit(*data_for(model), epochs=2, verbose=0, callbacks=callbacks)
+        return model
+
+    @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+    def test_a_checkpoint_to_one_is_warned_of(self, nested, data_for, tmp_path):
+        said = r"ModelCheckpoint\('.*model\.h5'\): a \.h5 file .*as backbone is in FreezeScheduler"
+        with pytest.warns(UserWarning, match=said):
+            self.fit(nested, data_for, tmp_path / "model.h5", {0: "block1", 1: None})
+
+    @pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+    def test_one_to_another_file_is_right(self, name, nested, data_for, tmp_path):
+        model = self.fit(nested, data_for, tmp_path / name, {0: "block1"})
+        other = nested(seed=5)
+        if name == "model.keras":
+            other = keras.models.load_model(tmp_path / name)
+        else:
+            other.load_weights(tmp_path / name)
+        assert numbers(other.weights) == numbers(model.weights)
+
+    @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+    def test_whole_layers_are_in_order(self, batch_norm, data_for, tmp_path):
+        self.fit(batch_norm, data_for, tmp_path / "model.h5", {0: "block1", 1: None})
