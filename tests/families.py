@@ -8,22 +8,24 @@ STAGES = ["stage1", "stage2", "stage3", "stage4", "stage5", "head"]
 CONVS = ["conv1", "conv2", "conv3", "conv4", "conv5", "head"]
 BLOCKS = ["block1", "block2", "block3", "block4", "block5"]
 MIXES = ["stem", "mixed5", "block35", "mixed6", "block17", "mixed7", "block8", "head"]
-# `make test-all` builds the largest.
+# `make test-all` builds the largest, and those that are like another.
 FAMILIES = [
     pytest.param("VGG16", 32, [*BLOCKS, "head"]),
-    pytest.param("VGG19", 32, [*BLOCKS, "head"]),
+    pytest.param("VGG19", 32, [*BLOCKS, "head"], marks=pytest.mark.slow),
     pytest.param("ResNet50", 32, CONVS),
-    pytest.param("ResNet50V2", 32, CONVS),
-    pytest.param("MobileNet", 32, STAGES),
+    pytest.param("ResNet50V2", 32, CONVS, marks=pytest.mark.slow),
+    pytest.param("MobileNet", 32, STAGES, marks=pytest.mark.slow),
     pytest.param("MobileNetV2", 32, STAGES),
     pytest.param("MobileNetV3Small", 32, STAGES),
     pytest.param("Xception", 71, STAGES),
-    pytest.param("InceptionV3", 75, STAGES),
+    pytest.param("InceptionV3", 75, STAGES, marks=pytest.mark.slow),
     pytest.param("InceptionResNetV2", 75, MIXES, marks=pytest.mark.slow),
     pytest.param("NASNetMobile", None, STAGES, marks=pytest.mark.slow),
     pytest.param("DenseNet121", 32, CONVS, marks=pytest.mark.slow),
     pytest.param("EfficientNetB0", 32, ["stem", *BLOCKS, "block6", "block7", "head"]),
-    pytest.param("EfficientNetV2B0", 32, ["stem", *BLOCKS, "block6", "head"]),
+    pytest.param(
+        "EfficientNetV2B0", 32, ["stem", *BLOCKS, "block6", "head"], marks=pytest.mark.slow
+    ),
     pytest.param("ConvNeXtTiny", 32, ["stem", "stage0", "stage1", "stage2", "stage3", "head"]),
 ]
 

@@ -52,6 +52,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(("name", "batch_norm"), CASES)
 def test_each_phase_trains_what_is_new_and_what_has_unfrozen(name, batch_norm):
     build, stages = MODELS[name]

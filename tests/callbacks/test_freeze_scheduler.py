@@ -684,7 +684,8 @@ BY_CALENDAR = {  # a schedule, batches in an execution, and by layer when it joi
 }
 
 
-@pytest.mark.parametrize("cut", [2, 3])
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize("cut", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", BY_CALENDAR)
 def test_another_process_knows_how_long_each_group_has_trained(
     case, cut, plain, data_for, tmp_path

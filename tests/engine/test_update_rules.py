@@ -92,6 +92,7 @@ JOINERS = [
 ]
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("name", JOINERS)
 def test_a_newly_unfrozen_variable_is_updated_as_by_a_fresh_optimizer(name):
     if name == "loss-scale-constant" and keras.backend.backend() == "jax":
