@@ -4,6 +4,10 @@ PYTHON ?= python3
 # Test processes at a time: 2 suit two cores.
 JOBS ?= 2
 
+# How long `make fuzz` tries, and the number of its first case.
+FUZZ_SECONDS ?= 600
+FUZZ_FIRST ?= 0
+
 # oneDNN's gradients of depthwise and separable convolutions crash on some AVX-512 processors, in
 # plain Keras too. Only slow tests train such layers. (ONEDNN_MAX_CPU_ISA=AVX2 avoids the crash as
 # well, but ends TensorFlow at float16 and bfloat16 on processors that have these.)
@@ -25,7 +29,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-search bench test test-landing test-backends test-all lint types format notebooks docs docs-open dist clean
+.PHONY: help demo demo-search bench test test-landing test-backends test-all fuzz lint types format notebooks docs docs-open dist clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +64,10 @@ test-all: lint types .venv/installed-backends  ## Check everything: slow tests, 
 	HYPOTHESIS_PROFILE=thorough $(WITHOUT_ONEDNN) $(PYTEST) $(PARALLEL)
 	KERAS_BACKEND=jax $(PYTEST) $(PARALLEL) -m backend
 	KERAS_BACKEND=torch $(PYTEST) $(PARALLEL) -m backend
+
+fuzz: export TF_CPP_MIN_LOG_LEVEL ?= 3
+fuzz: .venv/installed  ## Train random models by schedule and by hand and compare (FUZZ_SECONDS=600)
+	$(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS) --first $(FUZZ_FIRST)
 
 lint: .venv/installed  ## Check style, formatting and the directions of imports
 	$(BIN)/ruff check .

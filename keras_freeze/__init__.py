@@ -4,7 +4,7 @@ from keras_freeze import plots, policies, schedules, tuning
 from keras_freeze.backup import BackupAndRestore
 from keras_freeze.callbacks import FreezeGuard, FreezeScheduler, GradualUnfreeze
 from keras_freeze.engine import recompile
-from keras_freeze.freezing import FreezeResult, freeze, unfreeze
+from keras_freeze.freezing import FreezeResult, freeze, unfreeze, unfreeze_only
 from keras_freeze.groups import LayerGroup, layer_groups
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.reports import ParameterReport, parameter_report
@@ -29,4 +29,5 @@ __all__ = [
     "schedules",
     "tuning",
     "unfreeze",
+    "unfreeze_only",
 ]

@@ -1,4 +1,4 @@
-"""`freeze` and `unfreeze`: set which part of a model trains, named in one of several ways."""
+"""`freeze`, `unfreeze`, `unfreeze_only`: set which part of a model trains, named in many ways."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_freeze import policies
-from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, counted, is_int
 from keras_freeze.engine import transition
 from keras_freeze.groups import Backbone, names_of, with_groups
 from keras_freeze.model_picture import (
@@ -25,8 +25,11 @@ from keras_freeze.model_picture import (
 )
 from keras_freeze.policies import (
     BatchNormMode,
+    Flags,
     Selection,
     check_batch_norm,
+    everything,
+    phase_flags,
     relative_flags,
     warn_of_hidden_state,
 )
@@ -44,6 +47,8 @@ class FreezeResult:
         trainable_params: Int, parameters of the model that train now.
         non_trainable_params: Int, those that don't.
         recompiled: Bool, whether the train step will be traced again.
+        training_batch_norms: Names of the `BatchNormalization` layers whose statistics training
+            still moves.
     """
 
     frozen: tuple[str, ...]
@@ -52,6 +57,7 @@ class FreezeResult:
     trainable_params: int
     non_trainable_params: int
     recompiled: bool
+    training_batch_norms: tuple[str, ...] = ()
 
     @property
     def thawed(self) -> tuple[str, ...]:
@@ -74,12 +80,23 @@ class FreezeResult:
         return (
             f"froze {len(self.frozen)} and unfroze {len(self.unfrozen)} variables "
             f"({self.changed_params:,} parameters); {self.trainable_params:,} train, "
-            f"{self.non_trainable_params:,} are frozen"
+            f"{self.non_trainable_params:,} are frozen{self._batch_norms}"
         )
+
+    @property
+    def _batch_norms(self) -> str:
+        if not self.frozen or not self.training_batch_norms:
+            return ""
+        layers = counted(len(self.training_batch_norms), "BatchNormalization layer")
+        return f"; {layers} still train{'s' if len(self.training_batch_norms) == 1 else ''}"
 
     def _repr_html_(self) -> str:
         lists = []
-        for name, paths in (("frozen", self.frozen), ("unfrozen", self.unfrozen)):
+        for name, paths in (
+            ("frozen", self.frozen),
+            ("unfrozen", self.unfrozen),
+            ("BatchNormalization that trains", self.training_batch_norms),
+        ):
             if paths:
                 lists.append(f"<br>{name}: {html.escape(', '.join(paths))}")
         return f"<details><summary>{self}</summary>{''.join(lists)}</details>"
@@ -204,6 +221,63 @@ def unfreeze(
     return _change("unfreeze", model, policy, ways, weights, batch_norm, backbone)
 
 
+def unfreeze_only(
+    model: keras.Model,
+    policy: policies.FreezePolicy | policies.Predicate | keras.Layer | None = None,
+    /,
+    *,
+    first: int | None = None,
+    groups: int | str | Sequence[str] | None = None,
+    before: str | int | None = None,
+    layers: Sequence[int | str] | None = None,
+    matching: str | None = None,
+    weights: str | Sequence[str] = "all",
+    batch_norm: BatchNormMode = "statistics",
+    backbone: Backbone | None = None,
+) -> FreezeResult:
+    """Train the part that is named and nothing else: all that is not named freezes.
+
+    For training biases alone (BitFit), norms or kernels alone: `weights=` takes the names of
+    variables, in the part that is named by one of the other arguments, else in the whole model.
+
+    Args:
+        model: `keras.Model`, built; compiled or not.
+        policy: As for `freeze`.
+        first: As for `freeze`.
+        groups: As for `unfreeze`.
+        before: As for `freeze`.
+        layers: As for `freeze`.
+        matching: As for `freeze`.
+        weights: As for `freeze`.
+        batch_norm: What happens to the `BatchNormalization` layers of the pretrained part:
+            `"statistics"` (default) trains what is named of gamma and beta and keeps the moving
+            statistics fixed; `"follow"` moves these where gamma or beta trains; `"frozen"` freezes
+            the layers, named or not.
+        backbone: As for `freeze`.
+
+    Returns:
+        `FreezeResult`, what changed.
+
+    Raises:
+        ValueError: as for `freeze`; if nothing would train.
+
+    Example:
+        >>> import keras_freeze as kf
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(2)],
+        ...     name="net",
+        ... )
+        >>> print(kf.unfreeze_only(model, weights="bias"))
+        froze 2 and unfroze 0 variables (18 parameters); 5 train, 18 are frozen
+
+    Reference:
+        - [Ben Zaken et al., 2022](https://arxiv.org/abs/2106.10199): BitFit.
+    """
+    ways: dict[str, Any] = {"first": first, "groups": groups, "before": before}
+    ways |= {"layers": layers, "matching": matching}
+    return _change("unfreeze_only", model, policy, ways, weights, batch_norm, backbone)
+
+
 #: The policy that each way of naming a part makes of its argument.
 _WAYS: dict[str, type[policies.FreezePolicy]] = {
     "first": policies.FreezeFirst,
@@ -305,6 +379,17 @@ def _as_written(kind: type[policies.FreezePolicy], owner: str, argument: str) ->
         raise error.of(owner, argument) from None
 
 
+def _check_trains(owner: str, picture: ModelPicture, flags: Flags) -> None:
+    if not any(trains for _, trains in flags.variables):
+        raise ArgumentError(
+            owner,
+            "",
+            "name something that can train",
+            received=f"a part of model {picture.model.name!r} in which nothing can",
+            advice='Name more, or pass batch_norm="follow" for BatchNormalization layers.',
+        )
+
+
 def _change(
     owner: str,
     model: keras.Model,
@@ -320,7 +405,12 @@ def _change(
     if backbone is not None:
         picture = with_groups(picture)
     selection = _select(owner, picture, policy, ways, weights)
-    flags = relative_flags(picture, selection, owner == "unfreeze", batch_norm)
+    if owner == "unfreeze_only":
+        picture = picture if picture.groups else with_groups(picture)
+        flags = phase_flags(picture, everything(picture) - selection, batch_norm)
+        _check_trains(owner, picture, flags)
+    else:
+        flags = relative_flags(picture, selection, owner == "unfreeze", batch_norm)
     before = [variable.trainable for variable, _ in flags.variables]
     recompiled = transition(model, flags)
     if owner == "freeze":
@@ -338,4 +428,7 @@ def _change(
         trainable_params=trainable_params,
         non_trainable_params=non_trainable_params,
         recompiled=recompiled,
+        training_batch_norms=tuple(
+            layer.name for layer in picture.batch_norms_in([model]) if layer.trainable
+        ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import pytest
 
 _O = keras.optimizers
 _SCHEDULE = _O.schedules.CosineDecay(0.1, decay_steps=20)
@@ -49,6 +50,18 @@ COMBINED = {
 }
 
 ALL = {**PER_VARIABLE, **COMBINED}
+
+#: Those of every commit, one of each kind of state; `make test-all` tries all.
+_QUICK = {
+    *("sgd-momentum", "rmsprop-centered", "adam", "adam-amsgrad", "adam-clipnorm", "nadam"),
+    *("adafactor", "lion", "schedule-free-adamw", "adam-accumulation", "adam-ema", "loss-scale"),
+    *("adamw-excluded", "multi-map", "adam-callable"),
+}
+
+
+def cases(names):
+    """Return optimizers as parameters of a test, most of them slow."""
+    return [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in names]
 
 
 def _excluded() -> keras.Optimizer:

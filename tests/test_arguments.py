@@ -63,6 +63,11 @@ CASES = {
         ValueError,
         ["freeze(...) must get at most one of", "Received: first= and matching=."],
     ),
+    "unfreeze_only of nothing": (
+        lambda: kf.unfreeze_only(model(), weights="bia"),
+        ValueError,
+        ["unfreeze_only(weights=...) must name variables of the layers chosen.", "Did you mean"],
+    ),
     "unfreeze policy and more": (
         lambda: kf.unfreeze(model(), policies.FreezeFirst(1), groups=1),
         ValueError,

@@ -202,7 +202,7 @@ def test_lines_in_tables_run(path, tmp_path, monkeypatch):
         keras_freeze.unfreeze(model, matching=".", batch_norm="follow")
         result = eval(compile(code, f"{path.name}: {code}", "eval"), namespace(model))
         if isinstance(result, keras_freeze.FreezeScheduler | schedules.FreezeSchedule):
-            result.preview(model, 12, steps_per_epoch=10)
+            result.preview(model, 60, steps_per_epoch=10)
 
 
 NOT_RUN = {"parallel-search.md"}  # a script of several processes

@@ -8,6 +8,7 @@ import keras_freeze as kf
 from keras_freeze import policies
 from keras_freeze.engine import optimizer_state
 from keras_freeze.model_picture import every_layer, opened_layers, weights_of
+from keras_freeze.schedules import FreezeSchedule, Phase
 
 L = keras.layers
 
@@ -514,3 +515,48 @@ def test_a_layer_is_frozen_by_itself(plain):
     model = plain()
     kf.freeze(model, model.get_layer("middle"), weights="kernel")
     assert [v.trainable for v in model.weights] == [True, True, False, True, True, True]
+
+
+class TestUnfreezeOnly:
+    def test_biases(self, plain, data_for):
+        model = effects.compiled(plain(), eager=True)
+        kf.freeze(model, layers=["low"])
+        result = kf.unfreeze_only(model, weights="bias")
+        biases = {f"plain/{name}/bias" for name in ("low", "middle", "head")}
+        assert effects.moved_by_fit(model, data_for(model)) == biases
+        assert result.unfrozen == ("plain/low/bias",)
+        assert set(result.frozen) == {"plain/middle/kernel", "plain/head/kernel"}
+
+    @pytest.mark.parametrize("mode", ["statistics", "follow", "frozen"])
+    def test_norms(self, mode, batch_norm, data_for):
+        model = effects.compiled(batch_norm(), eager=True)
+        if mode == "frozen":
+            with pytest.raises(ValueError, match="must name something that can train"):
+                kf.unfreeze_only(model, weights=["gamma", "beta"], batch_norm=mode)
+            assert len(model.trainable_variables) == 8
+            return
+        kf.unfreeze_only(model, weights=["gamma", "beta"], batch_norm=mode)
+        moved = {path.split("/")[-1] for path in effects.moved_by_fit(model, data_for(model))}
+        statistics = {"moving_mean", "moving_variance"} if mode == "follow" else set()
+        assert moved == {"gamma", "beta"} | statistics
+
+    def test_biases_below_and_all_of_the_head(self, plain):
+        model = plain()
+        part = kf.policies.FreezeWeights("bias") | kf.policies.FreezeLayers(["head"])
+        kf.unfreeze_only(model, part)
+        trained = [variable.path.removeprefix("plain/") for variable in model.trainable_variables]
+        assert trained == ["low/bias", "middle/bias", "head/kernel", "head/bias"]
+
+    def test_what_it_names_must_be_there(self, plain):
+        with pytest.raises(ValueError, match=r"unfreeze_only\(weights=...\) must name variables"):
+            kf.unfreeze_only(plain(), weights="gama")
+
+
+def test_a_line_says_which_variables_of_a_group_unfreeze(plain, data_for, capsys):
+    model = effects.compiled(plain(), eager=True)
+    phases = [Phase(2, until=1), Phase(2, weights="kernel", until=1), Phase()]
+    callback = kf.FreezeScheduler(FreezeSchedule(phases), backbone=["low", "middle"])
+    model.fit(*data_for(model), epochs=3, verbose=0, callbacks=[callback])
+    said = capsys.readouterr().out
+    assert "Epoch 2/3: biases of middle and low unfreeze" in said
+    assert "Epoch 3/3: a new phase begins: 2 variables change within groups" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 
@@ -18,7 +19,7 @@ from keras_freeze.schedules import Phase, placed, soonest, timeline
 
 
 def check_schedule(plan: FitPlan) -> None:
-    """Raise if a phase doesn't fit the model, and warn if one is not reached.
+    """Raise if a phase doesn't fit the model.
 
     Raises:
         ValueError: if a phase names what the model does not have, leaves nothing to train, or has a
@@ -26,7 +27,16 @@ def check_schedule(plan: FitPlan) -> None:
     """
     for index, phase in enumerate(plan.schedule.phases):
         _check_phase(plan, _label(plan, index), phase)
-    _check_reach(plan)
+    source, advice = _unreached(plan)
+    if source is not None:
+        raise ValueError(f"{source.at('until')}: {advice}")
+
+
+def warn_of_late_phases(plan: FitPlan) -> None:
+    """Warn if a phase is not reached."""
+    _, advice = _unreached(plan)
+    if advice:
+        warnings.warn(f"{plan.owner}: {advice}", stacklevel=3)
 
 
 def _check_phase(plan: FitPlan, label: str, phase: Phase) -> None:
@@ -51,12 +61,13 @@ def _check_phase(plan: FitPlan, label: str, phase: Phase) -> None:
             )
 
 
-def _check_reach(plan: FitPlan) -> None:
+def _unreached(plan: FitPlan) -> tuple[Any, str]:
+    """Return where a file says the first phase that is not reached, and what to do; else None."""
     moments = timeline(soonest(plan.schedule), plan.steps_per_epoch, plan.stride)
     total, begins = plan.total_epochs, [None if m is None else m.epoch for m in moments]
     late = [(n, epoch) for n, epoch in enumerate(begins) if epoch is not None and epoch >= total]
     if not late:
-        return
+        return None, ""
     index, epoch = late[0]
     label, is_fixed = _label(plan, index), plan.moments[index] is not None
     reason = "" if is_fixed else f", as it can't begin before epoch {epoch}"
@@ -64,10 +75,7 @@ def _check_reach(plan: FitPlan) -> None:
         f"{label} is not reached in {total} epochs{reason}. Train longer or begin it earlier; "
         "where training is split over several fits, pass total_epochs=."
     )
-    source = plan.schedule.phases[max(0, index - 1)].source
-    if source is not None:
-        raise ValueError(f"{source.at('until')}: {advice}")
-    warnings.warn(f"{plan.owner}: {advice}", stacklevel=4)
+    return plan.schedule.phases[max(0, index - 1)].source, advice
 
 
 def _label(plan: FitPlan, index: int) -> str:

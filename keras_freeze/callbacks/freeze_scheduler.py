@@ -177,10 +177,14 @@ class FreezeScheduler(BaseCallback):
 
         Returns:
             `SchedulePreview`, which prints as a table.
+
+        Raises:
+            ValueError: if `fit` would refuse the schedule, with what it would say.
         """
-        picture = self._picture_of(model)
-        schedule, steps = self._schedule_for(picture, epochs), steps_per_epoch
-        return preview_in(schedule, picture, epochs, steps_per_epoch=steps, rates=self.rates)
+        plan = self._plan_for(model, epochs, steps_per_epoch)
+        return preview_in(
+            plan.schedule, plan.picture, epochs, steps_per_epoch=steps_per_epoch, rates=self.rates
+        )
 
     def phase_starts(self, model: keras.Model, epochs: int) -> tuple[int | None, ...]:
         """Return the epoch (0-based) in which each phase begins in a training of this length.
@@ -266,6 +270,17 @@ class FreezeScheduler(BaseCallback):
         picture = dataclasses.replace(picture, untouched=untouched, never_trains=never_trains)
         return with_kept_frozen(picture, type(self).__name__, self.keep_frozen)
 
+    def _plan_for(self, model: keras.Model, epochs: int, steps: int | None) -> FitPlan:
+        """Return the plan for a fit; raise if it can't be carried out."""
+        owner, total = type(self).__name__, self.total_epochs or epochs
+        fit_checks.refuse_own_optimizers(owner, model)
+        picture = self._picture_of(model)
+        schedule = self.planner.plan(picture, total)
+        stride = getattr(model, "steps_per_execution", 1)
+        plan = FitPlan(owner, picture, schedule, epochs, total, steps, stride, self.rates)
+        fit_checks.check_schedule(plan)
+        return plan
+
     def _schedule_for(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
         return self.planner.plan(picture, self.total_epochs or epochs)
 
@@ -280,20 +295,9 @@ class FreezeScheduler(BaseCallback):
         self._end()
         owner, model = type(self).__name__, self.model
         fit_checks.refuse_stock_backup(owner, self._siblings)
-        fit_checks.refuse_own_optimizers(owner, model)
-        picture, epochs = self._picture_of(model), self.params["epochs"]
-        total = self.total_epochs or epochs
-        plan = FitPlan(
-            owner,
-            picture,
-            self.planner.plan(picture, total),
-            epochs,
-            total,
-            self.params.get("steps"),
-            getattr(model, "steps_per_execution", 1),
-            self.rates,
-        )
-        fit_checks.check_schedule(plan)
+        plan = self._plan_for(model, self.params["epochs"], self.params.get("steps"))
+        picture = plan.picture
+        fit_checks.warn_of_late_phases(plan)
         fit_checks.warn_of_initial_values(plan)
         fit_checks.warn_of_state_that_can_not_freeze(plan)
         fit_checks.warn_of_h5(plan, self._siblings)
@@ -305,7 +309,7 @@ class FreezeScheduler(BaseCallback):
         self._cache.begin()
         if picture.pretrained is not None and picture.pretrained.layers:
             self._say([transition_message.what_is_pretrained(picture.pretrained)])
-        self._say(self.planner.remarks(picture, total))
+        self._say(self.planner.remarks(picture, plan.total_epochs))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make the transition that is due."""

@@ -13,8 +13,10 @@ import keras
 
 from keras_freeze.callbacks import transition_message
 from keras_freeze.callbacks.transition_message import Change
+from keras_freeze.checks import counted
 from keras_freeze.engine import (
     ActiveCurve,
+    fingerprint,
     leaf_optimizers,
     rules_of,
     snapshot,
@@ -24,7 +26,7 @@ from keras_freeze.engine import (
 from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals import trainer
 from keras_freeze.keras_internals.optimizers import iterations, learning_rate
-from keras_freeze.model_picture import ModelPicture
+from keras_freeze.model_picture import LayerGroup, ModelPicture
 from keras_freeze.policies import Flags, Selection, everything, kept_by_lora, phase_flags
 from keras_freeze.reports import parameter_counts
 from keras_freeze.schedules import (
@@ -167,6 +169,7 @@ class ScheduleRun:
         counts: Trainable and non-trainable parameters at present.
         best: The best epoch of the present phase, if it asks for one and there is one.
         has_warned: Bool, whether a plateau's metric that is no number has been warned of.
+        marks: Fingerprints, as the phase began, of groups whose rate may be too small to move them.
     """
 
     plan: FitPlan
@@ -180,6 +183,7 @@ class ScheduleRun:
     counts: tuple[int, int]
     best: Best | None
     has_warned: bool = False
+    marks: Mapping[str, tuple[bytes, ...]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def begin(cls, plan: FitPlan, start: StartingPoint) -> tuple[ScheduleRun, list[str]]:
@@ -247,6 +251,7 @@ class ScheduleRun:
     def finish(self) -> list[str]:
         """End the fit: go back to the best of the last phase, and end the group rates."""
         lines = []
+        self._warn_of_standstill()
         continues = self.epoch + 1 == self.plan.epochs < self.plan.total_epochs
         if self.progress.is_last and not continues:
             lines += self._restore_best("After training")
@@ -286,6 +291,7 @@ class ScheduleRun:
         lines: list[str] = []
         index = self.progress.index
         while self.progress.is_over and not self.progress.is_last:
+            self._warn_of_standstill()
             lines += self._restore_best(self._now)
             self.progress, self.steps = self.progress.next(), 0
         if self.progress.index != index:
@@ -312,18 +318,45 @@ class ScheduleRun:
         transition(model, flags, by_variable, curve, joined)
         self.frozen = frozen_groups(plan.picture, frozen)
         self.counts = parameter_counts(model)
+        self.marks = {
+            group.name: _fingerprints(group)
+            for group in plan.picture.groups
+            if self.multipliers[group.name] < 1.0 or _is_coarse(group)
+        }
         flags_after = [variable.trainable for variable in model.weights]
         change = Change(
             groups=self._labels(plan.picture.group_names),
             before=None if frozen_before is None else self._labels(frozen_before),
             after=self._labels(self.frozen),
             changed_variables=sum(a != b for a, b in zip(flags_before, flags_after, strict=True)),
+            parts=_trained_parts(plan.picture),
         )
         rates = dict(zip(change.groups, self.multipliers.values(), strict=True))
         sentence = transition_message.sentence(
             change, self.counts, rates, learning_rate(model.optimizer)
         )
         return [f"{self._now}: {sentence}"]
+
+    def _warn_of_standstill(self) -> None:
+        """Warn of groups that trained for a whole phase and have not moved by one bit."""
+        groups = [group for group in self.plan.picture.groups if self.marks.get(group.name)]
+        trainer.sync_jax_state(self.plan.picture.model)
+        still = [group for group in groups if _fingerprints(group) == self.marks[group.name]]
+        self.marks = {}
+        for group in still if self.steps > 1 else ():
+            rate = learning_rate(self.plan.picture.model.optimizer)
+            multiplier = self.multipliers[group.name]
+            if rate == 0.0 or multiplier == 0.0:  # as was asked for
+                continue
+            value = f"{multiplier:.1e} times the compiled rate"
+            dtype = next(v.dtype for v in group.variables if v.trainable)
+            warnings.warn(
+                f"{self.plan.owner}: no weight of {group.label} has changed in phase "
+                f"{self.progress.index}, in {counted(self.steps, 'step')} at a learning rate of "
+                f"{value if rate is None else f'{rate * multiplier:.1e}'}. That is too small for "
+                f"{dtype}, or no gradient reaches the group. Raise its rate, or freeze it.",
+                stacklevel=2,
+            )
 
     def _see_new_weights(self) -> None:
         """Read the model again if it has other weights than before (LoRA, quantization)."""
@@ -395,6 +428,32 @@ class ScheduleRun:
             has_rates=bool(set(self.multipliers.values()) - {1.0}),
             rate=learning_rate(self.plan.picture.model.optimizer),
         )
+
+
+def _is_coarse(group: LayerGroup) -> bool:
+    return any(v.trainable and v.dtype in ("float16", "bfloat16") for v in group.variables)
+
+
+def _fingerprints(group: LayerGroup) -> tuple[bytes, ...]:
+    return tuple(fingerprint(variable) for variable in group.variables if variable.trainable)
+
+
+def _trained_parts(picture: ModelPicture) -> dict[str, tuple[str, ...]]:
+    """Return, of groups that train in part, the names of the variables that do.
+
+    A `BatchNormalization` in a mode of its own and what never trains make no group one in part.
+    """
+    norms = picture.batch_norms_in([picture.model])
+    apart = picture.never_trains.union(id(v) for layer in norms for v in layer.weights)
+    able = everything(picture).variables - apart
+    found = {}
+    for group in picture.groups:
+        own = [variable for variable in group.variables if id(variable) in able]
+        training = tuple(dict.fromkeys(v.name for v in own if v.trainable))
+        waiting = {v.name for v in own if not v.trainable}
+        if training and waiting and waiting.isdisjoint(training):
+            found[group.label] = training
+    return found
 
 
 def frozen_groups(picture: ModelPicture, frozen: Selection) -> tuple[str, ...]:

@@ -21,12 +21,14 @@ class Change:
         before: The groups frozen before; None at the beginning of a training.
         after: The groups frozen now.
         changed_variables: Int, variables of which the flag has changed.
+        parts: Of a group that trains in part, the names of the variables that do.
     """
 
     groups: Sequence[str]
     before: Sequence[str] | None
     after: Sequence[str]
     changed_variables: int
+    parts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def moment(epoch: int, epochs: int, step: int) -> str:
@@ -75,6 +77,9 @@ def sentence(
         >>> then = Change(tuple(rates), ["block1", "block2"], ["block1"], 2)
         >>> sentence(then, (32, 10), rates, 0.01)
         'block2 unfreezes at 3.9e-03; 32 of 42 parameters train.'
+        >>> biases = dataclasses.replace(then, parts={"block2": ("bias",)})
+        >>> sentence(biases, (14, 28), rates, 0.01)
+        'biases of block2 unfreeze at 3.9e-03; 14 of 42 parameters train.'
     """
     trainable, total = counts[0], sum(counts)
     return f"{_change(change, multipliers, rate)}; {trainable:,} of {total:,} parameters train."
@@ -83,7 +88,7 @@ def sentence(
 def _change(change: Change, multipliers: Mapping[str, float], rate: float | None) -> str:
     if change.before is None:
         training = [name for name in reversed(change.groups) if name not in change.after]
-        text = f"{_names(training)} {_verb(training, 'train')}{_at(training, multipliers, rate)}"
+        text = f"{_what(training, change, 'train')}{_at(training, multipliers, rate)}"
         if change.after:
             verb = "is" if len(change.after) == 1 else "are"
             text += f", {_names(change.after)} {verb} frozen"
@@ -93,7 +98,7 @@ def _change(change: Change, multipliers: Mapping[str, float], rate: float | None
     parts = []
     if unfrozen:
         at = _at(unfrozen, multipliers, rate)
-        parts.append(f"{_names(unfrozen)} {_verb(unfrozen, 'unfreeze')}{at}")
+        parts.append(f"{_what(unfrozen, change, 'unfreeze')}{at}")
     if frozen:
         parts.append(f"{_names(frozen)} {_verb(frozen, 'freeze')}")
     if parts:
@@ -121,6 +126,21 @@ def _names(names: Sequence[str]) -> str:
     if len(names) <= _FEW:
         return first_few(names)
     return f"{len(names)} groups ({names[0]} to {names[-1]})"
+
+
+def _what(names: Sequence[str], change: Change, verb: str) -> str:
+    """Say which groups do something, or which variables of them."""
+    kinds = {change.parts.get(name, ()) for name in names}
+    if not any(kinds):
+        return f"{_names(names)} {_verb(names, verb)}"
+    if len(kinds) == 1:
+        return f"{_plural(*kinds)} of {_names(names)} {verb}"
+    parts = {name: f"{_plural(kind)} of {name}" for name, kind in change.parts.items()}
+    return f"{_names([parts.get(name, name) for name in names])} {verb}"
+
+
+def _plural(names: Sequence[str]) -> str:
+    return first_few([f"{name}es" if name.endswith("s") else f"{name}s" for name in names])
 
 
 def _verb(names: Sequence[str], verb: str) -> str:

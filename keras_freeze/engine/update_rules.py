@@ -5,12 +5,14 @@ plain cohort (multiplier 1, trained since step 0) applies its own update rule on
 the learning rate multiplied and the iteration count shifted to the cohort's first step. The *active
 curve*, the learning-rate curve of a phase, multiplies the rate of all cohorts alike. So a variable
 that joins at step 5,000 is treated as by a new optimizer at step 0, whatever the optimizer's bias
-correction, warm-up or averaging, and the optimizer keeps its class.
+correction, warm-up or averaging, and the optimizer keeps its class. One that joins in the middle of
+a gradient accumulation waits for the next, instead of being updated by half of one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -33,7 +35,8 @@ class Cohort:
     """Variables that train alike.
 
     Attributes:
-        start: Int, in batches. The optimizer's iteration count when they joined.
+        start: Int, in batches. The optimizer's iteration count when they joined, or when the
+            gradient accumulation that ran then is over.
         multiplier: Float. What their learning rate is multiplied by.
     """
 
@@ -104,12 +107,19 @@ def new_rules(
         old = before.cohorts.get(id(variable), _PLAIN)
         rate = old.multiplier if multipliers is None else multipliers.get(id(variable), 1.0)
         start = now if id(variable) in new_ids else old.start
-        cohort = Cohort((starts or {}).get(id(variable), start), rate)
+        start = _whole_window(optimizer, (starts or {}).get(id(variable), start))
+        cohort = Cohort(start, rate)
         if cohort != _PLAIN:
             after[id(variable)] = cohort
     if multipliers is None:
         return Rules(after, before.curve)
     return Rules(after, curve and dataclasses.replace(curve, start=now + curve.start))
+
+
+def _whole_window(optimizer: Any, start: int) -> int:
+    """Return the first iteration from a given one at which a gradient accumulation begins."""
+    window = optimizer.gradient_accumulation_steps or 1
+    return -(-start // window) * window
 
 
 def set_rules(optimizer: Any, variables: Sequence[keras.Variable], rules: Rules) -> None:
@@ -147,6 +157,15 @@ class _ByCohort:
         self.cohorts = cohorts
         self.own = own
         self.clock = optimizers.iterations_of(optimizer)
+        now = optimizers.iterations(optimizer)
+        self.waiting = {cohort for cohort in cohorts.values() if cohort.start > now}
+
+    def unless_waiting(self, cohort: Cohort, act: Callable[[], None]) -> None:
+        """Do something for a cohort, but not before its first gradient accumulation begins."""
+        if cohort in self.waiting:
+            ops.cond(self.clock >= cohort.start, act, lambda: None)
+        else:
+            act()
 
     def curve_factor(self) -> Any:
         active = self.rules.curve
@@ -170,12 +189,18 @@ class _CohortUpdate(_ByCohort):
         for cohort, members in self.split(list(zip(grads, variables, strict=True))).items():
             steps = self.clock - cohort.start if cohort.start else self.clock
             rate = _scaled(_scaled(learning_rate, cohort.multiplier), factor)
-            with optimizers.counting(self.optimizer, steps):
-                if is_nadam:
-                    _set_nadam_product(self.optimizer, steps)
-                self.own([g for g, _ in members], [v for _, v in members], rate)
+            update = functools.partial(self._update, members, steps, rate, is_nadam)
+            self.unless_waiting(cohort, update)
         if is_nadam:
             _set_nadam_product(self.optimizer, self.clock + 1)  # saved is the whole run's
+
+    def _update(
+        self, members: list[tuple[Any, Any]], steps: Any, rate: Any, is_nadam: bool
+    ) -> None:
+        with optimizers.counting(self.optimizer, steps):
+            if is_nadam:
+                _set_nadam_product(self.optimizer, steps)
+            self.own([g for g, _ in members], [v for _, v in members], rate)
 
 
 class _CohortDecay(_ByCohort):
@@ -189,8 +214,12 @@ class _CohortDecay(_ByCohort):
         factor = self.curve_factor()
         for cohort, members in self.split(decayed).items():
             rate = _Multiplied(self.optimizer, base, cohort.multiplier, factor)
-            with optimizers.at_rate(self.optimizer, rate, base):
-                self.own([v for _, v in members])
+            decay = functools.partial(self._decay, [v for _, v in members], rate, base)
+            self.unless_waiting(cohort, decay)
+
+    def _decay(self, variables: list[Any], rate: Any, base: Any) -> None:
+        with optimizers.at_rate(self.optimizer, rate, base):
+            self.own(variables)
 
 
 class _Multiplied:
@@ -223,12 +252,13 @@ _NADAM_DECAYS = np.concatenate([[1.0], np.cumprod(1 - 0.5 * np.power(0.96, np.ar
 
 
 def _set_nadam_product(optimizer: Any, steps_done: Any) -> None:
-    """Set Nadam's running product to its value after so many steps.
+    """Set Nadam's running product to its value after so many batches.
 
     The product of the momentum schedule is the one piece of state that an optimizer of Keras
     keeps for all variables together, so it can't be right for two cohorts at once.
     """
     product = optimizers.nadam_product(optimizer)
+    steps_done = ops.floor_divide(steps_done, optimizer.gradient_accumulation_steps or 1)
     index = ops.minimum(ops.cast(steps_done, "int32"), len(_NADAM_DECAYS) - 1)
     decay = ops.take(ops.convert_to_tensor(_NADAM_DECAYS, dtype=product.dtype), index)
     exponent = ops.cast(steps_done, product.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_freeze.checks import check_count, counted, first_few
+from keras_freeze.checks import ArgumentError, check_count, counted, first_few
 from keras_freeze.groups import Backbone, Groups, picture_of
 from keras_freeze.keras_internals.optimizers import learning_rate
 from keras_freeze.model_picture import ModelPicture, count_params, with_initial_values
@@ -160,7 +160,8 @@ def preview(
         `SchedulePreview`.
 
     Raises:
-        ValueError: if the schedule names a group or layer that the model does not have.
+        ValueError: if the schedule names a group or layer that the model does not have, or leaves
+            nothing to train.
 
     Example:
         >>> from keras_freeze import schedules
@@ -235,6 +236,15 @@ def _row(
         by_group = multipliers(rates, picture.group_names)
     flags = phase_flags(picture, frozen, phase.batch_norm)
     trained = {id(variable) for variable, trains in flags.variables if trains}
+    if not trained:
+        with placed(phase, "frozen"):
+            raise ArgumentError(
+                "preview",
+                "schedule",
+                "leave at least one trainable variable",
+                received=f"phase {index}, which freezes all of model {picture.model.name!r}",
+                advice=f"Leave out a group of: {', '.join(picture.group_names)}.",
+            )
     training = []
     for group in reversed(picture.groups):
         if any(id(variable) in trained for variable in group.variables):

@@ -16,19 +16,20 @@ import keras
 
 from keras_freeze.callbacks import GradualUnfreeze
 from keras_freeze.checks import ArgumentError
-from keras_freeze.engine import state_of
-from keras_freeze.freezing import freeze
+from keras_freeze.engine import state_of, transition
 from keras_freeze.groups import Backbone, names_of, picture_of
 from keras_freeze.keras_internals.hyperparameters import scoped_name
-from keras_freeze.model_picture import check_model
+from keras_freeze.model_picture import check_model, with_initial_values
 from keras_freeze.policies import (
     BatchNormMode,
+    Flags,
     FreezeFirst,
     FreezeGroups,
     FreezePolicy,
     KeepFrozen,
+    Selection,
     check_batch_norm,
-    keep_frozen_policy,
+    phase_flags,
     with_kept_frozen,
 )
 from keras_freeze.tuning import depth_in_force
@@ -89,6 +90,9 @@ def freeze_depth(
 ) -> int | float:
     """Let a tuner choose how deep to freeze a model, and freeze it so.
 
+    In `fit` the model then trains to the bit as with `FreezeScheduler({0: depth})`: the
+    `BatchNormalization` layers of the pretrained part are in the same mode above the depth too.
+
     Call it in a build function, before or after `compile`. Models of one search that have
     different ranges may each have a name of their own. Otherwise the second is searched under the
     name with its range appended, since KerasTuner would give it the first one's values. A
@@ -107,7 +111,8 @@ def freeze_depth(
             layers as `model.layers[:depth]` with nested models opened, `"fraction"` the part of
             the layers before the head, from 0 to 1, in tenths. Of depths that freeze the same
             weights, one is searched.
-        batch_norm: As for `freeze`.
+        batch_norm: Mode of the `BatchNormalization` layers of the pretrained part, as for
+            `FreezeScheduler`. Defaults to `"frozen"`.
         backbone: What is pretrained, as for `layer_groups`; all else trains at any depth. Defaults
             to None, to be found.
         keep_frozen: What stays frozen at any depth, as for `GradualUnfreeze`. Defaults to None.
@@ -136,7 +141,7 @@ def freeze_depth(
     check_unit(unit)
     pretrained = names_of("freeze_depth", backbone)
     picture = picture_of(model, None, pretrained)
-    picture = with_kept_frozen(picture, "freeze_depth", keep_frozen)
+    picture = with_initial_values(with_kept_frozen(picture, "freeze_depth", keep_frozen))
     values = depths_within(picture, min, max, unit)
     is_range = unit == "group" and len(values) == values[-1] - values[0] + 1
     name = _free_name(hp, name, "Int" if is_range else "Choice", values)
@@ -146,13 +151,19 @@ def freeze_depth(
     depth_in_force.restore_first_flags(model)
     count = count_of(picture, depth, unit)
     policy: FreezePolicy = FreezeGroups(count) if unit == "group" else FreezeFirst(count)
-    if count:
-        freeze(model, policy, batch_norm=batch_norm, backbone=pretrained)
-    if keep_frozen is not None:
-        freeze(model, keep_frozen_policy("freeze_depth", keep_frozen), backbone=pretrained)
+    frozen = policy.select_in(picture) if count else Selection()
+    transition(model, _with_what_is_frozen(phase_flags(picture, frozen, batch_norm)))
     state_of(model).kept_frozen = picture.never_trains
     depth_in_force.record_depth(model, Depth(depth, policy, pretrained))
     return depth
+
+
+def _with_what_is_frozen(flags: Flags) -> Flags:
+    """Leave frozen what the user has frozen beside the depth."""
+    return Flags(
+        tuple((variable, trains and variable.trainable) for variable, trains in flags.variables),
+        tuple((layer, trains and layer.trainable) for layer, trains in flags.layers),
+    )
 
 
 def schedule(

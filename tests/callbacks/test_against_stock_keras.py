@@ -150,6 +150,7 @@ def test_group_rates_scale_what_a_step_moves(plain, data_for):
 
 
 @pytest.mark.backend
+@pytest.mark.filterwarnings("ignore:.*has changed in phase")
 @pytest.mark.parametrize(
     "rate",
     [

@@ -357,7 +357,17 @@ def test_after_a_flip_the_weights_are_those_that_training_left(data_for):
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [*((name, "frozen") for name in BUILDERS), *(("batch_norm", mode) for mode in MODES[1:])],
+    [
+        *(
+            pytest.param(
+                name,
+                "frozen",
+                marks=pytest.mark.slow if name in ("recurrent", "multi_input") else (),
+            )
+            for name in BUILDERS
+        ),
+        *(("batch_norm", mode) for mode in MODES[1:]),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables:UserWarning")
 def test_silent_while_a_schedule_unfreezes(name, mode, request, data_for):

@@ -19,6 +19,7 @@ from keras_freeze.schedules import (
     FreezeSchedule,
     OnPlateau,
     Phase,
+    SlantedTriangular,
     chain_thaw,
     gradual,
     progressive_freeze,
@@ -929,3 +930,56 @@ def test_a_model_with_optimizers_of_its_own_is_refused_before_the_first_step(
         model.fit(*data_for(model), verbose=0, callbacks=[callback()])
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+UNFIT = {
+    "nothing to train": ({0: 1, 2: "all"}, "leave at least one trainable variable"),
+    "an unknown group": ({0: "block9"}, "block9"),
+}
+
+
+@pytest.mark.parametrize("by", ["the callback", "the schedule"])
+@pytest.mark.parametrize("case", UNFIT)
+def test_a_preview_says_what_a_fit_would_refuse(case, by, plain):
+    frozen, message = UNFIT[case]
+    everything = kf.policies.FreezeMatching(".")
+    phases = [Phase(everything if what == "all" else what, until=2) for what in frozen.values()]
+    schedule, model = FreezeSchedule(phases), plain()
+    with pytest.raises(ValueError, match=message):
+        if by == "the callback":
+            kf.FreezeScheduler(schedule).preview(model, epochs=4)
+        else:
+            schedule.preview(model, epochs=4)
+
+
+def test_a_preview_refuses_a_curve_that_has_no_length(plain):
+    schedule = FreezeSchedule([Phase(1, until=STALL, curve=SlantedTriangular())])
+    with pytest.raises(ValueError, match="the length of the phase isn't known beforehand"):
+        kf.FreezeScheduler(schedule).preview(plain(), epochs=4)
+
+
+class TestStandstill:
+    """A group that trains for a whole phase and does not move."""
+
+    def fit(self, build, data_for, rates, dtype="float32", **settings):
+        keras.config.set_dtype_policy(dtype)
+        try:
+            model = build()
+        finally:
+            keras.config.set_dtype_policy("float32")
+        model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
+        x, y = data_for(model)
+        callback = kf.FreezeScheduler({0: None}, backbone=["low", "middle"], rates=rates, verbose=0)
+        model.fit(x, y, epochs=2, verbose=0, batch_size=4, callbacks=[callback], **settings)
+
+    def test_is_warned_of_with_the_rate(self, plain, data_for):
+        said = r"no weight of low has changed in phase 0, in 8 steps at a learning rate of 1\.0e-14"
+        with pytest.warns(UserWarning, match=said + r".*too small for float32"):
+            self.fit(plain, data_for, {"low": 1e-12, "middle": 1.0})
+
+    def test_in_a_coarse_type_too_without_rates_of_groups(self, plain, data_for):
+        with pytest.warns(UserWarning, match=r"of low has changed.*too small for bfloat16"):
+            self.fit(plain, data_for, {"low": 1e-6, "middle": 1.0}, dtype="bfloat16")
+
+    def test_what_moves_is_not(self, plain, data_for):
+        self.fit(plain, data_for, {"low": 1e-2, "middle": 0.1})

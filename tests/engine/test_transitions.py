@@ -76,7 +76,7 @@ def applied_outside_of_a_step(name):
     return optimizer_table.ALL[name]()
 
 
-@pytest.mark.parametrize("name", optimizer_table.ALL)
+@pytest.mark.parametrize("name", optimizer_table.cases(optimizer_table.ALL))
 def test_a_recompile_keeps_every_bit_of_an_optimizer(name, plain):
     stayed = apply_gradients(plain(), applied_outside_of_a_step(name), 8)
     rebuilt = apply_gradients(plain(), optimizer_table.ALL[name](), 8, recompile_before=(2, 3, 7))
@@ -216,7 +216,7 @@ def items_of(optimizer):
 
 
 @pytest.mark.slow_on_jax
-@pytest.mark.parametrize("kind", optimizer_table.ALL)
+@pytest.mark.parametrize("kind", optimizer_table.cases(optimizer_table.ALL))
 def test_what_remains_trainable_keeps_its_state_when_others_freeze(kind, plain):
     model = apply_gradients(plain(), applied_outside_of_a_step(kind), 5)
     before, count = items_of(model.optimizer), len(model.optimizer.variables)

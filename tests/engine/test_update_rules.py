@@ -1,5 +1,6 @@
 """Cohorts against stock optimizers, one per cohort, fed the same gradients."""
 
+import itertools
 import pathlib
 import re
 
@@ -8,8 +9,10 @@ import numpy as np
 import optimizer_table
 import pytest
 
+import keras_freeze as kf
 from keras_freeze.engine import optimizer_state, update_rules
 from keras_freeze.keras_internals import optimizers
+from keras_freeze.schedules import AfterSteps, FreezeSchedule, Phase
 
 pytestmark = pytest.mark.backend
 SHAPES = {"early": [(3, 4), (4,)], "late": [(4, 2), (2,)]}
@@ -93,7 +96,7 @@ JOINERS = [
 
 
 @pytest.mark.slow_on_jax
-@pytest.mark.parametrize("name", JOINERS)
+@pytest.mark.parametrize("name", optimizer_table.cases(JOINERS))
 def test_a_newly_unfrozen_variable_is_updated_as_by_a_fresh_optimizer(name):
     if name == "loss-scale-constant" and keras.backend.backend() == "jax":
         pytest.skip("Keras's own LossScaleOptimizer can't `apply` outside of a step on JAX")
@@ -102,8 +105,52 @@ def test_a_newly_unfrozen_variable_is_updated_as_by_a_fresh_optimizer(name):
     assert_same(train_together(factory, start=6, steps=20), apart, rtol=2e-6)
 
 
+ACCUMULATING = {
+    "adam": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=3),
+    "clipped": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=3, clipnorm=0.01),
+    "decaying": lambda: keras.optimizers.AdamW(
+        0.01, gradient_accumulation_steps=3, weight_decay=0.1
+    ),
+    "nadam": lambda: keras.optimizers.Nadam(0.01, gradient_accumulation_steps=3),
+}
+
+
+@pytest.mark.parametrize("name", ACCUMULATING)
+@pytest.mark.parametrize("start", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (8, 9))])
+def test_one_that_joins_within_an_accumulation_waits_for_a_whole_one(name, start):
+    factory = ACCUMULATING[name]
+    apart = train_apart(factory, start=9, steps=20)
+    assert_same(train_together(factory, start=start, steps=20), apart, rtol=2e-6)
+
+
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_it_waits_in_a_fit_too(jit, plain, data_for):
+    def fit(step):
+        model = plain()
+        optimizer = keras.optimizers.Adam(0.01, gradient_accumulation_steps=3)
+        loss = "sparse_categorical_crossentropy"
+        model.compile(optimizer, loss, jit_compile=jit and keras.backend.backend() != "torch")
+        x, y = data_for(model, rows=24)
+        before = Phase(["low", "middle"], until=AfterSteps(step))
+        schedule = FreezeSchedule([before, Phase()])
+        noted = []
+
+        class Note(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                noted.append(optimizer_state.to_host(self.model.get_layer("low").kernel))
+
+        callbacks = [kf.FreezeScheduler(schedule, backbone=["low", "middle"], verbose=0), Note()]
+        settings = {"epochs": 2, "batch_size": 4, "shuffle": False, "verbose": 0}
+        model.fit(x, y, callbacks=callbacks, **settings)
+        return noted
+
+    moved = [bool((a != b).any()) for a, b in itertools.pairwise(fit(4))]
+    # It joins before the fifth of twelve steps; windows end with the 6th, 9th and 12th.
+    assert [n + 2 for n, did in enumerate(moved) if did] == [9, 12]
+
+
 @pytest.mark.slow_on_jax
-@pytest.mark.parametrize("name", optimizer_table.PER_VARIABLE)
+@pytest.mark.parametrize("name", optimizer_table.cases(optimizer_table.PER_VARIABLE))
 def test_a_multiplier_equals_an_optimizer_of_its_own_at_that_rate(name):
     factory = optimizer_table.PER_VARIABLE[name]
     apart = train_apart(factory, start=0, steps=12, late_rate=0.1)

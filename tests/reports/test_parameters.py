@@ -208,6 +208,7 @@ def test_known_figure_vgg16(by):
     }
 
 
+@pytest.mark.slow
 def test_known_figure_vgg16_by_group():
     model = vgg16()
     kf.freeze(model, first=10)

@@ -253,12 +253,13 @@ def test_html_escapes_names():
 
 
 def test_names_in_brackets_are_no_markup():
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="[red]")], name="[b]")
+    layers = [keras.layers.Dense(2, name="[red]"), keras.layers.Dense(2, name="top")]
+    model = keras.Sequential([keras.Input((2,)), *layers], name="[b]")
     frozen = FreezeSchedule([Phase("[bold]x", until=1), Phase()])
-    preview = frozen.preview(model, 1, groups={"[bold]x": ["[red]"]})
+    preview = frozen.preview(model, 1, groups={"[bold]x": ["[red]"], "top": ["top"]})
     console = rich.console.Console(file=io.StringIO(), width=80)
     console.print(preview)
-    assert console.file.getvalue().startswith("[b], 1 epoch, 6 parameters")
+    assert console.file.getvalue().startswith("[b], 1 epoch, 12 parameters")
     assert "+ [bold]x" in console.file.getvalue()
 
 

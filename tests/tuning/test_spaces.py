@@ -38,6 +38,7 @@ class TestDepth:
         tuning.freeze_depth(hp, model, unit="layer")
         other = nested()
         kf.freeze(other, first=4)
+        kf.freeze(other, matching="_bn")  # of the pretrained part, above the depth too
         assert trained(model) == trained(other)
 
     @pytest.mark.parametrize(("part", "frozen"), [(0.0, 0), (0.5, 1), (1.0, 2)])
