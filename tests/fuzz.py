@@ -8,6 +8,7 @@ within 1e-6 of each value's scale.
 
 import argparse
 import dataclasses
+import itertools
 import os
 import random
 import sys
@@ -159,24 +160,21 @@ def compiled(model, optimizer, eager):
 class ByHand(keras.callbacks.Callback):
     """Sets flags variable by variable, and keeps an optimizer for what began to train together."""
 
-    def __init__(self, case, groups, eager):
+    def __init__(self, case, plan, groups, eager):
         super().__init__()
-        self.case, self.groups, self.eager = case, groups, eager
+        self.case, self.plan, self.groups, self.eager = case, plan, groups, eager
         self.parts, self.counts, self.never = {}, [], None
 
     def on_epoch_begin(self, epoch, logs=None):
         model = self.model
         if self.never is None:
             self.never = {id(v) for v in model.weights if not v.trainable}
-        for begin, frozen, weights, mode in self.case.phases:
+        for begin, frozen, weights, mode in self.plan:
             if begin == epoch:
-                self.set_flags(model, self.groups_of(frozen), weights, mode)
+                self.set_flags(model, frozen, weights, mode)
                 self.compile(model)
         trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
         self.counts.append(trained)
-
-    def groups_of(self, frozen):
-        return range(frozen) if isinstance(frozen, int) else frozen
 
     def set_flags(self, model, frozen, weights, mode):
         last = len(self.groups) - 1
@@ -276,18 +274,16 @@ def differences(number, eager=True):
     new = {x.name for x in groups[-1].layers if x.weights}
     if new != {x.name for x in weighted(ours)} - set(pretrained):
         found.append(f"the last group has {sorted(new)}")
-    schedule = phases_of(case, groups)
-    if schedule is None:
-        return []  # nothing that a phase names is there, or nothing trains: refused elsewhere
+    plan = planned(case, groups)
     compiled(ours, optimizer_table.ALL[case.optimizer](), eager)
     callback = kf.FreezeScheduler(
-        schedule, backbone=pretrained, rates=case.rates, cache=False, verbose=0
+        schedule_of(plan, groups), backbone=pretrained, rates=case.rates, cache=False, verbose=0
     )
     history = fit(ours, eager, callback)
     theirs, _ = build(case)
     by_name = {layer.name: layer for layer in weighted(theirs)}
     members = [[by_name[x.name] for x in weighted_in(group.layers)] for group in groups]
-    by_hand = ByHand(case, members, eager)
+    by_hand = ByHand(case, plan, members, eager)
     compiled(theirs, "sgd", eager)
     expected = fit(theirs, eager, by_hand)
     if history["trainable_params"] != by_hand.counts:
@@ -315,23 +311,27 @@ def weighted_in(members):
     return [layer for layer in members if layer.weights]
 
 
-def phases_of(case, groups):
-    """Return the schedule of a case, None if a phase can't be carried out."""
-    count = len(groups)
-    phases, ends = [], [begin for begin, *_ in case.phases[1:]]
-    begun = 0
-    for (begin, frozen, weights, mode), end in zip(case.phases, [*ends, None], strict=True):
+def planned(case, groups):
+    """Return the phases of a case for the groups that its model has: all can be carried out."""
+    plan = []
+    for begin, frozen, weights, mode in case.phases:
         numbers = range(frozen) if isinstance(frozen, int) else frozen
-        if any(number >= count - 1 for number in numbers):
-            return None
-        names = [groups[number].name for number in numbers]
-        variables = {v.name for number in numbers for v in groups[number].variables}
-        if weights != "all" and weights not in variables:
-            return None
-        until = None if end is None else end - begun
-        begun = begin if end is None else end
-        phases.append(Phase(names, until=until, weights=weights, batch_norm=mode))
-    return FreezeSchedule(phases)
+        numbers = [number for number in numbers if number < len(groups) - 1]
+        names = {variable.name for number in numbers for variable in groups[number].variables}
+        plan.append((begin, numbers, weights if weights in names else "all", mode))
+    return plan
+
+
+def schedule_of(plan, groups):
+    """Return a plan as a schedule."""
+    begins = [begin for begin, *_ in plan]
+    lengths = [after - begin for begin, after in itertools.pairwise(begins)]
+    return FreezeSchedule(
+        [
+            Phase([groups[n].name for n in numbers], until=until, weights=weights, batch_norm=mode)
+            for (_, numbers, weights, mode), until in zip(plan, [*lengths, None], strict=True)
+        ]
+    )
 
 
 def main():
