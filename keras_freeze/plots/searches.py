@@ -14,7 +14,7 @@ from keras_freeze.plots.style import (
     COLOURS,
     FROZEN_COLOUR,
     OVER_MARKS,
-    detach_from_pyplot,
+    figure_class,
     short_count,
     styled,
 )
@@ -87,7 +87,7 @@ def search(search: Any, *, rate: str | None = None) -> Figure:
     _draw_curves(panels["curves"], found)
     if against is not None:
         _draw_map(panels["map"], found, against)
-    return detach_from_pyplot(figure)
+    return figure
 
 
 def _read(search: Any) -> _Search:
@@ -143,7 +143,9 @@ def _panels(has_map: bool) -> tuple[Figure, dict[str, Axes]]:
         rows = [[*row, "map"] for row in rows]
     size = (1 + 4.8 * len(rows[0]), 7.4)
     with styled():
-        figure, panels = plt.subplot_mosaic(rows, layout="constrained", figsize=size)
+        figure, panels = plt.subplot_mosaic(
+            rows, layout="constrained", figsize=size, FigureClass=figure_class()
+        )
     return figure, panels
 
 

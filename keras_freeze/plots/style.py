@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +52,19 @@ def styled() -> Iterator[None]:
     matplotlib.interactive(is_interactive)
 
 
-def detach_from_pyplot(figure: Figure) -> Figure:
-    """Close a figure in pyplot, which would show it a second time in a notebook."""
+@functools.cache
+def figure_class() -> type[Figure]:
+    """Return the class of our figures, which a notebook shows once.
+
+    Pyplot shows a figure at the end of the cell that makes it. One that is shown before, as the
+    value of that cell, is therefore taken from pyplot.
+    """
+    import matplotlib.figure
     import matplotlib.pyplot as plt
 
-    plt.close(figure)
-    return figure
+    class Figure(matplotlib.figure.Figure):
+        def _ipython_display_(self) -> None:
+            plt.close(self)
+            raise NotImplementedError  # which leaves the rest to IPython
+
+    return Figure

@@ -16,19 +16,21 @@ from keras_freeze.plots.style import (
     COLOURS,
     FROZEN_COLOUR,
     OVER_MARKS,
-    detach_from_pyplot,
+    figure_class,
     short_count,
     styled,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 History = Any  # `keras.callbacks.History`, or its `history`: a mapping from name to values
 
 
-def training(history: History, *, metric: str | None = None) -> Figure:
+def training(
+    history: History, *, metric: str | None = None, ax: Axes | None = None
+) -> Figure | SubFigure:
     """Draw one training: a metric above, trainable and frozen parameters below.
 
     Values of an epoch are drawn at its end. Dotted lines mark the transitions.
@@ -38,10 +40,12 @@ def training(history: History, *, metric: str | None = None) -> Figure:
             with `GradualUnfreeze` or another callback of this package.
         metric: String. Which metric, drawn for training and, where there is one, validation.
             Defaults to `"accuracy"`, or `"loss"` where there is no accuracy.
+        ax: `matplotlib.axes.Axes` of yours, to draw the metric alone into it. Defaults to None, a
+            new figure.
 
     Returns:
-        A `matplotlib.figure.Figure`. In a notebook it shows itself; elsewhere call its
-        `savefig`.
+        The `matplotlib.figure.Figure`. It is pyplot's current one: a notebook shows it at the end
+        of the cell, `plt.savefig` and its own `savefig` write it to a file.
 
     Raises:
         ValueError: if the history lacks the metric or the parameter counts.
@@ -56,19 +60,15 @@ def training(history: History, *, metric: str | None = None) -> Figure:
     log = _log(history)
     metric = metric or ("accuracy" if "accuracy" in log else "loss")
     _require(log, metric, "trainable_params", "non_trainable_params")
+    if ax is not None:
+        _draw_training(ax, log, metric)
+        ax.set_xlabel("epochs trained")
+        return ax.figure
     figure, ((upper,), (lower,)) = _panels(columns=1)
-    for name, label, colour in (
-        (metric, "training", COLOURS[0]),
-        (f"val_{metric}", "validation", COLOURS[1]),
-    ):
-        if name in log:
-            _draw_metric(upper, [log[name]], label, colour)
+    _draw_training(upper, log, metric)
     _draw_counts(lower, log)
-    for axes in (upper, lower):
-        _mark(axes, transitions(log))
-    upper.set_ylabel(metric)
-    upper.legend(loc="best", **OVER_MARKS)
-    return detach_from_pyplot(figure)
+    _mark(lower, transitions(log))
+    return figure
 
 
 def comparison(
@@ -123,7 +123,7 @@ def comparison(
         ncols=len(labels),
         frameon=False,
     )
-    return detach_from_pyplot(figure)
+    return figure
 
 
 def transitions(history: History) -> list[int]:
@@ -170,13 +170,26 @@ def _panels(columns: int) -> tuple[Figure, Any]:
     with styled():
         figure, panels = plt.subplots(
             2, columns, squeeze=False, sharex=True, sharey="row", layout="constrained",
-            figsize=(2 + 4.5 * columns, 5.4), height_ratios=(3, 2),
+            figsize=(2 + 4.5 * columns, 5.4), height_ratios=(3, 2), FigureClass=figure_class(),
         )  # fmt: skip
     for axes in panels[1]:
         axes.set_xlabel("epochs trained")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(short_count)
     return figure, panels
+
+
+def _draw_training(axes: Axes, log: Mapping[str, Sequence[float]], metric: str) -> None:
+    """Draw a metric of one training, and of its validation where there is one."""
+    for name, label, colour in (
+        (metric, "training", COLOURS[0]),
+        (f"val_{metric}", "validation", COLOURS[1]),
+    ):
+        if name in log:
+            _draw_metric(axes, [log[name]], label, colour)
+    _mark(axes, transitions(log))
+    axes.set_ylabel(metric)
+    axes.legend(loc="best", **OVER_MARKS)
 
 
 def _draw_counts(axes: Axes, log: Mapping[str, Sequence[float]]) -> None:

@@ -152,7 +152,7 @@ class FreezeWeights(FreezePolicy):
 
     Args:
         names: Str or sequence of str, names of variables: `"kernel"`, `"recurrent_kernel"`,
-            `"bias"`, `"gamma"`, ...
+            `"bias"`, `"gamma"`, ...; `"lora"` for those that `enable_lora` has added, and no other.
         of: The policy or callable that selects where to look. Defaults to None, the whole model.
 
     Raises:
@@ -184,7 +184,9 @@ class FreezeWeights(FreezePolicy):
         of = self.of  # a policy by now
         chosen = of.select_in(picture) if isinstance(of, FreezePolicy) else everything(picture)
         variables = [w.variable for w in picture.weights if id(w.variable) in chosen.variables]
-        available = sorted({variable.name for variable in variables})
+        available = sorted(
+            {_kind(variable) for variable in variables} | {v.name for v in variables}
+        )
         wanted = [self.names] if isinstance(self.names, str) else self.names
         for name in wanted:
             if name not in available:
@@ -196,7 +198,13 @@ class FreezeWeights(FreezePolicy):
                     advice=f"{did_you_mean(name, available)}"
                     f"Available: {', '.join(available) or 'none'}.",
                 )
-        return Selection(frozenset(id(v) for v in variables if v.name in wanted))
+        chosen_by_name = (v for v in variables if v.name in wanted or _kind(v) in wanted)
+        return Selection(frozenset(id(v) for v in chosen_by_name))
+
+
+def _kind(variable: keras.Variable) -> str:
+    """Return the name of a variable, `"lora"` for one that `enable_lora` has added."""
+    return "lora" if variable.name.startswith("lora_") else variable.name
 
 
 def _names(weight: Weight, model: keras.Model) -> tuple[str, ...]:

@@ -111,3 +111,18 @@ def test_a_hub_backbone_trains_what_its_enable_lora_left(callback):
     in_a_block = len(left) // 2
     stages = [len(new), len(new) + in_a_block, len(may)]
     assert training == (stages if "Gradual" in repr(callback) else [len(may)] * 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*ends with flags of single variables")
+def test_adapters_can_be_named_alone(plain, data_for):
+    model = plain()
+    model.get_layer("low").enable_lora(2)
+    compiled(model, eager=True)
+    kf.unfreeze_only(model, weights="lora")
+    before = values(model)
+    x, y = data_for(model)
+    model.fit(x, y, epochs=1, batch_size=4, verbose=0)
+    assert moved_weights(before, model) == of("low", *LORA)
+    assert kf.freeze(model, kf.policies.FreezeWeights("lora")).trainable_params == 0
+    with pytest.raises(ValueError, match=r"weights=...\) must name variables of the layers chosen"):
+        kf.unfreeze(plain(), weights="lora")

@@ -92,11 +92,26 @@ def test_a_history_without_what_is_drawn_raises(missing):
         plots.comparison({"a": {"b": log}})
 
 
-def test_a_picture_is_not_left_open_in_pyplot():
+def test_a_picture_is_pyplots_current_figure(tmp_path):
     import matplotlib.pyplot as plt
 
-    plots.training(LOG)
-    assert plt.get_fignums() == []
+    figure = plots.training(LOG)
+    assert plt.gcf() is figure
+    plt.savefig(tmp_path / "training.png")
+    assert (tmp_path / "training.png").stat().st_size > 1000
+    with pytest.raises(NotImplementedError):  # which leaves it to IPython
+        figure._ipython_display_()
+    assert plt.get_fignums() == []  # so that pyplot does not show it again
+
+
+def test_a_metric_can_be_drawn_into_axes_of_ones_own():
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2)
+    assert plots.training(LOG, ax=right) is figure
+    assert [line.get_label() for line in curves(right)] == ["training", "validation"]
+    assert not left.has_data()
+    assert len(plt.get_fignums()) == 1
 
 
 def test_importing_plots_needs_no_matplotlib(monkeypatch):
