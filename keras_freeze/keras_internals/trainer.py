@@ -21,9 +21,9 @@ def flags_at_compile(model: keras.Model) -> Mapping[keras.Layer, bool]:
 
 
 def lasting_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
-    """Return the metric objects of a model, which may count over several epochs.
+    """Return the metrics of a model that may count over several epochs.
 
-    Those that `compile` is given as names are made in the first step, and reset in every epoch.
+    Those are of the user's own classes: Keras's reset themselves in every epoch.
     """
     require("keep metrics", "keras", model, "_compile_metrics")
     container = model._compile_metrics
@@ -32,7 +32,8 @@ def lasting_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
         require("keep metrics", "keras", container, "_user_metrics", "_user_weighted_metrics")
         given = (container._user_metrics, container._user_weighted_metrics)
         found += [m for m in keras.tree.flatten(given) if isinstance(m, keras.metrics.Metric)]
-    return list(dict.fromkeys(found))
+    own = [metric for metric in found if not type(metric).__module__.startswith("keras.")]
+    return list(dict.fromkeys(own))
 
 
 def begin_fit_at(model: keras.Model, epoch: int | None) -> None:
