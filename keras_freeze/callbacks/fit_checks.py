@@ -12,6 +12,7 @@ import keras
 from keras_freeze.backup import BackupAndRestore
 from keras_freeze.callbacks.schedule_run import FitPlan, ScheduleRun
 from keras_freeze.checks import ArgumentError, counted, first_few
+from keras_freeze.keras_internals.optimizers import learning_rate
 from keras_freeze.model_picture import all_untouched, own_optimizers
 from keras_freeze.policies import lost_in_a_file, phase_flags, warn_of_hidden_state
 from keras_freeze.prefix_cache import PrefixCache
@@ -131,6 +132,9 @@ def warn_of_impatience(
             what = f"EarlyStopping may end training at epoch {earliest}"
             advice = f"start_from_epoch={reached[-1]} to EarlyStopping to let it begin"
         elif isinstance(callback, keras.callbacks.ReduceLROnPlateau):
+            rate = learning_rate(plan.picture.model.optimizer)
+            if rate is not None and callback.min_lr >= rate:  # it has nothing to lower
+                continue
             earliest = epoch + max(callback.patience, 1)
             what = f"ReduceLROnPlateau may lower the learning rate at epoch {earliest}"
             advice = f"patience={reached[-1]} to it, or use curves of the schedule's phases"

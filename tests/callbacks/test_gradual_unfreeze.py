@@ -277,6 +277,14 @@ def test_who_does_not_wait_for_the_last_phase_is_warned_of_once(case, order, pla
     model.fit(x, y, epochs=3, verbose=0, callbacks=[safe, kf.GradualUnfreeze(1, verbose=0)])
 
 
+def test_one_that_has_nothing_to_lower_is_not_warned_of(plain, data_for):
+    model = plain()
+    compiled(model)
+    reduce = CALLBACKS.ReduceLROnPlateau("loss", patience=1, min_lr=1.0)
+    callbacks = [reduce, kf.GradualUnfreeze(1, verbose=0)]
+    model.fit(*data_for(model), epochs=3, verbose=0, callbacks=callbacks)
+
+
 def beside(tmp_path):
     return {
         "EarlyStopping": CALLBACKS.EarlyStopping("loss", patience=9, restore_best_weights=True),
