@@ -12,11 +12,18 @@ from typing import Any
 import keras
 
 from keras_freeze import policies
-from keras_freeze.checks import ArgumentError, ArgumentTypeError, counted, is_int
+from keras_freeze.checks import (
+    ArgumentError,
+    ArgumentTypeError,
+    counted,
+    first_few,
+    is_int,
+)
 from keras_freeze.engine import transition
 from keras_freeze.groups import Backbone, names_of, with_groups
 from keras_freeze.model_picture import (
     ModelPicture,
+    all_untouched,
     check_model,
     count_params,
     every_layer,
@@ -38,7 +45,7 @@ from keras_freeze.reports import parameter_counts
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class FreezeResult:
-    """What a call of `freeze` or `unfreeze` changed.
+    """What a call of `freeze`, `unfreeze` or `unfreeze_only` changed.
 
     Attributes:
         frozen: Paths of the variables that no longer train.
@@ -244,7 +251,7 @@ def unfreeze_only(
         model: `keras.Model`, built; compiled or not.
         policy: As for `freeze`.
         first: As for `freeze`.
-        groups: As for `unfreeze`.
+        groups: As for `freeze`; an int counts from the input here too.
         before: As for `freeze`.
         layers: As for `freeze`.
         matching: As for `freeze`.
@@ -278,6 +285,8 @@ def unfreeze_only(
     return _change("unfreeze_only", model, policy, ways, weights, batch_norm, backbone)
 
 
+#: The ways that count layers or groups instead of naming them.
+_COUNTED = ("first", "groups", "before")
 #: The policy that each way of naming a part makes of its argument.
 _WAYS: dict[str, type[policies.FreezePolicy]] = {
     "first": policies.FreezeFirst,
@@ -306,7 +315,7 @@ def _select(
             advice="Combine policies with |, & and ~.",
         )
     if not given:
-        part = _named_by_position(owner, picture, policy)
+        part = _named_by_position(owner, picture, policy, weights)
         selection = part.select_in(picture)
     else:
         ((way, value),) = given.items()
@@ -324,16 +333,19 @@ def _named_by_position(
     owner: str,
     picture: ModelPicture,
     policy: policies.FreezePolicy | policies.Predicate | keras.Layer | None,
+    weights: str | Sequence[str],
 ) -> policies.FreezePolicy:
     """Return the policy of a call that names a part without a keyword, or none at all."""
     model = picture.model
-    if policy is None and owner == "freeze" and getattr(model, "compiled", False):
+    names_none = policy is None and weights == "all"
+    if names_none and owner == "freeze" and getattr(model, "compiled", False):
         raise ArgumentError(
             owner,
             "",
             "be told which part of a compiled model to freeze, since it is there to be trained",
-            received=f"model={model.name!r} alone",
-            advice='Name the part, such as groups=1, or write matching="." for everything.',
+            received=f"model={model.name!r} and no part of it",
+            advice="Name the part, such as groups=1 or freeze(model, backbone); or write "
+            'matching="." for everything.',
         )
     if is_int(policy):
         raise ArgumentTypeError(
@@ -379,6 +391,24 @@ def _as_written(kind: type[policies.FreezePolicy], owner: str, argument: str) ->
         raise error.of(owner, argument) from None
 
 
+def _warn_of_initial_values(owner: str, picture: ModelPicture, frozen: Selection) -> None:
+    """Warn if new layers freeze among trained ones, where they were counted and not named."""
+    inside = [
+        layer
+        for layer in picture.opened
+        if {id(variable) for variable in picture.trainable_in[id(layer)]} & frozen.variables
+    ]
+    new = [layer.name for layer in inside if all_untouched(picture, [layer])]
+    if new and not all_untouched(picture, inside):
+        warnings.warn(
+            f"{owner}: {counted(len(new), 'layer')} of model {picture.model.name!r} "
+            f"({first_few(new)}) {'is' if len(new) == 1 else 'are'} frozen at initial values that "
+            "nothing has trained. Pass backbone= to say what is pretrained, or unfreeze what is "
+            "new.",
+            stacklevel=4,
+        )
+
+
 def _check_trains(owner: str, picture: ModelPicture, flags: Flags) -> None:
     if not any(trains for _, trains in flags.variables):
         raise ArgumentError(
@@ -413,8 +443,12 @@ def _change(
         flags = relative_flags(picture, selection, owner == "unfreeze", batch_norm)
     before = [variable.trainable for variable, _ in flags.variables]
     recompiled = transition(model, flags)
-    if owner == "freeze":
-        warn_of_hidden_state(owner, picture, selection)
+    frozen = everything(picture) - selection if owner == "unfreeze_only" else selection
+    if owner != "unfreeze":
+        warn_of_hidden_state(owner, picture, frozen)
+        is_counted = owner == "unfreeze_only" or any(ways[way] is not None for way in _COUNTED)
+        if is_counted and backbone is None:
+            _warn_of_initial_values(owner, picture, frozen)
     changed = [
         (variable, now)
         for (variable, now), was in zip(flags.variables, before, strict=True)

@@ -3,6 +3,7 @@
 import effects
 import keras
 import pytest
+from pretrained_models import build_backbone
 
 import keras_freeze as kf
 from keras_freeze import policies
@@ -560,3 +561,35 @@ def test_a_line_says_which_variables_of_a_group_unfreeze(plain, data_for, capsys
     said = capsys.readouterr().out
     assert "Epoch 2/3: biases of middle and low unfreeze" in said
     assert "Epoch 3/3: a new phase begins: 2 variables change within groups" in said
+
+
+class TestNewLayersAmongTrainedOnes:
+    def unet(self):
+        encoder = build_backbone()
+        x = L.UpSampling2D(4, name="up")(encoder.output)
+        x = L.BatchNormalization(name="decoder_bn")(L.Conv2D(4, 3, name="decoder")(x))
+        return encoder, keras.Model(encoder.input, L.Conv2D(1, 1, name="mask")(x))
+
+    @pytest.mark.parametrize(
+        "call", [{"before": "head"}, {"groups": -1}, {"first": -1}], ids=lambda way: next(iter(way))
+    )
+    def test_counting_them_is_warned_of(self, call):
+        said = (
+            r"freeze: 2 layers of model .* \(decoder and decoder_bn\) are frozen at initial values"
+        )
+        with pytest.warns(UserWarning, match=said):
+            kf.freeze(self.unet()[1], **call)
+        with pytest.warns(UserWarning, match=r"unfreeze_only: 2 layers .*decoder"):
+            kf.unfreeze_only(self.unet()[1], groups=["head"])
+
+    def test_naming_them_is_not(self):
+        encoder, model = self.unet()
+        kf.freeze(model, before="head", backbone=encoder)
+        kf.freeze(self.unet()[1], matching="decoder|low")
+        kf.freeze(keras.Sequential([keras.Input((4,)), L.Dense(3, name="a"), L.Dense(2)]), first=1)
+
+
+def test_weights_alone_name_a_part_of_a_compiled_model(plain):
+    model = effects.compiled(plain(), eager=True)
+    kf.freeze(model, weights="kernel")
+    assert [variable.name for variable in model.trainable_variables] == ["bias"] * 3

@@ -22,10 +22,20 @@ from keras_freeze.engine import snapshot
 from keras_freeze.keras_internals import random_state, trainer
 from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
 from keras_freeze.keras_internals.host_arrays import to_host
+from keras_freeze.keras_internals.optimizers import learning_rate
 from keras_freeze.model_picture import every_layer, is_built, own_optimizers
 
 #: The form of the files, which changes when an older version can't be read any more.
 FORMAT = 1
+
+_LAMBDA = "__lambda__"  # the class of a function without a name, as Keras serializes it
+# What a layer may hold that Keras keeps track of.
+_TRACKED = (keras.Variable, keras.random.SeedGenerator, keras.metrics.Metric)
+_IN_WORDS = {
+    "model_config": "model (its settings)",
+    "optimizer_config": "optimizer (its settings)",
+    "steps_per_epoch": "number of steps in an epoch (batch_size=, or the data)",
+}
 
 # The numbers that Keras counts up from model to model in one process.
 _COUNTED = re.compile(r"_\d+(?=/|\"|$)")
@@ -42,11 +52,11 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
 
     Beyond Keras's own callback it keeps the phase of a freeze schedule and what its trigger
     has counted, the flags of every layer and variable, BatchNormalization modes, group rates
-    and step counts, the best epoch of the phase, random states, the history so far, and the
-    counters of other callbacks (`EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint`, your
-    own where they are plain data, variables or random generators), metrics that are not reset, and
-    the random generators of Keras, NumPy, Python and torch. What can't be kept is named in a
-    warning. It may stand anywhere in the list. Use one folder for each `fit` of a script.
+    and step counts, the best epoch of the phase, the history so far, metrics that are not reset,
+    and the random generators of the model, of Keras, NumPy, Python and torch. It keeps the counters
+    of other callbacks too: of `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint`, and of
+    your own where they are plain data, variables or random generators. What can't be kept is named
+    in a warning. It may stand anywhere in the list. Use one folder for each `fit` of a script.
 
     A backup is written whole or not at all. The last two are kept: if the last can't be read,
     the one before is used, with a warning. The files hold no code.
@@ -158,6 +168,7 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
         return {
             "format": FORMAT,
             "epoch": epoch,
+            "epochs": self.params["epochs"],
             "stop_training": bool(model.stop_training),
             "script": self._script(),
             "model": snapshot.capture_all(model),
@@ -202,7 +213,7 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
             f"{layer.name}.{name} ({type(value).__name__})"
             for layer in every_layer(self.model)
             for name, value in vars(layer).items()
-            if not isinstance(value, keras.Variable) and callback_state.has_state(value)
+            if callback_state.has_state(value) and not isinstance(value, _TRACKED)
         ]
         if lost:
             warnings.warn(
@@ -259,14 +270,15 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
                 difference = _difference(before, value)
                 raise _wrong_folder(
                     "hold backups of the same script",
-                    f"{path}, made with another {part.replace('_', ' ')}: {difference}",
+                    f"{path}, made with another {_IN_WORDS.get(part, part)}: {difference}",
                     "Restore the script as it was, or delete the folder to start over.",
                 )
         epochs = self.params["epochs"]
-        if state["epoch"] > epochs:
+        before = max(state["epoch"], state.get("epochs", 0))
+        if before > epochs:
             raise _wrong_folder(
                 "hold backups of this fit",
-                f"{path}, after {state['epoch']} epochs, for a fit of {epochs}",
+                f"{path}, of a fit of {before} epochs, for one of {epochs}",
                 "Give each fit of a script a folder of its own.",
             )
         pairs = self._pairs(path, state["callbacks"])
@@ -280,7 +292,14 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
                 callback_state.restore(callback, kept)
         curves = [getattr(callback, "present_curve", None) for callback in self._beside]
         curve = next((curve for curve in curves if curve is not None), None)
+        compiled = learning_rate(self.model.optimizer)
         snapshot.restore_all(self.model, state["model"], curve)
+        kept = learning_rate(self.model.optimizer)
+        if kept != compiled and None not in (kept, compiled):
+            print(
+                f"BackupAndRestore: the learning rate is {kept:.1e}, from the backup, not "
+                f"{compiled:.1e} as compiled."
+            )
         self._restore_metrics(state.get("metrics"))
         if "random" in state:  # earlier versions kept the model's own alone
             random_state.restore(state["random"])
@@ -362,28 +381,29 @@ def _wrong_folder(rule: str, received: str, advice: str) -> ArgumentError:
 def _config(of: Any) -> str | None:
     """Return a fingerprint of a model's or optimizer's settings, None if it can't be had."""
     try:
-        return _fingerprint(_constant(of.get_config()))
+        config = _constant(of.get_config())
+        text = json.dumps(config, sort_keys=True, default=keras.saving.serialize_keras_object)
     except Exception:  # a subclassed model or a callable need not have any
         return None
+    return xxhash.xxh3_128_hexdigest(_COUNTED.sub("", text).encode())
 
 
 def _loss(model: keras.Model) -> str | None:
     """Return a fingerprint of what a model was compiled to minimize, None if it can't be had."""
     try:
         config = model.get_compile_config()
-        return _fingerprint({name: config[name] for name in ("loss", "loss_weights")})
+        parts = {name: config[name] for name in ("loss", "loss_weights")}
+        text = json.dumps(parts, sort_keys=True)
+        return None if _LAMBDA in text else xxhash.xxh3_128_hexdigest(text.encode())
     except Exception:  # `compile` is the user's own, or the loss can't be serialized
         return None
 
 
-def _fingerprint(config: Any) -> str:
-    text = json.dumps(config, sort_keys=True, default=keras.saving.serialize_keras_object)
-    return xxhash.xxh3_128_hexdigest(_COUNTED.sub("", text).encode())
-
-
 def _constant(config: Any) -> Any:
-    """Leave out what training changes: learning rates, flags, and torch modules with weights."""
+    """Leave out what changes: learning rates, flags, torch modules with weights, places of code."""
     if isinstance(config, dict):
+        if config.get("class_name") == _LAMBDA:  # with the line and the file that it stands in
+            return _LAMBDA
         changing = ["learning_rate", "trainable"]
         changing += ["module"] if isinstance(config.get("module"), str) and "name" in config else []
         return {key: _constant(value) for key, value in config.items() if key not in changing}

@@ -2,7 +2,7 @@
 
 Keras's callbacks keep their counters in attributes and reset them when training begins. What
 has changed since then is the state. It can be kept if it is plain data, a set, a counter, a
-variable of Keras or TensorFlow, or a random generator of NumPy or Python; of the user's own
+variable of Keras or TensorFlow, a metric, or a random generator; of the user's own
 callbacks, other containers, objects that were replaced, and what was counted on their class are
 named in a warning.
 What changes inside an object of another kind can't be seen.
@@ -110,9 +110,10 @@ def names(callbacks: Iterable[keras.callbacks.Callback]) -> list[str]:
 
 
 def has_state(value: Any) -> bool:
-    """Tell whether an object is a variable or a random generator, whose state is plain data."""
+    """Tell whether an object's state is plain data: a variable, metric or random generator."""
+    of_keras = (keras.Variable, keras.random.SeedGenerator, keras.metrics.Metric)
     generators = (np.random.Generator, np.random.RandomState, random.Random)
-    return isinstance(value, (keras.Variable, *generators)) or _is_of_tensorflow(value)
+    return isinstance(value, (*of_keras, *generators)) or _is_of_tensorflow(value)
 
 
 def _is_of_tensorflow(value: Any) -> bool:
@@ -123,6 +124,10 @@ def _is_of_tensorflow(value: Any) -> bool:
 def _state_of(value: Any) -> Any:
     if isinstance(value, keras.Variable):
         return to_host(value)
+    if isinstance(value, keras.random.SeedGenerator):
+        return to_host(value.state)
+    if isinstance(value, keras.metrics.Metric):
+        return [to_host(variable) for variable in value.variables]
     if isinstance(value, np.random.Generator):
         return copy.deepcopy(value.bit_generator.state)
     if isinstance(value, np.random.RandomState):
@@ -131,7 +136,12 @@ def _state_of(value: Any) -> Any:
 
 
 def _set_state(value: Any, state: Any) -> None:
-    if isinstance(value, np.random.Generator):
+    if isinstance(value, keras.random.SeedGenerator):
+        value.state.assign(state)
+    elif isinstance(value, keras.metrics.Metric):
+        for variable, kept in zip(value.variables, state, strict=True):
+            variable.assign(kept)
+    elif isinstance(value, np.random.Generator):
         value.bit_generator.state = state
     elif isinstance(value, np.random.RandomState):
         value.set_state(state)
@@ -187,11 +197,18 @@ def _is_container(value: Any) -> bool:
     return isinstance(value, (Mapping, MutableSequence, MutableSet, collections.deque))
 
 
+def _are_equal(value: Any, other: Any) -> bool:
+    try:
+        return bool(value == other)
+    except Exception:  # what it holds compares element by element: nothing is known of it
+        return False
+
+
 def _same(value: Any, other: Any) -> bool:
     if has_state(value):
         value = _state_of(value)
     if not _is_plain(value):
-        return value is other or (_is_container(value) and bool(value == other))
+        return value is other or (_is_container(value) and _are_equal(value, other))
     if type(value) is not type(other):
         return False
     if isinstance(value, np.ndarray):

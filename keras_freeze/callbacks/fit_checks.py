@@ -1,10 +1,10 @@
-"""Check before a fit that a schedule can be carried out on its model, beside its callbacks."""
+"""Check that a schedule can be carried out on its model, beside its callbacks; warn of files."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,9 @@ from keras_freeze.model_picture import all_untouched, own_optimizers
 from keras_freeze.policies import lost_in_a_file, phase_flags, warn_of_hidden_state
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import Phase, placed, soonest, timeline
+
+# Multiples of a learning rate that may have been meant for learning rates.
+_TINY = 0.01
 
 
 def check_schedule(plan: FitPlan) -> None:
@@ -63,7 +66,10 @@ def _check_phase(plan: FitPlan, label: str, phase: Phase) -> None:
 
 
 def _unreached(plan: FitPlan) -> tuple[Any, str]:
-    """Return where a file says the first phase that is not reached, and what to do; else None."""
+    """Return the place in a file of the first phase that is not reached, and what to say of it.
+
+    The place is None where the schedule is from no file; the text is "" where all are reached.
+    """
     moments = timeline(soonest(plan.schedule), plan.steps_per_epoch, plan.stride)
     total, begins = plan.total_epochs, [None if m is None else m.epoch for m in moments]
     late = [(n, epoch) for n, epoch in enumerate(begins) if epoch is not None and epoch >= total]
@@ -94,9 +100,9 @@ def refuse_own_optimizers(owner: str, model: keras.Model) -> None:
             "train with the optimizer that it is compiled with, and no other: at a transition, "
             "nothing tells which variables each of several is to train, and at what rate",
             received=f"{model.name!r}, with optimizers of its own ({', '.join(own)})",
-            advice="Compile it with a keras.optimizers.MultiOptimizer, which its train_step uses "
-            "as `self.optimizer`; or freeze what is to stay frozen before the first step, with "
-            "keras_freeze.freeze.",
+            advice="Compile it with a keras.optimizers.MultiOptimizer, and apply all gradients in "
+            "one call of `self.optimizer.apply`; or freeze what is to stay frozen before the first "
+            "step, with keras_freeze.freeze.",
         )
 
 
@@ -165,6 +171,19 @@ def warn_of_initial_values(plan: FitPlan) -> None:
             f"{plan.owner}: {counted(len(waiting), 'layer')} of model {picture.model.name!r} "
             f"({first_few(waiting)}) will be frozen at initial values that nothing has trained. If "
             "these layers are new, pass backbone= to say what is pretrained.",
+            stacklevel=3,
+        )
+
+
+def warn_of_tiny_rates(plan: FitPlan) -> None:
+    """Warn if multiples of the compiled rate look like rates: all of them are tiny."""
+    first = plan.multipliers(plan.schedule.phases[0])
+    if isinstance(plan.rates, Mapping) and max(first.values()) <= _TINY:
+        compiled = learning_rate(plan.picture.model.optimizer)
+        unit = "the compiled learning rate" if compiled is None else f"{compiled:.1e}, as compiled"
+        warnings.warn(
+            f"{plan.owner}: rates= are multiples of {unit}, and no group has more than "
+            f"{_TINY} of it. Give 1.0 to the group that is to train at that rate.",
             stacklevel=3,
         )
 

@@ -301,6 +301,7 @@ class FreezeScheduler(BaseCallback):
         fit_checks.warn_of_initial_values(plan)
         fit_checks.warn_of_state_that_can_not_freeze(plan)
         fit_checks.warn_of_h5(plan, self._siblings)
+        fit_checks.warn_of_tiny_rates(plan)
         state = state_of(model)
         state.untouched = picture.untouched
         state.kept_by_lora |= kept_by_lora(picture, state.frozen_here)
@@ -382,6 +383,7 @@ class FreezeScheduler(BaseCallback):
             return {"plan": None}
         return {
             "plan": self._script(run.plan),
+            "total_epochs": run.plan.total_epochs,
             "epoch": run.epoch + 1,
             "progress": [run.progress.index, run.progress.state],
             "steps": run.steps,
@@ -398,12 +400,20 @@ class FreezeScheduler(BaseCallback):
             return
         for name, own in self._script(self._plan).items():
             if state["plan"][name] != own:
+                total, before = self._plan.total_epochs, state.get("total_epochs")
+                longer = (
+                    f"The backup was made in a training of {before} epochs, and this one has "
+                    f"{total}: pass total_epochs={before} to keep its schedule. "
+                    if before not in (None, total)
+                    else ""
+                )
                 raise ArgumentError(
                     type(self).__name__,
                     name,
                     "be that of the backup",
                     received=f"{own}, but the backup was made with {state['plan'][name]}",
-                    advice="Restore the script as it was, or delete the backup to start over.",
+                    advice=f"{longer}Restore the script as it was, or delete the backup to start "
+                    "over.",
                 )
 
     def set_training_state(self, state: Mapping[str, Any]) -> None:

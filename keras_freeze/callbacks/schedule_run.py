@@ -343,7 +343,9 @@ class ScheduleRun:
         trainer.sync_jax_state(self.plan.picture.model)
         still = [group for group in groups if _fingerprints(group) == self.marks[group.name]]
         self.marks = {}
-        for group in still if self.steps > 1 else ():
+        optimizer = self.plan.picture.model.optimizer
+        windows = [leaf.gradient_accumulation_steps or 1 for leaf in leaf_optimizers(optimizer)]
+        for group in still if self.steps >= 2 * max(windows) else ():
             rate = learning_rate(self.plan.picture.model.optimizer)
             multiplier = self.multipliers[group.name]
             if rate == 0.0 or multiplier == 0.0:  # as was asked for

@@ -121,15 +121,23 @@ def _check_optimizers(model: keras.Model, flags: Flags) -> None:
             "nothing tells which variables each is to train. Freeze and unfreeze before the first "
             "step, or train with the optimizer that the model is compiled with."
         )
-    weights = {id(variable) for variable in model.weights}
-    trained = built_variables(model.optimizer)
-    foreign = [variable.path for variable in trained if id(variable) not in weights]
+    foreign = [v.path for v in built_variables(model.optimizer) if _is_of_another(v, model)]
     if foreign:
         raise ValueError(
             "One optimizer must train one model. Received: that of model "
             f"{model.name!r}, which was built for variables of another "
             f"({first_few(foreign)}). Compile each model with an optimizer of its own."
         )
+
+
+def _is_of_another(variable: keras.Variable, model: keras.Model) -> bool:
+    """Tell whether a variable belongs to another model; a layer that is quantized loses its own."""
+    weights = model.weights
+    if any(variable is weight for weight in weights):
+        return False
+    floats = {v.path for v in weights if keras.backend.is_float_dtype(v.dtype)}
+    layers = {layer.path for layer in every_layer(model)}
+    return variable.path in floats or variable.path.rpartition("/")[0] not in layers
 
 
 def _frozen_here(model: keras.Model, flags: Flags) -> frozenset[int]:

@@ -46,7 +46,7 @@ def hidden_states(model: keras.Layer) -> Iterator[HiddenState]:
 
 
 def frozen_hidden_states(model: keras.Layer) -> Iterator[HiddenState]:
-    """Yield that of layers of which nothing trains."""
+    """Yield what layers hold that no variable does, for layers in which nothing trains."""
     for hidden in hidden_states(model):
         variables = [variable for variable, trained in own_variables(hidden.layer) if trained]
         if not any(v.trainable for v in variables) and (variables or not hidden.layer.trainable):

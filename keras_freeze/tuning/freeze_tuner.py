@@ -155,7 +155,8 @@ class FreezeTuner(OpenTuner):
     def reload(self) -> None:
         """Restore the state of a search, and build a model once to describe it."""
         if not self.is_worker:
-            read_json(Path(self.state_file()), "Replace what is in it by {}: it holds nothing.")
+            advice = "Replace what is in it by {}: it holds nothing."
+            read_json(Path(self.state_file()), advice, may_be_empty=True)
         super().reload()
         self._describe_model()
 
@@ -206,9 +207,9 @@ class FreezeTuner(OpenTuner):
                 self._record, self._notes_builds = None, False
                 record.elapsed_s = time.perf_counter() - begun
                 record.values = dict(trial.hyperparameters.values)
-            if not record.scores:  # a `run_trial` of the user's own
+            if type(self).run_trial is not FreezeTuner.run_trial:
+                record.returned_score = self._score_of(trial.trial_id)
                 record.executions = record.executions or [Execution()]
-                record.executions[0].score = self._score_of(trial.trial_id)
             if math.isnan(record.score or 0.0):
                 trial.message = f"{self.oracle.objective.name} is not a number (NaN)"
                 record.failures.append(trial.message)
@@ -271,7 +272,7 @@ class FreezeTuner(OpenTuner):
         """Called with the schedule of a trial before it begins, to refuse or report it."""
 
     def _note_built(self, model: keras.Model) -> None:
-        """Note a model that the user's function has built, and what a trial's first one trains."""
+        """Refuse a model that was built before; note what the first one of a trial trains."""
         if model in self._built:
             raise keras_tuner.errors.FatalValueError(
                 "The build function of a search must return a new model each time. Received: the "

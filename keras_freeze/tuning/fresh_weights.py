@@ -3,8 +3,9 @@
 A build function that puts a new head on the same backbone each time passes the backbone's weights
 on to the next trial as the last one left them. So what two builds have in common begins each trial
 with the values that it had when a search first met it, and the flags of the last build, before a
-trial changed them. When a search ends, everything is as it was before. What only one build has is
-left alone: the user may hold its model.
+trial changed them. When a search ends, the weights are as they were before it, and so are flags
+that `freeze_depth` or a training has set; those that the build function sets by itself stay, as
+when it is called by hand. What only one build has is left alone: the user may hold its model.
 """
 
 from __future__ import annotations
@@ -83,14 +84,14 @@ class FreshWeights:
             self.restore()
             for variable, value in present:
                 variable.assign(value)
-            for owner_of_flag, flag in self._alive_flags():
-                first = first_flag_of(owner_of_flag)
-                owner_of_flag.trainable = flag if first is None else first
+            for holder, flag in self._alive_flags():
+                first = first_flag_of(holder)
+                holder.trainable = flag if first is None else first
 
     def restore(self) -> None:
         """Restore what builds have in common, before a model is built of it."""
-        for owner, flag in self._alive_flags():
-            owner.trainable = flag
+        for holder, flag in self._alive_flags():
+            holder.trainable = flag
         for variable, value in self._alive():
             variable.assign(value)
 
@@ -107,13 +108,13 @@ class FreshWeights:
                 self._shared.add(key)
                 if self._is_searching:
                     variable.assign(_pretrained[key][1])
-        self._flags = [(weakref.ref(owner), bool(owner.trainable)) for owner in self._owners(model)]
+        self._flags = [(weakref.ref(x), bool(x.trainable)) for x in self._shared_in(model)]
 
     def shares(self, model: keras.Model) -> bool:
         """Tell whether a model has weights in common with another."""
         return any(_start_of(variable) is not None for variable in model.variables)
 
-    def _owners(self, model: keras.Model) -> Iterator[Any]:
+    def _shared_in(self, model: keras.Model) -> Iterator[Any]:
         """Yield the layers and variables that belong to other models too, the outermost first."""
         for layer in every_layer(model):
             if layer.weights and all(id(variable) in self._shared for variable in layer.weights):
@@ -131,7 +132,7 @@ class FreshWeights:
 
     def _alive_flags(self) -> Iterator[tuple[Any, bool]]:
         pairs = [(reference(), flag) for reference, flag in self._flags]
-        yield from ((owner, flag) for owner, flag in pairs if owner is not None)
+        yield from ((holder, flag) for holder, flag in pairs if holder is not None)
 
 
 def _remember(variable: keras.Variable, value: np.ndarray) -> None:

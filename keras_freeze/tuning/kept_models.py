@@ -52,7 +52,8 @@ def restore(model: keras.Model, folder: Path, name: str) -> None:
         raise ValueError(
             f"Trial {trial_id!r} must have kept its model. Received: no {name} in its folder. "
             "HyperModel.fit must pass the callbacks that it gets on to fit, and the model must "
-            "be compiled."
+            "be compiled. A run_trial of your own keeps none: train a model again, from "
+            "`tuner.hypermodel.build(tuner.get_best_hyperparameters()[0])`."
         )
     try:
         with kept.open("rb") as file:

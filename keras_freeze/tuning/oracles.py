@@ -74,6 +74,8 @@ class _CarefulOracle(OpenOracle):
             read_json(state, self._torn_state)
         elif self.can_go_on_without_state:
             self.write_state(str(state))  # that of a new search, for KerasTuner to read
+        else:
+            raise ValueError(f"A file of a search is missing: {state}. {self._torn_state}")
         super().reload()
         trials: Mapping[str, Any] = self.trials
         for trial in trials.values() if is_lost else ():

@@ -15,6 +15,7 @@ from keras_freeze.callbacks import FreezeScheduler, frozen_groups
 from keras_freeze.engine import snapshot
 from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
+from keras_freeze.model_picture import is_built
 from keras_freeze.policies import Selection
 from keras_freeze.reports import parameter_report
 from keras_freeze.tuning import depth_in_force
@@ -125,6 +126,8 @@ class Recorder(keras.callbacks.Callback):
     def _record_part(self) -> bool:
         """Record what trains if that has changed, which makes Keras trace its step again."""
         model = self.model
+        if not is_built(model):  # which Keras does in the first step
+            return True
         flags = tuple(bool(variable.trainable) for variable in model.weights)
         if flags == self._flags:
             return False

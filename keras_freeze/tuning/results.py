@@ -130,4 +130,6 @@ def _row(record: TrialRecord, status: str) -> dict[str, Any]:
 
 def _status(project: Path, record: TrialRecord) -> str:
     file = project / f"trial_{record.trial_id}" / "trial.json"
+    if not file.exists():  # deleted: the search counts it as failed
+        return FAILED
     return str(read_json(file, TORN_TRIAL)["status"])

@@ -100,15 +100,16 @@ def about(project: str | os.PathLike[str]) -> dict[str, str]:
     return found
 
 
-def read_json(file: Path, advice: str) -> Any:
+def read_json(file: Path, advice: str, *, may_be_empty: bool = False) -> Any:
     """Return what a file of a search holds.
 
     Args:
         file: `pathlib.Path`.
         advice: String, what to do with one that can't be read.
+        may_be_empty: Bool, whether it may hold an empty object. Defaults to False.
 
     Raises:
-        ValueError: if it can't be read as JSON.
+        ValueError: if it can't be read as a JSON object.
 
     Example:
         >>> import tempfile
@@ -120,7 +121,10 @@ def read_json(file: Path, advice: str) -> Any:
         ValueError: A file of a search can't be read: .../trial.json is cut off or damaged ...
     """
     try:
-        return json.loads(file.read_text())
+        found = json.loads(file.read_text())
+        if not isinstance(found, dict) or not (found or may_be_empty):
+            raise ValueError(f"it holds {found!r}")
+        return found
     except ValueError as error:
         raise ValueError(
             f"A file of a search can't be read: {file} is cut off or damaged ({error}). {advice} "

@@ -91,7 +91,8 @@ def freeze_depth(
     """Let a tuner choose how deep to freeze a model, and freeze it so.
 
     In `fit` the model then trains to the bit as with `FreezeScheduler({0: depth})`: the
-    `BatchNormalization` layers of the pretrained part are in the same mode above the depth too.
+    `BatchNormalization` layers of the pretrained part are in the same mode above the depth too. But
+    what you have frozen beside the depth stays frozen here, and would unfreeze there.
 
     Call it in a build function, before or after `compile`. Models of one search that have
     different ranges may each have a name of their own. Otherwise the second is searched under the

@@ -88,6 +88,7 @@ class TrialRecord:
         killed: Int, earlier attempts that neither failed nor finished.
         is_running: Bool, whether the current attempt has not either.
         elapsed_s: Float, seconds of the last attempt as a whole.
+        returned_score: Float, what a `run_trial` of the user's own came to; None where it is ours.
     """
 
     trial_id: str
@@ -98,10 +99,13 @@ class TrialRecord:
     killed: int = 0
     is_running: bool = False
     elapsed_s: float = 0.0
+    returned_score: float | None = None
 
     @property
     def scores(self) -> list[float]:
-        """The objective of each execution that has one."""
+        """The objective of each execution that has one, or what the user's `run_trial` returned."""
+        if self.returned_score is not None:
+            return [self.returned_score]
         return [e.score for e in self.executions if e.score is not None]
 
     @property

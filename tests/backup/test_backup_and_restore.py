@@ -493,7 +493,7 @@ CHANGES = {
     "another optimizer": ({"optimizer": "sgd"}, "another optimizer: 'Adam' then, 'SGD' now"),
     "other slots": (
         {"optimizer": lambda: keras.optimizers.Adam(amsgrad=True)},
-        "made with another optimizer config",
+        r"made with another optimizer \(its settings\)",
     ),
     "another schedule": (
         {"callback": lambda: kf.GradualUnfreeze(1, verbose=0)},
@@ -517,13 +517,16 @@ CHANGES = {
     ),
     "another activation": (
         {"build": lambda: changed_activation()},
-        "made with another model config",
+        r"made with another model \(its settings\)",
     ),
     "optimizer settings": (
         {"optimizer": lambda: keras.optimizers.Adam(beta_1=0.1)},
-        "made with another optimizer config",
+        r"made with another optimizer \(its settings\)",
     ),
-    "another batch size": ({"batch_size": 8}, "another steps per epoch: 4 then, 2 now"),
+    "another batch size": (
+        {"batch_size": 8},
+        "another number of steps in an epoch \\(batch_size=, or the data\\): 4 then, 2 now",
+    ),
     "fewer epochs than are done": (
         {"epochs": 2, "callback": lambda: Crash(None)},
         "must hold backups of this fit",
@@ -892,3 +895,92 @@ def test_a_model_that_could_not_be_restored(plain, data_for, tmp_path):
         return Own([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
 
     refused(r"with optimizers of its own \(own\)", build, data_for, tmp_path)
+
+
+# A resume that differs
+
+
+def test_a_longer_training_is_told_how_to_keep_its_schedule(plain, data_for, tmp_path):
+    def fit(epochs, crash, **settings):
+        callbacks = [kf.GradualUnfreeze(verbose=0, **settings), kf.BackupAndRestore(tmp_path)]
+        return train(plain, data_for, [*callbacks, Crash(crash)], epochs=epochs)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(6, 3)
+    message = "made in a training of 6 epochs, and this one has 9: pass total_epochs=6 to keep"
+    with pytest.raises(ValueError, match=message):
+        fit(9, None)
+    _, history = fit(9, None, total_epochs=6)
+    assert history.epoch == list(range(9))
+
+
+def test_a_folder_of_a_longer_fit_is_refused(plain, data_for, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path), Crash(2)], epochs=4)
+    with pytest.raises(ValueError, match="of a fit of 4 epochs, for one of 2"):
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path)], epochs=2)
+
+
+def test_another_compiled_rate_is_said_to_be_the_backups(plain, data_for, tmp_path, capsys):
+    def fit(rate, crash):
+        backup = kf.BackupAndRestore(tmp_path)
+        optimizer = keras.optimizers.Adam(rate)
+        return train(plain, data_for, [backup, Crash(crash)], optimizer=optimizer)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(1e-3, 2)
+    assert "learning rate" not in capsys.readouterr().out
+    model, _ = fit(1e-5, None)
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
+    said = "the learning rate is 1.0e-03, from the backup, not 1.0e-05 as compiled."
+    assert said in capsys.readouterr().out
+
+
+class Watching(Holding):
+    def on_train_begin(self, logs=None):
+        self.variables = list(self.model.trainable_variables)
+
+
+def test_a_container_of_variables_is_named(plain, data_for, tmp_path):
+    with pytest.warns(UserWarning, match="can't keep 'variables' of Watching"):
+        train(plain, data_for, [Watching(), kf.BackupAndRestore(tmp_path)], epochs=2)
+
+
+def test_generators_and_metrics_of_keras_in_a_callback_continue(plain, data_for, tmp_path):
+    class Drawing(Holding):
+        def on_epoch_end(self, epoch, logs=None):
+            self.drawn.append(float(keras.random.normal((), seed=self.seed)))
+            self.mean.update_state(float(epoch))
+
+    made = []
+
+    def callbacks():
+        seed, mean = keras.random.SeedGenerator(5), keras.metrics.Mean()
+        made.append(Drawing(seed=seed, mean=mean, drawn=[]))
+        return made[-1:]
+
+    interrupted(plain, data_for, tmp_path, callbacks)
+    seed = keras.random.SeedGenerator(5)
+    assert made[-1].drawn == [float(keras.random.normal((), seed=seed)) for _ in range(EPOCHS)]
+    assert float(made[-1].mean.result()) == np.mean(range(EPOCHS))
+
+
+def loss_1(y, p):
+    return keras.losses.sparse_categorical_crossentropy(y, p)
+
+
+def loss_2(y, p):
+    return 2.0 * loss_1(y, p)
+
+
+def test_losses_whose_names_are_numbered_differ(plain, data_for, tmp_path):
+    first, then = compiled_with(plain, loss=loss_1), compiled_with(plain, loss=loss_2)
+    with pytest.raises(ValueError, match="made with another loss"):
+        fit_twice(first, data_for, tmp_path, again=then)
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_a_lambda_that_stands_elsewhere_is_the_same(plain, data_for, tmp_path):
+    first = compiled_with(plain, loss=lambda y, p: loss_1(y, p))
+    then = compiled_with(plain, loss=lambda y, p: loss_1(y, p))
+    fit_twice(first, data_for, tmp_path, again=then)

@@ -983,3 +983,14 @@ class TestStandstill:
 
     def test_what_moves_is_not(self, plain, data_for):
         self.fit(plain, data_for, {"low": 1e-2, "middle": 0.1})
+
+
+def test_multiples_that_look_like_rates_are_warned_of(plain, data_for):
+    def fit(rates):
+        model = compiled(plain(), eager=True)
+        train(model, data_for, kf.FreezeScheduler({0: 0}, rates=rates, verbose=0), epochs=1)
+
+    with pytest.warns(UserWarning, match="and no group has more than 0.01 of it. Give 1.0 to"):
+        fit({"head": 1e-3, "low": 1e-5})
+    for rates in ({"low": 1e-3, "head": 1.0}, {"low": 1e-3}, 2.0, None):
+        fit(rates)

@@ -702,3 +702,15 @@ def test_an_optimizer_of_another_model_is_refused(plain, data_for):
         second.fit(*data_for(second), verbose=0, callbacks=[kf.GradualUnfreeze(verbose=0)])
     for before, variable in zip(state, optimizer.variables, strict=True):
         np.testing.assert_array_equal(before, optimizer_state.to_host(variable))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_layer_that_is_quantized_after_a_fit_is_its_own(lora, plain, data_for):
+    model = plain()
+    model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
+    model.fit(*data_for(model), verbose=0)
+    if lora:
+        model.get_layer("low").enable_lora(2)
+    model.get_layer("low").quantize("int8")
+    kf.freeze(model, layers=["head"])
+    model.fit(*data_for(model), verbose=0)

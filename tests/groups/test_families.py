@@ -180,7 +180,7 @@ def test_kerashub_backbones(name):
     features = backbone.output if output is None else backbone.output[output]
     if features.ndim == 3:
         features = layers.GlobalAveragePooling1D()(features)
-    model = keras.Model(backbone.input, layers.Dense(3)(features))
+    model = as_if_trained(keras.Model(backbone.input, layers.Dense(3)(features)))
     x = {name: np.ones((4, 6), "int32") for name in backbone.input}
     model.compile("sgd", "mse")
     callback = kf.GradualUnfreeze(verbose=0)

@@ -240,3 +240,13 @@ class TestRunTrialOfOnesOwn:
         tuner = self.folds(tmp_path, Around, executions_per_trial=2)
         tuner.search(X, Y, **FIT)
         assert [(row["executions"], row["epochs"]) for row in tuner.rows()] == [(2, 4)] * 3
+
+    def test_what_it_returns_counts_where_it_goes_on_with_ours(self, tmp_path):
+        class Penalized(tuning.RandomSearch):
+            def run_trial(self, trial, *args, **settings):
+                super().run_trial(trial, *args, **settings)
+                return {"val_loss": 10.0 - trial.hyperparameters.get("freeze_depth")}
+
+        tuner = self.folds(tmp_path, Penalized)
+        tuner.search(X, Y, **FIT)
+        assert {row["freeze_depth"]: row["score"] for row in tuner.rows()} == {0: 10, 1: 9, 2: 8}

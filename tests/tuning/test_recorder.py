@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 import keras_tuner
 import pytest
-from small_searches import FIT, Untrained, X, Y, build, project
+from small_searches import FIT, Untrained, X, Y, build, project, random_search
 
 import keras_freeze as kf
 from keras_freeze import tuning
@@ -125,3 +125,16 @@ def test_known_counts(tmp_path):
     tuner.search(verbose=0)
     (row,) = tuner.rows()
     assert (row["trainable_params"], row["non_trainable_params"]) == (16_191_882, 1_735_488)
+
+
+def test_a_model_that_its_first_step_builds(tmp_path):
+    def make(hp):
+        hp.Float("unused", 0.0, 1.0)
+        model = keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(3, "softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        return model
+
+    tuner = random_search(make, tmp_path)
+    tuner.search(X, Y, **FIT)
+    (row,) = tuner.rows()
+    assert (row["status"], row["trainable_params"], row["epochs"]) == ("COMPLETED", 27, 2)

@@ -59,7 +59,14 @@ class TestTornFiles:
             ("tuner0.json", "Replace what is in it by {}"),
         ],
     )
-    @pytest.mark.parametrize("damage", [torn, lambda file: file.write_bytes(b"\xff\xfe{")])
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            torn,
+            lambda file: file.write_bytes(b"\xff\xfe{"),
+            lambda file: file.write_text("null"),
+        ],
+    )
     def test_one_is_named_with_what_to_do(self, name, advice, damage, finished, tmp_path):
         damage(finished / name)
         before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
@@ -93,8 +100,10 @@ class TestTornFiles:
 
         make().search(verbose=0)
         torn(tmp_path / "search" / "oracle.json")
-        with pytest.raises(ValueError, match="this kind of search can't go on"):
-            make()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="this kind of search can't go on"):
+                make()
+            (tmp_path / "search" / "oracle.json").unlink(missing_ok=True)
         assert results.rows(tmp_path / "search")
 
     @pytest.mark.parametrize("number", [0, 1, 2])
@@ -111,6 +120,14 @@ class TestTornFiles:
         kept = found.keys() - {gone}
         assert {i: rows[i] for i in kept} == {i: found[i] for i in kept}
         assert rows.keys() - kept == {"0003"}
+
+    def test_a_trial_without_its_file_has_failed(self, finished, tmp_path):
+        (finished / "trial_0001" / "trial.json").unlink()
+        again = sweep(tmp_path)
+        again.search(verbose=0)
+        status = {row["trial_id"]: row["status"] for row in again.rows()}
+        assert status["0001"] == "FAILED"
+        assert len(again.oracle.get_best_trials(9)) == 3
 
     def test_a_record_is_named_and_the_search_goes_on_without_it(self, finished, tmp_path):
         file = torn(finished / "trial_0001" / "keras_freeze.json")
