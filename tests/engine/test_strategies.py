@@ -125,6 +125,8 @@ def test_data_parallel_on_jax_gives_the_one_device_result(schedule, plain, data_
     assert_close(resumed, one)
 
 
+# In bfloat16 alone 0.999 is 1, so that Adam never moves a weight, in plain Keras too.
+@pytest.mark.filterwarnings("ignore:.*has changed in phase")
 @pytest.mark.backend
 @pytest.mark.parametrize(
     ("schedule", "precision"),
