@@ -106,13 +106,15 @@ class TestTornFiles:
             (tmp_path / "search" / "oracle.json").unlink(missing_ok=True)
         assert results.rows(tmp_path / "search")
 
-    @pytest.mark.parametrize("number", [0, 1, 2])
-    def test_a_deleted_trial_takes_no_other_with_it(self, number, finished, tmp_path):
+    @pytest.mark.parametrize(("number", "has_state"), [(0, True), (1, True), (2, True), (1, False)])
+    def test_a_deleted_trial_takes_no_other_with_it(self, number, has_state, finished, tmp_path):
         found = {row["trial_id"]: row for row in results.rows(finished)}
         gone = f"000{number}"
         for file in (finished / f"trial_{gone}").iterdir():
             file.unlink()
         (finished / f"trial_{gone}").rmdir()
+        if not has_state:
+            (finished / "oracle.json").unlink()
         again = sweep(tmp_path)
         again.search(verbose=0)
         assert depths(again) == [0, 1, 2]
