@@ -160,12 +160,21 @@ class _ByCohort:
         now = optimizers.iterations(optimizer)
         self.waiting = {cohort for cohort in cohorts.values() if cohort.start > now}
 
-    def unless_waiting(self, cohort: Cohort, act: Callable[[], None]) -> None:
-        """Do something for a cohort, but not before its first gradient accumulation begins."""
-        if cohort in self.waiting:
-            ops.cond(self.clock >= cohort.start, act, lambda: None)
-        else:
+    def unless_waiting(
+        self, cohort: Cohort, variables: Sequence[Any], act: Callable[[], None]
+    ) -> None:
+        """Change variables of a cohort, but not before its first gradient accumulation begins."""
+        if cohort not in self.waiting:
             act()
+        elif keras.backend.backend() != "jax":
+            ops.cond(self.clock >= cohort.start, act, lambda: None)
+        else:  # where a branch can't change a variable: it is changed, and changed back
+            is_ready = self.clock >= cohort.start
+            changing = [*variables, *optimizers.slots_of_variables(self.optimizer, variables)]
+            before = [variable.value for variable in changing]
+            act()
+            for variable, value in zip(changing, before, strict=True):
+                variable.assign(ops.where(is_ready, variable.value, value))
 
     def curve_factor(self) -> Any:
         active = self.rules.curve
@@ -190,7 +199,7 @@ class _CohortUpdate(_ByCohort):
             steps = self.clock - cohort.start if cohort.start else self.clock
             rate = _scaled(_scaled(learning_rate, cohort.multiplier), factor)
             update = functools.partial(self._update, members, steps, rate, is_nadam)
-            self.unless_waiting(cohort, update)
+            self.unless_waiting(cohort, [v for _, v in members], update)
         if is_nadam:
             _set_nadam_product(self.optimizer, self.clock + 1)  # saved is the whole run's
 
@@ -214,8 +223,9 @@ class _CohortDecay(_ByCohort):
         factor = self.curve_factor()
         for cohort, members in self.split(decayed).items():
             rate = _Multiplied(self.optimizer, base, cohort.multiplier, factor)
-            decay = functools.partial(self._decay, [v for _, v in members], rate, base)
-            self.unless_waiting(cohort, decay)
+            own = [v for _, v in members]
+            decay = functools.partial(self._decay, own, rate, base)
+            self.unless_waiting(cohort, own, decay)
 
     def _decay(self, variables: list[Any], rate: Any, base: Any) -> None:
         with optimizers.at_rate(self.optimizer, rate, base):

@@ -98,6 +98,18 @@ def slots_of(optimizer: Any) -> Slots:
     return found
 
 
+def slots_of_variables(optimizer: Any, variables: Iterable[Any]) -> list[keras.Variable]:
+    """Return the slots that some of an optimizer's variables have."""
+    keys = {key_of(optimizer, variable) for variable in variables}
+    wanted = [key_of(optimizer, variable) in keys for variable in built_variables(optimizer)]
+    return [
+        slot
+        for slots in slots_of(optimizer).values()
+        for slot, is_wanted in zip(slots, wanted, strict=True)
+        if is_wanted and slot is not None
+    ]
+
+
 def scalars_of(optimizer: Any) -> dict[str, keras.Variable]:
     """Return by attribute the state that belongs to no single variable, such as a loss scale."""
     return {

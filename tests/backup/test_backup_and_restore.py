@@ -123,6 +123,7 @@ def test_an_interrupted_run_ends_like_another(run, first, nested, data_for, tmp_
     assert told.epoch == history.epoch
 
 
+@pytest.mark.landing
 @backend
 @pytest.mark.parametrize(
     "name",

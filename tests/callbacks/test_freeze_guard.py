@@ -354,6 +354,7 @@ def test_after_a_flip_the_weights_are_those_that_training_left(data_for):
 # What is no alarm
 
 
+@pytest.mark.landing
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     ("name", "mode"),

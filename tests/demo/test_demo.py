@@ -60,6 +60,7 @@ class TestPhotographs:
         expected = (patch - patch.mean()) / patch.std() * photographs.CONTRAST
         assert data.test.x[0, ..., 0] == pytest.approx(expected, abs=1e-3)
 
+    @pytest.mark.landing
     def test_test_patches_lie_in_right_halves_and_the_others_in_left_halves(self, data):
         for part, is_right in ((data.train, False), (data.validation, False), (data.test, True)):
             for label, (_, column) in zip(part.y, part.corners, strict=True):

@@ -75,6 +75,7 @@ def assert_close(left, right):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize(
     ("schedule", "optimizer"),
     [

@@ -191,6 +191,7 @@ def vgg16():
     return keras.Sequential([backbone, *head], name="photographs")
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("by", ["group", "layer"])
 def test_known_figure_vgg16(by):
     model = vgg16()

@@ -116,7 +116,9 @@ class TestSearchesOfOneBackbone:
         first = self.sweep(on_shared(backbone), tmp_path, "one")
         assert self.scores(self.sweep(on_shared(backbone), tmp_path, "two")) == self.scores(first)
 
-    @pytest.mark.parametrize("changed_by", ["the best model", "the user"])
+    @pytest.mark.parametrize(
+        "changed_by", ["the best model", pytest.param("the user", marks=pytest.mark.slow)]
+    )
     def test_weights_changed_since_are_put_back_and_not_searched_from(self, changed_by, tmp_path):
         backbone = low_and_middle()
         make = on_shared(backbone)

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 X, Y = np.ones((8, 4), "float32"), np.ones((8, 1), "float32")
 
 
+@pytest.mark.landing
 def test_trials_do_not_pile_up(tmp_path):
     handles = []
 

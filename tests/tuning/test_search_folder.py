@@ -30,6 +30,9 @@ def test_a_folder_with_another_search(tmp_path):
     random_search(build_with_depth, tmp_path, overwrite=True)
 
 
+SLOW_GAPS = [pytest.param(number, True, marks=pytest.mark.slow) for number in (0, 2)]
+
+
 def torn(file):
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
@@ -63,8 +66,8 @@ class TestTornFiles:
         "damage",
         [
             torn,
-            lambda file: file.write_bytes(b"\xff\xfe{"),
-            lambda file: file.write_text("null"),
+            pytest.param(lambda file: file.write_bytes(b"\xff\xfe{"), marks=pytest.mark.slow),
+            pytest.param(lambda file: file.write_text("null"), marks=pytest.mark.slow),
         ],
     )
     def test_one_is_named_with_what_to_do(self, name, advice, damage, finished, tmp_path):
@@ -106,7 +109,7 @@ class TestTornFiles:
             (tmp_path / "search" / "oracle.json").unlink(missing_ok=True)
         assert results.rows(tmp_path / "search")
 
-    @pytest.mark.parametrize(("number", "has_state"), [(0, True), (1, True), (2, True), (1, False)])
+    @pytest.mark.parametrize(("number", "has_state"), [(1, True), (1, False), *SLOW_GAPS])
     def test_a_deleted_trial_takes_no_other_with_it(self, number, has_state, finished, tmp_path):
         found = {row["trial_id"]: row for row in results.rows(finished)}
         gone = f"000{number}"

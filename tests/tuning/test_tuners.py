@@ -73,6 +73,7 @@ class TestArguments:
 
 
 class TestHyperband:
+    @pytest.mark.landing
     def test_epochs_are_absolute_and_nothing_freezes_again(self, tmp_path, capsys):
         tuner = hyperband(build_of_many, tmp_path)
         schedule = kf.GradualUnfreeze(1, verbose=0)
@@ -99,6 +100,7 @@ class TestHyperband:
         planned = [after.values["tuner/initial_epoch"] for _, after in pairs]
         assert planned != [after.executions[0].initial_epoch for _, after in pairs]
 
+    @pytest.mark.landing
     def test_each_execution_resumes_from_its_own_end(self, tmp_path):
         begun, ended = {}, {}
 

@@ -105,6 +105,7 @@ class TestTeam:
         command = [sys.executable, "-c", f"import os, sys, time; from pathlib import Path; {code}"]
         return workers.Team(command, 2, tmp_path / "logs", **options)
 
+    @pytest.mark.landing
     def test_a_worker_that_dies_is_restarted(self, tmp_path, capsys):
         code = (
             f"mark = Path({str(tmp_path)!r}) / os.environ['KERASTUNER_TUNER_ID']; "
@@ -116,6 +117,7 @@ class TestTeam:
         assert said.count("died (status 3) and is restarted") == 2
         assert [(tmp_path / f"worker_{n}").read_text() for n in range(2)] == ["xx", "xx"]
 
+    @pytest.mark.landing
     def test_when_one_is_not_restarted_the_chief_does_not_wait_for_ever(self, tmp_path, capsys):
         code = (
             "name = os.environ['KERASTUNER_TUNER_ID']; "
@@ -133,6 +135,7 @@ class TestTeam:
         self.team(tmp_path, code, restarts=0).run()
         assert (tmp_path / "logs" / "chief.log").read_text().count("98") == 1
 
+    @pytest.mark.landing
     def test_a_chief_that_has_more_to_do_is_left_to_it(self, tmp_path):
         code = "time.sleep(1.5) if os.environ['KERASTUNER_TUNER_ID'] == 'chief' else 0"
         assert self.team(tmp_path, code, patience_s=0.3).run() == 0
