@@ -191,12 +191,12 @@ def warn_of_tiny_rates(plan: FitPlan) -> None:
 def warn_of_h5(plan: FitPlan, siblings: Iterable[keras.callbacks.Callback]) -> None:
     """Warn if models are saved in a form that mixes up the weights of layers partly frozen."""
     picture = plan.picture
-    frozen = [plan.frozen(phase).variables for phase in plan.schedule.phases]
     for callback in siblings:
         path = str(getattr(callback, "filepath", ""))
         is_checkpoint = isinstance(callback, keras.callbacks.ModelCheckpoint)
         if not is_checkpoint or not path.endswith(".h5") or path.endswith(".weights.h5"):
             continue
+        frozen = [plan.frozen(phase).variables for phase in plan.schedule.phases]
         for layer in picture.model.layers:
             own = {id(variable) for variable in picture.trainable_in[id(layer)]}
             if any(own & selected and own - selected for selected in frozen):

@@ -346,7 +346,7 @@ class ScheduleRun:
         optimizer = self.plan.picture.model.optimizer
         windows = [leaf.gradient_accumulation_steps or 1 for leaf in leaf_optimizers(optimizer)]
         for group in still if self.steps >= 2 * max(windows) else ():
-            rate = learning_rate(self.plan.picture.model.optimizer)
+            rate = learning_rate(optimizer)
             multiplier = self.multipliers[group.name]
             if rate == 0.0 or multiplier == 0.0:  # as was asked for
                 continue

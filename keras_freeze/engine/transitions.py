@@ -121,7 +121,7 @@ def _check_optimizers(model: keras.Model, flags: Flags) -> None:
             "nothing tells which variables each is to train. Freeze and unfreeze before the first "
             "step, or train with the optimizer that the model is compiled with."
         )
-    foreign = [v.path for v in built_variables(model.optimizer) if _is_of_another(v, model)]
+    foreign = _variables_of_others(model)
     if foreign:
         raise ValueError(
             "One optimizer must train one model. Received: that of model "
@@ -130,14 +130,19 @@ def _check_optimizers(model: keras.Model, flags: Flags) -> None:
         )
 
 
-def _is_of_another(variable: keras.Variable, model: keras.Model) -> bool:
-    """Tell whether a variable belongs to another model; a layer that is quantized loses its own."""
+def _variables_of_others(model: keras.Model) -> list[str]:
+    """Return the paths of variables that a model's optimizer trains and that are another model's.
+
+    A layer that is quantized loses a variable of its own, which the optimizer still has.
+    """
     weights = model.weights
-    if any(variable is weight for weight in weights):
-        return False
+    known = {id(variable) for variable in weights}
+    gone = [v.path for v in built_variables(model.optimizer) if id(v) not in known]
+    if not gone:
+        return []
     floats = {v.path for v in weights if keras.backend.is_float_dtype(v.dtype)}
     layers = {layer.path for layer in every_layer(model)}
-    return variable.path in floats or variable.path.rpartition("/")[0] not in layers
+    return [path for path in gone if path in floats or path.rpartition("/")[0] not in layers]
 
 
 def _frozen_here(model: keras.Model, flags: Flags) -> frozenset[int]:
