@@ -55,5 +55,5 @@ BACKBONES = {
     "llama": (llama, None, ["embeddings", *BLOCKS]),
     "distil-bert": (distil_bert, None, ["embeddings", *BLOCKS]),
     "albert": (albert, "pooled_output", ["embeddings", "group_0_inner_layer_0", "pooled_dense"]),
-    "vit": (vit, None, ["embeddings", "vit_encoder"]),
+    "vit": (vit, None, ["embeddings", "transformer_block_1", "transformer_block_2"]),
 }

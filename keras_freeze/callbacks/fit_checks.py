@@ -12,8 +12,9 @@ import keras
 from keras_freeze.backup import BackupAndRestore
 from keras_freeze.callbacks.schedule_run import FitPlan, ScheduleRun
 from keras_freeze.checks import ArgumentError, counted, first_few
+from keras_freeze.keras_internals.layers import lora_base
 from keras_freeze.keras_internals.optimizers import learning_rate
-from keras_freeze.model_picture import all_untouched, own_optimizers
+from keras_freeze.model_picture import ModelPicture, all_untouched, own_optimizers
 from keras_freeze.policies import lost_in_a_file, phase_flags, warn_of_hidden_state
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import Phase, placed, soonest, timeline
@@ -151,6 +152,30 @@ def warn_of_impatience(
                 f"{what}, before the last phase of {plan.owner} begins at epoch {reached[-1]}. "
                 f"Pass {advice}.",
                 stacklevel=2,
+            )
+
+
+def refuse_quantized_lora(owner: str, picture: ModelPicture) -> None:
+    """Raise where LoRA can't train: on float8, or base weights without a gradient."""
+    for weight in picture.weights:
+        layer, variable = weight.layer, weight.variable
+        if variable is not lora_base(layer):
+            continue
+        if getattr(layer, "quantization_mode", None) == "float8":
+            raise ArgumentError(
+                owner,
+                "model",
+                "have LoRA on float, int8 or int4 layers, since Keras has none on float8",
+                received=f"layer {layer.name!r}, which has both",
+                advice="Call enable_lora on a layer that is not quantized to float8.",
+            )
+        if picture.lora_base_trains and not keras.backend.is_float_dtype(variable.dtype):
+            raise ArgumentError(
+                owner,
+                "lora",
+                'be "adapters" where base weights are quantized',
+                received=f"'with_base', where {variable.path} is {variable.dtype}",
+                advice="Only float weights have a gradient.",
             )
 
 

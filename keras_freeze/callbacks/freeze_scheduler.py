@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -67,6 +67,8 @@ class FreezeScheduler(BaseCallback):
         keep_frozen: What never unfreezes, whatever the schedule says: names of groups or layers,
             regular expressions that are searched in names of layers and paths of variables, or a
             freeze policy or callable. Defaults to None. (A `Distiller`'s teacher never does.)
+        lora: What may train of what `enable_lora` has adapted: `"adapters"` (default), that is
+            what it left trainable, or `"with_base"`, all of it, the base weights too.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups as multiples of the compiled one, for phases that
             have none of their own: a mapping from group to multiplier, a factor between
@@ -115,6 +117,7 @@ class FreezeScheduler(BaseCallback):
         *,
         backbone: Backbone | None = None,
         keep_frozen: KeepFrozen | None = None,
+        lora: Literal["adapters", "with_base"] = "adapters",
         groups: Groups | None = None,
         rates: Rates = None,
         batch_norm: BatchNormMode = "frozen",
@@ -127,6 +130,7 @@ class FreezeScheduler(BaseCallback):
         self.schedule = schedule
         self.backbone = names_of(type(self).__name__, backbone)
         self.keep_frozen = keep_frozen
+        self.lora = lora
         self.groups = groups
         self.rates = rates
         self.batch_norm = batch_norm
@@ -153,6 +157,8 @@ class FreezeScheduler(BaseCallback):
         owner, epochs = type(self).__name__, self.total_epochs
         if self.keep_frozen is not None:
             keep_frozen_policy(owner, self.keep_frozen)
+        if self.lora not in ("adapters", "with_base"):
+            raise ArgumentError(owner, "lora", 'be "adapters" or "with_base"', value=self.lora)
         check_rates(owner, self.rates)
         check_batch_norm(owner, self.batch_norm)
         if epochs is not None and not is_int(epochs):
@@ -261,11 +267,14 @@ class FreezeScheduler(BaseCallback):
         transition(model, phase_flags(picture, frozen, planned.batch_norm))
 
     def _picture_of(self, model: keras.Model) -> ModelPicture:
-        picture = with_initial_values(picture_of(model, self.groups, self.backbone))
+        is_whole = self.lora == "with_base"
+        picture = picture_of(model, self.groups, self.backbone, lora_base_trains=is_whole)
+        picture = with_initial_values(picture)
         state = state_of(model)
         # What was untouched when an earlier fit of the model began is still not pretrained.
         untouched = picture.untouched | state.untouched
-        kept = state.kept_by_lora | kept_by_lora(picture, state.frozen_here)
+        kept = frozenset() if is_whole else state.kept_by_lora
+        kept |= kept_by_lora(picture, state.frozen_here)
         never_trains = picture.never_trains | kept | state.kept_frozen
         picture = dataclasses.replace(picture, untouched=untouched, never_trains=never_trains)
         return with_kept_frozen(picture, type(self).__name__, self.keep_frozen)
@@ -275,6 +284,7 @@ class FreezeScheduler(BaseCallback):
         owner, total = type(self).__name__, self.total_epochs or epochs
         fit_checks.refuse_own_optimizers(owner, model)
         picture = self._picture_of(model)
+        fit_checks.refuse_quantized_lora(owner, picture)
         schedule = self.planner.plan(picture, total)
         stride = getattr(model, "steps_per_execution", 1)
         plan = FitPlan(owner, picture, schedule, epochs, total, steps, stride, self.rates)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
 from keras_freeze.groups import Backbone, Groups
@@ -45,6 +45,8 @@ class GradualUnfreeze(FreezeScheduler):
         keep_frozen: What never unfreezes, whatever the schedule says: names of groups or layers,
             regular expressions that are searched in names of layers and paths of variables, or a
             freeze policy or callable. Defaults to None. (A `Distiller`'s teacher never does.)
+        lora: What may train of what `enable_lora` has adapted: `"adapters"` (default), that is
+            what it left trainable, or `"with_base"`, all of it, the base weights too.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups as multiples of the compiled one: a mapping from
             group to multiplier (where missing, that of the nearest named group above), a factor
@@ -92,6 +94,7 @@ class GradualUnfreeze(FreezeScheduler):
         *,
         backbone: Backbone | None = None,
         keep_frozen: KeepFrozen | None = None,
+        lora: Literal["adapters", "with_base"] = "adapters",
         groups: Groups | None = None,
         rates: Rates = "default",
         batch_norm: BatchNormMode = "frozen",
@@ -104,6 +107,7 @@ class GradualUnfreeze(FreezeScheduler):
             schedule,  # type: ignore[arg-type]  # read by its planner
             backbone=backbone,
             keep_frozen=keep_frozen,
+            lora=lora,
             groups=groups,
             rates=rates,
             batch_norm=batch_norm,

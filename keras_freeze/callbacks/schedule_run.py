@@ -365,7 +365,10 @@ class ScheduleRun:
         picture = self.plan.picture
         known = {id(weight.variable) for weight in picture.weights}
         if known != {id(variable) for variable in picture.model.weights}:
-            now = picture_of(picture.model, picture.division, picture.backbone)
+            base_trains = picture.lora_base_trains
+            now = picture_of(
+                picture.model, picture.division, picture.backbone, lora_base_trains=base_trains
+            )
             state = state_of(picture.model)
             state.kept_by_lora |= kept_by_lora(now, state.frozen_here)
             never = now.never_trains | picture.never_trains | state.kept_by_lora

@@ -17,6 +17,7 @@ import keras
 
 from keras_freeze.groups import kinds
 from keras_freeze.groups.call_graph import Call
+from keras_freeze.model_picture import is_attention
 
 # A piece with more weighted layers than this is no atom: in a small model, a quarter of it.
 _FEW_WEIGHTED, _MANY_WEIGHTED = 12, 40
@@ -53,7 +54,7 @@ class Atom:
     @functools.cached_property
     def attends(self) -> bool:
         """Whether there is an attention layer in it."""
-        return any(kinds.is_attention(layer) for layer in self.weighted)
+        return any(is_attention(layer) for layer in self.weighted)
 
     @functools.cached_property
     def embeds(self) -> bool:

@@ -17,7 +17,7 @@ import keras
 from keras_freeze.groups.strides import stride
 from keras_freeze.keras_internals.graph import functional_graph, graph_nodes, output_rank
 from keras_freeze.keras_internals.layers import sublayers
-from keras_freeze.model_picture import nested_model
+from keras_freeze.model_picture import nested_model, parts_of
 
 Sources = tuple[int, ...]
 
@@ -85,10 +85,12 @@ class _Flattening:
         functional = functional_graph(model)
         if functional is not None:
             return self._open_graph(functional, sources)
-        last = _union(sources or ())
-        for child in sublayers(model):
-            last = _union(self._apply(child, [last], None)) or last
-        return [last]
+        return [self._open_chain(sublayers(model), _union(sources or ()))]
+
+    def _open_chain(self, layers: Sequence[keras.Layer], last: Sources) -> Sources:
+        for layer in layers:
+            last = _union(self._apply(layer, [last], None)) or last
+        return last
 
     def _open_graph(self, model: Any, sources: Sequence[Sources] | None) -> list[Sources]:
         produced: dict[int, Sources] = {}
@@ -113,6 +115,9 @@ class _Flattening:
         inner = nested_model(layer) if layer is not None else None
         if inner is not None:
             return self.open(inner, read)
+        parts = parts_of(layer) if layer is not None else ()
+        if parts:
+            return [self._open_chain(parts, _union(read))]
         weighted = layer is not None and bool(layer.weights)
         inputs = _union(read)
         carried = [self.calls[i] for i in inputs if self.calls[i].carries_weights]

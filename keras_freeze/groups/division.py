@@ -86,11 +86,16 @@ def layer_groups(
 
 
 def picture_of(
-    model: keras.Model, groups: Groups | None = None, backbone: Backbone | Names | None = None
+    model: keras.Model,
+    groups: Groups | None = None,
+    backbone: Backbone | Names | None = None,
+    *,
+    lora_base_trains: bool = False,
 ) -> ModelPicture:
     """Return the picture of a model, with its layer groups; arguments and errors as there."""
     check_model("layer_groups", model)
-    return with_groups(read_model(model, names_of("layer_groups", backbone)), groups)
+    names = names_of("layer_groups", backbone)
+    return with_groups(read_model(model, names, lora_base_trains=lora_base_trains), groups)
 
 
 def with_groups(picture: ModelPicture, groups: Groups | None = None) -> ModelPicture:
@@ -125,7 +130,9 @@ def with_groups(picture: ModelPicture, groups: Groups | None = None) -> ModelPic
     inside = None if part is None else {id(layer) for layer in part.layers}
     if groups is not None:
         named = user_defined.assign(model, layers, groups)
-        named = named if inside is None else user_defined.with_new_last(named, inside)
+        if part is not None:
+            inside = {id(x) for layer in part.layers for x in picture.layers_in[id(layer)]}
+            named = user_defined.with_new_last(named, inside)
         found = _assemble(picture, _with_teacher(named, apart), {})
     else:
         planned = automatic.plan(calls, inside)

@@ -6,8 +6,13 @@ import re
 
 import keras
 
-from keras_freeze.keras_internals.layers import is_builtin, own_variables, sublayers
-from keras_freeze.model_picture import every_layer
+from keras_freeze.keras_internals.layers import own_variables, sublayers
+from keras_freeze.model_picture import (
+    every_layer,
+    is_attention,
+    is_composite,
+    is_transformer_block,
+)
 
 _layers = keras.layers
 _NORMALIZATIONS = (
@@ -53,31 +58,14 @@ def is_embedding(layer: keras.Layer) -> bool:
     return isinstance(layer, _layers.Embedding) or "embedding" in type(layer).__name__.lower()
 
 
-def is_attention(layer: keras.Layer) -> bool:
-    """Tell whether a layer is an attention layer, or a custom layer that contains one."""
-    if isinstance(layer, _layers.Wrapper):
-        return is_attention(layer.layer)
-    return any("Attention" in type(inner).__name__ for inner in every_layer(layer))
-
-
 def is_recurrent(layer: keras.Layer) -> bool:
     """Tell whether a layer is recurrent, `Bidirectional` included."""
     return isinstance(layer, _layers.RNN | _layers.Bidirectional)
 
 
-def is_composite(layer: keras.Layer) -> bool:
-    """Tell whether a layer is a custom block of several layers with weights."""
-    if is_builtin(layer) or isinstance(layer, keras.Model):
-        return False
-    return sum(bool(child.weights) for child in sublayers(layer)) >= 2
-
-
 def is_block(layer: keras.Layer) -> bool:
     """Tell whether a layer is a group of its own wherever it stands."""
-    if is_recurrent(layer):
-        return True
-    is_core = "Attention" in type(layer).__name__  # the attention itself, not a block around it
-    return is_composite(layer) and is_attention(layer) and not is_core
+    return is_recurrent(layer) or is_transformer_block(layer)
 
 
 def is_head_like(layer: keras.Layer, *, on_vectors: bool) -> bool:

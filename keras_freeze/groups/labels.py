@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from keras_freeze.groups import kinds
 from keras_freeze.groups.atoms import Atom
+from keras_freeze.model_picture import is_composite
 
 _LABEL = re.compile(
     r"(?P<prefix>|.*?[_\-./])"
@@ -67,7 +68,7 @@ def _own_label(atom: Atom) -> _Label | None:
         if layer is None:
             continue
         if kinds.has_automatic_name(layer):
-            if call.owns_weights and kinds.is_composite(layer):
+            if call.owns_weights and is_composite(layer):
                 return "", str(layer.name)
         elif match := _LABEL.match(layer.name):
             number_only = re.sub(r"_|(?<=\d)[a-z]$", "", match["label"].lower())

@@ -50,8 +50,7 @@ class LayersOf:
     @classmethod
     def read(cls, owner: str, backbone: keras.Layer) -> LayersOf:
         """Return the layers of a model or layer; raise in the name of `owner` if it has none."""
-        inner = nested_model(backbone)
-        opened = opened_layers(inner) if inner is not None else (backbone,)
+        opened = opened_layers(backbone)
         layers = [layer for layer in opened if not isinstance(layer, keras.layers.InputLayer)]
         if not layers:
             raise ArgumentError(
@@ -174,13 +173,13 @@ def _by_name(picture: ModelPicture, name: str) -> list[keras.Layer]:
 
 
 def _named(picture: ModelPicture) -> Iterator[tuple[str, tuple[keras.Layer, ...]]]:
-    """Yield names and what they stand for: layers, and nested models."""
+    """Yield names and what they stand for: layers, and nested models or stacks of blocks."""
     for layer in picture.opened:
         yield layer.name, (layer,)
     for layer in picture.layers:
-        inner = nested_model(layer) if layer is not picture.model else None
-        if inner is not None:
-            yield layer.name, opened_layers(inner)
+        parts = opened_layers(layer)
+        if layer is not picture.model and parts != (layer,):
+            yield layer.name, parts
     opened = {id(layer) for layer in picture.opened}
     for holder in picture.opened:
         for layer in picture.layers_in[id(holder)]:
@@ -274,7 +273,12 @@ def _nested_backbones(model: keras.Model) -> list[keras.Model]:
 def assumed(picture: ModelPicture, calls: Sequence[Call]) -> Pretrained:
     """Return all groups but the last, for a picture that has its groups."""
     *groups, head = picture.groups
-    inside = {id(layer) for group in groups for layer in group.layers}
+    grouped = {id(layer) for group in groups for layer in group.layers}
+    inside = {  # a layer may be in several groups, part by part
+        id(layer)
+        for layer in picture.opened
+        if any(id(part) in grouped for part in picture.layers_in[id(layer)])
+    }
     part = _part(picture, calls, (f"all groups but {head.label}",), inside)
     return dataclasses.replace(part, is_assumed=True)
 

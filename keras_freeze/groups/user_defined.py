@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_freeze.checks import ArgumentError, did_you_mean, first_few
-from keras_freeze.model_picture import every_layer, nested_model
+from keras_freeze.keras_internals.layers import own_variables, sublayers
+from keras_freeze.model_picture import every_layer
 
 Spec = str | Sequence[str]
 Groups = Mapping[str, Spec] | Sequence[Spec] | Callable[[keras.Layer], "str | None"]
@@ -32,7 +33,12 @@ def assign(
         ArgumentError: if `groups` is malformed, a specification matches nothing, two match one
             layer, or none matches a layer with weights.
     """
-    home = _by_callable(layers, groups) if callable(groups) else _by_spec(model, layers, groups)
+    if callable(groups):
+        home = _by_callable(layers, groups)
+    else:
+        names = {n for _, spec in _entries(groups) if not isinstance(spec, str) for n in spec}
+        layers = list(_opened_to(names, layers))
+        home = _by_spec(model, layers, groups)
     weighted = [layer for layer in layers if layer.weights]
     missing = [layer.name for layer in weighted if id(layer) not in home]
     if missing:
@@ -86,6 +92,22 @@ def with_new_last(
 
 def _wrong(rule: str, received: str, advice: str) -> ArgumentError:
     return ArgumentError("layer_groups", "groups", rule, received=received, advice=advice)
+
+
+def _opened_to(names: Collection[str], layers: Iterable[keras.Layer]) -> Iterator[keras.Layer]:
+    """Yield layers, with the parts of those that hold a layer of one of these names."""
+    for layer in layers:
+        inside = {part.name for part in every_layer(layer)[1:]}
+        if layer.name in names or inside.isdisjoint(names):
+            yield layer
+        elif own_variables(layer):
+            raise _wrong(
+                "name whole layers where a layer around them holds weights of its own",
+                f"{first_few(sorted(inside & set(names)))}, inside layer {layer.name!r}",
+                f"Name {layer.name!r}.",
+            )
+        else:
+            yield from _opened_to(names, sublayers(layer))
 
 
 def _by_callable(
@@ -169,7 +191,7 @@ def _find(model: keras.Model, layers: Sequence[keras.Layer], spec: Spec) -> list
         by_name = _by_name(model, layers)
         for name in spec:
             if name not in by_name:
-                raise _no_match(model, layers, name, "no layer or nested model", list(by_name))
+                raise _no_match(model, layers, name, "no layer", list(by_name))
         found = [layer for name in dict.fromkeys(spec) for layer in by_name[name]]
     if not any(layer.weights for layer in found):
         what = "only layers without weights" if found else "no layer"
@@ -178,13 +200,13 @@ def _find(model: keras.Model, layers: Sequence[keras.Layer], spec: Spec) -> list
 
 
 def _by_name(model: keras.Model, layers: Sequence[keras.Layer]) -> dict[str, list[keras.Layer]]:
-    """Return what a name means: a layer, or all layers of a nested model."""
+    """Return what a name means: a layer, or all layers inside one that is opened."""
     by_name: dict[str, list[keras.Layer]] = {}
     for layer in layers:
         by_name.setdefault(layer.name, []).append(layer)
     opened = {id(layer) for layer in layers}
     for outer in every_layer(model):
-        if outer is not model and nested_model(outer) is not None:
+        if outer is not model and id(outer) not in opened:
             inside = [inner for inner in every_layer(outer) if id(inner) in opened]
             by_name.setdefault(outer.name, []).extend(inside)
     return by_name

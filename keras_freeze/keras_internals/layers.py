@@ -26,15 +26,20 @@ def sublayers(layer: keras.Layer) -> tuple[keras.Layer, ...]:
     return tuple(layer._flatten_layers(include_self=False, recursive=False))
 
 
-def own_variables(layer: keras.Layer) -> tuple[tuple[keras.Variable, bool], ...]:
-    """Return the weights that a layer itself holds, each with whether it can be trained."""
-    base = lora_base(layer)
-    trained = [(v, v is not base) for v in layer._trainable_variables]
+def own_variables(
+    layer: keras.Layer, *, lora_base_trains: bool = False
+) -> tuple[tuple[keras.Variable, bool], ...]:
+    """Return the weights that a layer itself holds, each with whether it can be trained.
+
+    What LoRA has frozen can't, unless somebody has unfrozen it, or `lora_base_trains` says so.
+    """
+    base = None if lora_base_trains else lora_base(layer)
+    trained = [(v, v is not base or v.trainable) for v in layer._trainable_variables]
     return (*trained, *((v, False) for v in layer._non_trainable_variables))
 
 
 def lora_base(layer: keras.Layer) -> keras.Variable | None:
-    """Return the weight that `enable_lora` has frozen permanently in favour of its adapters."""
+    """Return the weight that `enable_lora` has frozen in favour of its adapters."""
     if not is_adapted(layer):
         return None
     return getattr(layer, "_kernel", getattr(layer, "_embeddings", None))

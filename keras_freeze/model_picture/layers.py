@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import re
@@ -10,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_freeze.keras_internals.layers import lora_base, own_variables, sublayers
+from keras_freeze.keras_internals.layers import is_builtin, lora_base, own_variables, sublayers
 from keras_freeze.keras_internals.optimizers import inner_optimizers
 
 
@@ -33,34 +34,36 @@ class Weight:
     potentially_trainable: bool
 
 
-def opened_layers(model: keras.Model) -> tuple[keras.Layer, ...]:
-    """Return the layers of a model with nested models replaced by their own layers.
+def opened_layers(model: keras.Layer) -> tuple[keras.Layer, ...]:
+    """Return the layers of a model with nested models and stacks of blocks replaced by theirs.
 
     A backbone nested as one layer and the same backbone inlined give the same list: the
     input layer of a nested model is listed only where the outer model has none before it.
-    Layers that are not models (a `Bidirectional`, a custom block) stay whole.
+    Other layers (a `Bidirectional`, a custom block) stay whole.
 
     Args:
-        model: `keras.Model`. A built model.
+        model: `keras.Model`, built, or a layer.
 
     Returns:
-        Tuple of `keras.Layer`, each once, in the order of `model.layers`.
+        Tuple of `keras.Layer`, each once, in the order of `model.layers`; a layer that is neither
+        a model nor a stack itself.
     """
     opened: dict[int, keras.Layer] = {}
-    for layer, depth in _open(model, 0):
+    for layer, depth in _open([model], -1):
         is_inner_input = depth > 0 and isinstance(layer, keras.layers.InputLayer)
         if not (is_inner_input and opened):
             opened.setdefault(id(layer), layer)
     return tuple(opened.values())
 
 
-def _open(model: keras.Model, depth: int) -> Iterator[tuple[keras.Layer, int]]:
-    for layer in model.layers:
+def _open(layers: Iterable[keras.Layer], depth: int) -> Iterator[tuple[keras.Layer, int]]:
+    for layer in layers:
         inner = nested_model(layer)
-        if inner is None:
-            yield layer, depth
+        parts = parts_of(layer) if inner is None else tuple(inner.layers)
+        if parts or inner is not None:
+            yield from _open(parts, depth + 1)
         else:
-            yield from _open(inner, depth + 1)
+            yield layer, depth
 
 
 def nested_model(layer: keras.Layer) -> keras.Model | None:
@@ -68,6 +71,39 @@ def nested_model(layer: keras.Layer) -> keras.Model | None:
     if isinstance(layer, keras.layers.TimeDistributed):
         return nested_model(layer.layer)
     return layer if isinstance(layer, keras.Model) else None
+
+
+def parts_of(layer: keras.Layer) -> tuple[keras.Layer, ...]:
+    """Return the layers of a custom layer that stacks transformer blocks, else none.
+
+    KerasHub's `ViTEncoder` is one. It holds several blocks of one class, and no variable itself:
+    that would be in none of its parts. They are listed in the order in which it made them, which
+    is that of the calls as long as the layer is a chain.
+    """
+    if is_builtin(layer) or isinstance(layer, keras.Model) or own_variables(layer):
+        return ()
+    parts = sublayers(layer)
+    blocks = collections.Counter(type(part) for part in parts if is_transformer_block(part))
+    return parts if max(blocks.values(), default=0) > 1 else ()
+
+
+def is_transformer_block(layer: keras.Layer) -> bool:
+    """Tell whether a layer is a custom block around an attention, and not the attention itself."""
+    return is_composite(layer) and is_attention(layer) and "Attention" not in type(layer).__name__
+
+
+def is_composite(layer: keras.Layer) -> bool:
+    """Tell whether a layer is a custom block of several layers with weights."""
+    if is_builtin(layer) or isinstance(layer, keras.Model):
+        return False
+    return sum(bool(child.weights) for child in sublayers(layer)) >= 2
+
+
+def is_attention(layer: keras.Layer) -> bool:
+    """Tell whether a layer is an attention layer, or a custom layer that contains one."""
+    if isinstance(layer, keras.layers.Wrapper):
+        return is_attention(layer.layer)
+    return any("Attention" in type(inner).__name__ for inner in every_layer(layer))
 
 
 def teacher_of(model: keras.Layer) -> keras.Model | None:
@@ -100,11 +136,12 @@ def every_layer(model: keras.Layer) -> tuple[keras.Layer, ...]:
     return tuple(found.values())
 
 
-def weights_of(model: keras.Layer) -> tuple[Weight, ...]:
+def weights_of(model: keras.Layer, *, lora_base_trains: bool = False) -> tuple[Weight, ...]:
     """Return every weight of a model or layer once, with its owner, from input to head.
 
     Args:
         model: `keras.Layer` or `keras.Model`, built.
+        lora_base_trains: Bool. Whether what LoRA has frozen can be trained. Defaults to False.
 
     Returns:
         Tuple of `Weight`: the same variables as `model.weights`. A weight that several
@@ -113,7 +150,7 @@ def weights_of(model: keras.Layer) -> tuple[Weight, ...]:
     found: dict[int, Weight] = {}
 
     def visit(layer: keras.Layer, enclosing: tuple[keras.Layer, ...]) -> None:
-        for variable, trained in own_variables(layer):
+        for variable, trained in own_variables(layer, lora_base_trains=lora_base_trains):
             found.setdefault(id(variable), Weight(variable, layer, enclosing, trained))
         inside = enclosing if layer is model else (*enclosing, layer)
         for child in sublayers(layer):

@@ -61,6 +61,7 @@ class ModelPicture:
         untouched: Ids of the layers that have the values they were made with, where they have been
             looked at.
         never_trains: Ids of the variables and layers that are frozen for good.
+        lora_base_trains: Bool, whether what LoRA has frozen can be trained.
     """
 
     model: keras.Model
@@ -76,6 +77,7 @@ class ModelPicture:
     pretrained: Pretrained | None = None
     untouched: frozenset[int] = frozenset()
     never_trains: frozenset[int] = frozenset()
+    lora_base_trains: bool = False
 
     @property
     def group_names(self) -> GroupNames:
@@ -95,10 +97,14 @@ class ModelPicture:
         return tuple(x for x in found.values() if is_batch_norm(x))
 
 
-def read_model(model: keras.Model, backbone: Any = None) -> ModelPicture:
+def read_model(
+    model: keras.Model, backbone: Any = None, *, lora_base_trains: bool = False
+) -> ModelPicture:
     """Return the picture of a built model, without groups; `backbone` by its names."""
     layers = every_layer(model)
-    weights_in = {id(layer): weights_of(layer) for layer in layers}
+    weights_in = {
+        id(layer): weights_of(layer, lora_base_trains=lora_base_trains) for layer in layers
+    }
     trainable_in = {}
     for i, weights in weights_in.items():
         trainable_in[i] = tuple(w.variable for w in weights if w.potentially_trainable)
@@ -117,4 +123,5 @@ def read_model(model: keras.Model, backbone: Any = None) -> ModelPicture:
         trainable_in=trainable_in,
         backbone=backbone,
         never_trains=frozenset(never_trains),
+        lora_base_trains=lora_base_trains,
     )

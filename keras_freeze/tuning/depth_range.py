@@ -103,5 +103,7 @@ def _bounds(
 
 def _layers_before_head(picture: ModelPicture) -> int:
     head = {id(layer) for layer in picture.groups[-1].layers}
-    layers = picture.opened
-    return next((n for n, layer in enumerate(layers) if id(layer) in head), len(layers))
+    for n, layer in enumerate(picture.opened):
+        if any(id(part) in head for part in picture.layers_in[id(layer)]):
+            return n
+    return len(picture.opened)

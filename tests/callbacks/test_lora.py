@@ -24,7 +24,9 @@ def of(layer, *names):
 
 @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables")
 @pytest.mark.parametrize("is_frozen", [True, False], ids=["frozen layer", "trainable layer"])
-@pytest.mark.parametrize("mode", [None, pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "mode", [None, *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("int8", "int4"))]
+)
 def test_a_bias_trains_where_it_did_when_lora_came(is_frozen, mode, plain, data_for):
     model = plain()
     low = model.get_layer("low")
@@ -126,3 +128,80 @@ def test_adapters_can_be_named_alone(plain, data_for):
     assert kf.freeze(model, kf.policies.FreezeWeights("lora")).trainable_params == 0
     with pytest.raises(ValueError, match=r"weights=...\) must name variables of the layers chosen"):
         kf.unfreeze(plain(), weights="lora")
+
+
+def test_lora_on_float8_is_refused_before_the_first_step(plain):
+    model = plain()
+    model.get_layer("low").enable_lora(2)
+    model.get_layer("low").quantize("float8")
+    with pytest.raises(ValueError, match=r"LoRA on float, int8 or int4 .* layer 'low'"):
+        kf.GradualUnfreeze(1).preview(compiled(model), epochs=3)
+
+
+@pytest.mark.filterwarnings("ignore:.*ends with flags of single variables")
+class TestWithBase:
+    @pytest.fixture
+    def adapted(self, plain):
+        model = plain()
+        model.get_layer("middle").enable_lora(2)
+        return compiled(model)
+
+    def test_the_base_unfreezes_with_its_adapters(self, adapted, data_for):
+        x, y = data_for(adapted)
+        before = values(adapted)
+        callback = kf.GradualUnfreeze({0: "head", 1: "middle"}, lora="with_base", verbose=0)
+        fit = {"batch_size": 4, "verbose": 0, "shuffle": False}
+        history = adapted.fit(x, y, epochs=2, **fit, callbacks=[callback])
+        moved_here = of("head", "kernel", "bias") | of("middle", "kernel", "bias", *LORA)
+        assert moved_weights(before, adapted) == moved_here
+        middle = sum(np.prod(v.shape) for v in adapted.get_layer("middle").weights)
+        head = sum(np.prod(v.shape) for v in adapted.get_layer("head").weights)
+        assert history.history["trainable_params"] == [head, head + middle]
+
+    def test_it_trains_as_a_base_that_was_unfrozen_by_hand(self, adapted, plain, data_for):
+        by_hand = plain()
+        by_hand.get_layer("middle").enable_lora(2)
+        by_hand.set_weights(adapted.get_weights())
+        by_hand.get_layer("middle")._kernel.trainable = True
+        compiled(by_hand)
+        x, y = data_for(adapted)
+        fit = {"epochs": 2, "batch_size": 4, "verbose": 0, "shuffle": False}
+        callback = kf.FreezeScheduler({0: None}, lora="with_base", verbose=0)
+        adapted.fit(x, y, **fit, callbacks=[callback])
+        by_hand.fit(x, y, **fit)
+        for ours, theirs in zip(adapted.get_weights(), by_hand.get_weights(), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
+
+    def test_what_trains_can_be_frozen_again(self, adapted, data_for):
+        x, y = data_for(adapted)
+        callback = kf.FreezeScheduler({0: None}, lora="with_base", verbose=0)
+        adapted.fit(x, y, epochs=1, verbose=0, callbacks=[callback])
+        frozen = kf.freeze(adapted, layers=["middle"])
+        assert not adapted.get_layer("middle").trainable_variables
+        others = (v for v in adapted.weights if v.path.split("/")[-2] != "middle")
+        assert frozen.trainable_params == sum(np.prod(v.shape) for v in others)
+
+    @pytest.mark.hub
+    def test_all_that_a_hub_backbone_froze_unfreezes(self):
+        keras_hub = pytest.importorskip("keras_hub")
+        from hub_backbones import bert
+
+        backbone = as_if_trained(bert())
+        backbone.enable_lora(2)
+        model = keras_hub.models.BertTextClassifier(backbone, num_classes=2)
+        callback = kf.GradualUnfreeze(lora="with_base")
+        every = sum(np.prod(v.shape) for v in model.weights)
+        assert callback.preview(model, epochs=8).rows[-1].trainable_params == every
+
+    def test_a_quantized_base_is_refused(self, plain, data_for):
+        model = plain()
+        model.get_layer("middle").quantize("int8")
+        model.get_layer("middle").enable_lora(2)
+        compiled(model)
+        x, y = data_for(model)
+        with pytest.raises(ValueError, match="where base weights are quantized"):
+            model.fit(x, y, verbose=0, callbacks=[kf.GradualUnfreeze(lora="with_base")])
+
+    def test_another_word_is_refused(self):
+        with pytest.raises(ValueError, match='be "adapters" or "with_base"'):
+            kf.GradualUnfreeze(lora="all")
