@@ -70,11 +70,13 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
 def pytest_collection_modifyitems(items):
-    """Leave to `make test-all` what takes long on JAX alone, which compiles everything."""
-    if keras.backend.backend() == "jax":
-        for item in items:
-            if item.get_closest_marker("slow_on_jax"):
-                item.add_marker(pytest.mark.slow)
+    """Leave to `make test-all` the cases that `at_commit` doesn't name, and what is slow on JAX."""
+    on_jax = keras.backend.backend() == "jax"
+    for item in items:
+        at_commit = item.get_closest_marker("at_commit")
+        is_left_out = at_commit is not None and item.callspec.id not in at_commit.args
+        if is_left_out or (on_jax and item.get_closest_marker("slow_on_jax")):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -236,6 +236,7 @@ TRAINED = (FreezeSchedule, FreezeMatching, OnPlateau, AllOf, SlantedTriangular)
 
 @by_name(VALUES, on_every_backend=TRAINED[:2], slow=VALUES.keys() - set(TRAINED))
 @pytest.mark.filterwarnings("ignore:.*ends with flags of single variables:UserWarning")
+@pytest.mark.at_commit("OnPlateau", "FreezeSchedule")
 def test_a_value_serves_fits_that_continue_and_that_start_over(cls, plain, data_for):
     value, _ = VALUES[cls]
     before, twin = repr(value), copy.deepcopy(value)
@@ -270,6 +271,7 @@ def test_a_callback_copies_and_prints_as_its_call(cls, tmp_path):
 
 
 @by_name(CALLBACKS, on_every_backend=CALLBACKS)
+@pytest.mark.at_commit("FreezeScheduler", "FreezeGuard", "PrefixCache")
 def test_a_callback_serves_two_fits_and_a_copy_made_in_between_is_like_new(
     cls, plain, data_for, tmp_path
 ):
@@ -288,6 +290,7 @@ def test_a_callback_serves_two_fits_and_a_copy_made_in_between_is_like_new(
 
 
 @by_name(CALLBACKS, on_every_backend=CALLBACKS)
+@pytest.mark.at_commit("GradualUnfreeze", "BackupAndRestore", "PrefixCache")
 def test_with_any_callback_two_fits_equal_one(cls, plain, data_for, tmp_path):
     whole, parts = fresh(plain), fresh(plain)
     expected = train(whole, data_for, [CALLBACKS[cls](tmp_path / "whole")])

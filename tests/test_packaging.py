@@ -229,6 +229,7 @@ def test_no_file_names_a_machine():
     assert named == []
 
 
+@pytest.mark.landing
 def test_wheel_has_the_package_its_types_and_its_requirements(tmp_path):
     source = tmp_path / "source"
     for path in project_files():

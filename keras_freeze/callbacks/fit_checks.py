@@ -159,9 +159,8 @@ def refuse_quantized_lora(owner: str, picture: ModelPicture) -> None:
     """Raise where LoRA can't train: on float8, or base weights without a gradient."""
     for weight in picture.weights:
         layer, variable = weight.layer, weight.variable
-        if variable is not lora_base(layer):
-            continue
-        if getattr(layer, "quantization_mode", None) == "float8":
+        is_base = variable is lora_base(layer)
+        if is_base and getattr(layer, "quantization_mode", None) == "float8":
             raise ArgumentError(
                 owner,
                 "model",
@@ -169,7 +168,8 @@ def refuse_quantized_lora(owner: str, picture: ModelPicture) -> None:
                 received=f"layer {layer.name!r}, which has both",
                 advice="Call enable_lora on a layer that is not quantized to float8.",
             )
-        if picture.lora_base_trains and not keras.backend.is_float_dtype(variable.dtype):
+        has_gradient = keras.backend.is_float_dtype(variable.dtype)
+        if is_base and picture.lora_base_trains and not has_gradient:
             raise ArgumentError(
                 owner,
                 "lora",

@@ -17,7 +17,7 @@ import keras
 
 from keras_freeze.groups import kinds
 from keras_freeze.groups.call_graph import Call
-from keras_freeze.model_picture import is_attention
+from keras_freeze.model_picture import is_attention, is_embedding
 
 # A piece with more weighted layers than this is no atom: in a small model, a quarter of it.
 _FEW_WEIGHTED, _MANY_WEIGHTED = 12, 40
@@ -59,7 +59,7 @@ class Atom:
     @functools.cached_property
     def embeds(self) -> bool:
         """Whether there is an embedding in it."""
-        return any(kinds.is_embedding(layer) for layer in self.weighted)
+        return any(is_embedding(layer) for layer in self.weighted)
 
     @functools.cached_property
     def block(self) -> bool:
@@ -124,7 +124,7 @@ class _Branch:
 
     @property
     def is_entrance(self) -> bool:
-        return len(self.layers) < 2 or all(kinds.is_embedding(layer) for layer in self.layers)
+        return len(self.layers) < 2 or all(is_embedding(layer) for layer in self.layers)
 
 
 def _branches(calls: Sequence[Call]) -> list[list[int]]:

@@ -53,11 +53,6 @@ def is_pointwise(layer: keras.Layer) -> bool:
     return is_dense(layer) or (kernel is not None and (len(kernel) == 1 or set(kernel) == {1}))
 
 
-def is_embedding(layer: keras.Layer) -> bool:
-    """Tell whether a layer embeds tokens, positions or both."""
-    return isinstance(layer, _layers.Embedding) or "embedding" in type(layer).__name__.lower()
-
-
 def is_recurrent(layer: keras.Layer) -> bool:
     """Tell whether a layer is recurrent, `Bidirectional` included."""
     return isinstance(layer, _layers.RNN | _layers.Bidirectional)

@@ -9,6 +9,7 @@ from keras_freeze.groups import kinds
 from keras_freeze.groups.atoms import Atom
 from keras_freeze.groups.call_graph import Call
 from keras_freeze.groups.labels import common_prefix
+from keras_freeze.model_picture import is_embedding
 
 HEAD = "head"
 
@@ -18,7 +19,7 @@ def name_of(atom: Atom) -> str:
     layers = list(atom.main or atom.weighted)
     layers = [layer for layer in layers if kinds.is_block(layer)] or layers
     last = atom.calls[-1].layer
-    if len(layers) > 1 and all(map(kinds.is_embedding, layers)):
+    if len(layers) > 1 and all(map(is_embedding, layers)):
         return "embeddings"
     if len(layers) > 1 and last is not None and not kinds.has_automatic_name(last):
         return str(last.name)
@@ -29,7 +30,7 @@ def lead_name(atoms: Sequence[Atom]) -> str:
     """Name what comes before the first label: after its only layer, else `stem`."""
     main = [layer for atom in atoms for layer in atom.main]
     if len(main) > 1:
-        return "embeddings" if any(map(kinds.is_embedding, main)) else "stem"
+        return "embeddings" if any(map(is_embedding, main)) else "stem"
     return "stem" if not main or "stem" in main[0].name.lower() else str(main[0].name)
 
 

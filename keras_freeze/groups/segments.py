@@ -16,6 +16,7 @@ from keras_freeze.groups import kinds
 from keras_freeze.groups.atoms import Atom
 from keras_freeze.groups.labels import labels
 from keras_freeze.groups.names import embeddings_name, lead_name, name_of
+from keras_freeze.model_picture import is_composite
 
 MANY_SEGMENTS = 8  # with more than this in a row, resolutions make better groups
 
@@ -85,8 +86,15 @@ def _plain(run: list[Atom], *, before_attention: bool = False) -> list[Segment]:
     embedding = [atom for atom in main if atom.embeds]
     several = sum(len(atom.weighted) for atom in run) > 1
     if embedding and (before_attention or (several and embedding == main)):
-        return [Segment(embeddings_name(run), run)]
+        end = next((n for n, atom in enumerate(run) if _is_block_after(atom, embedding)), len(run))
+        return [Segment(embeddings_name(run[:end]), run[:end]), *_plain(run[end:])]
     return _by_label(run) or _by_attention(run) or _by_layer(run)
+
+
+def _is_block_after(atom: Atom, embedding: Sequence[Atom]) -> bool:
+    """Tell whether it is a custom block that follows the embeddings, such as linear attention."""
+    is_after = atom.positions > embedding[-1].positions
+    return is_after and any(map(is_composite, atom.main))
 
 
 def _by_label(run: list[Atom]) -> list[Segment]:

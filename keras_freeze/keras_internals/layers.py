@@ -34,7 +34,7 @@ def own_variables(
     What LoRA has frozen can't, unless somebody has unfrozen it, or `lora_base_trains` says so.
     """
     base = None if lora_base_trains else lora_base(layer)
-    trained = [(v, v is not base or v.trainable) for v in layer._trainable_variables]
+    trained = [(v, v.trainable or v is not base) for v in layer._trainable_variables]
     return (*trained, *((v, False) for v in layer._non_trainable_variables))
 
 

@@ -78,18 +78,28 @@ def parts_of(layer: keras.Layer) -> tuple[keras.Layer, ...]:
 
     KerasHub's `ViTEncoder` is one. It holds several blocks of one class, and no variable itself:
     that would be in none of its parts. They are listed in the order in which it made them, which
-    is that of the calls as long as the layer is a chain.
+    is that of the calls in a chain. An embedding made after a block shows that it is none.
     """
     if is_builtin(layer) or isinstance(layer, keras.Model) or own_variables(layer):
         return ()
     parts = sublayers(layer)
-    blocks = collections.Counter(type(part) for part in parts if is_transformer_block(part))
-    return parts if max(blocks.values(), default=0) > 1 else ()
+    kinds = [type(part) for part in parts if is_transformer_block(part)]
+    if max(collections.Counter(kinds).values(), default=0) < 2:
+        return ()
+    first = next(n for n, part in enumerate(parts) if is_transformer_block(part))
+    return () if any(map(is_embedding, parts[first:])) else parts
 
 
 def is_transformer_block(layer: keras.Layer) -> bool:
     """Tell whether a layer is a custom block around an attention, and not the attention itself."""
-    return is_composite(layer) and is_attention(layer) and "Attention" not in type(layer).__name__
+    is_core = type(layer).__name__.endswith("Attention")
+    return is_composite(layer) and is_attention(layer) and not is_core
+
+
+def is_embedding(layer: keras.Layer) -> bool:
+    """Tell whether a layer embeds tokens, positions or both."""
+    is_named_so = "embedding" in type(layer).__name__.lower()
+    return isinstance(layer, keras.layers.Embedding) or is_named_so
 
 
 def is_composite(layer: keras.Layer) -> bool:

@@ -276,8 +276,8 @@ def _what_is_frozen(
     weights: Sequence[Weight], able: Sequence[Weight], frozen: Sequence[Weight]
 ) -> Iterator[str]:
     """Yield what is frozen in a partly frozen part: LoRA's base, BatchNorm, layers, weights."""
-    bases = (w.variable for w in weights if w.variable is lora_base(w.layer))
-    if not all(base.trainable for base in bases):
+    bases = [weight for weight in weights if weight.variable is lora_base(weight.layer)]
+    if not all(base.variable.trainable for base in bases):
         yield "LoRA"
         return
     if any(is_batch_norm(weight.layer) for weight in frozen):

@@ -541,6 +541,15 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.at_commit(
+    "another model",
+    "other slots",
+    "another number of epochs, and so another even schedule",
+    "other rates",
+    "optimizer settings",
+    "fewer epochs than are done",
+    "another callback",
+)
 def test_a_changed_script_is_refused(change, plain, data_for, tmp_path):
     changes, message = CHANGES[change]
     with pytest.raises(KeyboardInterrupt):

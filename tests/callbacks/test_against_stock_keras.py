@@ -160,6 +160,7 @@ def test_group_rates_scale_what_a_step_moves(plain, data_for):
     ],
     ids=["float", "schedule", "callable"],
 )
+@pytest.mark.at_commit("schedule")
 def test_group_rates_multiply_any_kind_of_learning_rate(rate, data_for, plain):
     def final(multiplier, freeze):
         model = plain()
@@ -211,6 +212,7 @@ HALVED = [0.1 * 0.5**n for n in range(1, 6)]
     ],
     ids=["ReduceLROnPlateau", "LearningRateScheduler"],
 )
+@pytest.mark.at_commit("ReduceLROnPlateau")
 def test_group_rates_follow_the_rate_that_a_stock_callback_sets(callback, rates, plain, data_for):
     """One step an epoch: the same as a schedule of these rates in the optimizer."""
 

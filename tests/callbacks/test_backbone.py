@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 from effects import changed, values
-from pretrained_models import MODELS, build_backbone, neck, nested_neck
+from pretrained_models import MODELS, as_if_trained, build_backbone, neck, nested_neck
+from stacks import stack_model
 
 import keras_freeze as kf
 
@@ -113,6 +114,37 @@ def test_the_line_says_that_nothing_can_be_cached(capsys):
     model.fit(x, y, verbose=0, callbacks=[kf.GradualUnfreeze(backbone=backbone)])
     first = capsys.readouterr().out.splitlines()[0]
     assert first.endswith("New layers feed the backbone, so nothing can be cached.")
+
+
+@pytest.mark.parametrize("cache", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_blocks_of_a_stack_unfreeze_one_by_one(cache):
+    model = as_if_trained(stack_model(blocks=2))
+    model.compile("sgd", "mse")
+    by_hand = stack_model(blocks=2)
+    by_hand.compile("sgd", "mse")
+    by_hand.set_weights(model.get_weights())
+    x, y = data(model)
+    fit = {"batch_size": 2, "verbose": 0, "shuffle": False}
+    callback = kf.GradualUnfreeze(1, rates=None, cache=cache, verbose=0)
+    seen = Moved()
+    ours = model.fit(x, y, epochs=4, **fit, callbacks=[callback, seen]).history["loss"]
+    stack, low = by_hand.get_layer("stack"), by_hand.get_layer("patches")
+    parts = (low, *stack.blocks, stack.last)  # all but the head
+    theirs = []
+    for frozen in (parts, parts[:2], parts[:1], ()):
+        for part in parts:
+            part.trainable = part not in frozen
+        by_hand.compile("sgd", "mse")
+        theirs += by_hand.fit(x, y, epochs=1, **fit).history["loss"]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    for a, b in zip(model.get_weights(), by_hand.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert [{name for name, _ in epoch} & {"norm", "up", "patches"} for epoch in seen.by_epoch] == [
+        set(),
+        {"norm", "up"},
+        {"norm", "up"},
+        {"norm", "up", "patches"},
+    ]
 
 
 class TestInSearchesAndReports:

@@ -130,6 +130,7 @@ ADVICE = (
 
 @pytest.mark.parametrize("every", ["epoch", 1])
 @pytest.mark.parametrize("case", RESTLESS)
+@pytest.mark.at_commit("SpectralNormalization of Dense-epoch", "a layer that assigns in call-1")
 def test_a_layer_that_changes_weights_while_frozen_is_named(case, every, data_for):
     build, shape, moving = RESTLESS[case]
     model = with_layer(build(), shape, eager=every == 1)
@@ -166,6 +167,9 @@ WHEN = {
 
 
 @pytest.mark.parametrize("case", WHEN)
+@pytest.mark.at_commit(
+    "by epochs, inside", "by steps, first", "by steps, end", "by more steps than there are"
+)
 def test_the_message_says_when_a_weight_moved(case, plain, data_for):
     every, moment, step, when = WHEN[case]
     model = frozen_low(plain)
@@ -272,12 +276,16 @@ def expect_flip(guard_first, moment, action, named, data_for, *, eager):
 
 
 @pytest.mark.parametrize("case", FLIPS)
+@pytest.mark.at_commit(
+    "layer freezes", "variable unfreezes", "BatchNorm flag only, freezes", "model freezes"
+)
 def test_a_flag_that_another_callback_flips_is_reported(case, data_for):
     expect_flip(True, "epoch_begin", *FLIPS[case], data_for, eager=True)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("guard_first", [True, False], ids=["guard first", "guard last"])
+@pytest.mark.at_commit("guard first-epoch_begin", "guard last-step_begin", "guard first-epoch_end")
 def test_a_flip_is_reported_before_the_next_step(guard_first, moment, data_for):
     expect_flip(guard_first, moment, *FLIPS["layer unfreezes"], data_for, eager=False)
 
@@ -493,6 +501,7 @@ def beside(tmp_path):
 @pytest.mark.parametrize(
     "name", ["EarlyStopping", "ReduceLROnPlateau", "ModelCheckpoint", "BackupAndRestore"]
 )
+@pytest.mark.at_commit("ReduceLROnPlateau", "ModelCheckpoint")
 def test_silent_beside_the_stock_callbacks(name, batch_norm, data_for, tmp_path):
     unfreeze, other = kf.GradualUnfreeze(1, verbose=0), beside(tmp_path)[name]
     model = compiled(batch_norm(), eager=True)

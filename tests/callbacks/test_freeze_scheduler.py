@@ -191,6 +191,18 @@ def made(case, schedule):
 
 
 @pytest.mark.parametrize("case", RUNS)
+@pytest.mark.at_commit(
+    "even",
+    "a plan",
+    "on a plateau or after 2 epochs",
+    "every 3 batches",
+    "freezing and unfreezing",
+    "a mapping",
+    "in the middle of an epoch",
+    "three in one epoch",
+    "after an epoch of batches",
+    "where the training ends anyway",
+)
 def test_what_trains_in_each_batch(case, plain, data_for):
     schedule, settings, expected = RUNS[case]
     model = compiled(plain(), eager=True)
@@ -246,6 +258,11 @@ STRIDES = {  # the same with several batches in an execution: one word for each
 
 @pytest.mark.skipif(TORCH, reason="Keras has no steps_per_execution on torch")
 @pytest.mark.parametrize("case", STRIDES)
+@pytest.mark.at_commit(
+    "the phase ends with the execution",
+    "an execution that is short doesn't end it",
+    "a short execution doesn't end the fit",
+)
 def test_what_trains_in_each_execution(case, plain, data_for):
     schedule, settings, stride, expected = STRIDES[case]
     model = plain()
@@ -342,6 +359,7 @@ BEST = {  # values, restore_best, the epoch that the second phase begins with, a
 
 @pytest.mark.filterwarnings("ignore:.*Such an epoch counts as one without")
 @pytest.mark.parametrize("case", BEST)
+@pytest.mark.at_commit("the lowest", "not nan or infinity", "not asked for")
 def test_the_next_phase_begins_with_the_best_of_the_last(case, plain, data_for):
     values, restore_best, expected = BEST[case]
     model = plain()
@@ -555,6 +573,7 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("case", SPLITS)
+@pytest.mark.at_commit("restoring the best", "in mid-epoch")
 def test_a_fit_that_goes_on_in_this_process_ends_as_if_it_were_one(case, plain, data_for):
     schedule, values = SPLITS[case]
 
@@ -688,6 +707,7 @@ BY_CALENDAR = {  # a schedule, batches in an execution, and by layer when it joi
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize("cut", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", BY_CALENDAR)
+@pytest.mark.at_commit("group rates-2", "in mid-epoch-2", "the best was the last-2")
 def test_another_process_knows_how_long_each_group_has_trained(
     case, cut, plain, data_for, tmp_path
 ):

@@ -33,6 +33,7 @@ def layers_moved(before, model):
     ids=["name", "names", "pattern", "path", "policy", "callable"],
 )
 @pytest.mark.parametrize("kind", ["gradual", pytest.param("plan", marks=pytest.mark.slow)])
+@pytest.mark.at_commit("gradual-names", "gradual-path", "gradual-policy")
 def test_it_never_unfreezes(kept, kind, plain, data_for):
     model = compiled(plain())
     before = values(model)

@@ -80,6 +80,7 @@ assert fingerprint(split) != whole
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX shards variables")
+@pytest.mark.slow_on_jax
 def test_a_sharded_variable_has_the_same_fingerprint():
     ran = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, check=False)
     assert ran.returncode == 0, ran.stderr.decode()

@@ -101,6 +101,7 @@ FITS = [
 
 
 @pytest.mark.parametrize(("name", "shuffle"), FITS)
+@pytest.mark.slow_on_jax
 def test_a_recompile_in_any_place_changes_no_bit(name, shuffle, batch_norm, data_for):
     factory = optimizer_table.ALL[name]
     plain, plain_state, _ = fit(batch_norm, factory(), data_for, shuffle=shuffle)
@@ -121,6 +122,7 @@ def test_a_recompile_in_any_place_changes_no_bit(name, shuffle, batch_norm, data
     ],
     ids=["eager", "several-steps", "weighted", "jit"],
 )
+@pytest.mark.slow_on_jax
 def test_compile_settings_survive(settings, plain, data_for):
     if keras.backend.backend() == "torch" and not settings.keys() <= {
         "run_eagerly",
@@ -192,6 +194,7 @@ def slot(model, variable):
     return optimizer._momentums[optimizer._get_variable_index(variable)]
 
 
+@pytest.mark.slow_on_jax
 def test_an_average_begins_at_the_joining_weight(plain, data_for):
     model = plain()
     sgd = keras.optimizers.SGD(0.0, use_ema=True)

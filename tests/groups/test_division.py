@@ -17,6 +17,7 @@ from families import (
     image_and_text,
 )
 from keras import layers
+from stacks import stack_model
 
 import keras_freeze as kf
 from keras_freeze.groups.call_graph import call_graph
@@ -785,3 +786,85 @@ def test_a_tuple_of_groups_in_a_notebook_has_a_line_for_each(plain):
         "LayerGroup(name='head'",
     ]
     assert max(map(len, lines)) < 100
+
+
+# Parts of layers
+
+
+def test_blocks_of_a_stack_are_groups():
+    model = stack_model()
+    groups = layer_groups(model)
+    check_partition(model, groups)
+    blocks = ["deep_0", "deep_1", "deep_2"]
+    assert [group.name for group in groups] == ["patches", *blocks, "head"]
+    assert [x.name for x in groups[3].layers if x.weights] == ["deep_2", "last_norm"]
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_stack_is_a_backbone_by_itself_or_by_its_name(depth):
+    model = stack_model()
+    backbone = [model.get_layer("stack"), "stack"][depth]
+    groups = layer_groups(model, backbone=backbone)
+    assert [group.name for group in groups] == ["deep_0", "deep_1", "deep_2", "head"]
+    assert {x.name for x in groups[-1].layers if x.weights} == {"patches", "new"}
+
+
+#: Specifications of groups by what `freeze` knows by name, and the layers with weights they hold.
+BY_PARTS = {
+    "a stack": ({"low": ["patches"], "middle": ["stack"], "head": ["new"]}, None),
+    "parts of a block": (
+        {"low": ["patches", "attention", "norm"], "middle": ["up", "last_norm"], "head": ["new"]},
+        ["attention", "norm"] * 3,
+    ),
+    "a block and parts": (
+        {
+            "low": ["patches", "deep_0"],
+            "middle": ["deep_1", "deep_2", "last_norm"],
+            "h": ["new"],
+        },
+        ["deep_0"],
+    ),
+    "inside attention": (
+        {
+            "low": ["patches", "query", "key"],
+            "rest": ["value", "attention_output", "norm", "up", "last_norm", "new"],
+        },
+        ["query", "key"] * 3,
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "in_low"), BY_PARTS.values(), ids=BY_PARTS)
+def test_groups_take_every_name_that_freeze_takes(given, in_low):
+    model = stack_model()
+    for names in given.values():
+        kf.freeze(stack_model(), layers=names[:1], batch_norm="follow")
+    groups = layer_groups(model, given)
+    assert [group.name for group in groups] == list(given)
+    weights = [id(v) for group in groups for v in group.variables]
+    assert len(weights) == len(set(weights))
+    assert set(weights) == {id(v) for v in model.weights}
+    assert [x.name for x in groups[0].layers if x.weights] == ["patches", *(in_low or [])]
+
+
+def test_parts_of_bidirectional_layers():
+    inputs = keras.Input((5, 3))
+    x = layers.Bidirectional(layers.LSTM(2, name="lstm"), name="both")(inputs)
+    model = keras.Model(inputs, layers.Dense(2, name="new")(x))
+    groups = layer_groups(model, {"low": ["forward_lstm"], "head": ["backward_lstm", "new"]})
+    assert [group.total_params for group in groups] == [48, 48 + 10]
+
+
+def test_parts_of_a_layer_with_weights_of_its_own_are_refused():
+    model = stack_model(has_own_weight=True)
+    with pytest.raises(ValueError, match=r"deep_0, inside layer 'stack'. Name 'stack'"):
+        layer_groups(model, {"low": ["patches", "deep_0"], "head": ["new"]})
+
+
+def test_groups_of_parts_with_a_backbone():
+    model = stack_model(blocks=1)
+    parts = {"low": ["patches"], "deep": ["attention", "norm", "up", "last_norm"], "head": ["new"]}
+    groups = layer_groups(model, parts, backbone=["patches", "stack"])
+    assert [group.name for group in groups] == ["low", "deep", "head"]
+    with pytest.raises(ValueError, match="not mix pretrained and new"):
+        layer_groups(model, {"low": ["patches"], "a": ["stack", "new"]}, backbone="patches|stack")

@@ -1,5 +1,7 @@
 """Layer groups of KerasHub models, tiny and with random weights."""
 
+import pathlib
+
 import keras
 import pytest
 from keras import layers
@@ -9,6 +11,7 @@ from keras_freeze.model_picture import opened_layers
 
 pytest.importorskip("keras_hub")
 
+import hub_families
 import keras_hub
 from hub_backbones import BACKBONES, BART, BLOCKS, bart, bert, gpt2, llama
 
@@ -125,3 +128,33 @@ def test_a_detector_whose_image_encoder_alone_is_pretrained():
     found = contents(layer_groups(detector))
     assert list(found)[:5] == stages
     assert set(found["head"]) == {"box_head", "classification_head"}
+
+
+TABLE = pathlib.Path(__file__).parents[2] / "docs" / "keras-hub.md"
+
+
+def test_the_table_has_every_backbone():
+    exported = {name: getattr(keras_hub.models, name) for name in dir(keras_hub.models)}
+    backbones = {x for name, x in exported.items() if name.endswith("Backbone")}
+    abstract = {keras_hub.models.Backbone, keras_hub.models.FeaturePyramidBackbone}
+    assert len(hub_families.FAMILIES) == len(backbones - abstract)
+    rows = [line for line in TABLE.read_text().splitlines() if line.startswith("| ")][1:]
+    assert [row.split()[1] for row in rows] == list(hub_families.FAMILIES)
+    counts = [row.split("|")[3].split() for row in rows]
+    one_by_one = sum(count[0] == count[-1] != "-" for count in counts)
+    without = sum(count == ["-"] for count in counts)
+    text = TABLE.read_text()
+    assert f"In {one_by_one} of {len(rows)} families every block" in text
+    assert f"block by block. {without} have no custom blocks" in text
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:.*looks like it has unbuilt state", "ignore:.*build.. was called"
+)
+@pytest.mark.parametrize("family", hub_families.FAMILIES)
+def test_the_table_says_how_each_is_divided(family):
+    backbone = hub_families.FAMILIES[family]()
+    model = hub_families.with_head(backbone)
+    check_partition(model, layer_groups(model, backbone=backbone))
+    assert hub_families.row(family) in TABLE.read_text().splitlines()

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from stacks import stack_model
 
 from keras_freeze.groups.strides import stride
 from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
@@ -321,3 +322,21 @@ def test_a_callback_without_a_rank_moves_to_the_end():
 def test_no_list_nothing_to_move():
     move_to_end(Last())
     assert sibling_callbacks(Last()) == ()
+
+
+class TestStacks:
+    def test_a_stack_of_blocks_is_opened(self):
+        opened = names(opened_layers(stack_model()))
+        blocks = [f"deep_{n}" for n in range(3)]
+        assert opened == ["tokens", "patches", *blocks, "last_norm", "pool", "new"]
+
+    @pytest.mark.parametrize("arguments", [{"blocks": 1}, {"has_own_weight": True}])
+    def test_one_block_or_a_weight_of_its_own_leaves_it_whole(self, arguments):
+        opened = names(opened_layers(stack_model(**arguments)))
+        assert opened == ["tokens", "patches", "stack", "pool", "new"]
+
+    def test_its_layers_may_be_stacks_in_a_nested_model(self):
+        inner = stack_model(blocks=2)
+        inputs = keras.Input((3, 4), name="outside")
+        opened = names(opened_layers(keras.Model(inputs, inner(inputs))))
+        assert opened == ["outside", "patches", "deep_0", "deep_1", "last_norm", "pool", "new"]

@@ -148,6 +148,7 @@ def test_a_file_keeps_modes_that_treat_whole_layers(way, mode, tmp_path):
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_frozen_norms_of_a_backbone_stay_so_after_every_group_is_unfrozen(data_for):
     model = effects.compiled(build(), eager=True)
     kf.freeze(model, before="head")

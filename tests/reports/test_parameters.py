@@ -224,6 +224,7 @@ def test_known_figure_vgg16_by_group():
     ]
 
 
+@pytest.mark.landing
 def test_known_figure_lstm_stack():
     model = keras.Sequential(
         [

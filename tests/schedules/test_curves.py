@@ -249,6 +249,9 @@ LENGTHS = {  # a schedule, and the factor of each batch
 
 
 @pytest.mark.parametrize("case", LENGTHS)
+@pytest.mark.at_commit(
+    "a count of steps", "epochs that begin in mid-epoch", "each phase again", "a curve of one's own"
+)
 def test_a_curve_is_as_long_as_its_phase(case, plain, data_for):
     phases, factors = LENGTHS[case]
     found, _ = in_a_fit(plain, data_for, OPTIMIZERS["sgd"][1](), FreezeSchedule(phases))

@@ -149,6 +149,7 @@ class TestSearchesOfOneBackbone:
             sweep.search(X, Y, callbacks=[Interrupt()], **FIT)
         assert_equal(backbone.get_weights(), at_start)
 
+    @pytest.mark.slow
     def test_a_model_that_a_search_returned_can_be_searched_with_as_it_is(self, tmp_path):
         """What only one build has is the user's: the next search begins with its weights."""
 

@@ -1,0 +1,42 @@
+"""Custom layers that stack transformer blocks, as KerasHub's ViT encoder does."""
+
+import keras
+from keras import layers
+
+
+class Block(layers.Layer):
+    """A transformer block as users write it."""
+
+    def __init__(self, width=4, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = layers.MultiHeadAttention(2, 2, name="attention")
+        self.norm = layers.LayerNormalization(name="norm")
+        self.up = layers.Dense(width, activation="relu", name="up")
+
+    def call(self, x):
+        return self.up(self.norm(x + self.attention(x, x)))
+
+
+class Stack(layers.Layer):
+    """Several blocks and a norm, called one after another; with a bias of its own if asked."""
+
+    def __init__(self, blocks=3, has_own_weight=False, **kwargs):
+        super().__init__(**kwargs)
+        self.blocks = [Block(name=f"deep_{n}") for n in range(blocks)]
+        self.last = layers.LayerNormalization(name="last_norm")
+        self.shift = self.add_weight(shape=(4,), name="shift") if has_own_weight else None
+
+    def call(self, x):
+        for block in self.blocks:
+            x = block(x)
+        x = self.last(x)
+        return x if self.shift is None else x + self.shift
+
+
+def stack_model(**arguments):
+    """Return a model of an embedding, a stack and a head, each with weights."""
+    inputs = keras.Input((3, 4), name="tokens")
+    x = layers.Dense(4, name="patches")(inputs)
+    x = Stack(name="stack", **arguments)(x)
+    x = layers.GlobalAveragePooling1D(name="pool")(x)
+    return keras.Model(inputs, layers.Dense(2, name="new")(x), name="stacked")
