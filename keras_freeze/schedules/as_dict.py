@@ -42,7 +42,7 @@ _TRIGGERS: dict[str, tuple[Any, str]] = {
     "steps": (triggers.AfterSteps, "steps"),
 }
 _COMBINED = {"any": triggers.AnyOf, "all": triggers.AllOf}
-_PHASE = tuple(f.name for f in dataclasses.fields(Phase) if f.name != "source")
+_PHASE = tuple(f.name for f in dataclasses.fields(Phase) if f.compare)
 
 
 def to_dict(schedule: PhaseSequence) -> dict[str, Any]:

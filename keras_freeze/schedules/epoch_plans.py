@@ -13,8 +13,8 @@ from keras_freeze.checks import (
 )
 from keras_freeze.model_picture import known_groups
 
-# What a plan calls all groups that it does not name otherwise.
-_REST = "rest"
+#: What a plan calls all groups that it does not name otherwise.
+REST = "rest"
 
 
 def even_starts(groups: int, epochs: int) -> tuple[int, ...]:
@@ -76,14 +76,14 @@ def unfreeze_plan(
     check_plan(owner, plan)
     entries = {e: [plan[e]] if isinstance(plan[e], str) else list(plan[e]) for e in sorted(plan)}
     named = [name for given in entries.values() for name in given]
-    has_rest = _REST in named and _REST not in names
-    known = known_groups(owner, "schedule", (n for n in named if not has_rest or n != _REST), names)
+    has_rest = REST in named and REST not in names
+    known = known_groups(owner, "schedule", (n for n in named if not has_rest or n != REST), names)
     rest = [name for name in names if name not in known]
-    if has_rest and (not rest or named.count(_REST) > 1):
+    if has_rest and (not rest or named.count(REST) > 1):
         raise ArgumentError(
             owner,
             "schedule",
-            f"have {_REST!r} once, where groups are left",
+            f"have {REST!r} once, where groups are left",
             received=repr(plan),
             advice="Remove it.",
         )
@@ -91,7 +91,7 @@ def unfreeze_plan(
     frozen = {}
     for epoch, given in entries.items():
         unfrozen.update(group for group, entry in known.items() if entry in given)
-        unfrozen.update(rest if has_rest and _REST in given else ())
+        unfrozen.update(rest if has_rest and REST in given else ())
         frozen[epoch] = tuple(name for name in names if name not in unfrozen)
     return frozen
 

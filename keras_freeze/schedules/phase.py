@@ -7,18 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, first_few
-from keras_freeze.groups import Groups
+from keras_freeze.groups import Groups, with_groups
+from keras_freeze.model_picture import ModelPicture, known_groups
 from keras_freeze.policies import (
     BatchNormMode,
     FreezeGroups,
     FreezePolicy,
     FreezeWeights,
+    Selection,
     as_policy,
     check_batch_norm,
     check_weights,
 )
 from keras_freeze.reports import Column, Table
 from keras_freeze.schedules.curves import Curve
+from keras_freeze.schedules.epoch_plans import REST
 from keras_freeze.schedules.locations import Source
 from keras_freeze.schedules.metrics import direction, direction_by_name
 from keras_freeze.schedules.rates import Rates, check_rates
@@ -40,7 +43,8 @@ class Phase:
     Args:
         frozen: What is frozen; everything else trains. An int (that many layer groups from the
             input), a group's name or names or patterns of names, a freeze policy or callable,
-            or None or an empty sequence for nothing.
+            or None or an empty sequence for nothing. Among names, `"rest"` stands for all groups
+            but the last that no phase of the schedule names.
         rates: Multiples of the compiled learning rate by group: a mapping (where missing, that of
             the nearest named group above), a factor between neighbouring groups, or None for 1
             everywhere. Defaults to None.
@@ -57,6 +61,7 @@ class Phase:
         curve: `keras_freeze.schedules.Curve`, how the learning rate changes within the phase,
             on top of the rates of the groups. Defaults to None, for not at all.
         source: Where the phase was read from, for messages. Defaults to None.
+        named_elsewhere: The names in its schedule's phases, which the schedule tells it.
 
     Raises:
         TypeError: if an argument is of another type.
@@ -79,6 +84,7 @@ class Phase:
     restore_best: bool | str = False
     curve: Curve | None = None
     source: Source | None = dataclasses.field(default=None, compare=False, repr=False)
+    named_elsewhere: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_batch_norm("Phase", self.batch_norm)
@@ -174,7 +180,48 @@ class Phase:
             return as_policy(self.frozen)
         if self.frozen is None or self.frozen in ([], ()):
             return FreezeGroups(0, grouping)
+        if REST in self.names:
+            return _Rest(self.names, self.named_elsewhere, grouping)
         return FreezeGroups(self.frozen, grouping)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names and patterns in `frozen`, none where it is something else."""
+        if isinstance(self.frozen, str):
+            return (self.frozen,)
+        is_names = isinstance(self.frozen, Sequence) and all(
+            isinstance(n, str) for n in self.frozen
+        )
+        return tuple(self.frozen) if is_names else ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rest(FreezePolicy):
+    """Selects groups by name, and all but the last that are named neither here nor elsewhere."""
+
+    names: tuple[str, ...]
+    named_elsewhere: tuple[str, ...]
+    grouping: Groups | None
+
+    def select_in(self, picture: ModelPicture) -> Selection:
+        picture = with_groups(picture, self.grouping)
+        groups = picture.group_names
+        if REST in groups:
+            return FreezeGroups(self.names, self.grouping).select_in(picture)
+        named = known_groups("Phase", "frozen", (n for n in self.names if n != REST), groups)
+        taken = set(named)
+        for name in self.named_elsewhere:
+            taken |= known_groups("Phase", "frozen", [name], groups).keys()
+        rest = [name for name in groups[:-1] if name not in taken]
+        if not rest or self.names.count(REST) > 1:
+            raise ArgumentError(
+                "Phase",
+                "frozen",
+                f"have {REST!r} once, where groups are left",
+                value=self.names,
+                advice="Remove it.",
+            )
+        return FreezeGroups([*named, *rest], self.grouping).select_in(picture)
 
 
 class PhaseSequence(Protocol):

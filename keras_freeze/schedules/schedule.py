@@ -13,7 +13,7 @@ import keras
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, check_count
 from keras_freeze.groups import Backbone, Groups
 from keras_freeze.schedules import as_dict, previews, yaml_file
-from keras_freeze.schedules.epoch_plans import check_epoch
+from keras_freeze.schedules.epoch_plans import REST, check_epoch
 from keras_freeze.schedules.locations import placed
 from keras_freeze.schedules.phase import Phase
 from keras_freeze.schedules.previews import SchedulePreview
@@ -92,6 +92,7 @@ class FreezeSchedule:
             phases = _by_epoch(given)
         else:
             phases = tuple(map(_as_phase, given))
+        phases = _with_names(phases)
         object.__setattr__(self, "phases", phases)
         for index, phase in enumerate(phases[:-1]):
             if phase.until is None:
@@ -225,6 +226,15 @@ def _by_epoch(given: Mapping[int, Any]) -> tuple[Phase, ...]:
             )
         phases[n] = dataclasses.replace(phase, until=AfterEpochs(epochs[n + 1] - epoch))
     return tuple(phases)
+
+
+def _with_names(phases: Sequence[Phase]) -> tuple[Phase, ...]:
+    """Tell each phase that freezes the rest what all of them name."""
+    named = tuple(dict.fromkeys(n for phase in phases for n in phase.names if n != REST))
+    return tuple(
+        dataclasses.replace(phase, named_elsewhere=named) if REST in phase.names else phase
+        for phase in phases
+    )
 
 
 def _as_phase(item: Any) -> Phase:

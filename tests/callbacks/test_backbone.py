@@ -147,6 +147,47 @@ def test_blocks_of_a_stack_unfreeze_one_by_one(cache):
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.hub
+def test_a_detector_trains_its_pyramid_and_heads_first():
+    """RetinaNet, whose image encoder alone is pretrained: stages unfreeze from the top down."""
+    keras_hub = pytest.importorskip("keras_hub")
+    encoder = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[8],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64] * 4,
+        stackwise_num_blocks=[1] * 4,
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="bottleneck_block",
+        use_pre_activation=False,
+        image_shape=(64, 64, 3),
+    )
+    pyramid = keras_hub.models.RetinaNetBackbone(
+        as_if_trained(encoder), min_level=3, max_level=5, use_p5=True, image_shape=(64, 64, 3)
+    )
+    detector = keras_hub.models.RetinaNetObjectDetector(
+        pyramid, num_classes=3, pre_logits_num_conv_layers=1
+    )
+    detector.compile("sgd", box_loss="mae")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 64, 64, 3)).astype("float32")
+    boxes = np.array([[[8, 8, 40, 40], [0, 16, 60, 30]]] * 2, "float32")
+    y = {"boxes": boxes, "labels": np.array([[0, 2]] * 2, "float32")}
+    seen = Moved()
+    callback = kf.GradualUnfreeze(1, backbone=encoder, batch_norm="follow", verbose=0)
+    detector.fit(x, y, epochs=6, batch_size=2, shuffle=False, verbose=0, callbacks=[callback, seen])
+    stage_of = {
+        layer.name: group.name
+        for group in kf.layer_groups(detector, backbone=encoder)
+        for layer in group.layers
+    }
+    stages = [{stage_of.get(name, "head") for name, _ in moved} for moved in seen.by_epoch]
+    order = ["stack3", "stack2", "stack1", "stack0", "conv1"]
+    assert stages == [{"head", *order[:n]} for n in range(6)]
+    statistics = [{stage_of[n] for n, w in moved if w == "moving_mean"} for moved in seen.by_epoch]
+    assert statistics == [set(order[:n]) for n in range(6)]
+
+
 class TestInSearchesAndReports:
     def test_a_depth_by_layers_is_refused_where_new_layers_come_first(self):
         keras_tuner = pytest.importorskip("keras_tuner")

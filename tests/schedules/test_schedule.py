@@ -2,11 +2,14 @@
 
 import copy
 import pickle
+from typing import ClassVar
 
+import keras
 import pytest
 from html_cells import html_cells
 from hypothesis import given, strategies as st
 
+import keras_freeze as kf
 from keras_freeze import policies, schedules
 from keras_freeze.schedules import (
     AfterEpochs,
@@ -118,3 +121,54 @@ def test_the_html_form():
     ]
     assert len(html_cells(LONG._repr_html_())) == 15
     assert "<b>" not in FreezeSchedule({0: "<b>"})._repr_html_()
+
+
+class TestTheRest:
+    """One word in the plans of both callbacks, in schedules and in their files."""
+
+    PLAN: ClassVar = {0: ["rest", "deep"], 2: "rest", 3: None}
+
+    @pytest.fixture
+    def model(self):
+        inputs = x = keras.Input((4,))
+        for name in ("low", "middle", "deep", "new"):
+            x = keras.layers.Dense(4, name=name)(x)
+        return keras.Model(inputs, x)
+
+    @staticmethod
+    def frozen(schedule, model):
+        rows = schedule.preview(model, 5).rows
+        return [row.trainable_params // 20 for row in rows]
+
+    def test_it_is_all_but_the_last_that_no_phase_names(self, model):
+        schedule = FreezeSchedule(self.PLAN)
+        assert self.frozen(schedule, model) == [1, 2, 4]
+        picked = schedule.phases[1].policy().select(model)
+        assert picked == policies.FreezeGroups(["low", "middle"]).select(model)
+
+    def test_it_survives_a_file_and_a_copy(self, model, tmp_path):
+        schedule = FreezeSchedule(self.PLAN)
+        schedule.to_yaml(tmp_path / "plan.yaml")
+        assert "frozen: rest" in (tmp_path / "plan.yaml").read_text()
+        for copied in (FreezeSchedule.from_yaml(tmp_path / "plan.yaml"), copy.deepcopy(schedule)):
+            assert copied == schedule
+            assert self.frozen(copied, model) == [1, 2, 4]
+
+    def test_callbacks_of_both_kinds_mean_the_same(self, model):
+        freezes = kf.FreezeScheduler(self.PLAN)
+        unfreezes = kf.GradualUnfreeze({0: "head", 2: "deep", 3: "rest"}, rates=None)
+        assert self.frozen(freezes, model) == self.frozen(unfreezes, model) == [1, 2, 4]
+
+    def test_patterns_and_divisions_of_ones_own(self, model):
+        groups = {"a": ["low"], "b": ["middle"], "c": ["deep"], "top": ["new"]}
+        callback = kf.FreezeScheduler({0: ["rest", "[c]"], 1: "rest"}, groups=groups)
+        assert self.frozen(callback, model) == [1, 2]
+
+    def test_a_group_may_be_called_so(self, model):
+        groups = {"rest": ["low"], "above": ["middle", "deep"], "top": ["new"]}
+        assert self.frozen(kf.FreezeScheduler({0: "rest"}, groups=groups), model) == [3]
+
+    @pytest.mark.parametrize("plan", [{0: ["low", "middle", "deep", "rest"]}, {0: ["rest"] * 2}])
+    def test_where_nothing_is_left_it_is_refused(self, model, plan):
+        with pytest.raises(ValueError, match="have 'rest' once, where groups are left"):
+            kf.FreezeScheduler(plan).preview(model, 3)
