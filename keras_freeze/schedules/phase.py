@@ -187,12 +187,9 @@ class Phase:
     @property
     def names(self) -> tuple[str, ...]:
         """The names and patterns in `frozen`, none where it is something else."""
-        if isinstance(self.frozen, str):
-            return (self.frozen,)
-        is_names = isinstance(self.frozen, Sequence) and all(
-            isinstance(n, str) for n in self.frozen
-        )
-        return tuple(self.frozen) if is_names else ()
+        given: Any = [self.frozen] if isinstance(self.frozen, str) else self.frozen
+        is_names = isinstance(given, Sequence) and all(isinstance(name, str) for name in given)
+        return tuple(given) if is_names else ()
 
 
 @dataclasses.dataclass(frozen=True)
