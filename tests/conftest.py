@@ -48,6 +48,12 @@ if keras.backend.backend() == "tensorflow":
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
+    # A pipeline of tf.data that tunes itself waits for its tuner when it is deleted. Many are
+    # deleted at once, when Python collects garbage: for 20 s at a time.
+    untuned = tf.data.Options()
+    untuned.autotune.enabled = False
+    own_iter = tf.data.Dataset.__iter__
+    tf.data.Dataset.__iter__ = lambda dataset: own_iter(dataset.with_options(untuned))
 
 # What the imports made stays: the garbage collection that KerasTuner runs for each model that it
 # builds need not look at half a million objects.
