@@ -9,7 +9,7 @@ from keras_freeze.groups import LayerGroup, layer_groups
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.reports import ParameterReport, parameter_report
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BackupAndRestore",

@@ -148,6 +148,16 @@ def test_the_table_has_every_backbone():
     assert f"block by block. {without} have no custom blocks" in text
 
 
+def test_a_layer_that_stays_whole_is_divided_by_the_names_of_its_parts():
+    model = hub_families.with_head(hub_families.hgnetv2())
+    groups = {
+        "low": ["embedder", "encoder_stage_0"],
+        "high": ["encoder_stage_1"],
+        "head": ["new_0"],
+    }
+    assert [group.name for group in layer_groups(model, groups)] == ["low", "high", "head"]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of KerasHub, while it builds
 @pytest.mark.parametrize("family", hub_families.FAMILIES)
