@@ -28,7 +28,6 @@ def test_a_case():
     assert fuzz.differences(3) == []
 
 
-@pytest.mark.slow
 def test_the_comparison_sees_a_difference(monkeypatch):
     own = fuzz.ByHand.set_flags
 

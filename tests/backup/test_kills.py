@@ -88,7 +88,6 @@ HANDFUL = [
 
 
 @pytest.mark.parametrize(("case", "event", "number"), HANDFUL)
-@pytest.mark.slow
 def test_a_killed_run_ends_like_one_that_was_not(case, event, number, tmp_path, uninterrupted):
     assert run_to_its_end(case, tmp_path, event, number)
     assert not run_to_its_end(case, tmp_path)
