@@ -326,7 +326,16 @@ def _select(
         return selection
     policies.check_weights(owner, weights)
     with _as_written(policies.FreezeWeights, owner, "weights"):
-        return policies.FreezeWeights(weights, part).select_in(picture)
+        selection = policies.FreezeWeights(weights, part).select_in(picture)
+    if owner != "freeze" and not selection.variables:
+        raise ArgumentError(
+            owner,
+            "weights",
+            "name variables that LoRA has not frozen",
+            value=weights,
+            advice='A callback with lora="with_base" unfreezes them with their adapters.',
+        )
+    return selection
 
 
 def _named_by_position(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, as_value, did_you_mean, is_int
+from keras_freeze.keras_internals.layers import lora_base
 from keras_freeze.model_picture import ModelPicture, Weight
 from keras_freeze.policies.base import FreezePolicy, Predicate, as_policy
 from keras_freeze.policies.selection import Selection, everything, of_layers
@@ -184,9 +185,10 @@ class FreezeWeights(FreezePolicy):
         of = self.of  # a policy by now
         chosen = of.select_in(picture) if isinstance(of, FreezePolicy) else everything(picture)
         variables = [w.variable for w in picture.weights if id(w.variable) in chosen.variables]
-        available = sorted(
-            {_kind(variable) for variable in variables} | {v.name for v in variables}
-        )
+        layers = {id(w.layer) for w in picture.weights if id(w.variable) in chosen.variables}
+        bases = (lora_base(w.layer) for w in picture.weights if id(w.layer) in layers)
+        named = [*variables, *(base for base in bases if base is not None)]  # frozen, not unknown
+        available = sorted({_kind(variable) for variable in named} | {v.name for v in named})
         wanted = [self.names] if isinstance(self.names, str) else self.names
         for name in wanted:
             if name not in available:

@@ -130,6 +130,23 @@ def test_adapters_can_be_named_alone(plain, data_for):
         kf.unfreeze(plain(), weights="lora")
 
 
+@pytest.mark.filterwarnings("ignore:.*ends with flags of single variables")
+def test_a_kernel_that_lora_has_frozen_may_be_named(plain, data_for):
+    model = plain()
+    model.get_layer("low").enable_lora(2)
+    compiled(model)
+    before = values(model)
+    x, y = data_for(model)
+    schedule = {0: kf.schedules.Phase("low", weights="kernel")}
+    callback = kf.FreezeScheduler(schedule, backbone=["low"], verbose=0)
+    model.fit(x, y, epochs=2, batch_size=4, verbose=0, callbacks=[callback])
+    assert {w for w in moved_weights(before, model) if w[0] == "low"} == of("low", *LORA, "bias")
+    assert kf.freeze(model, layers=["low"], weights="kernel").frozen == ()
+    for unfreeze in (kf.unfreeze, kf.unfreeze_only):
+        with pytest.raises(ValueError, match="must name variables that LoRA has not frozen"):
+            unfreeze(model, layers=["low"], weights="kernel")
+
+
 def test_lora_on_float8_is_refused_before_the_first_step(plain):
     model = plain()
     model.get_layer("low").enable_lora(2)
