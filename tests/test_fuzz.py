@@ -24,8 +24,9 @@ def test_ten_cases(first):
     assert {n: words for n, words in found.items() if words} == {}
 
 
-def test_a_case():
-    assert fuzz.differences(3) == []
+@pytest.mark.parametrize("number", [3, 72])  # one of all, and those that found something
+def test_a_case(number):
+    assert fuzz.differences(number) == []
 
 
 def test_the_comparison_sees_a_difference(monkeypatch):
