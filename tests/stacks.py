@@ -17,12 +17,29 @@ class Block(layers.Layer):
         return self.up(self.norm(x + self.attention(x, x)))
 
 
+class AttentionEncoder(Block):
+    """A block whose class has the word in its name, but is more than the attention."""
+
+
+class Linear(layers.Layer):
+    """A block without a layer called attention, as with linear attention."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.mix = layers.Dense(4, name="mix")
+        self.out = layers.Dense(4, name="out")
+
+    def call(self, x):
+        return x + self.out(self.mix(x))
+
+
 class Stack(layers.Layer):
     """Several blocks and a norm, called one after another; with a bias of its own if asked."""
 
-    def __init__(self, blocks=3, has_own_weight=False, **kwargs):
+    def __init__(self, blocks=3, has_own_weight=False, embeds_last=False, **kwargs):
         super().__init__(**kwargs)
         self.blocks = [Block(name=f"deep_{n}") for n in range(blocks)]
+        self.embedding = layers.Embedding(3, 4, name="late") if embeds_last else None
         self.last = layers.LayerNormalization(name="last_norm")
         self.shift = self.add_weight(shape=(4,), name="shift") if has_own_weight else None
 
@@ -30,6 +47,8 @@ class Stack(layers.Layer):
         for block in self.blocks:
             x = block(x)
         x = self.last(x)
+        if self.embedding is not None:
+            x = x + self.embedding(keras.ops.arange(3))
         return x if self.shift is None else x + self.shift
 
 

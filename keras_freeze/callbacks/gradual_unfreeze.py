@@ -45,8 +45,8 @@ class GradualUnfreeze(FreezeScheduler):
         keep_frozen: What never unfreezes, whatever the schedule says: names of groups or layers,
             regular expressions that are searched in names of layers and paths of variables, or a
             freeze policy or callable. Defaults to None. (A `Distiller`'s teacher never does.)
-        lora: What may train of what `enable_lora` has adapted: `"adapters"` (default), that is
-            what it left trainable, or `"with_base"`, all of it, the base weights too.
+        lora: `"adapters"` (default): what `enable_lora` froze stays frozen. `"with_base"`: it
+            unfreezes with its group. Only float base weights can.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups as multiples of the compiled one: a mapping from
             group to multiplier (where missing, that of the nearest named group above), a factor

@@ -371,7 +371,8 @@ class ScheduleRun:
             )
             state = state_of(picture.model)
             state.kept_by_lora |= kept_by_lora(now, state.frozen_here)
-            never = now.never_trains | picture.never_trains | state.kept_by_lora
+            kept = frozenset() if base_trains else state.kept_by_lora
+            never = now.never_trains | picture.never_trains | kept
             now = dataclasses.replace(now, untouched=picture.untouched, never_trains=never)
             self.plan = dataclasses.replace(self.plan, picture=now)
 

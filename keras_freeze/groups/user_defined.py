@@ -37,7 +37,7 @@ def assign(
         home = _by_callable(layers, groups)
     else:
         names = {n for _, spec in _entries(groups) if not isinstance(spec, str) for n in spec}
-        layers = list(_opened_to(names, layers))
+        layers = list(_opened_to(names - {layer.name for layer in layers}, layers))
         home = _by_spec(model, layers, groups)
     weighted = [layer for layer in layers if layer.weights]
     missing = [layer.name for layer in weighted if id(layer) not in home]

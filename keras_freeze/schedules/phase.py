@@ -43,8 +43,8 @@ class Phase:
     Args:
         frozen: What is frozen; everything else trains. An int (that many layer groups from the
             input), a group's name or names or patterns of names, a freeze policy or callable,
-            or None or an empty sequence for nothing. Among names, `"rest"` stands for all groups
-            but the last that no phase of the schedule names.
+            or None or an empty sequence for nothing. Among names, `"rest"` stands for the groups
+            that neither this phase nor an earlier one names, the last group excepted.
         rates: Multiples of the compiled learning rate by group: a mapping (where missing, that of
             the nearest named group above), a factor between neighbouring groups, or None for 1
             everywhere. Defaults to None.
@@ -61,7 +61,6 @@ class Phase:
         curve: `keras_freeze.schedules.Curve`, how the learning rate changes within the phase,
             on top of the rates of the groups. Defaults to None, for not at all.
         source: Where the phase was read from, for messages. Defaults to None.
-        named_elsewhere: The names in its schedule's phases, which the schedule tells it.
 
     Raises:
         TypeError: if an argument is of another type.
@@ -84,7 +83,10 @@ class Phase:
     restore_best: bool | str = False
     curve: Curve | None = None
     source: Source | None = dataclasses.field(default=None, compare=False, repr=False)
-    named_elsewhere: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    #: The names in earlier phases; the schedule tells it.
+    named_before: tuple[str, ...] = dataclasses.field(
+        default=(), init=False, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         check_batch_norm("Phase", self.batch_norm)
@@ -181,7 +183,7 @@ class Phase:
         if self.frozen is None or self.frozen in ([], ()):
             return FreezeGroups(0, grouping)
         if REST in self.names:
-            return _Rest(self.names, self.named_elsewhere, grouping)
+            return _Rest(self.names, self.named_before, grouping)
         return FreezeGroups(self.frozen, grouping)
 
     @property
@@ -194,10 +196,10 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class _Rest(FreezePolicy):
-    """Selects groups by name, and all but the last that are named neither here nor elsewhere."""
+    """Selects groups by name, and all but the last that are named neither here nor before."""
 
     names: tuple[str, ...]
-    named_elsewhere: tuple[str, ...]
+    named_before: tuple[str, ...]
     grouping: Groups | None
 
     def select_in(self, picture: ModelPicture) -> Selection:
@@ -207,7 +209,7 @@ class _Rest(FreezePolicy):
             return FreezeGroups(self.names, self.grouping).select_in(picture)
         named = known_groups("Phase", "frozen", (n for n in self.names if n != REST), groups)
         taken = set(named)
-        for name in self.named_elsewhere:
+        for name in self.named_before:  # one by one: phases may name a group again
             taken |= known_groups("Phase", "frozen", [name], groups).keys()
         rest = [name for name in groups[:-1] if name not in taken]
         if not rest or self.names.count(REST) > 1:

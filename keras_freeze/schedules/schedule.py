@@ -229,12 +229,16 @@ def _by_epoch(given: Mapping[int, Any]) -> tuple[Phase, ...]:
 
 
 def _with_names(phases: Sequence[Phase]) -> tuple[Phase, ...]:
-    """Tell each phase that freezes the rest what all of them name."""
-    named = tuple(dict.fromkeys(n for phase in phases for n in phase.names if n != REST))
-    return tuple(
-        dataclasses.replace(phase, named_elsewhere=named) if REST in phase.names else phase
-        for phase in phases
-    )
+    """Tell each phase that freezes the rest what those before it name."""
+    told: list[Phase] = []
+    named: dict[str, None] = {}
+    for phase in phases:
+        if REST in phase.names:
+            phase = dataclasses.replace(phase)
+            object.__setattr__(phase, "named_before", tuple(named))
+        told.append(phase)
+        named.update(dict.fromkeys(name for name in phase.names if name != REST))
+    return tuple(told)
 
 
 def _as_phase(item: Any) -> Phase:

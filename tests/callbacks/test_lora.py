@@ -198,6 +198,29 @@ class TestWithBase:
         others = (v for v in adapted.weights if v.path.split("/")[-2] != "middle")
         assert frozen.trainable_params == sum(np.prod(v.shape) for v in others)
 
+    def test_the_base_trains_after_a_fit_of_the_adapters(self, adapted, data_for):
+        x, y = data_for(adapted)
+        adapted.fit(x, y, verbose=0, callbacks=[kf.FreezeScheduler({0: None}, verbose=0)])
+        before = values(adapted)
+        whole = kf.FreezeScheduler({0: None}, lora="with_base", verbose=0)
+        adapted.fit(x, y, verbose=0, callbacks=[whole])
+        assert ("middle", "kernel") in moved_weights(before, adapted)
+        (row,) = (row for row in kf.parameter_report(adapted).rows if row.name == "middle")
+        assert row.state == "trainable"
+
+    def test_adapters_that_come_in_a_fit_after_one(self, adapted, data_for):
+        class Adapt(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                if epoch == 0:
+                    self._model.get_layer("low").enable_lora(2)
+
+        x, y = data_for(adapted)
+        adapted.fit(x, y, verbose=0, callbacks=[kf.GradualUnfreeze({0: "head"}, verbose=0)])
+        whole = kf.FreezeScheduler({0: 1, 1: 1, 2: None}, lora="with_base", cache=False, verbose=0)
+        adapted.fit(x, y, epochs=3, verbose=0, callbacks=[Adapt(), whole])
+        kernels = {path.split("/")[-2] for path in trained(adapted) if path.endswith("/kernel")}
+        assert kernels == {"low", "middle", "head"}
+
     @pytest.mark.hub
     def test_all_that_a_hub_backbone_froze_unfreezes(self):
         keras_hub = pytest.importorskip("keras_hub")

@@ -17,12 +17,13 @@ from families import (
     image_and_text,
 )
 from keras import layers
-from stacks import stack_model
+from stacks import AttentionEncoder, Linear, stack_model
 
 import keras_freeze as kf
 from keras_freeze.groups.call_graph import call_graph
-from keras_freeze.groups.division import layer_groups
+from keras_freeze.groups.division import layer_groups, picture_of
 from keras_freeze.model_picture import opened_layers
+from keras_freeze.tuning.depth_range import max_depth
 
 # The contract, for whatever model
 
@@ -845,6 +846,33 @@ def test_groups_take_every_name_that_freeze_takes(given, in_low):
     assert len(weights) == len(set(weights))
     assert set(weights) == {id(v) for v in model.weights}
     assert [x.name for x in groups[0].layers if x.weights] == ["patches", *(in_low or [])]
+
+
+def test_blocks_whatever_their_attention_is_called():
+    inputs = x = keras.Input((3,))
+    x = layers.Embedding(9, 4, name="tokens")(x)
+    for n in range(2):
+        x = Linear(name=f"linear_{n}")(x)
+    x = AttentionEncoder(name="attends")(x)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    found = [[x.name for x in g.layers if x.weights] for g in layer_groups(model)[:-1]]
+    assert found == [["tokens"], ["linear_0"], ["linear_1"], ["attends"]]
+
+
+def test_what_is_assumed_to_be_pretrained_counts_divided_layers():
+    model = stack_model(blocks=1)
+    given = {"low": ["patches", "attention"], "head": ["norm", "up", "last_norm", "new"]}
+    part = picture_of(model, given).pretrained
+    assert [x.name for x in part.layers if x.weights] == ["patches", "stack"]
+    assert max_depth(picture_of(model, given), "layer") == 2
+
+
+def test_a_name_of_a_whole_layer_opens_no_other():
+    inputs = x = keras.Input((3, 4))
+    x = stack_model(blocks=1).get_layer("stack")(x)
+    model = keras.Model(inputs, layers.Dense(2, name="norm")(x))
+    groups = layer_groups(model, {"body": "^stack", "head": ["norm"]})
+    assert [x.name for x in groups[0].layers if x.weights] == ["stack"]
 
 
 def test_parts_of_bidirectional_layers():

@@ -153,7 +153,7 @@ def test_a_layer_that_stays_whole_is_divided_by_the_names_of_its_parts():
     groups = {
         "low": ["embedder", "encoder_stage_0"],
         "high": ["encoder_stage_1"],
-        "head": ["new_0"],
+        "head": ["new_0", "new_1", "new_2"],
     }
     assert [group.name for group in layer_groups(model, groups)] == ["low", "high", "head"]
 

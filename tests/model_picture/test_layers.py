@@ -330,8 +330,10 @@ class TestStacks:
         blocks = [f"deep_{n}" for n in range(3)]
         assert opened == ["tokens", "patches", *blocks, "last_norm", "pool", "new"]
 
-    @pytest.mark.parametrize("arguments", [{"blocks": 1}, {"has_own_weight": True}])
-    def test_one_block_or_a_weight_of_its_own_leaves_it_whole(self, arguments):
+    @pytest.mark.parametrize(
+        "arguments", [{"blocks": 1}, {"has_own_weight": True}, {"embeds_last": True}]
+    )
+    def test_one_block_a_weight_of_its_own_or_a_late_embedding_leaves_it_whole(self, arguments):
         opened = names(opened_layers(stack_model(**arguments)))
         assert opened == ["tokens", "patches", "stack", "pool", "new"]
 

@@ -140,7 +140,11 @@ class TestTheRest:
         rows = schedule.preview(model, 5).rows
         return [row.trainable_params // 20 for row in rows]
 
-    def test_it_is_all_but_the_last_that_no_phase_names(self, model):
+    def test_what_a_later_phase_names_is_in_it(self, model):
+        schedule = FreezeSchedule({0: "rest", 2: ["low"], 4: None})
+        assert self.frozen(schedule, model) == [1, 3, 4]
+
+    def test_it_is_all_but_the_last_that_was_not_named(self, model):
         schedule = FreezeSchedule(self.PLAN)
         assert self.frozen(schedule, model) == [1, 2, 4]
         picked = schedule.phases[1].policy().select(model)
