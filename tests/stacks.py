@@ -33,6 +33,33 @@ class Linear(layers.Layer):
         return x + self.out(self.mix(x))
 
 
+class Residual(layers.Layer):
+    """One residual step of a block: a norm and a layer, which may be attention."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.LayerNormalization(name="norm")
+        self.inner = inner
+
+    def call(self, x):
+        y = self.norm(x)
+        return x + (self.inner(y) if isinstance(self.inner, layers.Dense) else self.inner(y, y))
+
+
+class OfResiduals(layers.Layer):
+    """A block of several steps of one class, which is no stack."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        attentions = [layers.MultiHeadAttention(2, 2) for _ in range(2)]
+        self.steps = [Residual(inner) for inner in (*attentions, layers.Dense(4))]
+
+    def call(self, x):
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
 class Stack(layers.Layer):
     """Several blocks and a norm, called one after another; with a bias of its own if asked."""
 
@@ -42,6 +69,9 @@ class Stack(layers.Layer):
         self.embedding = layers.Embedding(3, 4, name="late") if embeds_last else None
         self.last = layers.LayerNormalization(name="last_norm")
         self.shift = self.add_weight(shape=(4,), name="shift") if has_own_weight else None
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
     def call(self, x):
         for block in self.blocks:

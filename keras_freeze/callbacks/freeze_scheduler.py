@@ -273,8 +273,8 @@ class FreezeScheduler(BaseCallback):
         state = state_of(model)
         # What was untouched when an earlier fit of the model began is still not pretrained.
         untouched = picture.untouched | state.untouched
-        kept = frozenset() if is_whole else state.kept_by_lora
-        kept |= kept_by_lora(picture, state.frozen_here)
+        by_lora = state.kept_by_lora | kept_by_lora(picture, state.frozen_here)
+        kept = frozenset() if is_whole else by_lora
         never_trains = picture.never_trains | kept | state.kept_frozen
         picture = dataclasses.replace(picture, untouched=untouched, never_trains=never_trains)
         return with_kept_frozen(picture, type(self).__name__, self.keep_frozen)
@@ -405,11 +405,12 @@ class FreezeScheduler(BaseCallback):
         }
 
     def check_training_state(self, state: Mapping[str, Any]) -> None:
-        """Raise a `ValueError` if a backup was made by another schedule, rates or groups."""
+        """Raise a `ValueError` if a backup was made by another schedule, or other arguments."""
         if self._plan is None or state["plan"] is None:
             return
+        made_with = {"lora": "adapters", **state["plan"]}  # not in those of 0.1
         for name, own in self._script(self._plan).items():
-            if state["plan"][name] != own:
+            if made_with[name] != own:
                 total, before = self._plan.total_epochs, state.get("total_epochs")
                 longer = (
                     f"The backup was made in a training of {before} epochs, and this one has "
@@ -421,7 +422,7 @@ class FreezeScheduler(BaseCallback):
                     type(self).__name__,
                     name,
                     "be that of the backup",
-                    received=f"{own}, but the backup was made with {state['plan'][name]}",
+                    received=f"{own}, but the backup was made with {made_with[name]}",
                     advice=f"{longer}Restore the script as it was, or delete the backup to start "
                     "over.",
                 )
@@ -453,6 +454,7 @@ class FreezeScheduler(BaseCallback):
         return {
             "schedule": fingerprint(plan.schedule),
             "rates": dict(self.rates) if isinstance(self.rates, Mapping) else self.rates,
+            "lora": self.lora,
             "groups": {
                 group.name: [numbers[id(v)] for v in group.variables]
                 for group in plan.picture.groups

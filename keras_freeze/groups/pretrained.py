@@ -174,13 +174,14 @@ def _by_name(picture: ModelPicture, name: str) -> list[keras.Layer]:
 
 def _named(picture: ModelPicture) -> Iterator[tuple[str, tuple[keras.Layer, ...]]]:
     """Yield names and what they stand for: layers, and nested models or stacks of blocks."""
+    opened = {id(layer) for layer in picture.opened}
     for layer in picture.opened:
         yield layer.name, (layer,)
     for layer in picture.layers:
         parts = opened_layers(layer)
-        if layer is not picture.model and parts != (layer,):
+        is_opened = all(id(part) in opened for part in parts if part.weights)
+        if layer is not picture.model and parts != (layer,) and is_opened:
             yield layer.name, parts
-    opened = {id(layer) for layer in picture.opened}
     for holder in picture.opened:
         for layer in picture.layers_in[id(holder)]:
             if id(layer) not in opened and _is_made_of(picture, holder, {id(layer)}):
@@ -196,6 +197,9 @@ def _by_layers(picture: ModelPicture, entry: LayersOf) -> list[keras.Layer]:
     for name, layers in _named(picture):
         if name == entry.name and set(entry.layers) <= {layer.name for layer in layers}:
             return [layer for layer in layers if layer.name in entry.layers]
+        inside = {part.name for layer in layers for part in picture.layers_in[id(layer)]}
+        if name == entry.name and set(entry.layers) <= inside:
+            return list(layers)  # a wrapper of it, which stays whole
     opened = [layer.name for layer in picture.opened]
     unclear = [name for name in entry.layers if opened.count(name) != 1]
     if unclear:

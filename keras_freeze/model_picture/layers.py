@@ -76,18 +76,25 @@ def nested_model(layer: keras.Layer) -> keras.Model | None:
 def parts_of(layer: keras.Layer) -> tuple[keras.Layer, ...]:
     """Return the layers of a custom layer that stacks transformer blocks, else none.
 
-    KerasHub's `ViTEncoder` is one. It holds several blocks of one class, and no variable itself:
-    that would be in none of its parts. They are listed in the order in which it made them, which
-    is that of the calls in a chain. An embedding made after a block shows that it is none.
+    KerasHub's `ViTEncoder` is one. It holds several blocks of one class, each with attention and
+    more than norms around it, and no variable itself: that would be in none of its parts. They are
+    listed in the order in which it made them, which is that of the calls in a chain. An embedding
+    made after a block shows that it is none.
     """
     if is_builtin(layer) or isinstance(layer, keras.Model) or own_variables(layer):
         return ()
     parts = sublayers(layer)
-    kinds = [type(part) for part in parts if is_transformer_block(part)]
+    kinds = [type(part) for part in parts if is_transformer_block(part) and _does_more(part)]
     if max(collections.Counter(kinds).values(), default=0) < 2:
         return ()
     first = next(n for n, part in enumerate(parts) if is_transformer_block(part))
     return () if any(map(is_embedding, parts[first:])) else parts
+
+
+def _does_more(block: keras.Layer) -> bool:
+    """Tell whether a block has weights outside its attention and its norms."""
+    others = (part for part in sublayers(block) if part.weights and not is_attention(part))
+    return any("norm" not in type(part).__name__.lower() for part in others)
 
 
 def is_transformer_block(layer: keras.Layer) -> bool:

@@ -16,6 +16,7 @@ import keras
 
 from keras_freeze.checks import ArgumentError, first_few
 from keras_freeze.groups import with_groups
+from keras_freeze.keras_internals.layers import lora_base
 from keras_freeze.model_picture import ModelPicture, Weight, hidden_states
 from keras_freeze.policies.selection import Selection, everything
 
@@ -137,7 +138,9 @@ def lost_in_a_file(picture: ModelPicture) -> tuple[str, ...]:
     lost = []
     for weight in picture.weights:
         around = (picture.model, *weight.enclosing, weight.layer)
-        is_lost = weight.variable.trainable != all(layer.trainable for layer in around)
+        is_base = weight.variable is lora_base(weight.layer)  # which loading freezes
+        loads_as = all(layer.trainable for layer in around) and not is_base
+        is_lost = weight.variable.trainable != loads_as
         if weight.potentially_trainable and is_lost:
             lost.append(weight.variable.path)
     return tuple(lost)

@@ -54,8 +54,6 @@ def kept_by_lora(picture: ModelPicture, frozen_here: Collection[int]) -> frozens
         frozen_here: Ids of the variables that were frozen by this package, which says nothing.
     """
     kept: set[int] = set()
-    if picture.lora_base_trains:
-        return frozenset()
     for weight in picture.weights:
         variable, is_of_lora = weight.variable, weight.variable.name.startswith("lora_")
         is_of_layer = is_adapted(weight.layer) and weight.potentially_trainable and not is_of_lora

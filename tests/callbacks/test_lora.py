@@ -7,6 +7,8 @@ from effects import compiled, moved, trained, values
 from pretrained_models import as_if_trained
 
 import keras_freeze as kf
+from keras_freeze.model_picture import read_model
+from keras_freeze.policies import lost_in_a_file
 
 pytestmark = pytest.mark.backend
 
@@ -207,6 +209,37 @@ class TestWithBase:
         assert ("middle", "kernel") in moved_weights(before, adapted)
         (row,) = (row for row in kf.parameter_report(adapted).rows if row.name == "middle")
         assert row.state == "trainable"
+
+    def test_a_later_fit_of_the_adapters_leaves_the_base(self, adapted, data_for):
+        x, y = data_for(adapted)
+        whole = kf.GradualUnfreeze({0: "head", 1: "rest"}, lora="with_base", verbose=0)
+        adapted.fit(x, y, epochs=2, verbose=0, callbacks=[whole])
+        before = values(adapted)
+        callback = kf.FreezeScheduler({0: 1, 1: None}, verbose=0)
+        adapted.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
+        moved_here = {w for w in moved_weights(before, adapted) if w[0] == "middle"}
+        assert moved_here == of("middle", *LORA, "bias")
+
+    def test_a_backup_made_without_it_is_refused(self, adapted, data_for, tmp_path):
+        x, y = data_for(adapted)
+
+        def stop(epoch, logs):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+        def callbacks(**lora):
+            schedule = kf.FreezeScheduler({0: 1, 1: None}, **lora, verbose=0)
+            return [schedule, kf.BackupAndRestore(tmp_path / "backup")]
+
+        stopping = keras.callbacks.LambdaCallback(on_epoch_end=stop)
+        with pytest.raises(KeyboardInterrupt):
+            adapted.fit(x, y, epochs=3, verbose=0, callbacks=[*callbacks(), stopping])
+        with pytest.raises(ValueError, match=r"lora=...\) must be that of the backup"):
+            adapted.fit(x, y, epochs=3, verbose=0, callbacks=callbacks(lora="with_base"))
+
+    def test_a_file_that_would_lose_the_base_is_warned_of(self, adapted):
+        kf.FreezeScheduler({0: None}, lora="with_base").prepare(adapted)
+        assert "kernel" in str(lost_in_a_file(read_model(adapted)))
 
     def test_adapters_that_come_in_a_fit_after_one(self, adapted, data_for):
         class Adapt(keras.callbacks.Callback):

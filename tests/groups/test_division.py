@@ -1,6 +1,7 @@
 """Layer groups: names a person recognises, every weight once, from input to head."""
 
 import collections
+import pickle
 import sys
 
 import hypothesis
@@ -17,7 +18,7 @@ from families import (
     image_and_text,
 )
 from keras import layers
-from stacks import AttentionEncoder, Linear, stack_model
+from stacks import AttentionEncoder, Linear, OfResiduals, stack_model
 
 import keras_freeze as kf
 from keras_freeze.groups.call_graph import call_graph
@@ -857,6 +858,24 @@ def test_blocks_whatever_their_attention_is_called():
     model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
     found = [[x.name for x in g.layers if x.weights] for g in layer_groups(model)[:-1]]
     assert found == [["tokens"], ["linear_0"], ["linear_1"], ["attends"]]
+
+
+def test_a_block_of_residual_steps_is_no_stack():
+    inputs = x = keras.Input((3, 4))
+    for n in range(2):
+        x = OfResiduals(name=f"deep_{n}")(x)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    assert names_of(model) == ["deep_0", "deep_1", "head"]
+
+
+def test_a_stack_in_a_wrapper_is_a_backbone_by_its_names():
+    stack = stack_model().get_layer("stack")
+    inputs = keras.Input((2, 3, 4))
+    x = layers.TimeDistributed(stack, name="each")(inputs)
+    model = keras.Model(inputs, layers.Dense(2, name="new")(layers.Flatten()(x)))
+    by_names = pickle.loads(pickle.dumps(kf.GradualUnfreeze(backbone=stack).backbone))
+    for backbone in (stack, by_names, "stack"):
+        assert [x.name for x in layer_groups(model, backbone=backbone)[-1].layers][-1] == "new"
 
 
 def test_what_is_assumed_to_be_pretrained_counts_divided_layers():
