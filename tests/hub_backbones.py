@@ -47,6 +47,27 @@ def vit():
     )
 
 
+def detector():
+    """Return a RetinaNet and its image encoder; its backbone holds the pyramid beside that."""
+    encoder = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[8],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64] * 4,
+        stackwise_num_blocks=[1] * 4,
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="bottleneck_block",
+        use_pre_activation=False,
+        image_shape=(64, 64, 3),
+    )
+    pyramid = keras_hub.models.RetinaNetBackbone(
+        encoder, min_level=3, max_level=5, use_p5=True, image_shape=(64, 64, 3)
+    )
+    whole = keras_hub.models.RetinaNetObjectDetector(
+        pyramid, num_classes=3, pre_logits_num_conv_layers=1
+    )
+    return whole, encoder
+
+
 BACKBONES = {
     "bert": (bert, "pooled_output", ["embeddings", *BLOCKS, "pooled_dense"]),
     "bert-sequence": (bert, "sequence_output", ["embeddings", *BLOCKS]),

@@ -151,34 +151,22 @@ def test_blocks_of_a_stack_unfreeze_one_by_one(cache):
 @pytest.mark.hub
 def test_a_detector_trains_its_pyramid_and_heads_first():
     """RetinaNet, whose image encoder alone is pretrained: stages unfreeze from the top down."""
-    keras_hub = pytest.importorskip("keras_hub")
-    encoder = keras_hub.models.ResNetBackbone(
-        input_conv_filters=[8],
-        input_conv_kernel_sizes=[7],
-        stackwise_num_filters=[64] * 4,
-        stackwise_num_blocks=[1] * 4,
-        stackwise_num_strides=[1, 2, 2, 2],
-        block_type="bottleneck_block",
-        use_pre_activation=False,
-        image_shape=(64, 64, 3),
-    )
-    pyramid = keras_hub.models.RetinaNetBackbone(
-        as_if_trained(encoder), min_level=3, max_level=5, use_p5=True, image_shape=(64, 64, 3)
-    )
-    detector = keras_hub.models.RetinaNetObjectDetector(
-        pyramid, num_classes=3, pre_logits_num_conv_layers=1
-    )
-    detector.compile("sgd", box_loss="mae")
+    pytest.importorskip("keras_hub")
+    from hub_backbones import detector
+
+    model, encoder = detector()
+    as_if_trained(encoder)
+    model.compile("sgd", box_loss="mae")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 64, 64, 3)).astype("float32")
     boxes = np.array([[[8, 8, 40, 40], [0, 16, 60, 30]]] * 2, "float32")
     y = {"boxes": boxes, "labels": np.array([[0, 2]] * 2, "float32")}
     seen = Moved()
     callback = kf.GradualUnfreeze(1, backbone=encoder, batch_norm="follow", verbose=0)
-    detector.fit(x, y, epochs=6, batch_size=2, shuffle=False, verbose=0, callbacks=[callback, seen])
+    model.fit(x, y, epochs=6, batch_size=2, shuffle=False, verbose=0, callbacks=[callback, seen])
     stage_of = {
         layer.name: group.name
-        for group in kf.layer_groups(detector, backbone=encoder)
+        for group in kf.layer_groups(model, backbone=encoder)
         for layer in group.layers
     }
     stages = [{stage_of.get(name, "head") for name, _ in moved} for moved in seen.by_epoch]

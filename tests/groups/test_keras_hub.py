@@ -13,7 +13,7 @@ pytest.importorskip("keras_hub")
 
 import hub_families
 import keras_hub
-from hub_backbones import BACKBONES, BART, BLOCKS, bart, bert, gpt2, llama
+from hub_backbones import BACKBONES, BART, BLOCKS, bart, bert, detector, gpt2, llama
 
 pytestmark = pytest.mark.hub
 
@@ -104,28 +104,13 @@ def test_weights_that_a_task_leaves_unused_make_no_group():
 @pytest.mark.slow
 def test_a_detector_whose_image_encoder_alone_is_pretrained():
     """A KerasHub RetinaNet: its own backbone holds the feature pyramid, which is new here."""
-    encoder = keras_hub.models.ResNetBackbone(
-        input_conv_filters=[8],
-        input_conv_kernel_sizes=[7],
-        stackwise_num_filters=[64] * 4,
-        stackwise_num_blocks=[1] * 4,
-        stackwise_num_strides=[1, 2, 2, 2],
-        block_type="bottleneck_block",
-        use_pre_activation=False,
-        image_shape=(64, 64, 3),
-    )
-    with_pyramid = keras_hub.models.RetinaNetBackbone(
-        encoder, min_level=3, max_level=5, use_p5=True, image_shape=(64, 64, 3)
-    )
-    detector = keras_hub.models.RetinaNetObjectDetector(
-        with_pyramid, num_classes=3, pre_logits_num_conv_layers=1
-    )
+    model, encoder = detector()
     stages = ["conv1", "stack0", "stack1", "stack2", "stack3"]
-    groups = layer_groups(detector, backbone=encoder)
-    check_partition(detector, groups)
+    groups = layer_groups(model, backbone=encoder)
+    check_partition(model, groups)
     assert [group.name for group in groups] == [*stages, "head"]
     assert set(contents(groups)["head"]) == {"fpn", "box_head", "classification_head"}
-    found = contents(layer_groups(detector))
+    found = contents(layer_groups(model))
     assert list(found)[:5] == stages
     assert set(found["head"]) == {"box_head", "classification_head"}
 
