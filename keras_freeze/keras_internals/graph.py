@@ -10,6 +10,7 @@ import keras
 from keras.src import backend  # which alone knows where a backend keeps masks
 
 from keras_freeze.keras_internals.attributes import own_attribute
+from keras_freeze.keras_internals.own_code import STEP_METHODS, replaced_methods
 from keras_freeze.keras_internals.required import require
 
 require("pass masks on", "keras", backend, "get_keras_mask", "set_keras_mask")
@@ -41,12 +42,10 @@ def walked_graph(model: Any) -> Any | None:
     """Return a model's graph of calls if a call of the model is a walk through it, and no more.
 
     A class that derives from Functional or Sequential and has a `call` of its own may do
-    something before, after or instead.
+    something before, after or instead. Its train and test steps may be its own.
     """
-    if isinstance(model, keras.Model):
-        owner = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
-        if owner.__module__.partition(".")[0] == "keras":
-            return functional_graph(model)
+    if isinstance(model, keras.Model) and replaced_methods(model) <= STEP_METHODS:
+        return functional_graph(model)
     return None
 
 

@@ -1,10 +1,11 @@
-"""Detect whether a backend's tensor has been written to."""
+"""Detect whether a tensor has been written to, or a variable has another's value."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
+from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
 
 def write_mark(value: Any) -> Any:
@@ -16,3 +17,8 @@ def write_mark(value: Any) -> Any:
     if backend == "torch":
         return value.data_ptr(), value._version
     return id(value) if backend == "jax" else None
+
+
+def substituted_value(variable: keras.Variable) -> Any | None:
+    """Return what a stateless scope has put in the place of a variable's own value, if anything."""
+    return get_stateless_scope().get_current_value(variable) if in_stateless_scope() else None

@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 
 Kind: TypeAlias = Literal["train", "test"]
+KINDS: tuple[Kind, ...] = ("train", "test")
 
 
 class UnreadableBatchError(TypeError):

@@ -23,15 +23,16 @@ class PrefixCache(BaseCallback):
 
     While the layers from the input up to a cut are frozen and deterministic, every epoch
     computes the same numbers again, in training and in validation. With this callback a fit
-    gives the same results in less time. Samples are recognized by their bytes, so data may be
-    shuffled, batched and weighted in any way. Random augmentation makes it useless, so it is
-    disabled in the second epoch if no sample is repeated.
+    gives the same results up to rounding in less time. Samples are recognized by their bytes, so
+    data may be shuffled, batched and weighted in any way. Random augmentation makes it useless, so
+    it is disabled in the second epoch if no sample is repeated.
 
-    The cached part ends at a layer that is not known to be deterministic, such as a custom one,
-    or that is stochastic in training mode, such as a `Dropout`. If something else changes weights
-    before the cut, this is detected before the next step (on a GPU, and on torch where they are
-    written through `.data`: before the next epoch). In each epoch, some samples are computed again
-    and compared.
+    Functional and Sequential models are cut if their steps are Keras's own; the loss and the
+    metrics may be anybody's. The cached part ends at a layer that is not known to be
+    deterministic, such as a custom one, or that is stochastic in training mode, such as a
+    `Dropout`. If something else changes weights before the cut, this is detected before the next
+    step (on a GPU, and on torch where they are written through `.data`: before the next epoch). In
+    each epoch, some samples are computed again and compared.
 
     Args:
         max_bytes: Int, the most bytes of memory to use; further features go to files that are
@@ -41,6 +42,9 @@ class PrefixCache(BaseCallback):
         mode: `"training"` (default) does not change the training. `"inference"` calls frozen
             layers in inference mode, so that backbones with dropout inside can be cached. This
             changes the training: the frozen part has no dropout.
+        custom_step: Bool, whether a `train_step`, `test_step` or `compute_loss` of the model's own
+            is cut too. True is your word that they call the model on the batch as it came, with
+            the model's own weights, and need no gradient of the input. Defaults to False.
         auto: Bool, whether to leave the model whole where a cut would not save time. Defaults to
             True.
         verbose: 0 or 1, whether to print what is cached or why nothing is, and a summary at the
@@ -48,7 +52,8 @@ class PrefixCache(BaseCallback):
 
     Raises:
         TypeError: if `max_bytes` is not an int.
-        ValueError: if an argument is invalid; in `fit`, if `mode="inference"` can't be had.
+        ValueError: if an argument is invalid; in `fit`, if `mode="inference"` can't be had, or if
+            a step is seen to break the word that `custom_step=True` gives.
 
     Example:
         >>> import keras, numpy as np, keras_freeze as kf
@@ -79,6 +84,7 @@ class PrefixCache(BaseCallback):
         directory: str | os.PathLike[str] | None = None,
         *,
         mode: Mode = "training",
+        custom_step: bool = False,
         auto: bool = True,
         verbose: int = 1,
     ):
@@ -95,6 +101,7 @@ class PrefixCache(BaseCallback):
         self.max_bytes = max_bytes
         self.directory = directory
         self.mode = mode
+        self.custom_step = custom_step
         self.auto = auto
         self.verbose = verbose
         self.statistics = Statistics()
@@ -110,6 +117,7 @@ class PrefixCache(BaseCallback):
         options = Options(
             inference=self.mode == "inference",
             auto=self.auto,
+            custom_step=self.custom_step,
             steps=self.params.get("steps"),
             epochs_left=self._epochs_left,
             library=library,

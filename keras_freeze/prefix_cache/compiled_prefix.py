@@ -16,7 +16,6 @@ import keras
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.graph_replay import Features, features_of
-from keras_freeze.prefix_cache.layer_calls import Call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +55,9 @@ class Prefix:
         self.model = model
         self.frontier = frontier
         self.training = training
-        self.calls: tuple[Call, ...] = ()
         #: Float, seconds of the first call, most of them for tracing a function.
         self.first_s = 0.0
-        #: For each recorded call and each cut, whether each of its tensors has a mask; None
-        #: before anything is computed.
+        #: For each cut, whether each of its tensors has a mask; None before anything is computed.
         self.masked: list[list[bool]] | None = None
         self._shapes: dict[Hashable, list[tuple[Any, Any]]] = {}
         self._functions: dict[Hashable, Callable[..., Sequence[Any]]] = {}
@@ -123,7 +120,7 @@ class Prefix:
 
     def _flat(self, x: Any, given: Sequence[Any]) -> list[Any]:
         known = self.start.known(given)
-        features, self.calls = features_of(self.model, self.frontier, x, self.training, known)
+        features = features_of(self.model, self.frontier, x, self.training, known)
         self.masked = [[mask is not None for _, mask in own] for own in features]
         pairs = [pair for own in features for pair in own]
         return [tensor for pair in pairs for tensor in pair if tensor is not None]

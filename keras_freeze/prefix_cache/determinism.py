@@ -7,21 +7,23 @@ few composite ones of KerasHub by the layers that they contain. Nothing else is 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 from keras_freeze.keras_internals.graph import graph_nodes, walked_graph
 from keras_freeze.keras_internals.layers import is_builtin, sublayers
+from keras_freeze.keras_internals.own_code import STEP_METHODS, replaced_methods
 from keras_freeze.prefix_cache.determinism_rules import (
     ADDS_LOSS,
     HUB_LAYERS,
     LAYERS,
-    MIXES,
     NOT_KNOWN,
     OPERATIONS,
     Rule,
     Setting,
+    across_samples,
 )
 from keras_freeze.prefix_cache.reasons import NoCut, Reason
 
@@ -66,53 +68,83 @@ def _judged(operation: Any, setting: Setting) -> NoCut | None:
             return NoCut(Reason.QUANTIZED, "is quantized")
     return (
         rule(operation, setting)
-        or _across_samples(operation)
+        or across_samples(operation, setting)
         or _foreign_function(operation)
         or _inside(operation, setting)
     )
 
 
 def _judged_call(node: Any, setting: Setting) -> NoCut | None:
-    arguments = node.arguments.args
-    if any(isinstance(x, keras.Variable) for x in keras.tree.flatten(arguments)):
+    arguments = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+    if any(isinstance(x, keras.Variable) for x in arguments):
         return NoCut(Reason.NOT_KNOWN, "reads a variable that belongs to no layer")
-    return _judged(node.operation, dataclasses.replace(setting, arguments=arguments))
+    return _judged(node.operation, dataclasses.replace(setting, node=node))
 
 
 def _rule_of(operation: Any) -> Rule | None:
     name = type(operation).__name__
+    if replaced_methods(operation) - STEP_METHODS:
+        return None
     if not is_builtin(operation):
         return HUB_LAYERS.get(name) if _package(type(operation)) == "keras_hub" else None
     return (LAYERS if isinstance(operation, keras.Layer) else OPERATIONS).get(name)
 
 
-def _across_samples(operation: Any) -> NoCut | None:
-    axis = getattr(operation, "axis", None)
-    axes = axis if isinstance(axis, (list, tuple)) else [axis]
-    return MIXES if 0 in [a for a in axes if a is not None] else None
+# What a layer computes initial weights with, or applies to weights that train.
+_OF_WEIGHTS = ("_initializer", "_regularizer", "_constraint")
 
 
-def _foreign_function(layer: Any) -> NoCut | None:
-    for name in ("activation", "recurrent_activation"):
-        function = getattr(layer, name, None)
-        if function is not None and _package(function) != "keras":
-            return NoCut(Reason.NOT_KNOWN, f"has an {name} that is not known to be deterministic")
+def _foreign_function(operation: Any) -> NoCut | None:
+    """Return why a function that was given to a layer is not known to be deterministic."""
+    for name, part in _parts(operation):
+        if not isinstance(part, keras.Operation) and not _is_known(name, part):
+            return NoCut(Reason.NOT_KNOWN, f"has a {name.strip('_')} that is not known")
     return None
+
+
+def _parts(operation: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what an operation holds and may call, by the name of the attribute."""
+    for name, value in vars(operation).items():
+        if name.endswith(_OF_WEIGHTS):
+            continue
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            if callable(part) and not isinstance(part, (keras.Variable, type)):
+                yield name, part
+
+
+def _is_known(name: str, function: Any) -> bool:
+    module, own_name = getattr(function, "__module__", ""), getattr(function, "__name__", "")
+    if "activation" not in name:
+        return _package(function) in ("keras", "keras_hub")
+    is_same = module == "keras.src.ops.nn" and hasattr(keras.activations, own_name)
+    return is_same or str(module).startswith("keras.src.activations")
 
 
 def _inside(operation: Any, setting: Setting) -> NoCut | None:
     """Return why a layer that an operation contains, or a call in its graph, can't be cached."""
     graph = walked_graph(operation)
+    within = dataclasses.replace(setting, node=None)
     if graph is not None:
         parts = [(node.operation, _judged_call(node, setting)) for node in graph_nodes(graph)]
     elif isinstance(operation, keras.Layer):
-        parts = [(layer, _judged(layer, setting)) for layer in sublayers(operation)]
+        held = [part for _, part in _parts(operation) if isinstance(part, keras.Operation)]
+        inner = tuple(dict.fromkeys((*sublayers(operation), *held)))
+        late = [(x, _LATE) for x in inner if operation.built and _makes_weights_later(x)]
+        parts = [*late, *((part, _judged(part, within)) for part in inner)]
     else:
         return None
     for part, found in parts:
         if found is not None:
             return NoCut(found.reason, f"contains {_shown(part)}, which {found.detail}")
     return None
+
+
+_LATE = NoCut(Reason.STATE, "makes its weights when it is first called")
+
+
+def _makes_weights_later(part: Any) -> bool:
+    is_unbuilt = isinstance(part, keras.Layer) and not part.built
+    return is_unbuilt and type(part).build is not keras.Layer.build
 
 
 def _shown(operation: Any) -> str:

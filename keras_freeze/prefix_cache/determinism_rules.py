@@ -9,7 +9,10 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
-from keras_freeze.keras_internals.graph import walked_graph
+import keras
+import numpy as np
+
+from keras_freeze.keras_internals.graph import output_rank, walked_graph
 from keras_freeze.prefix_cache.reasons import NoCut, Reason
 
 
@@ -20,12 +23,12 @@ class Setting:
     Attributes:
         trained: Ids of the variables that the optimizer changes.
         inference: Bool, whether the layer is called in inference mode, without dropout.
-        arguments: Positional arguments of the call that is judged.
+        node: The call that is judged, in the graph of a model; None if it is not in one.
     """
 
     trained: Collection[int]
     inference: bool = False
-    arguments: tuple[Any, ...] = ()
+    node: Any = None
 
 
 # Why a layer itself can't be cached, apart from those that it contains. The text follows its name.
@@ -34,6 +37,7 @@ Rule: TypeAlias = Callable[[Any, Setting], NoCut | None]
 NOT_KNOWN = NoCut(Reason.NOT_KNOWN, "is not known to be deterministic")
 ADDS_LOSS = NoCut(Reason.ADDS_LOSS, "adds a loss that depends on its output")
 MIXES = NoCut(Reason.ACROSS_SAMPLES, "mixes the samples of a batch")
+SELECTS = NoCut(Reason.ACROSS_SAMPLES, "selects samples of a batch")
 STOCHASTIC = NoCut(Reason.RANDOM, "is stochastic in training mode")
 
 
@@ -64,10 +68,16 @@ def _dropout(*attributes: str) -> Rule:
 _CELL = _dropout("dropout", "recurrent_dropout")
 
 
+def _of_layers(layer: Any, setting: Setting) -> NoCut | None:
+    """Accept cells that are layers, which are judged as such."""
+    cells = getattr(layer, "cells", None) or [getattr(layer, "cell", layer)]
+    return None if all(isinstance(cell, keras.Layer) for cell in cells) else NOT_KNOWN
+
+
 def _recurrent(layer: Any, setting: Setting) -> NoCut | None:
     if getattr(layer, "stateful", False):
         return NoCut(Reason.STATE, "keeps its state from batch to batch")
-    return _CELL(layer, setting)
+    return _of_layers(layer, setting) or _CELL(layer, setting)
 
 
 def _batch_norm(layer: Any, setting: Setting) -> NoCut | None:
@@ -84,16 +94,86 @@ def _model(model: Any, setting: Setting) -> NoCut | None:
     return None if walked_graph(model) is not None else _OWN_CODE
 
 
+def across_samples(operation: Any, setting: Setting) -> NoCut | None:
+    """Return why the axes that an operation works along include that of the samples."""
+    # A new axis is counted in the output.
+    is_new = type(operation).__name__ in ("ExpandDims", "Stack")
+    rank = _rank(operation, setting, of_output=is_new)
+    if type(operation).__name__ == "Transpose":  # whose axes are all of them
+        return None
+    for name in ("axis", "axes", "_attention_axes"):
+        axes = getattr(operation, name, None)
+        for axis in axes if isinstance(axes, (list, tuple)) else [axes]:
+            if isinstance(axis, int) and _is_of_samples(axis, rank):
+                return MIXES
+    return None
+
+
+def _is_of_samples(axis: int, rank: int | None) -> bool:
+    if axis >= 0:
+        return axis == 0
+    # Inside other layers tensors have at least two dimensions.
+    return axis != -1 if rank is None else axis + rank <= 0
+
+
+def _rank(operation: Any, setting: Setting, *, of_output: bool = False) -> int | None:
+    if setting.node is None:
+        return output_rank(operation)
+    tensors = setting.node.output_tensors if of_output else setting.node.input_tensors
+    return min((len(tensor.shape) for tensor in tensors), default=None)
+
+
+def _at_least(rank: int) -> Rule:
+    """Return the rule of a layer that takes a tensor of fewer dimensions for a single sample."""
+
+    def rule(layer: Any, setting: Setting) -> NoCut | None:
+        found = _rank(layer, setting)
+        return MIXES if found is None or found < rank else None
+
+    return rule
+
+
+def _elementwise(operation: Any, setting: Setting) -> NoCut | None:
+    """Accept tensors that meet sample by sample, and constants that are the same for all."""
+    if setting.node is None:
+        return NOT_KNOWN
+    ranks = {len(tensor.shape) for tensor in setting.node.input_tensors}
+    given = setting.node.arguments
+    own = (value for name, value in vars(operation).items() if name != "pad_width")
+    parts = (*given.args, *given.kwargs.values(), *own)
+    shapes = [np.shape(part) for part in parts if _is_array(part)]
+    is_same = all(len(s) < min(ranks) or (len(s) == min(ranks) and s[0] == 1) for s in shapes)
+    return None if len(ranks) == 1 and is_same else MIXES
+
+
+def _is_array(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(leaf, (int, float)) for leaf in keras.tree.flatten(value))
+    return hasattr(value, "shape") and not isinstance(value, keras.KerasTensor)
+
+
+def _padding(operation: Any, setting: Setting) -> NoCut | None:
+    width = operation.pad_width
+    first = width[0] if isinstance(width, (list, tuple)) and width else width
+    is_none = isinstance(first, (list, tuple)) and not any(first)
+    return _elementwise(operation, setting) if is_none else MIXES
+
+
 def _reduction(operation: Any, setting: Setting) -> NoCut | None:
     return MIXES if getattr(operation, "axis", None) is None else None
 
 
 def _get_item(operation: Any, setting: Setting) -> NoCut | None:
-    key = setting.arguments[1] if len(setting.arguments) > 1 else None
-    first = key[0] if isinstance(key, tuple) and key else key
-    if first is Ellipsis or (isinstance(first, slice) and first == slice(None)):
-        return None
-    return NoCut(Reason.ACROSS_SAMPLES, "selects samples of a batch")
+    node = setting.node
+    key = node.arguments.args[1] if node and len(node.arguments.args) > 1 else None
+    parts = key if isinstance(key, tuple) else (key,)
+    if node is None or len(node.input_tensors) > 1:
+        return SELECTS
+    if parts[0] is Ellipsis:  # which stands for the samples too if the others leave it an axis
+        others = [part for part in parts if part is not Ellipsis and part is not None]
+        return None if len(others) < len(node.input_tensors[0].shape) else SELECTS
+    is_whole = isinstance(parts[0], slice) and parts[0] == slice(None)
+    return None if is_whole else SELECTS
 
 
 def _permutation(operation: Any, setting: Setting) -> NoCut | None:
@@ -118,26 +198,29 @@ HUB_LAYERS: dict[str, Rule] = _each(
 LAYERS: dict[str, Rule] = {
     **_each(
         """
-        Activation AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D
-        AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D Add Average
-        AveragePooling1D AveragePooling2D AveragePooling3D CategoryEncoding CenterCrop Concatenate
-        Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose Cropping1D Cropping2D
-        Cropping3D Dense DepthwiseConv1D DepthwiseConv2D Discretization Dot ELU EinsumDense
-        Embedding Flatten GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D
-        GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GroupNormalization Identity
-        InputLayer LayerNormalization LeakyReLU Masking MaxPooling1D MaxPooling2D MaxPooling3D
-        Maximum MelSpectrogram Minimum Multiply Normalization PReLU Permute RMSNormalization ReLU
-        RepeatVector Rescaling Reshape Resizing ReversibleEmbedding STFTSpectrogram
+        Activation AdaptiveAveragePooling1D AdaptiveAveragePooling2D
+        AdaptiveAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D
+        AdaptiveMaxPooling3D Add Average AveragePooling1D AveragePooling2D AveragePooling3D
+        Concatenate Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose
+        Cropping1D Cropping2D Cropping3D Dense DepthwiseConv1D DepthwiseConv2D Dot EinsumDense ELU
+        Embedding Flatten GlobalAveragePooling1D GlobalAveragePooling2D
+        GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D
+        GroupNormalization Identity InputLayer LayerNormalization LeakyReLU Masking
+        MaxPooling1D MaxPooling2D MaxPooling3D Maximum Minimum Multiply Normalization PReLU
+        Permute RMSNormalization ReLU RepeatVector Rescaling Reshape ReversibleEmbedding
         SeparableConv1D SeparableConv2D Softmax Subtract UnitNormalization UpSampling1D
         UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D
         """,
         pure,
     ),
+    **_each("CategoryEncoding Discretization MelSpectrogram STFTSpectrogram", _at_least(2)),
+    **_each("CenterCrop Resizing", _at_least(4)),
     **_each("AlphaDropout Dropout GaussianDropout", _dropout("rate")),
     **_each("SpatialDropout1D SpatialDropout2D SpatialDropout3D", _dropout("rate")),
     "GaussianNoise": _dropout("stddev"),
     **_each("AdditiveAttention Attention", _dropout("dropout")),
-    **_each("GroupedQueryAttention MultiHeadAttention StackedRNNCells", pure),
+    **_each("GroupedQueryAttention MultiHeadAttention", pure),
+    "StackedRNNCells": _of_layers,
     "BatchNormalization": _batch_norm,
     **_each("ConvLSTM1D ConvLSTM2D ConvLSTM3D GRU LSTM RNN SimpleRNN", _recurrent),
     **_each("ConvLSTMCell GRUCell LSTMCell SimpleRNNCell", _CELL),
@@ -166,14 +249,14 @@ LAYERS: dict[str, Rule] = {
 OPERATIONS: dict[str, Rule] = {
     **_each(
         """
-        Abs Absolute Add Arctan Arctan2 Cast Ceil Clip Concatenate Cos Cosh Divide DivideNoNan Elu
+        Absolute Add Arctan Arctan2 Cast Ceil Clip Cos Cosh Divide DivideNoNan Elu
         Equal Erf Exp Expm1 Floor FloorDivide Gelu Greater GreaterEqual HardSigmoid HardSilu
         HardTanh LeakyRelu Less LessEqual Log Log10 Log1p Log2 LogSigmoid LogicalAnd LogicalNot
-        LogicalOr Maximum Minimum Mod Multiply Negative NotEqual Pad Power Reciprocal Relu Relu6
+        LogicalOr Maximum Minimum Mod Multiply Negative NotEqual Power Reciprocal Relu Relu6
         Round Rsqrt Selu Sigmoid Sign Silu Sin Sinh Softplus Softsign Sqrt Square StopGradient
         Subtract Tan Tanh TrueDivide Where
         """,
-        pure,
+        _elementwise,
     ),
     **_each(
         """
@@ -182,6 +265,8 @@ OPERATIONS: dict[str, Rule] = {
         """,
         _reduction,
     ),
+    "Concatenate": pure,
     "GetItem": _get_item,
+    "Pad": _padding,
     "Transpose": _permutation,
 }

@@ -69,8 +69,6 @@ class Frontier:
     Attributes:
         setting: What trains and how the frozen part is called.
         cuts: Every `GraphCut`, the model's own first.
-        children: The own layers of a subclassed model, which is cut at their calls.
-        split: Those of them that are models and cut themselves.
         layers: Layers before the cut that have weights.
         name: Str, the names of the layers whose output is kept.
         ended_by: Why the first layer behind the cut is not before it; None if it is trainable.
@@ -80,8 +78,6 @@ class Frontier:
 
     setting: Setting
     cuts: tuple[GraphCut, ...]
-    children: tuple[keras.Layer, ...]
-    split: tuple[keras.Layer, ...]
     layers: tuple[keras.Layer, ...]
     name: str
     ended_by: NoCut | None

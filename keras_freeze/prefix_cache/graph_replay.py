@@ -16,17 +16,11 @@ from typing import Any, TypeAlias
 import keras
 
 from keras_freeze.keras_internals.attributes import own_attribute
-from keras_freeze.keras_internals.graph import (
-    functional_graph,
-    mask_of,
-    replaced_walk,
-    with_mask,
-)
+from keras_freeze.keras_internals.graph import mask_of, replaced_walk, with_mask
+from keras_freeze.prefix_cache.custom_step import StepCheck
 from keras_freeze.prefix_cache.frontier import Frontier, GraphCut
-from keras_freeze.prefix_cache.layer_calls import Call, Player, Recorder, intercepted
 
-# For each recorded call of a layer, then for each cut of a frontier, for each tensor that it
-# keeps: the value, and its mask or None.
+# For each cut of a frontier, for each tensor that it keeps: the value, and its mask or None.
 Features: TypeAlias = list[list[tuple[Any, Any]]]
 Walk: TypeAlias = Callable[[GraphCut, Any, Callable[[Any], Any]], Any]
 
@@ -67,7 +61,7 @@ def features_of(
     x: Any,
     training: bool,
     known: Mapping[int, tuple[Any, Any]] = MappingProxyType({}),
-) -> tuple[Features, tuple[Call, ...]]:
+) -> Features:
     """Compute what crosses the frontier for a batch.
 
     Args:
@@ -79,15 +73,13 @@ def features_of(
             none: from the inputs.
 
     Returns:
-        Tuple of the features (those of a subclassed model's own layers first) and the calls of
-        these layers.
+        The features.
 
     Raises:
-        NotReachedError: if the model's `call` does not go through its graph.
+        NotReachedError: if a call of the model does not go through its graph.
     """
     found: dict[int, list[tuple[Any, Any]]] = {}
     use = Use()
-    recorder = Recorder(frontier.setting, _split(frontier, use), _Reached)
 
     def walk(cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
         if not use.is_due(cut):
@@ -104,26 +96,24 @@ def features_of(
         found[id(cut)] = [(value, mask_of(value)) for value in kept]
         raise _Reached
 
-    def around(inputs: Any) -> contextlib.AbstractContextManager[None]:
-        return _around(frontier, use, recorder, inputs)
-
     with (
         _walking(frontier.cuts, walk),
-        _recognizing(model, _Step(x, use, around)),
-        _without_traces(frontier),
+        _recognizing(model, _Step(x, use, frontier.cuts[0])),
         contextlib.suppress(_Reached),
     ):
         model(x, training=training)
-    is_whole = len(found) == len(frontier.cuts) or frontier.children
-    if not is_whole or not (found or recorder.calls):
+    if len(found) < len(frontier.cuts):
         raise NotReachedError
-    features = [*recorder.outputs, *(found.get(id(cut), []) for cut in frontier.cuts)]
-    return features, tuple(recorder.calls)
+    return [found[id(cut)] for cut in frontier.cuts]
 
 
 @contextlib.contextmanager
 def replaying(
-    model: keras.Model, frontier: Frontier, x: Any, features: Features, calls: Sequence[Call]
+    model: keras.Model,
+    frontier: Frontier,
+    x: Any,
+    features: Features,
+    check: StepCheck | None = None,
 ) -> Iterator[Use]:
     """Let calls of the model on this very batch start from its features.
 
@@ -134,14 +124,13 @@ def replaying(
         frontier: Where it is cut.
         x: The batch's inputs, the objects that the step passes on.
         features: What crosses the frontier for them.
-        calls: As `features_of` returned them.
+        check: What the step has to keep to, if it is the user's own. Defaults to nothing.
 
     Yields:
         `Use`, which counts these calls.
     """
     use = Use()
-    outputs, rest = features[: len(calls)], features[len(calls) :]
-    kept = {id(cut): own for cut, own in zip(frontier.cuts, rest, strict=True) if own}
+    kept = {id(cut): own for cut, own in zip(frontier.cuts, features, strict=True) if own}
     one = next(value for own in features for value, _ in own)
 
     def walk(cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
@@ -150,41 +139,17 @@ def replaying(
         values = _Values(cut, inputs, operation_of, use)
         values.batch = keras.ops.shape(one)[0]
         for tensor, (value, mask) in zip(cut.kept, kept.get(id(cut), []), strict=True):
-            values.by_tensor[id(tensor)] = with_mask(value, mask)
+            given = value if check is None else check.without_gradient(value)
+            values.by_tensor[id(tensor)] = with_mask(given, mask)
         for node in cut.after:
             values.run(node)
         return [values.by_tensor[id(tensor)] for tensor in cut.graph.outputs]
 
-    def around(inputs: Any) -> contextlib.AbstractContextManager[None]:
-        player = Player(calls, outputs, _split(frontier, use))
-        return _around(frontier, use, player, inputs)
-
-    with _walking(frontier.cuts, walk), _recognizing(model, _Step(x, use, around)):
+    with (
+        _walking(frontier.cuts, walk),
+        _recognizing(model, _Step(x, use, frontier.cuts[0], check)),
+    ):
         yield use
-
-
-def _around(
-    frontier: Frontier, use: Use, handle: Recorder | Player, inputs: Any
-) -> contextlib.AbstractContextManager[None]:
-    """Return what a call of the model on the batch is made in."""
-    if frontier.children:
-        return intercepted(frontier.children, handle, inputs)
-    use.armed = {id(frontier.cuts[0])}
-    return contextlib.nullcontext()
-
-
-def _split(frontier: Frontier, use: Use) -> dict[int, Callable[[], None]]:
-    """Return by layer that is cut itself what arms its cut."""
-    by_graph = {id(cut.graph): cut for cut in frontier.cuts}
-    cuts = {id(layer): by_graph[id(functional_graph(layer))] for layer in frontier.split}
-    return {i: functools.partial(use.armed.add, id(cut)) for i, cut in cuts.items()}
-
-
-def _without_traces(frontier: Frontier) -> contextlib.AbstractContextManager[Any]:
-    """Discard the assignments of a subclassed model's code, since the step runs it again."""
-    # On JAX the whole function runs without any.
-    needed = frontier.children and keras.backend.backend() != "jax"
-    return keras.StatelessScope() if needed else contextlib.nullcontext()
 
 
 class _Values:
@@ -229,16 +194,17 @@ def _walking(cuts: Sequence[GraphCut], walk: Walk) -> Iterator[None]:
 
 @dataclasses.dataclass
 class _Step:
-    """A batch, and what a call of the model on it is made in."""
+    """A batch, and what a call of the model on it begins with."""
 
     x: Any
     use: Use
-    around: Callable[[Any], contextlib.AbstractContextManager[None]]
+    outer: GraphCut
+    check: StepCheck | None = None
 
 
 @contextlib.contextmanager
 def _recognizing(model: keras.Model, step: _Step) -> Iterator[None]:
-    """Recognize calls of the model on the batch itself; run its `call` inside of `around`."""
+    """Recognize calls of the model on the batch itself, and arm the cut for them."""
     own_class = model.__class__
     with own_attribute(model, "_keras_freeze_step", step):
         model.__class__ = _recognizing_class(own_class)
@@ -259,11 +225,12 @@ def _recognizing_class(own_class: type) -> Any:
             if not (before and name == "call"):
                 use.is_batch = _is_same(args[0] if args else None, step.x)
                 use.calls += use.is_batch
-            is_made = name == "call" and use.is_batch
-            within = step.around(args[0]) if is_made else contextlib.nullcontext()
+                if step.check is not None:
+                    step.check.called(on_batch=use.is_batch)
+            if name == "call" and use.is_batch:
+                use.armed = {id(step.outer)}
             try:
-                with within:
-                    return getattr(own_class, name)(self, *args, **kwargs)
+                return getattr(own_class, name)(self, *args, **kwargs)
             finally:
                 use.is_batch = before
 

@@ -13,17 +13,18 @@ from typing import Any, Literal
 import keras
 
 from keras_freeze.keras_internals.graph import graph_nodes, origin_of, walked_graph
-from keras_freeze.keras_internals.layers import sublayers
 from keras_freeze.model_picture import weights_of_operation
-from keras_freeze.prefix_cache.determinism import reason_against, reason_in_graph
+from keras_freeze.prefix_cache.determinism import reason_in_graph
 from keras_freeze.prefix_cache.determinism_rules import Setting
 from keras_freeze.prefix_cache.frontier import Frontier, GraphCut
 from keras_freeze.prefix_cache.reasons import NoCut, Reason
-from keras_freeze.prefix_cache.workload import work_of_call, work_of_layer
+from keras_freeze.prefix_cache.workload import work_of_call
 
 # What a tensor is: computed from the batch without weights, so that it costs little to compute
 # again; or an output of frozen layers, worth caching.
 Kind = Literal["free", "kept"]
+
+ONLY_GRAPHS = "only a Functional or Sequential model, as `keras.Model(inputs, outputs)`, can be cut"
 
 
 def find(model: keras.Model, setting: Setting) -> Frontier | NoCut:
@@ -35,72 +36,28 @@ def find(model: keras.Model, setting: Setting) -> Frontier | NoCut:
     """
     graph = walked_graph(model)
     if graph is None:
-        return _in_calls(model, setting)
+        detail = f"model {model.name!r} runs code of its own when it is called"
+        return NoCut(Reason.OWN_CODE, f"{detail}, and {ONLY_GRAPHS}")
     cuts, reasons = _cuts_through(graph, setting)
     if len({id(cut.graph) for cut in cuts}) < len(cuts):
         detail = "a model inside it that is partly frozen is used in several places"
         return NoCut(Reason.USED_TWICE, detail)
-    others = [reason for reason in reasons if reason.reason is not Reason.TRAINS]
-    return _frontier(
-        setting,
-        cuts,
-        reasons,
-        ended_by=others[0] if others else None,
-        total=sum(map(work_of_call, graph_nodes(graph))),
-    )
-
-
-def _in_calls(model: keras.Model, setting: Setting) -> Frontier | NoCut:
-    """Cut a subclassed model at the calls of its own layers."""
-    children = sublayers(model)
-    whole: list[keras.Layer] = []
-    split: list[keras.Layer] = []
-    cuts: tuple[GraphCut, ...] = ()
-    reasons: list[NoCut] = []
-    for layer in children:
-        reason = reason_against(layer, setting)
-        if reason is None:
-            whole += [layer] if layer.weights else []
-            continue
-        reasons.append(reason)
-        graph = walked_graph(layer)
-        own = _cuts_through(graph, setting)[0] if graph is not None else ()
-        if any(cut.kept for cut in own):
-            split.append(layer)
-            cuts += own
-    total = sum(map(work_of_layer, children))
-    return _frontier(setting, cuts, reasons, children, split, whole, total=total)
-
-
-def _frontier(
-    setting: Setting,
-    cuts: tuple[GraphCut, ...],
-    reasons: Sequence[NoCut],
-    children: Sequence[keras.Layer] = (),
-    split: Sequence[keras.Layer] = (),
-    whole: Sequence[keras.Layer] = (),
-    *,
-    ended_by: NoCut | None = None,
-    total: float,
-) -> Frontier | NoCut:
     kept = [tensor for cut in cuts for tensor in cut.kept]
-    if not whole and not kept:
+    if not kept:
         return reasons[0] if reasons else NoCut(Reason.NOTHING_FROZEN)
     # Of a nested model that is cut itself, the calls inside it count.
     inner = {i for cut in cuts for i in cut.inner}
     called = [node for cut in cuts for node in cut.before if id(node) not in inner]
-    weighted = [node.operation for node in called]
-    work = sum(map(work_of_layer, whole)) + sum(map(work_of_call, called))
+    work = sum(map(work_of_call, called))
+    others = [reason for reason in reasons if reason.reason is not Reason.TRAINS]
     return Frontier(
         setting=setting,
         cuts=cuts,
-        children=tuple(children),
-        split=tuple(split),
-        layers=(*whole, *dict.fromkeys(filter(weights_of_operation, weighted))),
-        name=", ".join(x.name for x in (*whole, *map(origin_of, kept))),
-        ended_by=ended_by,
+        layers=tuple(dict.fromkeys(filter(weights_of_operation, (n.operation for n in called)))),
+        name=", ".join(origin_of(tensor).name for tensor in kept),
+        ended_by=others[0] if others else None,
         work=work,
-        share=work / max(1.0, total),
+        share=work / max(1.0, sum(map(work_of_call, graph_nodes(graph)))),
     )
 
 

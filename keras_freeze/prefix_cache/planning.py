@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import keras
 
+from keras_freeze.keras_internals.own_code import STEP_METHODS, replaced_methods
 from keras_freeze.model_picture import every_layer
 from keras_freeze.prefix_cache.audit import Audit, is_own
-from keras_freeze.prefix_cache.batches import Batch
+from keras_freeze.prefix_cache.batches import Batch, Kind
 from keras_freeze.prefix_cache.compiled_prefix import Prefix
 from keras_freeze.prefix_cache.determinism_rules import Setting
 from keras_freeze.prefix_cache.feature_library import Library
 from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.graph_replay import NotReachedError
-from keras_freeze.prefix_cache.model_cut import find
+from keras_freeze.prefix_cache.model_cut import ONLY_GRAPHS, find
 from keras_freeze.prefix_cache.reasons import NoCut, Reason
 from keras_freeze.prefix_cache.sharing import SharedCut
 from keras_freeze.prefix_cache.weight_watch import Watch
@@ -34,6 +35,7 @@ class Options:
     Attributes:
         inference: Bool, whether frozen layers are called in inference mode.
         auto: Bool, whether to leave the model whole where a cut would not save time.
+        custom_step: Bool, whether the steps of the model may be the user's own.
         steps: Int, batches in an epoch; None if not known.
         epochs_left: Returns how many epochs the model stays frozen as it is; None if that is not
             known.
@@ -42,6 +44,7 @@ class Options:
 
     inference: bool
     auto: bool
+    custom_step: bool
     steps: int | None
     epochs_left: Callable[[], int | None]
     library: Library | None = None
@@ -160,19 +163,21 @@ def trial(plan: CutPlan, batch: Batch) -> list[Any] | NoCut:
         if is_own(plan.prefix, batch, flat):
             return flat
     except NotReachedError:
-        detail = f"model {name!r} does not pass the batch itself to its frozen layers"
-        return NoCut(Reason.NOT_CALLED, detail)
-    except Exception as error:  # of the model's own code, which may expect other arguments
-        detail = f"model {name!r} can't be called on a batch's inputs alone: {error}"
-        return NoCut(Reason.NOT_CALLED, detail)
+        return NoCut(Reason.OWN_CODE, f"a call of model {name!r} does not reach its frozen layers")
     detail = (
         f"the output of {plan.frontier.name} for a sample depends on other samples or on chance"
     )
     return NoCut(Reason.ACROSS_SAMPLES, detail)
 
 
-def reason_against_steps(model: keras.Model) -> NoCut | None:
-    """Return why a model's steps can't be wrapped at all; None if they can."""
+def reason_against_step(model: keras.Model, kind: Kind, *, custom_step: bool) -> NoCut | None:
+    """Return why a model's train or test step can't be wrapped at all; None if it can.
+
+    Args:
+        model: `keras.Model`, compiled, before anything is wrapped.
+        kind: "train" or "test".
+        custom_step: Bool, whether a step of the user's own may be.
+    """
     strategy = getattr(model, "distribute_strategy", None)
     has_replicas = strategy is not None and strategy.num_replicas_in_sync > 1
     if model.steps_per_execution > 1:
@@ -182,8 +187,33 @@ def reason_against_steps(model: keras.Model) -> NoCut | None:
     elif keras.backend.backend() == "torch" and model.jit_compile:
         detail = "torch.compile makes one function of the whole step"
     else:
-        return None
+        return _reason_against_code(model, kind, custom_step)
     return NoCut(Reason.UNSUPPORTED_STEP, detail)
+
+
+def own_code(model: keras.Model, kind: Kind) -> frozenset[str]:
+    """Return which methods that a step of this kind calls are not Keras's."""
+    other = "test" if kind == "train" else "train"
+    return frozenset(n for n in replaced_methods(model) if f"{other}_" not in n)
+
+
+def _reason_against_code(model: keras.Model, kind: Kind, custom_step: bool) -> NoCut | None:
+    own = own_code(model, kind)
+    if not own or (custom_step and own <= STEP_METHODS):
+        return None
+    detail = f"model {model.name!r} has {_listed(own)} of its own"
+    if own <= STEP_METHODS:
+        detail += (
+            ". Pass PrefixCache(custom_step=True) if its steps call the model on the batch as it "
+            "came, with the model's own weights, and need no gradient of the input"
+        )
+    else:
+        detail += f", and {ONLY_GRAPHS}"
+    return NoCut(Reason.OWN_CODE, detail)
+
+
+def _listed(names: Collection[str]) -> str:
+    return " and ".join(f"a {name}" for name in sorted(names))
 
 
 def _values(positions: tuple[int, ...], state: tuple[Any, ...]) -> list[Any] | None:
@@ -194,8 +224,7 @@ def _values(positions: tuple[int, ...], state: tuple[Any, ...]) -> list[Any] | N
 
 
 def _ids(frontier: Frontier) -> tuple[int, ...]:
-    whole = [id(layer) for layer in frontier.layers] if frontier.children else []
-    return (*whole, *(id(tensor) for cut in frontier.cuts for tensor in cut.kept))
+    return tuple(id(tensor) for cut in frontier.cuts for tensor in cut.kept)
 
 
 def _policies(layers: tuple[keras.Layer, ...]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ class Reason(enum.Enum):
     # Of a model and the way it is called.
     NOTHING_FROZEN = enum.auto()
     USED_TWICE = enum.auto()
-    NOT_CALLED = enum.auto()
+    OWN_CODE = enum.auto()
     UNREADABLE = enum.auto()
     UNSUPPORTED_STEP = enum.auto()
     # Of a fit.

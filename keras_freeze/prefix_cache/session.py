@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from keras_freeze.prefix_cache import planning
-from keras_freeze.prefix_cache.batches import Batch, Kind, UnreadableBatchError
+from keras_freeze.prefix_cache.batches import KINDS, Batch, Kind, UnreadableBatchError
+from keras_freeze.prefix_cache.custom_step import broken_promise
 from keras_freeze.prefix_cache.feature_lookup import FeatureLookup
 from keras_freeze.prefix_cache.feature_store import RowStore
 from keras_freeze.prefix_cache.frontier import Frontier
@@ -51,14 +52,25 @@ class CacheRun:
         self._last: CutPlan | None = None
         self._cut_kinds: set[Kind] = set()
         self._whole_kinds: set[Kind] = set()
+        #: Those whose step is the user's own.
+        self.custom_kinds = frozenset(k for k in KINDS if planning.own_code(model, k))
         self._changes = 0
 
     def is_possible(self) -> bool:
-        """Tell whether the model's steps can be wrapped; print why if they can't."""
-        reason = planning.reason_against_steps(self._model)
-        if reason is not None:
-            self._leave_whole(reason)
-        return reason is None
+        """Tell whether any of the model's steps can be wrapped; print why if one can't."""
+        reasons = {kind: self._reason_against(kind) for kind in KINDS}
+        found = {kind: reason for kind, reason in reasons.items() if reason is not None}
+        if len(found) == len(KINDS):
+            self._leave_whole(found["train"])
+        for kind, reason in found.items() if len(found) < len(KINDS) else ():
+            self._check_wish(reason)
+            self._whole_kinds.add(kind)
+            self._messages.disabled(kind, reason)
+        return len(found) < len(KINDS)
+
+    def _reason_against(self, kind: Kind) -> NoCut | None:
+        own = self._options.custom_step
+        return planning.reason_against_step(self._model, kind, custom_step=own)
 
     def begin(self, kind: Kind) -> None:
         """Record that an epoch, or an evaluation, begins."""
@@ -86,6 +98,8 @@ class CacheRun:
         tracker = self._lookup.trackers[batch.kind]
         known = None
         try:
+            if not batch.rows:
+                return None
             if tracker.is_active:
                 with self.statistics.lookup():
                     _ = batch.keys
@@ -108,23 +122,21 @@ class CacheRun:
             tracker.count()
 
     def after(self, kind: Kind, state: tuple[Any, ...]) -> None:
-        """Follow the weights into the state that a step of JAX returned."""
-        name = f"{kind}_step"
-        is_own = getattr(type(self._model), name) is not getattr(keras.Model, name)
-        if isinstance(self._cut, CutPlan) and not is_own:  # which may write to frozen weights
-            self._cut.watch.follow(self._cut.values(state) or [])
+        """Follow the weights into the state that a step of JAX returned; check a user's own step.
 
-    def not_called(self, kind: Kind) -> None:
-        """Record that a step does not call the model on its batch."""
-        if self._options.inference:
-            raise ValueError(
-                'PrefixCache(mode="inference") must have a train_step and test_step that call the '
-                "model on the batch they get. Received: a model whose "
-                f'{kind}_step does not. Leave out mode="inference".'
-            )
-        detail = f"the model's {kind}_step does not call it on the batch that it gets"
-        self._stop(kind, NoCut(Reason.NOT_CALLED, detail))
-        self._whole_kinds.add(kind)
+        Raises:
+            ValueError: if such a step has written to weights before the cut.
+        """
+        if not isinstance(self._cut, CutPlan):
+            return
+        watch, values = self._cut.watch, self._cut.values(state)
+        if kind in self.custom_kinds:
+            changed = watch.changed(values)
+            if changed:
+                path = watch.variables[changed[0]].path
+                raise broken_promise(kind, f"writes to weights before the cut ({path})")
+        elif values is not None:
+            watch.follow(values)
 
     def model_changed(self) -> None:
         """Record that the model has changed: it may have to be cut elsewhere."""
@@ -238,15 +250,18 @@ class CacheRun:
         return True
 
     def _leave_whole(self, no_cut: NoCut) -> None:
+        self._check_wish(no_cut)
+        self._cut, self._last = no_cut, None
+        self._lookup.clear()
+        self._messages.not_used(no_cut)
+
+    def _check_wish(self, no_cut: NoCut) -> None:
         if self._options.inference and not no_cut.reason.is_expected:
             raise ValueError(
                 'PrefixCache(mode="inference") must be able to cut the model behind its frozen '
                 f"layers. Received: model={self._model.name!r}, but {no_cut.detail}. Leave out "
                 'mode="inference".'
             )
-        self._cut, self._last = no_cut, None
-        self._lookup.clear()
-        self._messages.not_used(no_cut)
 
     def _stop(self, kind: Kind, no_cut: NoCut) -> None:
         self._lookup.trackers[kind].stop()

@@ -37,14 +37,13 @@ def names_of(
     """
     names: dict[int, bytes] = {}
     mode = b"inference" if frontier.setting.inference else b"training"
-    if frontier.cuts and not frontier.children:
-        outer = frontier.cuts[0]
-        given = []
-        for n, tensor in enumerate(outer.graph.inputs):
-            dtype = keras.backend.standardize_dtype(tensor.dtype)
-            place = f" input {tensor.name if by_name else n} {tensor.shape[1:]} {dtype}"
-            given.append(xxhash.xxh3_128_digest(mode + place.encode()))
-        _name_graph(outer.graph, outer.before, outer, given, names, values)
+    outer = frontier.cuts[0]
+    given = []
+    for n, tensor in enumerate(outer.graph.inputs):
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        place = f" input {tensor.name if by_name else n} {tensor.shape[1:]} {dtype}"
+        given.append(xxhash.xxh3_128_digest(mode + place.encode()))
+    _name_graph(outer.graph, outer.before, outer, given, names, values)
     return names
 
 

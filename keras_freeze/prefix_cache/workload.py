@@ -26,13 +26,5 @@ def work_of_call(node: Any) -> float:
     return float(_matrix_size(node.operation) * places)
 
 
-def work_of_layer(layer: keras.Layer) -> float:
-    """Estimate the multiplications of a layer for which no call is known."""
-    graph = functional_graph(layer)
-    if graph is not None:
-        return sum(map(work_of_call, graph_nodes(graph)))
-    return float(_matrix_size(layer))
-
-
 def _matrix_size(operation: Any) -> int:
     return sum(math.prod(v.shape) for v in weights_of_operation(operation) if len(v.shape) > 1)

@@ -17,7 +17,8 @@ from keras_freeze.engine import state_of
 from keras_freeze.keras_internals.attributes import own_attribute
 from keras_freeze.keras_internals.callback_list import is_called_by
 from keras_freeze.keras_internals.trainer import make_function
-from keras_freeze.prefix_cache.batches import Batch, Kind
+from keras_freeze.prefix_cache.batches import KINDS, Batch, Kind
+from keras_freeze.prefix_cache.custom_step import StepCheck, broken_promise
 from keras_freeze.prefix_cache.graph_replay import replaying
 from keras_freeze.prefix_cache.iterators import Iterators
 from keras_freeze.prefix_cache.planning import CutPlan
@@ -53,7 +54,6 @@ class Step:
         self.plain = plain
         self._fed: tuple[Any, Callable[..., Any]] | None = None
         self._cuts: list[tuple[CutPlan, Any, Callable[..., Any]]] = []
-        self._calls = 0
 
     def __call__(self, *args: Any) -> Any:
         """Make one step: `(iterator)`, on JAX `(state, iterator)`, on torch `(batches)`."""
@@ -65,7 +65,12 @@ class Step:
             self._cuts = []
             return self._make_plain()(*args)
         state = tuple(rest[0]) if rest else ()
-        data = batches[0] if isinstance(batches, (list, tuple)) else next(batches)
+        try:
+            data = batches[0] if isinstance(batches, (list, tuple)) else next(batches)
+        except StopIteration:
+            if self._kind == "test" or keras.backend.backend() != "tensorflow":
+                raise
+            return self._make_plain()(*args)  # which counts an iteration at the end of the data
         batch = Batch(_inputs(data), self._kind, state, None if spec is None else _inputs(spec))
         found = self._run.cut(batch)
         if found is None:
@@ -73,10 +78,7 @@ class Step:
         plan, features = found
         step = self._make_cut(plan, spec, batch)
         result = step(*rest, {"data": data, "features": features})
-        if self._calls == 0:
-            self._run.not_called(self._kind)
-        if keras.backend.backend() == "jax":
-            self._run.after(self._kind, result[1])
+        self._run.after(self._kind, result[1] if keras.backend.backend() == "jax" else ())
         return result
 
     def _make_plain(self) -> Any:
@@ -109,10 +111,14 @@ class Step:
         def step(*args: Any) -> Any:
             *state, carried = args
             data, flat = carried["data"], carried["features"]
-            where = plan.frontier, _inputs(data), plan.prefix.pack(flat)
-            with replaying(self._model, *where, plan.prefix.calls) as use:
+            x, features, check = _inputs(data), plan.prefix.pack(flat), None
+            if self._kind in self._run.custom_kinds:
+                values = plan.values(tuple(*state))
+                check = StepCheck(self._kind, x, plan.watch.variables, values)
+            with replaying(self._model, plan.frontier, x, features, check) as use:
                 result = own(*state, data)
-            self._calls = use.calls
+            if check is not None and not use.calls:
+                raise broken_promise(self._kind, "does not call the model on the batch")
             return result
 
         with own_attribute(self._model, name, step):
@@ -157,8 +163,7 @@ class Installation:
         self._model = model
         self._run = run
         self._iterators = Iterators()
-        kinds: tuple[Kind, ...] = ("train", "test")
-        self._own = {kind: getattr(model, f"make_{kind}_function") for kind in kinds}
+        self._own = {kind: getattr(model, f"make_{kind}_function") for kind in KINDS}
         self._patches = contextlib.ExitStack()
         self._is_removed = False
         for kind, make in self._own.items():

@@ -7,23 +7,6 @@ import pytest
 from cached import frozen, vectors
 from keras import layers
 
-import keras_freeze as kf
-
-
-class OwnCall(keras.Model):
-    """A Functional model that does more than walk through its graph."""
-
-    def call(self, x, training=None, mask=None):
-        if training:
-            x = x[:, ::-1]
-        return super().call(x, training=training) + super().call(x * 0.5, training=training)
-
-
-def test_a_call_around_the_graph_is_not_skipped(capsys):
-    build = frozen(lambda: cached.dense_stack(OwnCall), layers=["low"])
-    cached.compare(build, vectors(), cache=kf.PrefixCache(auto=False), expect_hits=False)
-    assert "does not pass the batch itself to its frozen layers" in capsys.readouterr().out
-
 
 def shared_backbone(again):
     def build():

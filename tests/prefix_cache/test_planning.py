@@ -3,19 +3,26 @@
 import cached
 import keras
 import pytest
-from cached import BACKEND, frozen, images, vectors
+from cached import frozen, images, vectors
 from keras import layers
 
 import keras_freeze as kf
 from keras_freeze.prefix_cache import Library, planning
 from keras_freeze.prefix_cache.frontier import Frontier
-from keras_freeze.prefix_cache.planning import Options, reason_against_steps, search
+from keras_freeze.prefix_cache.planning import Options, reason_against_step, search
 from keras_freeze.prefix_cache.reasons import Reason
 
 
 def options(**changes):
     return Options(
-        **{"inference": False, "auto": True, "steps": 3, "epochs_left": lambda: 2, **changes}
+        **{
+            "inference": False,
+            "auto": True,
+            "custom_step": False,
+            "steps": 3,
+            "epochs_left": lambda: 2,
+            **changes,
+        }
     )
 
 
@@ -94,36 +101,6 @@ def test_several_devices_are_left_alone(mirrored, batch_norm):
     with mirrored.scope():
         model = frozen(batch_norm, 1)()
         model.compile("sgd", "sparse_categorical_crossentropy")
-    no_cut = reason_against_steps(model)
+    no_cut = reason_against_step(model, "train", custom_step=False)
     assert no_cut.reason is Reason.UNSUPPORTED_STEP
     assert no_cut.detail == "the model is spread over several devices"
-
-
-def test_a_model_that_is_not_called_on_its_inputs_alone(capsys):
-    class Two(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.low = layers.Dense(5, name="low")
-            self.head = layers.Dense(3, activation="softmax")
-
-        def call(self, first, second):
-            return self.head(self.low(first) + second)
-
-        def train_step(self, *args):
-            *_, (x, y) = args
-            import tensorflow as tf
-
-            with tf.GradientTape() as tape:
-                loss = self.compute_loss(x, y, self(first=x, second=1.0 + x[:, :1]))
-            gradients = tape.gradient(loss, self.trainable_variables)
-            self.optimizer.apply(gradients, self.trainable_variables)
-            return {"loss": loss}
-
-    model = Two()
-    x, y = vectors()
-    model(x, x[:, :1])
-    model.low.trainable = False
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    if BACKEND == "tensorflow":
-        model.fit(x, y, verbose=0, callbacks=[kf.PrefixCache(auto=False)])
-        assert "can't be called on a batch's inputs alone" in capsys.readouterr().out
