@@ -46,9 +46,9 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
 
     Run the same script again after an interruption, a SIGKILL or a power cut: `fit` resumes
     with the epoch that had not ended, and ends with the weights, optimizer state and history
-    of a run that was never interrupted, to the last bit on the TensorFlow CPU backend. That
-    holds for data that depend only on the number of the epoch: `shuffle=False`, or a pipeline
-    that is reseeded for each epoch.
+    of a run that was never interrupted, to the last bit on the TensorFlow CPU backend without
+    a prefix cache (`cache=False`). That holds for data that depend only on the number of the
+    epoch: `shuffle=False`, or a pipeline that is reseeded for each epoch.
 
     Beyond Keras's own callback it keeps the phase of a freeze schedule and what its trigger
     has counted, the flags of every layer and variable, BatchNormalization modes, group rates
