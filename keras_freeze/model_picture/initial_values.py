@@ -73,5 +73,6 @@ def _initial_value(weight: Weight) -> np.ndarray[Any, Any] | None:
     else:
         return None
     if getattr(layer, "unit_forget_bias", False):
-        value[layer.units : 2 * layer.units] = 1.0
+        units = len(value) // 4  # a quarter for each gate, the forget gate's the second
+        value[units : 2 * units] = 1.0
     return value.astype(keras.backend.standardize_dtype(variable.dtype))

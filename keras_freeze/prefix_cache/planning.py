@@ -180,9 +180,7 @@ def reason_against_step(model: keras.Model, kind: Kind, *, custom_step: bool) ->
     """
     strategy = getattr(model, "distribute_strategy", None)
     has_replicas = strategy is not None and strategy.num_replicas_in_sync > 1
-    if model.steps_per_execution > 1:
-        detail = "each step runs several batches (steps_per_execution)"
-    elif has_replicas or keras.distribution.distribution() is not None:
+    if has_replicas or keras.distribution.distribution() is not None:
         detail = "the model is spread over several devices"
     elif keras.backend.backend() == "torch" and model.jit_compile:
         detail = "torch.compile makes one function of the whole step"

@@ -8,6 +8,7 @@ Keras's own function, made of a step that replays the model from the features.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,9 @@ from keras_freeze.prefix_cache.graph_replay import replaying
 from keras_freeze.prefix_cache.iterators import Iterators
 from keras_freeze.prefix_cache.planning import CutPlan
 from keras_freeze.prefix_cache.session import CacheRun
+
+# How many batches a function is traced for at most, where each execution runs several.
+MAX_UNROLLED = 16
 
 
 class Step:
@@ -53,10 +57,10 @@ class Step:
         self._iterators = iterators
         self.plain = plain
         self._fed: tuple[Any, Callable[..., Any]] | None = None
-        self._cuts: list[tuple[CutPlan, Any, Callable[..., Any]]] = []
+        self._cuts: list[tuple[Any, Callable[..., Any]]] = []
 
     def __call__(self, *args: Any) -> Any:
-        """Make one step: `(iterator)`, on JAX `(state, iterator)`, on torch `(batches)`."""
+        """Make one execution: `(iterator)`, on JAX `(state, iterator)`, on torch `(batches)`."""
         *rest, batches = args
         spec = getattr(batches, "element_spec", None)
         if spec is not None:
@@ -64,20 +68,38 @@ class Step:
         if not self._run.wants(self._kind):
             self._cuts = []
             return self._make_plain()(*args)
-        state = tuple(rest[0]) if rest else ()
-        try:
-            data = batches[0] if isinstance(batches, (list, tuple)) else next(batches)
-        except StopIteration:
-            if self._kind == "test" or keras.backend.backend() != "tensorflow":
-                raise
+        taken = list(itertools.islice(batches, self._model.steps_per_execution))
+        backend = keras.backend.backend()
+        if not taken and (self._kind == "test" or backend != "tensorflow"):
+            raise StopIteration
+        if not taken:
             return self._make_plain()(*args)  # which counts an iteration at the end of the data
-        batch = Batch(_inputs(data), self._kind, state, None if spec is None else _inputs(spec))
-        found = self._run.cut(batch)
+        at_once = 1 if backend == "jax" else MAX_UNROLLED
+        for begin in range(0, len(taken), at_once):
+            result = self._steps(rest, taken[begin : begin + at_once], spec)
+            rest = [result[1]] if backend == "jax" else []
+        return result
+
+    def _steps(self, state: list[Any], taken: list[Any], spec: Any) -> Any:
+        """Make the steps of some batches: one call if all are cut alike, else one for each."""
+        promised = None if spec is None else _inputs(spec)
+        values = tuple(state[0]) if state else ()
+        batches = [Batch(_inputs(data), self._kind, values, promised) for data in taken]
+        found = [self._run.cut(batch) for batch in batches]
+        plans = {None if cut is None else id(cut[0]) for cut in found}
+        is_one = len(plans) == 1 and None not in plans
+        each = list(zip(taken, batches, found, strict=True))
+        for group in [each] if is_one else [[one] for one in each]:
+            result = self._call(state, group, spec)
+        return result
+
+    def _call(self, state: list[Any], group: list[Any], spec: Any) -> Any:
+        data, batch, found = group[0]
         if found is None:
-            return self._make_fed(spec)(*rest, data)
-        plan, features = found
-        step = self._make_cut(plan, spec, batch)
-        result = step(*rest, {"data": data, "features": features})
+            return self._make_fed(spec)(*state, [data])
+        step = self._make_cut(found[0], spec, batch, len(group))
+        carried = [{"data": data, "features": cut[1]} for data, _, cut in group]
+        result = step(*state, carried)
         self._run.after(self._kind, result[1] if keras.backend.backend() == "jax" else ())
         return result
 
@@ -89,22 +111,24 @@ class Step:
     def _make_fed(self, spec: Any) -> Callable[..., Any]:
         """Return Keras's function as one of a batch, for those that have been taken."""
         if self._fed is None or self._fed[0] != spec:
-            self._fed = spec, self._on_batch(self._make_plain(), spec)
+            signature = None if spec is None else [spec]
+            self._fed = spec, self._on_batches(self._make_plain(), signature)
         return self._fed[1]
 
-    def _make_cut(self, plan: CutPlan, spec: Any, batch: Batch) -> Callable[..., Any]:
-        for of_plan, of_spec, made in self._cuts:
-            if of_plan is plan and of_spec == spec:
+    def _make_cut(self, plan: CutPlan, spec: Any, batch: Batch, count: int) -> Callable[..., Any]:
+        """Return Keras's function, of a step that replays the model, as one of some batches."""
+        for (of_plan, *of), made in self._cuts:
+            if of_plan is plan and of == [spec, count]:
                 return made
         signature = None
         if spec is not None and not self._model.run_eagerly:
-            signature = {"data": spec, "features": plan.prefix.specs(batch)}
+            signature = [{"data": spec, "features": plan.prefix.specs(batch)}] * count
         made = self._cut(plan, signature)
-        self._cuts = [cut for cut in self._cuts if cut[0] is plan] + [(plan, spec, made)]
+        self._cuts = [cut for cut in self._cuts if cut[0][0] is plan]
+        self._cuts.append(((plan, spec, count), made))
         return made
 
     def _cut(self, plan: CutPlan, signature: Any) -> Callable[..., Any]:
-        """Return Keras's function, of a step that replays the model, as one of a batch."""
         name = f"{self._kind}_step"
         own = getattr(self._model, name)
 
@@ -122,25 +146,25 @@ class Step:
             return result
 
         with own_attribute(self._model, name, step):
-            made = self._on_batch(self._made(), signature)
+            made = self._on_batches(self._made(), signature)
         if keras.backend.backend() == "torch":  # where a step is looked up as it is made
             return own_attribute(self._model, name, step)(made)
         return made
 
-    def _on_batch(self, made: Any, spec: Any) -> Callable[..., Any]:
-        """Return Keras's function of an iterator as one of a batch."""
+    def _on_batches(self, made: Any, signature: Any) -> Callable[..., Any]:
+        """Return Keras's function of an iterator as one of a list of batches."""
 
-        def on_batch(*args: Any) -> Any:
-            *state, batch = args
-            return made(*state, [batch] if keras.backend.backend() == "torch" else iter([batch]))
+        def on_batches(*args: Any) -> Any:
+            *state, taken = args
+            return made(*state, taken if keras.backend.backend() == "torch" else iter(taken))
 
-        if spec is None or self._model.run_eagerly:
-            return on_batch
+        if signature is None or self._model.run_eagerly:
+            return on_batches
         import tensorflow as tf
 
         # Traced for the shapes that the data promise, as Keras does, not for those of the first
         # batch: Keras weights the losses of several outputs by a batch size if it is known then.
-        return tf.function(on_batch, input_signature=[spec], autograph=False)
+        return tf.function(on_batches, input_signature=[signature], autograph=False)
 
     def _made(self) -> Any:
         name = f"{self._kind}_function"

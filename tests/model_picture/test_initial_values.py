@@ -22,6 +22,7 @@ JUDGED = {
     "half": lambda: (keras.Input((4,)), layers.Dense(3, dtype="float16")),
     "lstm": lambda: (keras.Input((5, 4)), layers.LSTM(3)),
     "lstm of zeros": lambda: (keras.Input((5, 4)), layers.LSTM(3, unit_forget_bias=False)),
+    "lstm of convolutions": lambda: (keras.Input((3, 6, 2)), layers.ConvLSTM1D(3, 2)),
     "bidirectional": lambda: (keras.Input((5, 4)), layers.Bidirectional(layers.LSTM(3))),
     "gru": lambda: (keras.Input((5, 4)), layers.GRU(3)),
     "norm": lambda: (keras.Input((4,)), layers.BatchNormalization()),

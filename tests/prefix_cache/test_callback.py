@@ -153,6 +153,27 @@ def test_dictionaries_of_inputs():
 # Other callbacks, and one cache in several fits
 
 
+@pytest.mark.backend
+@pytest.mark.skipif(cached.BACKEND == "torch", reason="torch runs one batch a step")
+@pytest.mark.parametrize("executed", [2, 3, 32])
+def test_several_batches_an_execution(executed, batch_norm):
+    options = {"steps_per_execution": executed}
+    build, data = frozen(batch_norm, 1), images(rows=28)
+    statistics = cached.compare(build, data, compile_options=options, validate=True)
+    assert statistics.hits == 2 * 2 * 28
+
+
+@on_tensorflow
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_several_batches_of_unknown_number_an_execution(batch_norm):
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices(images(rows=28))
+    data = data.filter(lambda x, y: y < 2).batch(4)
+    build, options = frozen(batch_norm, 1), {"steps_per_execution": 3}
+    cached.compare(build, data, compile_options=options, exact=False, shuffle=False)
+
+
 @pytest.mark.slow_on_jax
 @pytest.mark.backend
 def test_beside_other_callbacks(batch_norm, tmp_path):

@@ -85,18 +85,6 @@ def test_what_is_too_small_is_left_alone(batch_norm, capsys):
     assert "takes too little time of a step" in capsys.readouterr().out
 
 
-@cached.on_tensorflow
-def test_several_batches_a_step_are_left_alone(batch_norm, capsys):
-    model = frozen(batch_norm, 1)()
-    model.compile("sgd", "sparse_categorical_crossentropy", steps_per_execution=2)
-    cache = kf.PrefixCache(auto=False)
-    model.fit(*images(), epochs=2, verbose=0, callbacks=[cache])
-    assert capsys.readouterr().out == (
-        "cache: not used: each step runs several batches (steps_per_execution).\n"
-    )
-    assert cache.statistics.misses == 0
-
-
 def test_several_devices_are_left_alone(mirrored, batch_norm):
     with mirrored.scope():
         model = frozen(batch_norm, 1)()

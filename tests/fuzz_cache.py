@@ -1,0 +1,234 @@
+"""Random frozen models and data that reshuffle, trained with the prefix cache and without.
+
+`python tests/fuzz_cache.py --seconds 600 --first 1000` tries case after case and prints what
+differs. Each case is made from its number alone. The bounds are of rounding: features that were
+looked up lie within `FEATURES` of those that the batch at hand gives, and after three epochs of
+SGD weights and losses lie within `WEIGHTS` of the plain fit's, both relative to the largest value.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import os
+import random
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import cached
+import keras
+import numpy as np
+from keras import layers
+from operations import LAYERS, model_of
+
+import keras_freeze as kf
+from keras_freeze.prefix_cache.feature_lookup import FeatureLookup
+
+EPOCHS = 3
+FEATURES = 1e-6
+#: Recurrent layers carry a rounding from step to step.
+RECURRENT_FEATURES = 4e-6
+WEIGHTS = 1e-5
+ROWS = 22
+DATA = ("arrays", "reshuffled", "tf.data", "unknown length", "static", "weighted")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is drawn for a number."""
+
+    low: str  # an example of `operations.LAYERS`
+    middle: tuple[str, ...]
+    nested: bool
+    frozen: int  # of the layers with weights, from the input on
+    gradual: bool
+    data: str
+    batch: int
+
+
+def draw(number):
+    rng = random.Random(number)
+    parts = ("dense", "norm", "layer_norm", "residual", "operation", "dropout")
+    return Case(
+        rng.choice(sorted(name for name in LAYERS if name[0].isupper())),
+        tuple(rng.choice(parts) for _ in range(rng.randint(1, 4))),
+        rng.random() < 0.4,
+        rng.randint(1, 4),
+        rng.random() < 0.3,
+        rng.choice(DATA),
+        rng.choice([4, 5, 7]),
+    )
+
+
+def part(x, kind, name):
+    size = x.shape[-1]
+    if kind == "dense":
+        return layers.Dense(7, activation="tanh", name=name)(x)
+    if kind == "norm":
+        return layers.BatchNormalization(name=name, trainable=False)(x)
+    if kind == "layer_norm":
+        return layers.LayerNormalization(name=name)(x)
+    if kind == "residual":
+        return x + layers.Dense(size, activation="relu", name=name)(x)
+    if kind == "operation":
+        return keras.ops.tanh(keras.ops.concatenate([x, x * 0.5], axis=-1))
+    return layers.Dropout(0.2, seed=3, name=name)(x)
+
+
+def build(case):
+    """Return a model of the example, some layers behind it, and a head that trains."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(1)
+    below = model_of(LAYERS[case.low])
+    x = layers.Rescaling(1.0, dtype="float32")(below.output)
+    x = layers.Reshape((-1,))(x)
+    for number, kind in enumerate(case.middle):
+        x = part(x, kind, f"middle{number}")
+    inputs = below.inputs
+    if case.nested:
+        inner = keras.Model(inputs, x, name="inner")
+        inputs = [keras.Input(t.shape[1:], dtype=t.dtype) for t in inner.inputs]
+        x = inner(inputs if len(inputs) > 1 else inputs[0])
+    model = keras.Model(inputs, layers.Dense(1, name="head")(layers.Dense(5, name="neck")(x)))
+    weighted = [layer for layer in kf.model_picture.opened_layers(model) if layer.weights]
+    for layer in weighted[: min(case.frozen, len(weighted) - 2)]:
+        layer.trainable = False
+    return model
+
+
+class Reshuffled(keras.utils.PyDataset):
+    """Arrays in another order in each epoch, the same in each fit."""
+
+    def __init__(self, x, y, batch):
+        super().__init__()
+        self.x, self.y, self.batch, self.epoch = x, y, batch, 0
+        self.on_epoch_begin()
+
+    def __len__(self):
+        return -(-ROWS // self.batch)
+
+    def __getitem__(self, index):
+        rows = self.order[index * self.batch : (index + 1) * self.batch]
+        x = [a[rows] for a in self.x]
+        return (tuple(x) if len(x) > 1 else x[0]), self.y[rows]
+
+    def on_epoch_begin(self):
+        self.order = np.random.default_rng(self.epoch).permutation(ROWS)
+        self.epoch += 1
+
+
+def data_for(case):
+    """Return arguments of `fit`, new ones for each fit."""
+    _, shapes, dtype, low, high = LAYERS[case.low]
+    rng = np.random.default_rng(0)
+    x = [rng.uniform(low, high, (ROWS, *shape)).astype(dtype) for shape in shapes]
+    y = rng.normal(size=(ROWS, 1)).astype("float32")
+    given = tuple(x) if len(x) > 1 else x[0]
+    if case.data in ("arrays", "weighted"):
+        weights = np.linspace(0.5, 1.5, ROWS) if case.data == "weighted" else None
+        arrays = list(x) if len(x) > 1 else x[0]
+        return {"x": arrays, "y": y, "batch_size": case.batch, "sample_weight": weights}
+    if case.data == "reshuffled":
+        return {"x": Reshuffled(x, y, case.batch)}
+    import tensorflow as tf
+
+    rows = tf.data.Dataset.from_tensor_slices((given, y))
+    rows = rows.shuffle(ROWS, seed=5, reshuffle_each_iteration=True)
+    if case.data == "unknown length":
+        rows = rows.filter(lambda x, y: y[0] > -1.0)
+    return {"x": rows.batch(case.batch, drop_remainder=case.data == "static")}
+
+
+def fit(case, eager, *callbacks):
+    model = build(case)
+    model.compile(keras.optimizers.SGD(0.05), "mse", run_eagerly=eager)
+    settings = data_for(case)
+    opened = kf.model_picture.opened_layers(model)
+    last = [x.name for x in opened if x.weights and not x.trainable][-1:]
+    if case.gradual and last:
+        callbacks = (*callbacks, cached.At(lambda m: kf.unfreeze(m, layers=last), epoch=2))
+    keras.utils.set_random_seed(3)
+    history = model.fit(epochs=EPOCHS, verbose=0, callbacks=list(callbacks), **settings).history
+    return history, [cached.optimizer_state.to_host(v) for v in (*model.weights, iterations(model))]
+
+
+def iterations(model):
+    return model.optimizer.iterations
+
+
+def distance(a, b):
+    """Return the largest difference, relative to the largest value; 0 for values that are equal."""
+    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
+    if a.shape != b.shape:
+        return np.inf
+    if np.array_equal(a, b, equal_nan=True):
+        return 0.0
+    return float(np.max(np.abs(a - b)) / max(np.max(np.abs(b)), 1e-12))
+
+
+class Measured:
+    """Measures, while it is entered, how far looked up features are from the present batch's."""
+
+    def __enter__(self):
+        self.largest, self.own = 0.0, FeatureLookup.stored
+
+        def stored(lookup, plan, batch):
+            rows = self.own(lookup, plan, batch)
+            for row, value in zip(rows or [], plan.prefix(batch) if rows else [], strict=True):
+                here = keras.ops.convert_to_numpy(value)
+                self.largest = max(self.largest, distance(row, here))
+            return rows
+
+        FeatureLookup.stored = stored
+        return self
+
+    def __exit__(self, *error):
+        FeatureLookup.stored = self.own
+
+
+def is_recurrent(case):
+    return any(word in case.low for word in ("LSTM", "GRU", "RNN", "Bidirectional"))
+
+
+def differences(number, eager=True):
+    """Train a case both ways; return what differs by more than rounding, and what was looked up."""
+    case = draw(number)
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    expected, values = fit(case, eager)
+    with Measured() as measured:
+        history, others = fit(case, eager, cache)
+    found = []
+    bound = RECURRENT_FEATURES if is_recurrent(case) else FEATURES
+    if measured.largest > bound:
+        found.append(f"features by {measured.largest:.2g}")
+    for name, numbers in expected.items():
+        if distance(history[name], numbers) > WEIGHTS:
+            found.append(f"{name} by {distance(history[name], numbers):.2g}")
+    gaps = [distance(a, b) for a, b in zip(others, values, strict=True)]
+    if max(gaps) > WEIGHTS:
+        found.append(f"weights by {max(gaps):.2g}")
+    return found, cache.statistics.hits
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--first", type=int, default=0)
+    arguments = parser.parse_args()
+    begun, failed, hits = time.monotonic(), 0, 0
+    for number in itertools.count(arguments.first):
+        if time.monotonic() - begun > arguments.seconds:
+            break
+        found, looked_up = differences(number, eager=number % 10 != 0)
+        hits += looked_up > 0
+        if found:
+            failed += 1
+            print(f"{number}: {'; '.join(found)}; {draw(number)}", flush=True)
+    tried = number - arguments.first
+    print(f"{tried} cases from {arguments.first} on, {hits} with a cache: {failed} differ.")
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()
