@@ -31,8 +31,8 @@ class PrefixCache(BaseCallback):
     metrics may be anybody's. The cached part ends at a layer that is not known to be
     deterministic, such as a custom one, or that is stochastic in training mode, such as a
     `Dropout`. If something else changes weights before the cut, this is detected before the next
-    step (on a GPU, and on torch where they are written through `.data`: before the next epoch). In
-    each epoch, some samples are computed again and compared.
+    step (on a GPU, and on torch where they are written through `.data`: before the next epoch).
+    Now and then, in 2 % of the time, samples are computed again and compared.
 
     Args:
         max_bytes: Int, the most bytes of memory to use; further features go to files that are

@@ -18,6 +18,8 @@ from keras_freeze.prefix_cache.summary import Statistics
 # Evaluations after which samples of validation are expected to be repeated. A single one without
 # repeats may have been on other data, by some other callback.
 EVALUATIONS = 4
+# The part of a fit's time in which features are computed again and compared, apart from the first.
+AUDIT_SHARE = 0.02
 
 
 class FeatureLookup:
@@ -34,13 +36,12 @@ class FeatureLookup:
             "train": ReuseTracker(new_store(), passes=1, enough=max(1, (steps or 16) // 4)),
             "test": ReuseTracker(new_store(), passes=EVALUATIONS, enough=1),
         }
-        self._is_audited = False
+        self._begun = time.perf_counter()
+        self._audit_s: list[float] = []
 
     def begin(self, kind: Kind) -> None:
-        """Record that an epoch, or an evaluation, begins; an epoch is audited once."""
+        """Record that an epoch, or an evaluation, begins."""
         self.trackers[kind].begin()
-        if kind == "train":
-            self._is_audited = False
 
     def stored(self, plan: CutPlan, batch: Batch) -> list[np.ndarray] | None:
         """Return the features of a batch that are kept; None if those of a sample are missing."""
@@ -52,11 +53,17 @@ class FeatureLookup:
             return tracker.look_up(batch.keys)
 
     def passes_audit(self, plan: CutPlan, batch: Batch, rows: Sequence[np.ndarray]) -> bool:
-        """Tell whether features that were looked up are still right, as far as is audited."""
-        if not self._is_audited:
-            batch_s = self.statistics.sample_s * batch.rows
-            self._is_audited = plan.audit.passes(batch, rows, batch_s)
-        return self._is_audited
+        """Tell whether features that were looked up are still right, as far as is audited.
+
+        The first that are looked up are audited, and then as many as `AUDIT_SHARE` leaves time for.
+        """
+        begun = time.perf_counter()
+        share = AUDIT_SHARE * (begun - self._begun)
+        if self._audit_s and sum(self._audit_s) + self._audit_s[-1] > share:
+            return True
+        passes = plan.audit.passes(batch, rows, self.statistics.sample_s * batch.rows)
+        self._audit_s.append(time.perf_counter() - begun)
+        return passes
 
     def computed(
         self, plan: CutPlan, batch: Batch, known: list[Any] | None

@@ -10,7 +10,8 @@ from cached import BACKEND, At, frozen, images, scale_kernel, vectors
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.prefix_cache import determinism_rules
+from keras_freeze.prefix_cache import determinism_rules, feature_lookup
+from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.feature_store import RowStore
 from keras_freeze.schedules import AfterSteps, FreezeSchedule, Phase
 
@@ -209,9 +210,10 @@ def scaled_rows(monkeypatch, good):
 @pytest.mark.parametrize(
     ("good", "hits"), [(0, 0), (6, 40)], ids=["the first epoch", "a later epoch"]
 )
-def test_every_epoch_is_audited_and_a_failure_drops_all(good, hits, batch_norm, monkeypatch):
+def test_a_failed_audit_drops_all(good, hits, batch_norm, monkeypatch):
     # 3 batches each to train and to validate are looked up in an epoch.
     calls = scaled_rows(monkeypatch, good)
+    monkeypatch.setattr(feature_lookup, "AUDIT_SHARE", 100.0)  # all are audited
     build, data = frozen(batch_norm, 1), images()
     with pytest.warns(UserWarning, match="for a sample differs from an earlier epoch"):
         statistics = cached.compare(
@@ -220,6 +222,35 @@ def test_every_epoch_is_audited_and_a_failure_drops_all(good, hits, batch_norm, 
     assert len(calls) == good + 1  # nothing is looked up any more, in validation neither
     assert statistics.hits == hits
     assert statistics.nbytes
+
+
+class Audits:
+    """A plan whose audits take half a second, on a clock of its own."""
+
+    def __init__(self):
+        self.now, self.count, self.audit = 0.0, 0, self
+
+    def perf_counter(self):
+        return self.now
+
+    def passes(self, batch, rows, batch_s):
+        self.count += 1
+        self.now += 0.5
+        return True
+
+
+def test_audits_take_no_more_than_their_share(monkeypatch):
+    plan = Audits()
+    monkeypatch.setattr(feature_lookup, "time", plan)
+    lookup = feature_lookup.FeatureLookup(RowStore, steps=4)
+    batch, counts = Batch(np.zeros((2, 3))), []
+    for _ in range(200):
+        assert lookup.passes_audit(plan, batch, [])
+        counts.append(plan.count)
+        plan.now += 1.0
+    assert counts[:48] == [1] * 48  # the first at once, and the second as it has its share
+    assert plan.count == 8
+    assert plan.count * 0.5 <= 0.02 * plan.now
 
 
 # Data that end early, or are empty
