@@ -66,8 +66,9 @@ test-all: lint types .venv/installed-backends  ## Check everything: slow tests, 
 	KERAS_BACKEND=torch $(PYTEST) $(PARALLEL) -m backend
 
 fuzz: export TF_CPP_MIN_LOG_LEVEL ?= 3
-fuzz: .venv/installed  ## Train random models by schedule and by hand and compare (FUZZ_SECONDS=600)
+fuzz: .venv/installed  ## Compare random models: by schedule and by hand, cached and not (FUZZ_SECONDS=600 each)
 	$(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS) --first $(FUZZ_FIRST)
+	$(BIN)/python -W ignore tests/fuzz_cache.py --seconds $(FUZZ_SECONDS) --first $(FUZZ_FIRST)
 
 lint: .venv/installed  ## Check style, formatting and the directions of imports
 	$(BIN)/ruff check .

@@ -23,11 +23,13 @@ class Setting:
     Attributes:
         trained: Ids of the variables that the optimizer changes.
         inference: Bool, whether the layer is called in inference mode, without dropout.
+        training_writes: Bool, whether it is called in training mode elsewhere, and writes then.
         node: The call that is judged, in the graph of a model; None if it is not in one.
     """
 
     trained: Collection[int]
     inference: bool = False
+    training_writes: bool = True
     node: Any = None
 
 
@@ -77,17 +79,20 @@ def _of_layers(layer: Any, setting: Setting) -> NoCut | None:
 def _recurrent(layer: Any, setting: Setting) -> NoCut | None:
     if getattr(layer, "stateful", False):
         return NoCut(Reason.STATE, "keeps its state from batch to batch")
-    return _of_layers(layer, setting) or _CELL(layer, setting)
+    # In validation too its masks are drawn, which moves the generator on.
+    drawn = dataclasses.replace(setting, inference=not setting.training_writes)
+    return _of_layers(layer, setting) or _CELL(layer, drawn)
 
 
 def _batch_norm(layer: Any, setting: Setting) -> NoCut | None:
-    if layer.trainable and not setting.inference:
+    if layer.trainable and setting.training_writes:
         return NoCut(Reason.STATE, "updates its statistics in training mode")
     return None
 
 
 def _spectral_norm(layer: Any, setting: Setting) -> NoCut | None:
-    return None if setting.inference else NoCut(Reason.STATE, "updates a vector in training mode")
+    is_fixed = not setting.training_writes
+    return None if is_fixed else NoCut(Reason.STATE, "updates a vector in training mode")
 
 
 def _model(model: Any, setting: Setting) -> NoCut | None:
@@ -223,7 +228,7 @@ LAYERS: dict[str, Rule] = {
     "StackedRNNCells": _of_layers,
     "BatchNormalization": _batch_norm,
     **_each("ConvLSTM1D ConvLSTM2D ConvLSTM3D GRU LSTM RNN SimpleRNN", _recurrent),
-    **_each("ConvLSTMCell GRUCell LSTMCell SimpleRNNCell", _CELL),
+    **_each("ConvLSTMCell GRUCell LSTMCell SimpleRNNCell", _recurrent),
     **_each("Bidirectional TimeDistributed", pure),
     **_each("Functional Model Sequential", _model),
     **HUB_LAYERS,

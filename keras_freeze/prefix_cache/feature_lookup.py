@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,7 @@ class FeatureLookup:
             total = sum(tracker.store.nbytes for tracker in self.trackers.values())
             self.statistics.nbytes = max(self.statistics.nbytes, total)
 
-    def clear(self) -> None:
-        """Remove all features."""
-        for tracker in self.trackers.values():
-            tracker.clear()
+    def clear(self, kinds: Iterable[Kind]) -> None:
+        """Remove all features of some kinds."""
+        for kind in kinds:
+            self.trackers[kind].clear()

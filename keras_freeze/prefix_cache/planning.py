@@ -105,10 +105,11 @@ class CutPlan:
         return layers, variables, _policies(self.layers)
 
 
-def search(model: keras.Model, options: Options) -> Frontier | NoCut:
-    """Decide where a model is cut, as it is frozen now, or why not."""
+def search(model: keras.Model, options: Options, kind: Kind = "train") -> Frontier | NoCut:
+    """Decide where a model is cut in steps of a kind, as it is frozen now, or why not."""
     trained = {id(v) for v in model.trainable_variables}
-    frontier = find(model, Setting(trained, options.inference))
+    inference = options.inference or kind == "test"
+    frontier = find(model, Setting(trained, inference, training_writes=not options.inference))
     if isinstance(frontier, NoCut) or options.inference or not options.auto:
         return frontier
     if options.epochs_left() == 1 and options.library is None:
@@ -121,6 +122,13 @@ def search(model: keras.Model, options: Options) -> Frontier | NoCut:
         f"the frozen part (up to {frontier.name}{ends}) takes too little time of a step. Pass "
         "PrefixCache(auto=False) to use the cache anyway",
     )
+
+
+def is_same_place(one: Frontier | NoCut, other: Frontier | NoCut) -> bool:
+    """Tell whether the same tensors are kept at two cuts."""
+    if isinstance(one, NoCut) or isinstance(other, NoCut):
+        return False
+    return _ids(one) == _ids(other)
 
 
 def make(model: keras.Model, frontier: Frontier, batch: Batch, last: CutPlan | None) -> CutPlan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,21 @@ from keras_freeze.prefix_cache.weight_watch import Watch
 
 # How often the weights of the cached layers may change in a fit before the cache is disabled.
 MAX_CHANGES = 3
+
+
+@dataclasses.dataclass(eq=False)
+class _Part:
+    """How the steps of some kinds are cut in the present state of the model.
+
+    Attributes:
+        kinds: Of the steps. Training and validation are one part where the same is kept for both.
+        cut: Where the model can be cut; how it is cut, from the first batch on; or why it is not.
+        last: How it was cut before the model changed, until that is known again.
+    """
+
+    kinds: tuple[Kind, ...]
+    cut: Frontier | CutPlan | NoCut
+    last: CutPlan | None
 
 
 class CacheRun:
@@ -46,10 +62,9 @@ class CacheRun:
         self._lookup = FeatureLookup(new_store, options.steps)
         self.statistics = self._lookup.statistics
         self._messages = Messages(say)
-        # Where the model can be cut; how it is cut, from the first batch on; or why it is not.
-        # None until that is searched for, and again after the model has changed.
-        self._cut: Frontier | CutPlan | NoCut | None = None
-        self._last: CutPlan | None = None
+        # By kind; empty until a cut is searched for, and again after the model has changed.
+        self._parts: dict[Kind, _Part] = {}
+        self._last: dict[Kind, CutPlan] = {}
         self._cut_kinds: set[Kind] = set()
         self._whole_kinds: set[Kind] = set()
         #: Those whose step is the user's own.
@@ -60,13 +75,15 @@ class CacheRun:
         """Tell whether any of the model's steps can be wrapped; print why if one can't."""
         reasons = {kind: self._reason_against(kind) for kind in KINDS}
         found = {kind: reason for kind, reason in reasons.items() if reason is not None}
-        if len(found) == len(KINDS):
-            self._leave_whole(found["train"])
-        for kind, reason in found.items() if len(found) < len(KINDS) else ():
+        for reason in found.values():
             self._check_wish(reason)
+        if len(found) == len(KINDS):
+            self._messages.not_used(found["train"])
+            return False
+        for kind, reason in found.items():
             self._whole_kinds.add(kind)
             self._messages.disabled(kind, reason)
-        return len(found) < len(KINDS)
+        return True
 
     def _reason_against(self, kind: Kind) -> NoCut | None:
         own = self._options.custom_step
@@ -78,24 +95,35 @@ class CacheRun:
 
     def wants(self, kind: Kind) -> bool:
         """Tell whether the next batch is looked at."""
-        if isinstance(self._cut, CutPlan) and self._cut.is_outdated():
+        cuts = [part.cut for part in self._parts.values()]
+        if any(isinstance(cut, CutPlan) and cut.is_outdated() for cut in cuts):
             self.model_changed()
-        if self._cut is None:
-            found = planning.search(self._model, self._options)
-            if isinstance(found, NoCut):
-                self._leave_whole(found)
-            self._cut = found
+        if not self._parts:
+            self._search()
         tracker = self._lookup.trackers[kind]
         # Where samples are not repeated, a step that is cut already stays so: it is traced.
         goes_on = tracker.is_active or kind in self._cut_kinds or self._options.inference
-        is_cut = not isinstance(self._cut, NoCut) and kind not in self._whole_kinds
+        is_cut = not isinstance(self._parts[kind].cut, NoCut) and kind not in self._whole_kinds
         if not (is_cut and goes_on):
             tracker.count()
         return is_cut and goes_on
 
+    def _search(self) -> None:
+        """Search for a cut; for validation another one, if that can be cut deeper or alone."""
+        train = test = planning.search(self._model, self._options)
+        if isinstance(train, NoCut) or train.ended_by is not None:
+            test = planning.search(self._model, self._options, "test")
+        if isinstance(test, NoCut) or planning.is_same_place(train, test):
+            self._parts = dict.fromkeys(KINDS, _Part(KINDS, train, self._last.get("train")))
+        else:
+            both = {"train": train, "test": test}
+            self._parts = {kind: _Part((kind,), both[kind], self._last.get(kind)) for kind in KINDS}
+        if isinstance(train, NoCut):
+            self._leave_whole(self._parts["train"], train)
+
     def cut(self, batch: Batch) -> tuple[CutPlan, list[Any]] | None:
         """Return how to cut the next step and what crosses the cut; None to leave it whole."""
-        tracker = self._lookup.trackers[batch.kind]
+        part, tracker = self._parts[batch.kind], self._lookup.trackers[batch.kind]
         known = None
         try:
             if not batch.rows:
@@ -103,20 +131,20 @@ class CacheRun:
             if tracker.is_active:
                 with self.statistics.lookup():
                     _ = batch.keys
-            if isinstance(self._cut, Frontier):
-                known = self._plan(self._cut, batch)
-            plan = self._cut
+            if isinstance(part.cut, Frontier):
+                known = self._plan(part, part.cut, batch)
+            plan = part.cut
             if not isinstance(plan, CutPlan):
                 return None
-            if self._weights_changed(plan, batch, thorough=tracker.is_at_start):
+            if self._weights_changed(part, plan, batch, thorough=tracker.is_at_start):
                 known = None
-            if self._cut is not plan:
+            if part.cut is not plan:
                 return None
             self._cut_kinds.add(batch.kind)
             features = self._features(plan, batch, known)
             return None if features is None else (plan, features)
         except UnreadableBatchError as error:
-            self._leave_whole(NoCut(Reason.UNREADABLE, str(error)))
+            self._leave_whole(part, NoCut(Reason.UNREADABLE, str(error)))
             return None
         finally:
             tracker.count()
@@ -127,37 +155,39 @@ class CacheRun:
         Raises:
             ValueError: if such a step has written to weights before the cut.
         """
-        if not isinstance(self._cut, CutPlan):
-            return
-        watch, values = self._cut.watch, self._cut.values(state)
-        if kind in self.custom_kinds:
-            changed = watch.changed(values)
-            if changed:
-                path = watch.variables[changed[0]].path
-                raise broken_promise(kind, f"writes to weights before the cut ({path})")
-        elif values is not None:
-            watch.follow(values)
+        for part in dict.fromkeys(self._parts.values()):
+            if not isinstance(part.cut, CutPlan):
+                continue
+            watch, values = part.cut.watch, part.cut.values(state)
+            if kind in self.custom_kinds:
+                changed = watch.changed(values)
+                if changed:
+                    path = watch.variables[changed[0]].path
+                    raise broken_promise(kind, f"writes to weights before the cut ({path})")
+            elif values is not None:
+                watch.follow(values)
 
     def model_changed(self) -> None:
         """Record that the model has changed: it may have to be cut elsewhere."""
-        if isinstance(self._cut, CutPlan):
-            self._last = self._cut
-        self._cut = None
+        for kind, part in self._parts.items():
+            if isinstance(part.cut, CutPlan):
+                self._last[kind] = part.cut
+        self._parts = {}
         self._cut_kinds.clear()
         for tracker in self._lookup.trackers.values():
             tracker.interrupt()
 
     def end(self) -> None:
         """Release the model and all that is kept."""
-        self._cut = self._last = None
-        self._lookup.clear()
+        self._parts, self._last = {}, {}
+        self._lookup.clear(KINDS)
 
-    def _plan(self, frontier: Frontier, batch: Batch) -> list[Any] | None:
+    def _plan(self, part: _Part, frontier: Frontier, batch: Batch) -> list[Any] | None:
         """Decide how the model is cut; return what had to be computed of the batch for that."""
-        last = self._last
+        last = part.last
         plan = planning.make(self._model, frontier, batch, last)
-        if last is None or plan.watch is not last.watch:
-            self._lookup.clear()
+        is_other = last is None or plan.watch is not last.watch
+        self._lookup.clear(k for k in part.kinds if is_other or self._last.get(k) is not last)
         if self._options.library is not None:
             plan.share(self._options.library, batch)
         is_kept = plan.shared is not None and self._lookup.trackers[batch.kind].is_active
@@ -167,17 +197,20 @@ class CacheRun:
         if features is None:
             tried = planning.trial(plan, batch)
             if isinstance(tried, NoCut):
-                self._leave_whole(tried)
+                self._leave_whole(part, tried)
                 return None
             features = computed = tried
-        self._cut, self._last = plan, None
+        part.cut, part.last = plan, None
+        for kind in part.kinds:
+            self._last.pop(kind, None)
         if last is None or plan.place != last.place:
             self._messages.cut(
                 frontier,
                 features,
                 rows=batch.rows,
-                steps=self._options.steps,
+                steps=self._options.steps if "train" in part.kinds else None,
                 inference=self._options.inference,
+                validation="train" not in part.kinds,
             )
         return computed
 
@@ -219,7 +252,8 @@ class CacheRun:
         for tracker in self._lookup.trackers.values():
             tracker.stop()
         if not self._options.inference:
-            self._cut = NoCut(Reason.FAILED_AUDIT)
+            for part in self._parts.values():
+                part.cut = NoCut(Reason.FAILED_AUDIT)
         warnings.warn(
             f"PrefixCache: the output of {plan.frontier.name} for a sample differs from an earlier "
             "epoch, so caching is disabled. Epochs since then may have trained on outdated "
@@ -227,7 +261,7 @@ class CacheRun:
             stacklevel=2,
         )
 
-    def _weights_changed(self, plan: CutPlan, batch: Batch, thorough: bool) -> bool:
+    def _weights_changed(self, part: _Part, plan: CutPlan, batch: Batch, *, thorough: bool) -> bool:
         """Clear the cache if weights before the cut have changed; disable it if that persists."""
         values = plan.values(batch.state)
         changed = plan.watch.changed(values, thorough)
@@ -236,24 +270,29 @@ class CacheRun:
         self._changes += 1
         name = plan.watch.variables[changed[0]].path
         plan.watch = Watch(plan.watch.variables, values)
-        self._lookup.clear()
+        self._lookup.clear(part.kinds)
         if plan.shared:
             plan.shared.forget()  # its latest features may be of the new weights
         if self._options.library is not None:
             plan.share(self._options.library, batch)
         if self._changes > MAX_CHANGES and not self._options.inference:
             detail = f"weights before the cut keep changing ({name})"
-            self._cut = NoCut(Reason.WEIGHTS_CHANGE, detail)
-            self._messages.not_used(self._cut)
+            part.cut = NoCut(Reason.WEIGHTS_CHANGE, detail)
+            self._messages.not_used(part.cut)
         else:
             self._messages.cleared(name)
         return True
 
-    def _leave_whole(self, no_cut: NoCut) -> None:
+    def _leave_whole(self, part: _Part, no_cut: NoCut) -> None:
         self._check_wish(no_cut)
-        self._cut, self._last = no_cut, None
-        self._lookup.clear()
-        self._messages.not_used(no_cut)
+        part.cut, part.last = no_cut, None
+        for kind in part.kinds:
+            self._last.pop(kind, None)
+        self._lookup.clear(part.kinds)
+        if part.kinds == ("train",):
+            self._messages.disabled("train", no_cut)
+        else:
+            self._messages.not_used(no_cut)
 
     def _check_wish(self, no_cut: NoCut) -> None:
         if self._options.inference and not no_cut.reason.is_expected:

@@ -86,6 +86,7 @@ class Messages:
         rows: int,
         steps: int | None,
         inference: bool,
+        validation: bool = False,
     ) -> None:
         """Print where a model is cut, what is kept there and what it saves.
 
@@ -95,6 +96,7 @@ class Messages:
             rows: Int, its samples.
             steps: Int, batches in an epoch; None if that is not known.
             inference: Bool, whether frozen layers run in inference mode.
+            validation: Bool, whether the cut is one of validation alone. Defaults to False.
         """
         row_bytes = sum(to_host(tensor).nbytes for tensor in features) / max(1, rows)
         samples = f"up to {steps * rows:,} samples" if steps else "samples"
@@ -105,7 +107,7 @@ class Messages:
             text += f" It ends there because {frontier.ended_by.detail}."
         if inference:
             text += " Frozen layers run in inference mode, without dropout."
-        self._print(text)
+        self._print(f"in validation, {text}" if validation else text)
 
     def not_used(self, no_cut: NoCut) -> None:
         """Print why a model is not cut; that too little work is frozen is printed once per fit."""

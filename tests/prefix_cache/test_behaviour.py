@@ -25,9 +25,9 @@ from keras_freeze.prefix_cache.reasons import Reason
 UNSEEN = (Reason.NOT_KNOWN, Reason.ADDS_LOSS)
 
 
-def reason_against(model):
+def reason_against(model, training=True):
     """Return why the last call that is not an input can't be cached, or one before it."""
-    setting = Setting(trained=())
+    setting = Setting(trained=(), inference=not training)
     for layer in model.layers:
         layer.trainable = type(layer).__name__ == "BatchNormalization"
     nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]
@@ -39,13 +39,13 @@ def values_of(model):
     return [keras.ops.convert_to_numpy(v) for layer in every_layer(model) for v in layer.variables]
 
 
-def differs(found, model):
+def differs(found, model, training=True):
     """Tell whether an output depends on more than its sample, or something is written."""
     before = values_of(model)
     order = np.array([4, 0, 2])
     try:
-        whole = model(samples(found, np.arange(ROWS)), training=True)
-        part = model(samples(found, order), training=True)
+        whole = model(samples(found, np.arange(ROWS)), training=training)
+        part = model(samples(found, order), training=training)
     except Exception:  # where another number of samples does not fit
         return True
     flat = zip(keras.tree.flatten(whole), keras.tree.flatten(part), strict=True)
@@ -67,6 +67,15 @@ def test_what_the_table_says_is_what_happens(name):
     reason = reason_against(model)
     if reason is None or reason.reason not in UNSEEN:
         assert differs(found, model) == (reason is not None), reason
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_may_be_cached_in_validation_changes_nothing_there(name):
+    keras.utils.set_random_seed(3)
+    model = model_of(LAYERS[name])
+    if reason_against(model, training=False) is None:
+        assert not differs(LAYERS[name], model, training=False)
 
 
 @pytest.mark.backend

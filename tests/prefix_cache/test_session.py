@@ -298,3 +298,64 @@ def test_data_of_unknown_length_take_as_many_steps(validate, batch_norm):
     assert cached_steps == steps and cache.statistics.hits >= 48
     for one, other in zip(weights, cached_weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+# Validation, where training can't be cut as deep
+
+
+def behind(layer):
+    """Two frozen layers with another one between them, and a head that trains."""
+
+    def build():
+        inputs = keras.Input((4,))
+        x = layers.Dense(6, activation="relu", name="low")(inputs)
+        x = layers.Dense(5, name="middle")(layer()(x))
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    return frozen(build, layers=["low", "middle"])
+
+
+@pytest.mark.backend
+def test_validation_is_cut_behind_a_dropout(capsys):
+    cache = kf.PrefixCache(auto=False)
+    build = behind(lambda: layers.Dropout(0.5, seed=1))
+    statistics = cached.compare(build, vectors(), cache=cache, validate=True)
+    said = capsys.readouterr().out
+    assert "cache: up to 24 samples at low" in said
+    assert "cache: in validation, samples at middle" in said
+    assert (statistics.misses, statistics.hits) == (40, 80)
+
+
+@pytest.mark.backend
+def test_validation_alone_is_cut(capsys):
+    def build():
+        inputs = keras.Input((4,))
+        x = layers.Dense(6, name="low")(layers.GaussianNoise(0.1, seed=1)(inputs))
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    cache = kf.PrefixCache(auto=False)
+    low = frozen(build, layers=["low"])
+    statistics = cached.compare(low, vectors(), cache=cache, validate=True)
+    assert (statistics.misses, statistics.hits) == (20, 40)
+    said = capsys.readouterr().out
+    assert "disabled for training: GaussianNoise 'gaussian_noise" in said
+
+
+@pytest.mark.backend
+def test_statistics_that_training_moves_end_a_cut_of_validation_too():
+    def build():
+        model = behind(lambda: layers.BatchNormalization(name="norm"))()
+        model.get_layer("norm").trainable = True
+        for weight in model.get_layer("norm").trainable_weights:
+            weight.trainable = False
+        return model
+
+    statistics = cached.compare(build, vectors(), validate=True)
+    assert statistics.hits == 80  # of low, in both
+
+
+def test_a_validation_that_is_cut_deeper_follows_a_transition():
+    build = behind(lambda: layers.Dropout(0.5, seed=1))
+    unfreeze = cached.At(lambda model: kf.unfreeze(model, layers=["middle"]), epoch=2)
+    statistics = cached.compare(build, vectors(), lambda: unfreeze, validate=True, epochs=4)
+    assert statistics.hits >= 60 + 40

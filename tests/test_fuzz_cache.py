@@ -1,0 +1,48 @@
+"""Random frozen models with the prefix cache and without; `make fuzz` tries more."""
+
+import fuzz_cache
+import keras
+import numpy as np
+import pytest
+
+from keras_freeze.prefix_cache.feature_store import RowStore
+
+pytestmark = [
+    pytest.mark.backend,
+    pytest.mark.filterwarnings("ignore:Your input ran out of data"),
+    pytest.mark.filterwarnings("ignore:.*shuffle=True. was passed"),
+    pytest.mark.filterwarnings("ignore:.*does not support masking"),
+]
+#: A thousand together.
+COUNT = {"tensorflow": 600, "torch": 300, "jax": 100}[keras.backend.backend()]
+#: One of ten with a traced step, which takes most of the time.
+TRACED = 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, COUNT, 10))
+def test_ten_cases(first):
+    found = {}
+    for number in range(first, first + 10):
+        found[number], _ = fuzz_cache.differences(number, eager=number % TRACED != 0)
+    assert {n: words for n, words in found.items() if words} == {}
+
+
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize(("number", "hits"), [(15, 88), (11, 0)])
+def test_a_case(number, hits):  # the second draws dropout masks in validation, and is left alone
+    assert fuzz_cache.differences(number) == ([], hits)
+
+
+@pytest.mark.slow_on_jax
+def test_the_comparison_sees_a_difference(monkeypatch):
+    get = RowStore.get
+
+    def other(self, keys):
+        rows = get(self, keys)
+        return rows and [row * np.float32(1.0001) for row in rows]
+
+    monkeypatch.setattr(RowStore, "get", other)
+    found, _ = fuzz_cache.differences(15)
+    assert any("features" in words for words in found)
+    assert any("weights" in words for words in found)
