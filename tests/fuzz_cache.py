@@ -182,8 +182,8 @@ class Measured:
     def __enter__(self):
         self.largest, self.own = 0.0, FeatureLookup.stored
 
-        def stored(lookup, plan, batch):
-            rows = self.own(lookup, plan, batch)
+        def stored(lookup, plan, batch, *keys):
+            rows = self.own(lookup, plan, batch, *keys)
             for row, value in zip(rows or [], plan.prefix(batch) if rows else [], strict=True):
                 here = keras.ops.convert_to_numpy(value)
                 self.largest = max(self.largest, distance(row, here))

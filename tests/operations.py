@@ -122,6 +122,32 @@ LAYERS = {
             "RandomZoom",
         )
     },
+    **{
+        name: case(lambda name=name: getattr(layers, name)(), IMAGE, low=0.0, high=255.0)
+        for name in (
+            "AugMix",
+            "AutoContrast",
+            "RandAugment",
+            "Solarization",
+        )
+    },
+    **{
+        name: case(lambda name=name: getattr(layers, name)(0.5), IMAGE, low=0.0, high=255.0)
+        for name in (
+            "RandomColorDegeneration",
+            "RandomElasticTransform",
+            "RandomGrayscale",
+            "RandomPerspective",
+            "RandomSharpness",
+        )
+    },
+    "ContrastLimitedAdaptiveHistogramEqualization": case(
+        layers.ContrastLimitedAdaptiveHistogramEqualization, IMAGE, low=0.0, high=255.0
+    ),
+    "RandomPosterization": case(lambda: layers.RandomPosterization(3), IMAGE, high=255.0),
+    "RandomColorJitter": case(
+        lambda: layers.RandomColorJitter(hue_factor=0.5), IMAGE, low=0.0, high=255.0
+    ),
     "RandomFlip": case(layers.RandomFlip, IMAGE),
     "RandomCrop": case(lambda: layers.RandomCrop(3, 3), IMAGE),
     "RandomErasing": case(lambda: layers.RandomErasing(1.0), IMAGE),

@@ -50,6 +50,11 @@ def restore(state: Mapping[str, Any]) -> None:
             torch.cuda.set_rng_state_all(devices)
 
 
+def is_generator(variable: keras.Variable) -> bool:
+    """Tell whether a variable is the state of a layer's random generator."""
+    return bool(variable.name == "seed_generator_state")
+
+
 def _of_torch() -> list[Any]:
     """Return the state on the host, then that of each GPU; none on other backends."""
     if keras.backend.backend() != "torch":

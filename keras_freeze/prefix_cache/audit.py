@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ import numpy as np
 
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.compiled_prefix import Prefix
+from keras_freeze.prefix_cache.feature_store import RowStore
 
 # Samples of a batch that are computed again.
 AUDITED_SAMPLES = 2
@@ -26,10 +28,7 @@ def is_own(prefix: Prefix, batch: Batch, features: Sequence[Any]) -> bool:
         batch: `Batch`.
         features: What was computed for it.
     """
-    picked = _last(batch)
-    if prefix.is_of_one_size(batch):
-        picked = [picked[n % len(picked)] for n in range(batch.rows)]
-    return _agrees(prefix, batch, picked, features)
+    return _agrees(prefix, batch, _filling(prefix, batch), features)
 
 
 class Audit:
@@ -45,16 +44,30 @@ class Audit:
     def __init__(self, prefix: Prefix) -> None:
         self._prefix = prefix
         self._whole_s = 0.0
+        self._kept: tuple[Batch, list[Hashable]] | None = None
 
-    def passes(self, batch: Batch, features: Sequence[Any], batch_s: float) -> bool:
+    def keep(self, batch: Batch, keys: Sequence[Hashable]) -> None:
+        """Keep an augmentation of some samples, the first time, to compute its features again."""
+        if self._kept is None:
+            picked = _filling(self._prefix, batch)
+            self._kept = batch.picked(picked), [keys[n] for n in picked]
+
+    def passes(
+        self, batch: Batch, features: Sequence[Any], batch_s: float, store: RowStore
+    ) -> bool:
         """Tell whether features are still what the prefix returns.
 
         Args:
             batch: `Batch`.
             features: What was looked up for it.
             batch_s: Float, about how many seconds it takes to compute one.
+            store: What was kept before, of samples that are augmented.
         """
         prefix = self._prefix
+        if self._kept is not None:
+            again, keys = dataclasses.replace(self._kept[0], state=batch.state), self._kept[1]
+            rows = store.get(keys)
+            return rows is None or _agrees(prefix, again, None, rows)
         to_trace_s = prefix.first_s - batch_s
         if not prefix.is_of_one_size(batch) or self._whole_s + batch_s > to_trace_s:
             return _agrees(prefix, batch, _last(batch), features)
@@ -62,6 +75,14 @@ class Audit:
         agrees = _agrees(prefix, batch, None, features)
         self._whole_s += time.perf_counter() - begun
         return agrees
+
+
+def _filling(prefix: Prefix, batch: Batch) -> list[int]:
+    """Return the positions of the last samples, as often as the prefix needs samples."""
+    picked = _last(batch)
+    if prefix.is_of_one_size(batch):
+        picked = [picked[n % len(picked)] for n in range(batch.rows)]
+    return picked
 
 
 def _last(batch: Batch) -> list[int]:

@@ -28,6 +28,7 @@ class Batch:
         kind: "train" or "test", the step that it is for.
         state: What JAX's trainer passes into a step; its first two elements are the values of the
             variables that train and that don't. Empty on other backends.
+        drawn: Values that a prefix begins with instead of the inputs: an augmentation of them.
         promised: TensorFlow's shapes and dtypes of the inputs of all batches, if they are known.
 
     Raises:
@@ -38,6 +39,7 @@ class Batch:
     kind: Kind = "train"
     state: tuple[Any, ...] = ()
     promised: Any = None
+    drawn: tuple[Any, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -62,7 +64,8 @@ class Batch:
         def pick(leaf: Any) -> Any:
             return None if leaf is None else keras.ops.take(leaf, rows, axis=0)
 
-        return dataclasses.replace(self, x=keras.tree.map_structure(pick, self.x))
+        drawn = tuple(map(pick, self.drawn))
+        return dataclasses.replace(self, x=keras.tree.map_structure(pick, self.x), drawn=drawn)
 
 
 def keys_of(x: Any, promised_rows: int | None = None) -> list[bytes]:

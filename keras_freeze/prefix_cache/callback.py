@@ -45,6 +45,11 @@ class PrefixCache(BaseCallback):
         custom_step: Bool, whether a `train_step`, `test_step` or `compute_loss` of the model's own
             is cut too. True is your word that they call the model on the batch as it came, with
             the model's own weights, and need no gradient of the input. Defaults to False.
+        views: Int, how many augmented views of each sample are kept where the first layers of the
+            model are random, such as `RandomFlip`. The first visits of a sample are augmented
+            anew, later ones use these views in turn, in an order that is drawn for each pass. This
+            changes the training, which sees so many views instead of endlessly many. Where they
+            don't fit into `max_bytes`, there are fewer. Defaults to None: such a model is not cut.
         auto: Bool, whether to leave the model whole where a cut would not save time. Defaults to
             True.
         verbose: 0 or 1, whether to print what is cached or why nothing is, and a summary at the
@@ -85,6 +90,7 @@ class PrefixCache(BaseCallback):
         *,
         mode: Mode = "training",
         custom_step: bool = False,
+        views: int | None = None,
         auto: bool = True,
         verbose: int = 1,
     ):
@@ -94,6 +100,10 @@ class PrefixCache(BaseCallback):
             raise ArgumentTypeError(owner, "max_bytes", "be an int", value=max_bytes)
         if max_bytes is not None and max_bytes < 0:
             raise ArgumentError(owner, "max_bytes", "not be negative", value=max_bytes)
+        if views is not None and not is_int(views):
+            raise ArgumentTypeError(owner, "views", "be an int", value=views)
+        if views is not None and views < 1:
+            raise ArgumentError(owner, "views", "be at least 1", value=views)
         if mode not in ("training", "inference"):
             raise ArgumentError(owner, "mode", 'be "training" or "inference"', value=mode)
         if verbose not in (0, 1):
@@ -102,6 +112,7 @@ class PrefixCache(BaseCallback):
         self.directory = directory
         self.mode = mode
         self.custom_step = custom_step
+        self.views = views
         self.auto = auto
         self.verbose = verbose
         self.statistics = Statistics()
@@ -120,6 +131,7 @@ class PrefixCache(BaseCallback):
             custom_step=self.custom_step,
             steps=self.params.get("steps"),
             epochs_left=self._epochs_left,
+            views=self.views,
             library=library,
         )
         run = CacheRun(self.model, options, lambda: RowStore(budget, self.directory), self._say)

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from keras_freeze.keras_internals.random_state import is_generator
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.graph_replay import Features, features_of
@@ -59,6 +60,7 @@ class Prefix:
         self.first_s = 0.0
         #: For each cut, whether each of its tensors has a mask; None before anything is computed.
         self.masked: list[list[bool]] | None = None
+        self._calls = 0
         self._shapes: dict[Hashable, list[tuple[Any, Any]]] = {}
         self._functions: dict[Hashable, Callable[..., Sequence[Any]]] = {}
 
@@ -67,10 +69,10 @@ class Prefix:
 
         Args:
             batch: `Batch`.
-            features: Values of the tensors that it starts from.
+            features: Values of the tensors that it starts from. Defaults to what was drawn.
         """
         begun = time.perf_counter()
-        flat = self._computed(batch, list(features))
+        flat = self._computed(batch, list(features or batch.drawn))
         self.first_s = self.first_s or time.perf_counter() - begun
         return flat
 
@@ -83,7 +85,9 @@ class Prefix:
             return list(self._traced(batch)(batch.x, given))
         if None not in self._functions:
             self._functions[None] = self._made()
-        return list(self._functions[None](*batch.state[:2], batch.x, given))
+        self._calls += 1
+        numbers = [self._calls] if batch.state else []
+        return list(self._functions[None](*batch.state[:2], batch.x, given, *numbers))
 
     def pack(self, flat: Sequence[Any]) -> Features:
         """Return flat tensors as `replaying` takes them."""
@@ -176,13 +180,25 @@ class Prefix:
         variables = [*model.trainable_variables, *model.non_trainable_variables]
 
         def function(
-            trainable: Sequence[Any], others: Sequence[Any], x: Any, given: Sequence[Any]
+            trainable: Sequence[Any], others: Sequence[Any], x: Any, given: Sequence[Any], call: Any
         ) -> list[Any]:
             values = zip(variables, [*trainable, *others], strict=True)
-            with keras.StatelessScope(state_mapping=list(values)):
+            # A step that does not draw does not move the generators on either.
+            moved = [(v, _moved(value, call) if is_generator(v) else value) for v, value in values]
+            with keras.StatelessScope(state_mapping=moved):
                 return self._flat(x, given)
 
         return function if model.run_eagerly else jax.jit(function)
+
+
+# Numbers between the draws of two calls: more than one draws.
+DRAWS = 2**12
+
+
+def _moved(state: Any, calls: Any) -> Any:
+    """Return the state that a random generator has some calls later."""
+    shift = keras.ops.stack([0, calls * DRAWS])
+    return state + keras.ops.cast(shift, state.dtype)
 
 
 def _packed(masked: Sequence[Sequence[bool]], flat: Sequence[Any]) -> Features:

@@ -15,8 +15,10 @@ import keras
 from keras_freeze.keras_internals.graph import graph_nodes, walked_graph
 from keras_freeze.keras_internals.layers import is_builtin, sublayers
 from keras_freeze.keras_internals.own_code import STEP_METHODS, replaced_methods
+from keras_freeze.model_picture import every_layer
 from keras_freeze.prefix_cache.determinism_rules import (
     ADDS_LOSS,
+    AUGMENTATIONS,
     HUB_LAYERS,
     LAYERS,
     NOT_KNOWN,
@@ -52,6 +54,13 @@ def reason_in_graph(node: Any, setting: Setting) -> NoCut | None:
     """Return the same as `reason_against` for a call in the graph of a Functional model."""
     found = _judged_call(node, setting)
     return found and NoCut(found.reason, f"{_shown(node.operation)} {found.detail}")
+
+
+def draws(operation: Any, setting: Setting) -> bool:
+    """Tell whether an operation changes images at random, and views of them are kept."""
+    if not setting.views or not isinstance(operation, keras.Layer):
+        return False
+    return any(type(layer).__name__ in AUGMENTATIONS for layer in every_layer(operation))
 
 
 def _judged(operation: Any, setting: Setting) -> NoCut | None:

@@ -24,12 +24,14 @@ class Setting:
         trained: Ids of the variables that the optimizer changes.
         inference: Bool, whether the layer is called in inference mode, without dropout.
         training_writes: Bool, whether it is called in training mode elsewhere, and writes then.
+        views: Bool, whether several random views of each sample are kept. Defaults to False.
         node: The call that is judged, in the graph of a model; None if it is not in one.
     """
 
     trained: Collection[int]
     inference: bool = False
     training_writes: bool = True
+    views: bool = False
     node: Any = None
 
 
@@ -190,6 +192,30 @@ _OWN_CODE = NoCut(Reason.NOT_KNOWN, "runs code that is not known to be determini
 _DRAWS = NoCut(Reason.RANDOM, "draws random numbers")
 _TABLE = NoCut(Reason.STATE, "uses a table that is not a weight")
 
+
+def _augmentation(*, draws_in_validation: bool) -> Rule:
+    """Return the rule of layers that change images at random, of which views may be kept."""
+
+    def rule(layer: Any, setting: Setting) -> NoCut | None:
+        is_quiet = setting.inference and setting.training_writes and not draws_in_validation
+        return None if is_quiet or setting.views else _DRAWS
+
+    return rule
+
+
+# Layers that change images at random in training: those that are at rest in validation, and those
+# that draw random numbers there too.
+_QUIET_IN_VALIDATION = """
+    RandomBrightness RandomContrast RandomCrop RandomElasticTransform RandomErasing RandomFlip
+    RandomGaussianBlur RandomInvert RandomPerspective RandomRotation RandomShear RandomTranslation
+    RandomZoom Solarization
+"""
+_DRAWING_IN_VALIDATION = """
+    AugMix RandAugment RandomColorDegeneration RandomColorJitter RandomGrayscale RandomHue
+    RandomPosterization RandomSaturation RandomSharpness
+"""
+AUGMENTATIONS = frozenset(f"{_QUIET_IN_VALIDATION} {_DRAWING_IN_VALIDATION}".split())
+
 # Layers of KerasHub that do nothing but call the layers that they contain.
 HUB_LAYERS: dict[str, Rule] = _each(
     """
@@ -219,7 +245,8 @@ LAYERS: dict[str, Rule] = {
         pure,
     ),
     **_each("CategoryEncoding Discretization MelSpectrogram STFTSpectrogram", _at_least(2)),
-    **_each("CenterCrop Resizing", _at_least(4)),
+    **_each("AutoContrast CenterCrop Resizing", _at_least(4)),
+    "ContrastLimitedAdaptiveHistogramEqualization": _at_least(4),
     **_each("AlphaDropout Dropout GaussianDropout", _dropout("rate")),
     **_each("SpatialDropout1D SpatialDropout2D SpatialDropout3D", _dropout("rate")),
     "GaussianNoise": _dropout("stddev"),
@@ -234,17 +261,10 @@ LAYERS: dict[str, Rule] = {
     **HUB_LAYERS,
     "ActivityRegularization": _never(ADDS_LOSS),
     "SpectralNormalization": _spectral_norm,
-    **_each(
-        """
-        AugMix AutoContrast ContrastLimitedAdaptiveHistogramEqualization CutMix Equalization
-        MaxNumBoundingBoxes MixUp RandAugment RandomBrightness RandomColorDegeneration
-        RandomColorJitter RandomContrast RandomCrop RandomElasticTransform RandomErasing
-        RandomFlip RandomGaussianBlur RandomGrayscale RandomHue RandomInvert RandomPerspective
-        RandomPosterization RandomRotation RandomSaturation RandomSharpness RandomShear
-        RandomTranslation RandomZoom Solarization
-        """,
-        _never(_DRAWS),
-    ),
+    **_each("CutMix MaxNumBoundingBoxes MixUp", _never(_DRAWS)),
+    "Equalization": _never(NOT_KNOWN),
+    **_each(_QUIET_IN_VALIDATION, _augmentation(draws_in_validation=False)),
+    **_each(_DRAWING_IN_VALIDATION, _augmentation(draws_in_validation=True)),
     **_each("FlaxLayer JaxLayer Lambda Layer Pipeline TFSMLayer", _never(_OWN_CODE)),
     **_each("TorchModuleWrapper Wrapper", _never(_OWN_CODE)),
     **_each("HashedCrossing Hashing IntegerLookup StringLookup TextVectorization", _never(_TABLE)),

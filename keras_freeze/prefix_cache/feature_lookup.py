@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from keras_freeze.prefix_cache.feature_store import RowStore
 from keras_freeze.prefix_cache.planning import CutPlan
 from keras_freeze.prefix_cache.reuse_tracker import ReuseTracker
 from keras_freeze.prefix_cache.summary import Statistics
+from keras_freeze.prefix_cache.views import Visits
 
 # Evaluations after which samples of validation are expected to be repeated. A single one without
 # repeats may have been on other data, by some other callback.
@@ -36,6 +37,7 @@ class FeatureLookup:
             "train": ReuseTracker(new_store(), passes=1, enough=max(1, (steps or 16) // 4)),
             "test": ReuseTracker(new_store(), passes=EVALUATIONS, enough=1),
         }
+        self.visits = Visits(1)
         self._begun = time.perf_counter()
         self._audit_s: list[float] = []
 
@@ -43,14 +45,23 @@ class FeatureLookup:
         """Record that an epoch, or an evaluation, begins."""
         self.trackers[kind].begin()
 
-    def stored(self, plan: CutPlan, batch: Batch) -> list[np.ndarray] | None:
+    def keys_of(self, plan: CutPlan, batch: Batch) -> tuple[Sequence[Hashable], int | None]:
+        """Return what features are kept by, and how many of the samples were seen before."""
+        if plan.draw is None:
+            return batch.keys, None
+        seen = self.visits.known(batch.keys)
+        return self.visits.next(batch.keys), seen
+
+    def stored(
+        self, plan: CutPlan, batch: Batch, keys: Sequence[Hashable], seen: int | None
+    ) -> list[np.ndarray] | None:
         """Return the features of a batch that are kept; None if those of a sample are missing."""
         tracker = self.trackers[batch.kind]
         with self.statistics.lookup():
             shelf = plan.shared.shelf(batch) if plan.shared else None
             if shelf is not None:
                 tracker.use(shelf.store)
-            return tracker.look_up(batch.keys)
+            return tracker.look_up(keys, seen)
 
     def passes_audit(self, plan: CutPlan, batch: Batch, rows: Sequence[np.ndarray]) -> bool:
         """Tell whether features that were looked up are still right, as far as is audited.
@@ -61,7 +72,8 @@ class FeatureLookup:
         share = AUDIT_SHARE * (begun - self._begun)
         if self._audit_s and sum(self._audit_s) + self._audit_s[-1] > share:
             return True
-        passes = plan.audit.passes(batch, rows, self.statistics.sample_s * batch.rows)
+        batch_s = self.statistics.sample_s * batch.rows
+        passes = plan.audit.passes(batch, rows, batch_s, self.trackers[batch.kind].store)
         self._audit_s.append(time.perf_counter() - begun)
         return passes
 
@@ -87,14 +99,14 @@ class FeatureLookup:
         self.statistics.computed += batch.rows
         return flat, arrays
 
-    def keep(self, batch: Batch, arrays: Sequence[np.ndarray]) -> None:
+    def keep(self, batch: Batch, keys: Sequence[Hashable], arrays: Sequence[np.ndarray]) -> None:
         """Keep the features of a batch.
 
         Raises:
             OSError: if a file can't be written.
         """
         with self.statistics.lookup():
-            self.trackers[batch.kind].keep(batch.keys, arrays)
+            self.trackers[batch.kind].keep(keys, arrays)
             total = sum(tracker.store.nbytes for tracker in self.trackers.values())
             self.statistics.nbytes = max(self.statistics.nbytes, total)
 
@@ -102,3 +114,5 @@ class FeatureLookup:
         """Remove all features of some kinds."""
         for kind in kinds:
             self.trackers[kind].clear()
+            if kind == "train":
+                self.visits.clear()

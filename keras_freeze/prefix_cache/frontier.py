@@ -74,6 +74,8 @@ class Frontier:
         ended_by: Why the first layer behind the cut is not before it; None if it is trainable.
         work: Multiplications before the cut for one sample.
         share: Part of the model's forward pass that this is, from 0 to 1.
+        augmentation: The cut behind the random layers at the input of which views are kept; None
+            if there are none.
     """
 
     setting: Setting
@@ -83,6 +85,7 @@ class Frontier:
     ended_by: NoCut | None
     work: float
     share: float
+    augmentation: Frontier | None = None
 
     def work_from(self, known: Collection[int]) -> float:
         """Return about how many multiplications lead from known tensors to what is kept."""

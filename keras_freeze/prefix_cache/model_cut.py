@@ -7,23 +7,24 @@ nested one, through that one's graph too. The tensors that cross it are its fron
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 import keras
 
 from keras_freeze.keras_internals.graph import graph_nodes, origin_of, walked_graph
 from keras_freeze.model_picture import weights_of_operation
-from keras_freeze.prefix_cache.determinism import reason_in_graph
+from keras_freeze.prefix_cache.determinism import draws, reason_in_graph
 from keras_freeze.prefix_cache.determinism_rules import Setting
 from keras_freeze.prefix_cache.frontier import Frontier, GraphCut
 from keras_freeze.prefix_cache.reasons import NoCut, Reason
 from keras_freeze.prefix_cache.workload import work_of_call
 
 # What a tensor is: computed from the batch without weights, so that it costs little to compute
-# again; or an output of frozen layers, worth caching.
-Kind = Literal["free", "kept"]
+# again; or so and at random, another one each time; or an output of frozen layers, worth caching.
+Kind = Literal["free", "drawn", "kept"]
 
+DRAWN_INSIDE = NoCut(Reason.RANDOM, "augmentation is not between the model's input and its weights")
 ONLY_GRAPHS = "only a Functional or Sequential model, as `keras.Model(inputs, outputs)`, can be cut"
 
 
@@ -50,7 +51,7 @@ def find(model: keras.Model, setting: Setting) -> Frontier | NoCut:
     called = [node for cut in cuts for node in cut.before if id(node) not in inner]
     work = sum(map(work_of_call, called))
     others = [reason for reason in reasons if reason.reason is not Reason.TRAINS]
-    return Frontier(
+    frontier = Frontier(
         setting=setting,
         cuts=cuts,
         layers=tuple(dict.fromkeys(filter(weights_of_operation, (n.operation for n in called)))),
@@ -59,6 +60,28 @@ def find(model: keras.Model, setting: Setting) -> Frontier | NoCut:
         work=work,
         share=work / max(1.0, sum(map(work_of_call, graph_nodes(graph)))),
     )
+    return dataclasses.replace(frontier, augmentation=_augmentation_of(frontier))
+
+
+def _augmentation_of(frontier: Frontier) -> Frontier | None:
+    """Return the cut that keeps what random layers give to all others; None if there are none."""
+    setting, outer = frontier.setting, frontier.cuts[0]
+    drawn: dict[int, Any] = {}
+    for node in outer.before:
+        is_read = any(id(tensor) in drawn for tensor in node.input_tensors)
+        if draws(node.operation, setting) or (is_read and not weights_of_operation(node.operation)):
+            drawn.update((id(tensor), tensor) for tensor in node.output_tensors)
+    others = [node for node in graph_nodes(outer.graph) if not drawn.keys() & _outputs_of(node)]
+    read = _read_by(others).union(map(id, outer.graph.outputs))
+    kept = tuple(tensor for i, tensor in drawn.items() if i in read)
+    before = _leading_to({id(tensor) for tensor in kept}, outer.before, set(map(id, outer.before)))
+    calls = tuple(node for node in outer.before if id(node) in before)
+    cut = GraphCut(outer.graph, kept, before=calls, after=(), inner={})
+    return dataclasses.replace(frontier, cuts=(cut,), layers=()) if kept else None
+
+
+def _outputs_of(node: Any) -> set[int]:
+    return {id(tensor) for tensor in node.output_tensors}
 
 
 def _cuts_through(graph: Any, setting: Setting) -> tuple[tuple[GraphCut, ...], list[NoCut]]:
@@ -74,13 +97,14 @@ class _Analysis:
     def __init__(self, setting: Setting, graph: Any) -> None:
         self.setting = setting
         self.reasons: list[NoCut] = []
+        self.graph = graph
         self.batch = graph.inputs[0].shape[:1]
 
     def cut(self, graph: Any, kinds: dict[int, Kind]) -> GraphCut:
         """Cut a graph whose inputs are of these kinds, and record the kinds of other tensors."""
         cacheable, inner = self._classified(graph, kinds)
         if self.setting.inference:
-            cacheable = self._without_end(graph, cacheable, kinds)
+            cacheable = self._without_end(graph, cacheable, kinds, inner)
         nodes = [node for node in graph_nodes(graph) if not node.is_input]
         behind = [node for node in nodes if id(node) not in cacheable and id(node) not in inner]
         read = _read_by(behind).union(map(id, graph.outputs))
@@ -110,10 +134,17 @@ class _Analysis:
             if node.is_input or len(given) < len(node.input_tensors):
                 continue
             reason = self._reason_against(node)
+            kind: Kind = "free"
+            if "kept" in given or weights_of_operation(node.operation):
+                kind = "kept"
+            elif "drawn" in given or draws(node.operation, self.setting):
+                kind = "drawn"
+            if reason is None and draws(node.operation, self.setting):
+                is_at_input = kind == "drawn" and graph is self.graph
+                reason = None if is_at_input else DRAWN_INSIDE
             if reason is None:
                 cacheable.add(id(node))
-                is_free = "kept" not in given and not weights_of_operation(node.operation)
-                kinds.update((id(t), "free" if is_free else "kept") for t in node.output_tensors)
+                kinds.update((id(t), kind) for t in node.output_tensors)
                 continue
             cut = self._cut_inside(node, graph, given)
             if cut is None:
@@ -130,12 +161,15 @@ class _Analysis:
             return None
         return self.cut(nested, dict(zip(map(id, nested.inputs), given, strict=True)))
 
-    def _without_end(self, graph: Any, cacheable: set[int], kinds: dict[int, Kind]) -> set[int]:
+    def _without_end(
+        self, graph: Any, cacheable: set[int], kinds: dict[int, Kind], inner: Collection[int]
+    ) -> set[int]:
         """Leave out what is stochastic behind the last frozen weights: it is the head's."""
         nodes = [node for node in graph_nodes(graph) if id(node) in cacheable]
         weighted = [node for node in nodes if weights_of_operation(node.operation)]
         outputs = {id(t) for node in weighted for t in node.output_tensors}
-        leading = _leading_to(outputs, nodes, cacheable)
+        within = _read_by(node for node in graph_nodes(graph) if id(node) in inner)
+        leading = _leading_to(outputs | within, nodes, cacheable)
         training = dataclasses.replace(self.setting, inference=False)
         left = set(cacheable)
         for node in nodes:

@@ -12,7 +12,7 @@ from keras_freeze.keras_internals.own_code import STEP_METHODS, replaced_methods
 from keras_freeze.model_picture import every_layer
 from keras_freeze.prefix_cache.audit import Audit, is_own
 from keras_freeze.prefix_cache.batches import Batch, Kind
-from keras_freeze.prefix_cache.compiled_prefix import Prefix
+from keras_freeze.prefix_cache.compiled_prefix import Prefix, Start
 from keras_freeze.prefix_cache.determinism_rules import Setting
 from keras_freeze.prefix_cache.feature_library import Library
 from keras_freeze.prefix_cache.frontier import Frontier
@@ -39,6 +39,7 @@ class Options:
         steps: Int, batches in an epoch; None if not known.
         epochs_left: Returns how many epochs the model stays frozen as it is; None if that is not
             known.
+        views: Int, how many augmented views of each sample are kept; None for none.
         library: `Library` to share features with other trainings; None to share none.
     """
 
@@ -47,6 +48,7 @@ class Options:
     custom_step: bool
     steps: int | None
     epochs_left: Callable[[], int | None]
+    views: int | None = None
     library: Library | None = None
 
 
@@ -62,6 +64,7 @@ class CutPlan:
         place: What differs between cuts: the tensors that are kept, and the dtype policies before.
         layers: All layers before the cut, nested ones included.
         audit: Computes features again that were looked up.
+        draw: Computes another augmentation of a batch; None if nothing is augmented.
         shared: The features that are shared with other trainings; None if none can be.
         settings: What it was made for: flags and dtype policies before the cut.
     """
@@ -73,6 +76,7 @@ class CutPlan:
     place: tuple[Any, ...]
     layers: tuple[keras.Layer, ...]
     audit: Audit
+    draw: Prefix | None = None
     shared: SharedCut | None = None
     settings: tuple[Any, ...] = dataclasses.field(init=False)
 
@@ -82,6 +86,12 @@ class CutPlan:
     def values(self, state: tuple[Any, ...]) -> list[Any] | None:
         """Return the values of the weights in a step of JAX, None elsewhere."""
         return _values(self.positions, state)
+
+    def augmented(self, batch: Batch) -> Batch:
+        """Return a batch with what its samples are augmented to this time, if they are."""
+        if self.draw is None:
+            return batch
+        return dataclasses.replace(batch, drawn=tuple(self.draw(batch)))
 
     def share(self, library: Library, batch: Batch) -> None:
         """Share features through a library, if all that is kept can be named."""
@@ -109,7 +119,8 @@ def search(model: keras.Model, options: Options, kind: Kind = "train") -> Fronti
     """Decide where a model is cut in steps of a kind, as it is frozen now, or why not."""
     trained = {id(v) for v in model.trainable_variables}
     inference = options.inference or kind == "test"
-    frontier = find(model, Setting(trained, inference, training_writes=not options.inference))
+    views = options.views is not None and kind == "train"
+    frontier = find(model, Setting(trained, inference, not options.inference, views))
     if isinstance(frontier, NoCut) or options.inference or not options.auto:
         return frontier
     if options.epochs_left() == 1 and options.library is None:
@@ -128,7 +139,7 @@ def is_same_place(one: Frontier | NoCut, other: Frontier | NoCut) -> bool:
     """Tell whether the same tensors are kept at two cuts."""
     if isinstance(one, NoCut) or isinstance(other, NoCut):
         return False
-    return _ids(one) == _ids(other)
+    return _ids(one) == _ids(other) and one.augmentation is other.augmentation is None
 
 
 def make(model: keras.Model, frontier: Frontier, batch: Batch, last: CutPlan | None) -> CutPlan:
@@ -152,8 +163,14 @@ def make(model: keras.Model, frontier: Frontier, batch: Batch, last: CutPlan | N
     place = _ids(frontier), _policies(layers)
     is_watched = last is not None and last.place == place and not last.watch.changed(values)
     watch = last.watch if last and is_watched else Watch(list(variables.values()), values)
-    prefix = Prefix(model, frontier, training=not frontier.setting.inference)
-    return CutPlan(frontier, prefix, watch, positions, place, layers, Audit(prefix))
+    draw, start = None, None
+    if frontier.augmentation is not None:
+        draw = Prefix(model, frontier.augmentation, training=True)
+        draw(batch)  # to know its shapes
+        masked = tuple(mask for own in draw.masked or [] for mask in own)
+        start = Start(frontier.augmentation.cuts[0].kept, masked, tuple(draw.shapes(batch)))
+    prefix = Prefix(model, frontier, training=not frontier.setting.inference, start=start)
+    return CutPlan(frontier, prefix, watch, positions, place, layers, Audit(prefix), draw)
 
 
 def trial(plan: CutPlan, batch: Batch) -> list[Any] | NoCut:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -69,14 +69,19 @@ class ReuseTracker:
         """Keep features in a store that others use too, until everything is cleared."""
         self.store = store
 
-    def look_up(self, keys: Sequence[bytes]) -> list[np.ndarray] | None:
-        """Return the features of these samples; None if those of one are missing."""
+    def look_up(self, keys: Sequence[Hashable], seen: int | None = None) -> list[np.ndarray] | None:
+        """Return the features of these samples; None if those of one are missing.
+
+        Args:
+            keys: Of the samples, or of views of them.
+            seen: Int, how many of the samples were looked up before. Defaults to what is kept.
+        """
         self._looked_up += 1
         hits = self.store.hits(keys)
-        self._hits += hits
+        self._hits += hits if seen is None else seen
         return self.store.get(keys) if hits == len(keys) else None
 
-    def keep(self, keys: Sequence[bytes], features: Sequence[np.ndarray]) -> None:
+    def keep(self, keys: Sequence[Hashable], features: Sequence[np.ndarray]) -> None:
         """Keep the features of these samples.
 
         Raises:

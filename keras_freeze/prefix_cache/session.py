@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_freeze.prefix_cache import planning
+from keras_freeze.prefix_cache.audit import to_host
 from keras_freeze.prefix_cache.batches import KINDS, Batch, Kind, UnreadableBatchError
 from keras_freeze.prefix_cache.custom_step import broken_promise
 from keras_freeze.prefix_cache.feature_lookup import FeatureLookup
@@ -111,7 +112,7 @@ class CacheRun:
     def _search(self) -> None:
         """Search for a cut; for validation another one, if that can be cut deeper or alone."""
         train = test = planning.search(self._model, self._options)
-        if isinstance(train, NoCut) or train.ended_by is not None:
+        if isinstance(train, NoCut) or train.ended_by is not None or train.augmentation:
             test = planning.search(self._model, self._options, "test")
         if isinstance(test, NoCut) or planning.is_same_place(train, test):
             self._parts = dict.fromkeys(KINDS, _Part(KINDS, train, self._last.get("train")))
@@ -132,7 +133,7 @@ class CacheRun:
                 with self.statistics.lookup():
                     _ = batch.keys
             if isinstance(part.cut, Frontier):
-                known = self._plan(part, part.cut, batch)
+                known, batch = self._plan(part, part.cut, batch)
             plan = part.cut
             if not isinstance(plan, CutPlan):
                 return None
@@ -182,45 +183,65 @@ class CacheRun:
         self._parts, self._last = {}, {}
         self._lookup.clear(KINDS)
 
-    def _plan(self, part: _Part, frontier: Frontier, batch: Batch) -> list[Any] | None:
-        """Decide how the model is cut; return what had to be computed of the batch for that."""
+    def _plan(
+        self, part: _Part, frontier: Frontier, batch: Batch
+    ) -> tuple[list[Any] | None, Batch]:
+        """Decide how the model is cut.
+
+        Returns:
+            Tuple of what had to be computed of the batch for that, and the batch, augmented.
+        """
         last = part.last
         plan = planning.make(self._model, frontier, batch, last)
         is_other = last is None or plan.watch is not last.watch
         self._lookup.clear(k for k in part.kinds if is_other or self._last.get(k) is not last)
-        if self._options.library is not None:
+        if self._options.library is not None and plan.draw is None:
             plan.share(self._options.library, batch)
         is_kept = plan.shared is not None and self._lookup.trackers[batch.kind].is_active
         features: Sequence[Any] | None
         features = plan.shared.of_others(batch) if plan.shared and is_kept else None
         computed = None
         if features is None:
+            batch = plan.augmented(batch)
             tried = planning.trial(plan, batch)
             if isinstance(tried, NoCut):
                 self._leave_whole(part, tried)
-                return None
+                return None, batch
             features = computed = tried
         part.cut, part.last = plan, None
         for kind in part.kinds:
             self._last.pop(kind, None)
+        row_bytes = sum(to_host(tensor).nbytes for tensor in features) / max(1, batch.rows)
+        views = self._views(batch, row_bytes) if plan.draw is not None else None
         if last is None or plan.place != last.place:
             self._messages.cut(
                 frontier,
-                features,
+                row_bytes,
                 rows=batch.rows,
                 steps=self._options.steps if "train" in part.kinds else None,
                 inference=self._options.inference,
                 validation="train" not in part.kinds,
+                views=views,
             )
-        return computed
+        return computed, batch
+
+    def _views(self, batch: Batch, row_bytes: float) -> int:
+        """Set how many views are kept: as many as were asked for, or as fit into the memory."""
+        asked = self._options.views or 1
+        samples = (self._options.steps or 1) * batch.rows
+        room = self._lookup.trackers["train"].store.budget.rows(max(1, round(row_bytes)))
+        views = max(1, min(asked, room // samples))
+        self._lookup.visits.count = views
+        return views
 
     def _features(self, plan: CutPlan, batch: Batch, known: list[Any] | None) -> list[Any] | None:
         """Return the features of a batch; None if stored ones have turned out wrong."""
         tracker = self._lookup.trackers[batch.kind]
         if not tracker.is_active:
             self.statistics.misses += batch.rows
-            return known or plan.prefix(batch)
-        rows = self._lookup.stored(plan, batch)
+            return known or plan.prefix(plan.augmented(batch))
+        keys, seen = self._lookup.keys_of(plan, batch)
+        rows = self._lookup.stored(plan, batch, keys, seen)
         if rows is not None and self._lookup.passes_audit(plan, batch, rows):
             self.statistics.hits += batch.rows
             return [keras.ops.convert_to_tensor(row) for row in rows]
@@ -228,14 +249,18 @@ class CacheRun:
             self._audit_failed(plan)
             if not self._options.inference:
                 return None
+        if plan.draw is not None:
+            if not batch.drawn:
+                batch, known = plan.augmented(batch), None
+            plan.audit.keep(batch, keys)
         flat, arrays = self._lookup.computed(plan, batch, known)
         if tracker.is_active:
-            self._keep(batch, arrays)
+            self._keep(batch, keys, arrays)
         return flat
 
-    def _keep(self, batch: Batch, arrays: Sequence[np.ndarray]) -> None:
+    def _keep(self, batch: Batch, keys: Sequence[Hashable], arrays: Sequence[np.ndarray]) -> None:
         try:
-            self._lookup.keep(batch, arrays)
+            self._lookup.keep(batch, keys, arrays)
         except OSError as error:
             self._lookup.trackers[batch.kind].stop()
             warnings.warn(
@@ -245,7 +270,10 @@ class CacheRun:
             )
         else:
             if self._lookup.trackers[batch.kind].lacks_repeats:
-                detail = "no sample of the previous epoch was repeated (random augmentation?)"
+                detail = (
+                    "no sample of the previous epoch was repeated. Random augmentation can be kept "
+                    "if its layers are the first of the model: PrefixCache(views=8)"
+                )
                 self._stop(batch.kind, NoCut(Reason.NO_REPEATS, detail))
 
     def _audit_failed(self, plan: CutPlan) -> None:

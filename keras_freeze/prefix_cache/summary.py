@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from keras_freeze.prefix_cache.audit import to_host
 from keras_freeze.prefix_cache.batches import Kind
 from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.reasons import NoCut, Reason
@@ -81,32 +79,37 @@ class Messages:
     def cut(
         self,
         frontier: Frontier,
-        features: Sequence[Any],
+        row_bytes: float,
         *,
         rows: int,
         steps: int | None,
         inference: bool,
         validation: bool = False,
+        views: int | None = None,
     ) -> None:
         """Print where a model is cut, what is kept there and what it saves.
 
         Args:
             frontier: Where it is cut.
-            features: What crosses the cut for one batch.
-            rows: Int, its samples.
+            row_bytes: Float, bytes that are kept of a sample.
+            rows: Int, samples in a batch.
             steps: Int, batches in an epoch; None if that is not known.
             inference: Bool, whether frozen layers run in inference mode.
             validation: Bool, whether the cut is one of validation alone. Defaults to False.
+            views: Int, how many augmented views of each sample are kept; None for none.
         """
-        row_bytes = sum(to_host(tensor).nbytes for tensor in features) / max(1, rows)
-        samples = f"up to {steps * rows:,} samples" if steps else "samples"
-        total = f", {readable_bytes(row_bytes * steps * rows)}" if steps else ""
-        text = f"{samples} at {frontier.name}{total}"
+        count = steps * rows if steps else None
+        text = f"up to {count:,} samples" if count else "samples"
+        text += f" in {views} views each" if views else ""
+        text += f" at {frontier.name}"
+        text += f", {readable_bytes(row_bytes * count * (views or 1))}" if count else ""
         text += f"; skips {int(100 * frontier.share)} % of the forward pass."
         if frontier.ended_by:
             text += f" It ends there because {frontier.ended_by.detail}."
         if inference:
             text += " Frozen layers run in inference mode, without dropout."
+        if views:
+            text += " Training sees these augmentations again instead of new ones."
         self._print(f"in validation, {text}" if validation else text)
 
     def not_used(self, no_cut: NoCut) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from keras_freeze.prefix_cache.audit import Audit, is_close, is_own
 from keras_freeze.prefix_cache.batches import Batch
+from keras_freeze.prefix_cache.feature_store import RowStore
 
 ONE = np.linspace(-1, 1, 5, dtype="float32")
 
@@ -77,15 +78,17 @@ class TestAudit:
         # Each batch takes 0.02 s.
         monkeypatch.setattr(time, "perf_counter", lambda: 0.02 * len(prefix.batches))
         audit = Audit(prefix)
-        assert all(audit.passes(BATCH, HALVES, batch_s=0.01) for _ in range(5))
+        assert all(audit.passes(BATCH, HALVES, batch_s=0.01, store=RowStore()) for _ in range(5))
         assert [len(batch) for batch in prefix.batches] == [4, 4, 2, 2, 2]
 
     @pytest.mark.parametrize(("first_s", "one_size"), [(0.01, True), (9.0, False)])
     def test_a_few_samples_where_that_costs_no_more(self, first_s, one_size):
         prefix = Halved(first_s, one_size)
-        assert Audit(prefix).passes(BATCH, HALVES, batch_s=0.01)
+        assert Audit(prefix).passes(BATCH, HALVES, batch_s=0.01, store=RowStore())
         assert prefix.batches == [[3.0, 2.0]]
 
     @pytest.mark.parametrize("first_s", [0.0, 9.0])
     def test_what_is_outdated_does_not_pass(self, first_s):
-        assert not Audit(Halved(first_s)).passes(BATCH, [BATCH.x / 2.1], batch_s=0.01)
+        assert not Audit(Halved(first_s)).passes(
+            BATCH, [BATCH.x / 2.1], batch_s=0.01, store=RowStore()
+        )

@@ -2,7 +2,6 @@
 
 import types
 
-import numpy as np
 import pytest
 
 from keras_freeze.prefix_cache.reasons import NoCut, Reason
@@ -23,7 +22,6 @@ FRONTIER = types.SimpleNamespace(name="pool", share=0.609, ended_by=None)
 ENDED = types.SimpleNamespace(
     name="pool", share=0.5, ended_by=NoCut(Reason.RANDOM, "Dropout 'a' is stochastic")
 )
-FEATURES = [np.zeros((4, 8), "float32")]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +43,7 @@ FEATURES = [np.zeros((4, 8), "float32")]
     ],
 )
 def test_a_cut(frontier, steps, inference, line, messages, lines):
-    messages.cut(frontier, FEATURES, rows=4, steps=steps, inference=inference)
+    messages.cut(frontier, 32.0, rows=4, steps=steps, inference=inference)
     assert lines == [line]
 
 

@@ -1,0 +1,219 @@
+"""Augmented samples are kept in several views, which training gets in turn."""
+
+import cached
+import keras
+import numpy as np
+import pytest
+from cached import frozen, images
+from keras import layers
+
+import keras_freeze as kf
+from keras_freeze.prefix_cache.feature_store import RowStore
+from keras_freeze.prefix_cache.views import Visits
+
+pytestmark = pytest.mark.backend
+
+
+class TestVisits:
+    def test_each_pass_is_in_an_order_of_its_own(self):
+        visits = Visits(8)
+        passes = [[visits.next([b"one"])[0][1] for _ in range(8)] for _ in range(20)]
+        assert passes[0] == list(range(8))
+        assert all(sorted(one) == list(range(8)) for one in passes)
+        assert len({tuple(one) for one in passes}) == 20
+
+    def test_samples_are_not_in_step(self):
+        visits = Visits(8)
+        keys = [bytes([n]) for n in range(50)]
+        for _ in range(8):
+            visits.next(keys)
+        assert len({view for _, view in visits.next(keys)}) > 4
+
+    def test_what_was_seen(self):
+        visits = Visits(2)
+        assert visits.known([b"a", b"b"]) == 0
+        visits.next([b"a"])
+        assert visits.known([b"a", b"b"]) == 1
+        visits.clear()
+        assert visits.known([b"a"]) == 0
+
+
+def augmented(*random_layers, is_nested=False, is_backbone_nested=False):
+    """A frozen convolution behind random layers, and a head."""
+
+    def build():
+        inputs = x = keras.Input((8, 8, 2))
+        if is_nested:
+            x = keras.Sequential([make() for make in random_layers], name="augmentation")(x)
+        else:
+            for make in random_layers:
+                x = make()(x)
+        x = layers.Rescaling(0.5)(x)
+        if is_backbone_nested:
+            inner = keras.Input((8, 8, 2))
+            deep = layers.Conv2D(4, 3, activation="relu", name="conv")(inner)
+            x = keras.Model(inner, layers.Conv2D(4, 3, name="second")(deep), name="backbone")(x)
+        else:
+            x = layers.Conv2D(4, 3, activation="relu", name="conv")(x)
+        x = layers.GlobalAveragePooling2D()(x)
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    return frozen(build, layers=["conv"])
+
+
+def still():
+    """A random layer that changes nothing."""
+    return layers.RandomTranslation(0.0, 0.0, seed=1)
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+@pytest.mark.parametrize("is_backbone_nested", [False, True])
+def test_views_that_are_all_alike_train_as_without(is_nested, is_backbone_nested):
+    build = augmented(still, is_nested=is_nested, is_backbone_nested=is_backbone_nested)
+    cache = kf.PrefixCache(auto=False, views=2, verbose=0)
+    statistics = cached.compare(build, images(), cache=cache, validate=True, epochs=5, exact=False)
+    # Two epochs are computed, three are looked up; of validation one and four.
+    assert (statistics.misses, statistics.hits) == (20 * (2 + 1), 20 * (3 + 4))
+
+
+def kept_rows(monkeypatch):
+    """Record what is kept, by sample and view."""
+    put, kept = RowStore.put, {}
+
+    def recorded(self, keys, arrays):
+        put(self, keys, arrays)
+        for n, key in enumerate(keys):
+            kept[key] = arrays[0][n].copy()
+
+    monkeypatch.setattr(RowStore, "put", recorded)
+    return kept
+
+
+def flip():
+    return layers.RandomFlip("horizontal", seed=1)
+
+
+def fit(build, data, cache, epochs=6, **settings):
+    keras.utils.set_random_seed(7)
+    model = build()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    settings = {"batch_size": 5, **settings}
+    model.fit(*data, epochs=epochs, verbose=0, callbacks=[cache], **settings)
+    return model
+
+
+def test_what_is_kept_are_features_of_augmented_samples(monkeypatch):
+    kept = kept_rows(monkeypatch)
+    data = images()
+    model = fit(augmented(flip), data, kf.PrefixCache(auto=False, views=4, verbose=0))
+    assert len(kept) == 20 * 4
+    conv = model.get_layer("conv")
+    sides = [conv(0.5 * x) for x in (data[0], np.flip(data[0], axis=2).copy())]
+    pooled = [keras.ops.mean(side, axis=(1, 2)) for side in sides]
+    plain, flipped = map(keras.ops.convert_to_numpy, pooled)
+    of_sample = {}
+    for (key, _), row in kept.items():
+        of_sample.setdefault(key, []).append(row)
+    assert {len(rows) for rows in of_sample.values()} == {4}
+    counts = np.zeros(2, int)
+    for row in kept.values():
+        is_near = [np.isclose(row, of, atol=1e-5).all(axis=1).any() for of in (plain, flipped)]
+        assert any(is_near)
+        counts += is_near
+    assert counts.min() > 20  # of 80, each side about half
+
+
+def test_views_of_a_sample_differ(monkeypatch):
+    kept = kept_rows(monkeypatch)
+    turn = augmented(lambda: layers.RandomRotation(0.4, seed=1))
+    fit(turn, images(), kf.PrefixCache(auto=False, views=3, verbose=0), epochs=3)
+    of_sample = {}
+    for (key, view), row in kept.items():
+        of_sample.setdefault(key, {})[view] = row
+    assert {len(views) for views in of_sample.values()} == {3}
+    for views in of_sample.values():
+        assert not np.allclose(views[0], views[1]) and not np.allclose(views[1], views[2])
+
+
+def test_a_cut_that_moves_starts_over():
+    build = augmented(still, is_backbone_nested=True)
+
+    def unfreeze(model):
+        kf.unfreeze(model, layers=["conv"])
+        kf.freeze(model, layers=["conv", "second"])
+
+    cache = kf.PrefixCache(auto=False, views=2, verbose=0)
+    at = cached.At(unfreeze, epoch=4)
+    statistics = cached.compare(build, images(), lambda: at, cache=cache, epochs=8, exact=False)
+    assert (statistics.misses, statistics.hits) == (20 * 4, 20 * 4)
+
+
+def test_as_many_views_as_there_is_room_for(capsys):
+    row = 4 * 4  # four channels of float32
+    cache = kf.PrefixCache(max_bytes=45 * row, auto=False, views=8)
+    fit(augmented(flip), images(), cache)
+    assert "up to 20 samples in 2 views each at global" in capsys.readouterr().out
+    assert (cache.statistics.misses, cache.statistics.hits) == (40, 80)
+
+
+def test_a_wrong_view_is_found_by_an_audit(monkeypatch):
+    get = RowStore.get
+
+    def other(self, keys):
+        rows = get(self, keys)
+        return rows and [row * 1.01 for row in rows]
+
+    monkeypatch.setattr(RowStore, "get", other)
+    cache = kf.PrefixCache(auto=False, views=2, verbose=0)
+    with pytest.warns(UserWarning, match="for a sample differs from an earlier epoch"):
+        fit(augmented(flip), images(), cache)
+    assert cache.statistics.hits == 0
+
+
+def test_what_never_repeats_is_given_up(capsys):
+    class New(keras.utils.PyDataset):
+        epoch = 0
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            rng = np.random.default_rng([self.epoch, index])
+            return rng.normal(size=(5, 8, 8, 2)).astype("float32"), np.zeros(5, "int32")
+
+        def on_epoch_end(self):
+            self.epoch += 1
+
+    model = augmented(flip)()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    cache = kf.PrefixCache(auto=False, views=2)
+    model.fit(New(), epochs=4, verbose=0, shuffle=False, callbacks=[cache])
+    assert "PrefixCache(views=8)" in capsys.readouterr().out
+    assert cache.statistics.hits == 0
+
+
+def test_without_views_augmented_training_is_left_whole(capsys):
+    cache = kf.PrefixCache(auto=False)
+    statistics = cached.compare(augmented(flip), images(), cache=cache, validate=True)
+    assert "draws random numbers" in capsys.readouterr().out
+    assert statistics.hits == 40  # validation
+
+
+def test_augmentation_behind_weights_is_not_kept(capsys):
+    def build():
+        inputs = keras.Input((8, 8, 2))
+        x = layers.Conv2D(4, 3, name="conv")(inputs)
+        x = layers.Conv2D(4, 3, name="second")(layers.RandomFlip(seed=1)(x))
+        x = layers.GlobalAveragePooling2D()(x)
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    cache = kf.PrefixCache(auto=False, views=2)
+    statistics = cached.compare(frozen(build, layers=["conv", "second"]), images(), cache=cache)
+    assert "It ends there because augmentation is not between" in capsys.readouterr().out
+    assert statistics.hits == 40
+
+
+@pytest.mark.parametrize(("views", "error"), [(0, ValueError), (1.5, TypeError)])
+def test_invalid_views(views, error):
+    with pytest.raises(error, match=r"PrefixCache\(views=...\) must be"):
+        kf.PrefixCache(views=views)
