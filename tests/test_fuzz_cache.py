@@ -1,5 +1,7 @@
 """Random frozen models with the prefix cache and without; `make fuzz` tries more."""
 
+import dataclasses
+
 import fuzz_cache
 import keras
 import numpy as np
@@ -24,14 +26,26 @@ TRACED = 10
 def test_ten_cases(first):
     found = {}
     for number in range(first, first + 10):
-        found[number], _ = fuzz_cache.differences(number, eager=number % TRACED != 0)
+        case = fuzz_cache.draw(number)
+        found[number], _ = fuzz_cache.differences(case, eager=number % TRACED != 0)
     assert {n: words for n, words in found.items() if words} == {}
 
 
+PLAIN = fuzz_cache.Case("Conv2D", ("dense", "operation"), True, 2, False, "reshuffled", 5)
+
+
 @pytest.mark.slow_on_jax
-@pytest.mark.parametrize(("number", "hits"), [(15, 88), (11, 0)])
-def test_a_case(number, hits):  # the second draws dropout masks in validation, and is left alone
-    assert fuzz_cache.differences(number) == ([], hits)
+@pytest.mark.parametrize(
+    ("changes", "hits"),
+    [
+        ({}, 88),
+        ({"low": "LSTM, dropout"}, 0),  # draws masks in validation too
+        ({"low": "ConvLSTM1D", "gradual": True}, 44),  # could not be unfrozen
+    ],
+)
+def test_a_case(changes, hits):
+    case = dataclasses.replace(PLAIN, **changes)
+    assert fuzz_cache.differences(case) == ([], hits)
 
 
 @pytest.mark.slow_on_jax
@@ -43,6 +57,6 @@ def test_the_comparison_sees_a_difference(monkeypatch):
         return rows and [row * np.float32(1.0001) for row in rows]
 
     monkeypatch.setattr(RowStore, "get", other)
-    found, _ = fuzz_cache.differences(15)
+    found, _ = fuzz_cache.differences(PLAIN)
     assert any("features" in words for words in found)
     assert any("weights" in words for words in found)
