@@ -165,6 +165,12 @@ LAYERS = {
         lambda: layers.MultiHeadAttention(1, 2, attention_axes=(0,)), IMAGE, IMAGE
     ),
     "pictures without a batch": case(lambda: layers.Resizing(ROWS, 5), SERIES),
+    "softmax of the batch": case(lambda: layers.Activation("softmax"), ()),
+    "softmax of everything": case(lambda: layers.Softmax(axis=None), VECTOR),
+    "an axis of numpy": case(lambda: layers.Softmax(axis=np.int64(0)), VECTOR),
+    "scaled by sample": case(
+        lambda: layers.Rescaling(np.arange(ROWS, dtype="float32")[:, None]), VECTOR
+    ),
     "an activation of a layer": case(
         lambda: layers.Dense(3, activation=layers.Dropout(0.5)), VECTOR
     ),
@@ -266,6 +272,14 @@ OPERATIONS = {
     "logical_and": case(lambda x: ops.logical_and(x > 0.0, x < 0.5), VECTOR),
     "logical_or": case(lambda x: ops.logical_or(x > 0.0, x < -0.5), VECTOR),
     "logical_not": case(lambda x: ops.logical_not(x > 0.0), VECTOR),
+    "any": case(lambda x: ops.any(x > 0.9, axis=-1), VECTOR),
+    "all": case(lambda x: ops.all(x > -0.9, axis=-1), VECTOR),
+    "any of the batch": case(lambda x: ops.any(x > 0.9, axis=0), VECTOR),
+    "a constant beside each": case(
+        lambda x: ops.concatenate([x, np.arange(5.0 * ROWS).reshape(ROWS, 5).astype("float32")], 1),
+        VECTOR,
+    ),
+    "with an empty key": case(lambda x: x[()], VECTOR),
     "cast": case(lambda x: ops.cast(x, "int32"), VECTOR),
     "clip": case(lambda x: ops.clip(x, -0.5, 0.5), VECTOR),
     "power": case(lambda x: ops.power(x, 2.0), VECTOR),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -23,6 +23,7 @@ require(
     "keras",
     _model,
     "_nodes_by_depth",
+    "_inputs_struct",
     "_outputs_struct",
     "_run_through_graph",
 )
@@ -47,6 +48,28 @@ def walked_graph(model: Any) -> Any | None:
     if isinstance(model, keras.Model) and replaced_methods(model) <= STEP_METHODS:
         return functional_graph(model)
     return None
+
+
+def inputs_of_call(node: Any, graph: Any) -> tuple[Any, ...] | None:
+    """Return the tensors that a call of a model gets, in the order of its inputs.
+
+    Args:
+        node: The call, in the graph of another model.
+        graph: The object that holds the graph of the model that is called.
+
+    Returns:
+        Tuple of symbolic tensors, without masks; None where Keras orders them by name.
+    """
+    given, own = node.arguments.args, graph._inputs_struct
+    if len(given) != 1 or isinstance(given[0], Mapping) != isinstance(own, Mapping):
+        return None
+    if isinstance(own, Mapping) and list(given[0]) != list(own):
+        return None
+    flat = keras.tree.flatten(given[0])
+    is_plain = len(flat) == len(graph.inputs) and isinstance(own, (Mapping, list, tuple))
+    is_plain |= len(flat) == len(graph.inputs) == 1
+    is_plain &= all(isinstance(tensor, keras.KerasTensor) for tensor in flat)
+    return tuple(flat) if is_plain else None
 
 
 def graph_nodes(functional: Any) -> tuple[Any, ...]:

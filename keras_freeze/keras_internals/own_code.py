@@ -29,6 +29,8 @@ STEP_METHODS = _set(
     train_step
     """
 )
+#: What torch calls with the inputs or the output of a module.
+_TORCH_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 #: What refuses texts and passes on everything else.
 _KNOWN = frozenset({("PipelineModel", "__call__")})
 _FOREIGN_BASES = frozenset({"builtins", "abc", "typing", "tensorflow", "torch"})
@@ -42,7 +44,8 @@ def replaced_methods(operation: Any) -> frozenset[str]:
     cls: Any = type(operation)
     keras_names, replaced = _of_class(cls)
     own = keras_names & vars(operation).keys() - _HARMLESS
-    return replaced | own
+    hooks = {name.strip("_") for name in _TORCH_HOOKS if vars(operation).get(name)}
+    return replaced | own | hooks
 
 
 @functools.lru_cache(maxsize=1024)

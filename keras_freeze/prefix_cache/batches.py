@@ -32,7 +32,8 @@ class Batch:
         promised: TensorFlow's shapes and dtypes of the inputs of all batches, if they are known.
 
     Raises:
-        UnreadableBatchError: by `keys`, if the inputs are not arrays with a row for each sample.
+        UnreadableBatchError: by `rows` and `keys`, if the inputs are not arrays with a row for each
+            sample.
     """
 
     x: Any
@@ -44,7 +45,12 @@ class Batch:
     @property
     def rows(self) -> int:
         """Int, the number of samples."""
-        return int(next(len(leaf) for leaf in keras.tree.flatten(self.x) if leaf is not None))
+        first: Any = next((leaf for leaf in keras.tree.flatten(self.x) if leaf is not None), None)
+        try:
+            return len(first)
+        except TypeError as error:
+            kind = type(first).__name__
+            raise UnreadableBatchError(f"the inputs are {kind}, not arrays of samples") from error
 
     @property
     def promised_rows(self) -> int | None:

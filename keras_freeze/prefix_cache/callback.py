@@ -44,7 +44,8 @@ class PrefixCache(BaseCallback):
             changes the training: the frozen part has no dropout.
         custom_step: Bool, whether a `train_step`, `test_step` or `compute_loss` of the model's own
             is cut too. True is your word that they call the model on the batch as it came, with
-            the model's own weights, and need no gradient of the input. Defaults to False.
+            the model's own weights, and need no gradient of the input or of frozen weights.
+            Defaults to False.
         views: Int, how many augmented views of each sample are kept where the first layers of the
             model are random, such as `RandomFlip`. The first visits of a sample are augmented
             anew, later ones use these views in turn, in an order that is drawn for each pass. This

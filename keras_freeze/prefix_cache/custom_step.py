@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 
 from keras_freeze.checks import ArgumentError
+from keras_freeze.keras_internals.attributes import own_attribute
 from keras_freeze.keras_internals.tensors import substituted_value, write_mark
 from keras_freeze.prefix_cache.batches import Kind
 
@@ -18,7 +20,7 @@ def broken_promise(kind: Kind, what: str) -> ArgumentError:
         "PrefixCache",
         "custom_step",
         "be True only for steps that call the model on the batch as it came, with the model's own "
-        "weights, and need no gradient of the input",
+        "weights, and need no gradient of the input or of frozen weights",
         received=f"a {kind}_step that {what}",
         advice="Leave custom_step=True out.",
     )
@@ -46,14 +48,29 @@ class StepCheck:
         self._marks = list(map(write_mark, self._inputs))
         self._weights = list(zip(variables, values or [None] * len(variables), strict=True))
 
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Refuse writes to the weights before the cut, also those that are undone later."""
+
+        def refuse(value: Any) -> None:
+            raise broken_promise(self._kind, "writes to weights before the cut")
+
+        with contextlib.ExitStack() as stack:
+            for variable, _ in self._weights:
+                stack.enter_context(own_attribute(variable, "assign", refuse))
+            yield
+
     def called(self, *, on_batch: bool) -> None:
         """Check a call of the model, as it begins."""
         if not on_batch:
-            raise broken_promise(self._kind, "calls the model on another tensor than the batch")
+            other = "calls the model on something else than the batch alone"
+            raise broken_promise(self._kind, other)
         if list(map(write_mark, self._inputs)) != self._marks:
             raise broken_promise(self._kind, "changes the batch in place")
         if any(getattr(leaf, "requires_grad", False) for leaf in self._inputs):
             raise broken_promise(self._kind, "asks for the gradient of the input")
+        if any(_needs_gradient(variable) for variable, _ in self._weights):
+            raise broken_promise(self._kind, "asks for the gradient of frozen weights")
         for variable, value in self._weights:
             if substituted_value(variable) is not value:
                 other = f"calls the model with other weights ({variable.path})"
@@ -78,6 +95,10 @@ class StepCheck:
             return tf.identity(value), refuse
 
         return connected(feature, *inputs)
+
+
+def _needs_gradient(variable: keras.Variable) -> bool:
+    return bool(keras.backend.backend() == "torch" and variable.value.requires_grad)
 
 
 def _is_float(tensor: Any) -> bool:

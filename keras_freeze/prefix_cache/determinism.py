@@ -87,7 +87,13 @@ def _judged_call(node: Any, setting: Setting) -> NoCut | None:
     arguments = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
     if any(isinstance(x, keras.Variable) for x in arguments):
         return NoCut(Reason.NOT_KNOWN, "reads a variable that belongs to no layer")
+    if isinstance(node.operation, keras.Layer) and any(map(_is_array, arguments)):
+        return NoCut(Reason.NOT_KNOWN, "is given an array that is no tensor of the model")
     return _judged(node.operation, dataclasses.replace(setting, node=node))
+
+
+def _is_array(value: Any) -> bool:
+    return bool(getattr(value, "shape", ())) and not isinstance(value, keras.KerasTensor)
 
 
 def _rule_of(operation: Any) -> Rule | None:

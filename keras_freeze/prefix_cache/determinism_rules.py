@@ -6,6 +6,7 @@ A new layer of Keras goes into `LAYERS`; a test fails until it is there.
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
@@ -111,7 +112,7 @@ def across_samples(operation: Any, setting: Setting) -> NoCut | None:
     for name in ("axis", "axes", "_attention_axes"):
         axes = getattr(operation, name, None)
         for axis in axes if isinstance(axes, (list, tuple)) else [axes]:
-            if isinstance(axis, int) and _is_of_samples(axis, rank):
+            if isinstance(axis, numbers.Integral) and _is_of_samples(int(axis), rank):
                 return MIXES
     return None
 
@@ -138,6 +139,39 @@ def _at_least(rank: int) -> Rule:
         return MIXES if found is None or found < rank else None
 
     return rule
+
+
+def _not_flat(layer: Any, setting: Setting) -> NoCut | None:
+    """Accept a function along the last axis, where that is not the samples'."""
+    return MIXES if _rank(layer, setting) == 1 else None
+
+
+def _softmax(layer: Any, setting: Setting) -> NoCut | None:
+    return MIXES if layer.axis is None else None
+
+
+def _rescaling(layer: Any, setting: Setting) -> NoCut | None:
+    """Accept numbers that are the same for all samples."""
+    rank = _rank(layer, setting) or 0
+    shapes = [np.shape(value) for value in (layer.scale, layer.offset)]
+    is_same = all(len(s) < rank or (len(s) == rank and s[0] == 1) for s in shapes if s)
+    return None if is_same else MIXES
+
+
+def _einsum(layer: Any, setting: Setting) -> NoCut | None:
+    """Accept an equation whose first index is that of the samples, and of nothing else."""
+    given, _, output = layer.equation.replace(" ", "").partition("->")
+    tensor, _, kernel = given.partition(",")
+    first = "..." if tensor.startswith("...") else tensor[:1]
+    return None if output.startswith(first) and first not in kernel else MIXES
+
+
+def _of_tensors(operation: Any, setting: Setting) -> NoCut | None:
+    """Accept tensors of the model alone."""
+    given = setting.node and setting.node.arguments
+    parts = keras.tree.flatten((given.args, given.kwargs)) if given else []
+    arrays = [part for part in parts if _is_array(part) and np.ndim(part)]
+    return MIXES if arrays or not given else None
 
 
 def _elementwise(operation: Any, setting: Setting) -> NoCut | None:
@@ -176,6 +210,8 @@ def _get_item(operation: Any, setting: Setting) -> NoCut | None:
     parts = key if isinstance(key, tuple) else (key,)
     if node is None or len(node.input_tensors) > 1:
         return SELECTS
+    if not parts:
+        return None
     if parts[0] is Ellipsis:  # which stands for the samples too if the others leave it an axis
         others = [part for part in parts if part is not Ellipsis and part is not None]
         return None if len(others) < len(node.input_tensors[0].shape) else SELECTS
@@ -229,21 +265,24 @@ HUB_LAYERS: dict[str, Rule] = _each(
 LAYERS: dict[str, Rule] = {
     **_each(
         """
-        Activation AdaptiveAveragePooling1D AdaptiveAveragePooling2D
-        AdaptiveAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D
-        AdaptiveMaxPooling3D Add Average AveragePooling1D AveragePooling2D AveragePooling3D
-        Concatenate Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose
-        Cropping1D Cropping2D Cropping3D Dense DepthwiseConv1D DepthwiseConv2D Dot EinsumDense ELU
-        Embedding Flatten GlobalAveragePooling1D GlobalAveragePooling2D
-        GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D
-        GroupNormalization Identity InputLayer LayerNormalization LeakyReLU Masking
-        MaxPooling1D MaxPooling2D MaxPooling3D Maximum Minimum Multiply Normalization PReLU
-        Permute RMSNormalization ReLU RepeatVector Rescaling Reshape ReversibleEmbedding
-        SeparableConv1D SeparableConv2D Softmax Subtract UnitNormalization UpSampling1D
-        UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D
+        AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D
+        AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D Add Average
+        AveragePooling1D AveragePooling2D AveragePooling3D Concatenate Conv1D Conv1DTranspose
+        Conv2D Conv2DTranspose Conv3D Conv3DTranspose Cropping1D Cropping2D Cropping3D Dense
+        DepthwiseConv1D DepthwiseConv2D Dot ELU Embedding Flatten GlobalAveragePooling1D
+        GlobalAveragePooling2D GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D
+        GlobalMaxPooling3D GroupNormalization Identity InputLayer LayerNormalization LeakyReLU
+        Masking MaxPooling1D MaxPooling2D MaxPooling3D Maximum Minimum Multiply Normalization
+        PReLU Permute RMSNormalization ReLU RepeatVector Reshape ReversibleEmbedding
+        SeparableConv1D SeparableConv2D Subtract UnitNormalization UpSampling1D UpSampling2D
+        UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D
         """,
         pure,
     ),
+    "Activation": _not_flat,
+    "EinsumDense": _einsum,
+    "Rescaling": _rescaling,
+    "Softmax": _softmax,
     **_each("CategoryEncoding Discretization MelSpectrogram STFTSpectrogram", _at_least(2)),
     **_each("AutoContrast CenterCrop Resizing", _at_least(4)),
     "ContrastLimitedAdaptiveHistogramEqualization": _at_least(4),
@@ -285,12 +324,12 @@ OPERATIONS: dict[str, Rule] = {
     ),
     **_each(
         """
-        Amax Amin ExpandDims Logsumexp LogSoftmax Max Mean Min Normalize Prod Squeeze Stack Std
+        All Amax Amin Any ExpandDims Logsumexp LogSoftmax Max Mean Min Normalize Prod Squeeze Std
         Sum Var
         """,
         _reduction,
     ),
-    "Concatenate": pure,
+    **_each("Concatenate Stack", _of_tensors),
     "GetItem": _get_item,
     "Pad": _padding,
     "Transpose": _permutation,

@@ -149,7 +149,9 @@ class _Block:
 def _mapped(
     shape: tuple[int, ...], dtype: Any, directory: str | os.PathLike[str] | None
 ) -> np.ndarray:
-    size = max(1, math.prod(shape) * dtype.itemsize)
+    size = math.prod(shape) * dtype.itemsize
+    if not size:
+        return np.empty(shape, dtype)
     with tempfile.TemporaryFile(dir=directory, prefix="keras_freeze-") as file:
         # Written, not only extended: a full disk is an error here, and a later page fault a crash.
         zeros = bytes(2**20)
@@ -157,7 +159,7 @@ def _mapped(
             file.write(zeros[: size - start])
         file.flush()
         mapped = np.memmap(file, np.uint8, "r+", shape=(size,))
-    return mapped.view(dtype)[: math.prod(shape)].reshape(shape) if math.prod(shape) else mapped
+    return mapped.view(dtype).reshape(shape)
 
 
 def free_memory() -> int:

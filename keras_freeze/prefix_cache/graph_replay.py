@@ -201,6 +201,9 @@ class _Step:
     outer: GraphCut
     check: StepCheck | None = None
 
+    def __post_init__(self) -> None:
+        self.leaves = keras.tree.flatten(self.x)  # as they came: a step may change a dict
+
 
 @contextlib.contextmanager
 def _recognizing(model: keras.Model, step: _Step) -> Iterator[None]:
@@ -223,7 +226,7 @@ def _recognizing_class(own_class: type) -> Any:
             step: _Step = self._keras_freeze_step
             use, before = step.use, step.use.is_batch
             if not (before and name == "call"):
-                use.is_batch = _is_same(args[0] if args else None, step.x)
+                use.is_batch = _is_alone(args, kwargs, step)
                 use.calls += use.is_batch
                 if step.check is not None:
                     step.check.called(on_batch=use.is_batch)
@@ -240,8 +243,14 @@ def _recognizing_class(own_class: type) -> Any:
     return type(own_class.__name__, (own_class,), methods)
 
 
-def _is_same(inputs: Any, x: Any) -> bool:
-    left, right = keras.tree.flatten(inputs), keras.tree.flatten(x)
-    if isinstance(inputs, Mapping) != isinstance(x, Mapping) or len(left) != len(right):
+def _is_alone(args: Sequence[Any], kwargs: Mapping[str, Any], step: _Step) -> bool:
+    """Tell whether a call gets the batch as it came, and nothing else but its mode."""
+    given = {**dict(zip(("inputs", "training", "mask"), args, strict=False)), **kwargs}
+    inputs, training = given.pop("inputs", None), given.pop("training", None)
+    is_plain = len(args) <= 3 and all(value is None for value in given.values())
+    left = keras.tree.flatten(inputs)
+    if not is_plain or not (training is None or isinstance(training, bool)):
         return False
-    return all(a is b for a, b in zip(left, right, strict=True))
+    if isinstance(inputs, Mapping) != isinstance(step.x, Mapping) or len(left) != len(step.leaves):
+        return False
+    return all(a is b and mask_of(a) is None for a, b in zip(left, step.leaves, strict=True))

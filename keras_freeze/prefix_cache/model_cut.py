@@ -7,12 +7,17 @@ nested one, through that one's graph too. The tensors that cross it are its fron
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
 
-from keras_freeze.keras_internals.graph import graph_nodes, origin_of, walked_graph
+from keras_freeze.keras_internals.graph import (
+    graph_nodes,
+    inputs_of_call,
+    origin_of,
+    walked_graph,
+)
 from keras_freeze.model_picture import weights_of_operation
 from keras_freeze.prefix_cache.determinism import draws, reason_in_graph
 from keras_freeze.prefix_cache.determinism_rules import Setting
@@ -87,7 +92,7 @@ def _outputs_of(node: Any) -> set[int]:
 def _cuts_through(graph: Any, setting: Setting) -> tuple[tuple[GraphCut, ...], list[NoCut]]:
     """Return the cuts through a graph and those nested in it, and what ends them."""
     analysis = _Analysis(setting, graph)
-    cut = analysis.cut(graph, dict.fromkeys(map(id, graph.inputs), "free"))
+    cut = analysis.cut(graph, dict.fromkeys(map(id, graph.inputs), "free"), True)
     return tuple(cut.every_cut()), analysis.reasons
 
 
@@ -98,10 +103,18 @@ class _Analysis:
         self.setting = setting
         self.reasons: list[NoCut] = []
         self.graph = graph
+        self.last: set[int] = set()
         self.batch = graph.inputs[0].shape[:1]
 
-    def cut(self, graph: Any, kinds: dict[int, Kind]) -> GraphCut:
-        """Cut a graph whose inputs are of these kinds, and record the kinds of other tensors."""
+    def cut(self, graph: Any, kinds: dict[int, Kind], is_last: bool) -> GraphCut:
+        """Cut a graph whose inputs are of these kinds, and record the kinds of other tensors.
+
+        Args:
+            graph: The graph.
+            kinds: By the ids of its inputs.
+            is_last: Bool, whether its outputs are those of the whole model.
+        """
+        self.last |= _giving_outputs(graph) if is_last else set()
         cacheable, inner = self._classified(graph, kinds)
         if self.setting.inference:
             cacheable = self._without_end(graph, cacheable, kinds, inner)
@@ -142,24 +155,36 @@ class _Analysis:
             if reason is None and draws(node.operation, self.setting):
                 is_at_input = kind == "drawn" and graph is self.graph
                 reason = None if is_at_input else DRAWN_INSIDE
+            if reason is None and kind == "kept" and id(node) in self.last:
+                # A loss may ask an output for more than its value: for its logits, say.
+                detail = f"{node.operation.name!r} gives an output of the model"
+                reason = NoCut(Reason.IS_OUTPUT, detail)
             if reason is None:
                 cacheable.add(id(node))
                 kinds.update((id(t), kind) for t in node.output_tensors)
                 continue
-            cut = self._cut_inside(node, graph, given)
+            cut = self._cut_inside(node, graph, kinds)
             if cut is None:
                 self.reasons.append(reason)
             elif any(one.kept for one in cut.every_cut()):
                 inner[id(node)] = cut
         return cacheable, inner
 
-    def _cut_inside(self, node: Any, graph: Any, given: Sequence[Kind]) -> GraphCut | None:
+    def _cut_inside(self, node: Any, graph: Any, kinds: Mapping[int, Kind]) -> GraphCut | None:
         """Return the cut through the model that is called; None if it can't be cut there."""
         nested = walked_graph(node.operation)
         calls = [other for other in graph_nodes(graph) if other.operation is node.operation]
         if nested is None or len(calls) > 1:
             return None
-        return self.cut(nested, dict(zip(map(id, nested.inputs), given, strict=True)))
+        inputs = inputs_of_call(node, nested)
+        if inputs is None:
+            return None
+        others = {id(t) for t in node.input_tensors} - set(map(id, inputs))
+        if any(kinds[tensor] != "free" for tensor in others):  # masks that are not computed again
+            return None
+        given = [kinds[id(tensor)] for tensor in inputs]
+        is_last = id(node) in self.last
+        return self.cut(nested, dict(zip(map(id, nested.inputs), given, strict=True)), is_last)
 
     def _without_end(
         self, graph: Any, cacheable: set[int], kinds: dict[int, Kind], inner: Collection[int]
@@ -186,6 +211,17 @@ class _Analysis:
             detail = f"{node.operation.name!r} does not return one row per sample"
             return NoCut(Reason.ACROSS_SAMPLES, detail)
         return reason
+
+
+def _giving_outputs(graph: Any) -> set[int]:
+    """Return the ids of the calls that give outputs, and of those before that change no value."""
+    wanted, found = set(map(id, graph.outputs)), set()
+    for node in reversed(graph_nodes(graph)):
+        if not node.is_input and wanted & _outputs_of(node):
+            found.add(id(node))
+            if not weights_of_operation(node.operation):
+                wanted |= set(map(id, node.input_tensors))
+    return found
 
 
 def _read_by(nodes: Iterable[Any]) -> set[int]:

@@ -110,7 +110,7 @@ class CutPlan:
         return not is_traced and self.settings != self._present_settings()
 
     def _present_settings(self) -> tuple[Any, ...]:
-        layers = tuple(layer.trainable for layer in self.frontier.layers)
+        layers = tuple(layer.trainable for layer in self.layers)
         variables = tuple(variable.trainable for variable in self.watch.variables)
         return layers, variables, _policies(self.layers)
 
@@ -185,21 +185,28 @@ def trial(plan: CutPlan, batch: Batch) -> list[Any] | NoCut:
         if any(tensor.shape[0] != batch.rows for tensor in flat):
             detail = f"{plan.frontier.name} does not return one row per sample"
             return NoCut(Reason.ACROSS_SAMPLES, detail)
-        if is_own(plan.prefix, batch, flat):
-            return flat
     except NotReachedError:
         return NoCut(Reason.OWN_CODE, f"a call of model {name!r} does not reach its frozen layers")
+    try:
+        if is_own(plan.prefix, batch, flat):
+            return flat
+    except Exception:  # of a layer that takes no other number of samples
+        detail = f"{plan.frontier.name} can't be computed of some samples alone"
+        return NoCut(Reason.ACROSS_SAMPLES, detail)
     detail = (
         f"the output of {plan.frontier.name} for a sample depends on other samples or on chance"
     )
     return NoCut(Reason.ACROSS_SAMPLES, detail)
 
 
-def reason_against_step(model: keras.Model, kind: Kind, *, custom_step: bool) -> NoCut | None:
+def reason_against_step(
+    model: keras.Model, kind: Kind, *, custom_step: bool, is_wrapped: bool = False
+) -> NoCut | None:
     """Return why a model's train or test step can't be wrapped at all; None if it can.
 
     Args:
-        model: `keras.Model`, compiled, before anything is wrapped.
+        model: `keras.Model`, compiled.
+        is_wrapped: Bool, whether the cache is in its steps already. Defaults to False.
         kind: "train" or "test".
         custom_step: Bool, whether a step of the user's own may be.
     """
@@ -210,8 +217,13 @@ def reason_against_step(model: keras.Model, kind: Kind, *, custom_step: bool) ->
     elif keras.backend.backend() == "torch" and model.jit_compile:
         detail = "torch.compile makes one function of the whole step"
     else:
-        return _reason_against_code(model, kind, custom_step)
+        ours = OURS if is_wrapped else frozenset()
+        return _reason_against_code(model, own_code(model, kind) - ours, custom_step)
     return NoCut(Reason.UNSUPPORTED_STEP, detail)
+
+
+# What a cache puts into a model.
+OURS = frozenset({"make_train_function", "make_test_function"})
 
 
 def own_code(model: keras.Model, kind: Kind) -> frozenset[str]:
@@ -220,15 +232,17 @@ def own_code(model: keras.Model, kind: Kind) -> frozenset[str]:
     return frozenset(n for n in replaced_methods(model) if f"{other}_" not in n)
 
 
-def _reason_against_code(model: keras.Model, kind: Kind, custom_step: bool) -> NoCut | None:
-    own = own_code(model, kind)
+def _reason_against_code(
+    model: keras.Model, own: frozenset[str], custom_step: bool
+) -> NoCut | None:
     if not own or (custom_step and own <= STEP_METHODS):
         return None
     detail = f"model {model.name!r} has {_listed(own)} of its own"
     if own <= STEP_METHODS:
         detail += (
             ". Pass PrefixCache(custom_step=True) if its steps call the model on the batch as it "
-            "came, with the model's own weights, and need no gradient of the input"
+            "came, with the model's own weights, and need no gradient of the input or of frozen "
+            "weights"
         )
     else:
         detail += f", and {ONLY_GRAPHS}"

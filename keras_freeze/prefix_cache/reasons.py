@@ -17,6 +17,7 @@ class Reason(enum.Enum):
     QUANTIZED = enum.auto()
     ACROSS_SAMPLES = enum.auto()
     NOT_KNOWN = enum.auto()
+    IS_OUTPUT = enum.auto()
     # Of a model and the way it is called.
     NOTHING_FROZEN = enum.auto()
     USED_TWICE = enum.auto()

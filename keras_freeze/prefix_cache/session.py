@@ -68,9 +68,13 @@ class CacheRun:
         self._last: dict[Kind, CutPlan] = {}
         self._cut_kinds: set[Kind] = set()
         self._whole_kinds: set[Kind] = set()
-        #: Those whose step is the user's own.
-        self.custom_kinds = frozenset(k for k in KINDS if planning.own_code(model, k))
         self._changes = 0
+        #: Those whose step is the user's own.
+        self.custom_kinds = self._custom_kinds()
+
+    def _custom_kinds(self) -> frozenset[Kind]:
+        own = {kind: planning.own_code(self._model, kind) - planning.OURS for kind in KINDS}
+        return frozenset(kind for kind in KINDS if own[kind])
 
     def is_possible(self) -> bool:
         """Tell whether any of the model's steps can be wrapped; print why if one can't."""
@@ -86,9 +90,11 @@ class CacheRun:
             self._messages.disabled(kind, reason)
         return True
 
-    def _reason_against(self, kind: Kind) -> NoCut | None:
+    def _reason_against(self, kind: Kind, *, is_wrapped: bool = False) -> NoCut | None:
         own = self._options.custom_step
-        return planning.reason_against_step(self._model, kind, custom_step=own)
+        return planning.reason_against_step(
+            self._model, kind, custom_step=own, is_wrapped=is_wrapped
+        )
 
     def begin(self, kind: Kind) -> None:
         """Record that an epoch, or an evaluation, begins."""
@@ -111,6 +117,13 @@ class CacheRun:
 
     def _search(self) -> None:
         """Search for a cut; for validation another one, if that can be cut deeper or alone."""
+        # Anew, since a step may have been set in the meantime.
+        self.custom_kinds = self._custom_kinds()
+        for kind in KINDS:
+            reason = self._reason_against(kind, is_wrapped=True)
+            if reason is not None and kind not in self._whole_kinds:
+                self._whole_kinds.add(kind)
+                self._messages.disabled(kind, reason)
         train = test = planning.search(self._model, self._options)
         if isinstance(train, NoCut) or train.ended_by is not None or train.augmentation:
             test = planning.search(self._model, self._options, "test")

@@ -16,7 +16,7 @@ import keras
 import xxhash
 
 from keras_freeze.engine import fingerprint, fingerprint_of
-from keras_freeze.keras_internals.graph import graph_nodes, walked_graph
+from keras_freeze.keras_internals.graph import graph_nodes, inputs_of_call, walked_graph
 from keras_freeze.model_picture import weights_of_operation
 from keras_freeze.prefix_cache.frontier import Frontier, GraphCut
 
@@ -67,8 +67,9 @@ def _name_graph(
             _name_call(node, names, values)
             continue
         inner = cut.inner.get(id(node)) if cut else None
-        within = [names.get(id(tensor)) for tensor in node.input_tensors]
-        is_plain = len(within) == len(nested.inputs)
+        inputs = inputs_of_call(node, nested)
+        is_plain = inputs is not None and len(inputs) == len(node.input_tensors)  # without masks
+        within = [names.get(id(tensor)) for tensor in inputs or ()]
         before = inner.before if inner else graph_nodes(nested)
         # A graph that is called as a whole may be called again, on something else.
         found = names if inner else {}

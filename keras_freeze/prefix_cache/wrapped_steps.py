@@ -129,17 +129,18 @@ class Step:
         return made
 
     def _cut(self, plan: CutPlan, signature: Any) -> Callable[..., Any]:
-        name = f"{self._kind}_step"
+        name, is_custom = f"{self._kind}_step", self._kind in self._run.custom_kinds
         own = getattr(self._model, name)
 
         def step(*args: Any) -> Any:
             *state, carried = args
             data, flat = carried["data"], carried["features"]
             x, features, check = _inputs(data), plan.prefix.pack(flat), None
-            if self._kind in self._run.custom_kinds:
+            if is_custom:
                 values = plan.values(tuple(*state))
                 check = StepCheck(self._kind, x, plan.watch.variables, values)
-            with replaying(self._model, plan.frontier, x, features, check) as use:
+            watching = contextlib.nullcontext() if check is None else check.watching()
+            with watching, replaying(self._model, plan.frontier, x, features, check) as use:
                 result = own(*state, data)
             if check is not None and not use.calls:
                 raise broken_promise(self._kind, "does not call the model on the batch")

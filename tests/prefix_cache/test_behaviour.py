@@ -88,7 +88,9 @@ def test_trying_a_cut_changes_nothing(name):
     found = LAYERS[name]
     below = model_of(found)
     reason_against(below)  # which freezes it
-    outputs = layers.Dense(1)(layers.Rescaling(1.0)(below.output))
+    outputs = layers.Rescaling(1.0)(below.output)
+    outputs = layers.Reshape((1,))(outputs) if len(outputs.shape) == 1 else outputs
+    outputs = layers.Dense(1)(outputs)
     model = keras.Model(below.inputs, outputs)
     model.compile(keras.optimizers.Adam())
     model.optimizer.build(model.trainable_variables)

@@ -91,3 +91,9 @@ def test_stores_share_a_budget_and_release_it():
 
 def test_free_memory_is_a_size():
     assert 2**20 < feature_store.free_memory() < 2**50
+
+
+def test_rows_of_no_width_on_disk(tmp_path):
+    store = RowStore(Budget(0), tmp_path)
+    store.put(["a", "b"], [np.zeros((2, 0), "float32")])
+    assert store.get(["b", "a"])[0].shape == (2, 0)

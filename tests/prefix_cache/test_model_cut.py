@@ -204,3 +204,93 @@ def test_families_of_applications(family, depth, rows, training):
 
     # EfficientNet's own dropout in its blocks leaves only what is before them.
     cached.compare(build, images(rows, size=48, channels=3), epochs=2)
+
+
+# What else a tensor, or a call, brings with it
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+@pytest.mark.backend
+def test_a_mask_that_goes_into_a_nested_model():
+    def build():
+        inputs = keras.Input((6,), dtype="int32")
+        x = layers.Embedding(11, 4, mask_zero=True, name="embedding")(inputs)
+        inner = [keras.Input((6, 4)), layers.Dense(4, name="low"), layers.LSTM(3)]
+        x = keras.Sequential(inner, name="inner")(x)
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    cached.compare(frozen(build, layers=["embedding", "low"]), tokens(), exact=False)
+
+
+@pytest.mark.backend
+def test_a_nested_model_that_takes_its_inputs_by_name():
+    def build():
+        a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+        x = layers.Dense(5, name="middle")(a)
+        parts = [layers.Dense(3)(t) for t in (x, a, b)]
+        inner = keras.Model([b, a], layers.Add()(parts), name="inner")
+        one, two = keras.Input((4,)), keras.Input((4,))
+        x = inner({"a": layers.Dense(4, name="low")(one), "b": two})
+        return keras.Model([one, two], layers.Softmax()(x))
+
+    x, y = vectors()
+    data = [x, 2.0 * x[::-1].copy()], y
+    cached.compare(frozen(build, layers=["low", "middle"]), data, exact=False)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_an_output_keeps_its_logits(is_nested):
+    def build():
+        inputs = keras.Input((4,))
+        x = layers.Dense(3, activation="softmax", name="low")
+        x = keras.Sequential([keras.Input((4,)), x], name="inner") if is_nested else x
+        outputs = x(inputs)
+        model = keras.Model(inputs, [outputs, layers.Dense(1, name="head")(outputs)])
+        kernel = next(v for v in model.weights if "low/kernel" in v.path)
+        kernel.assign(kernel * 80.0)
+        return model
+
+    x, y = vectors()
+    data = x, [y, y.astype("float32")]
+    cached.compare(frozen(build, layers=["low"]), data, expect_hits=False, exact=False)
+
+
+@pytest.mark.backend
+def test_a_state_that_is_given_for_the_whole_batch():
+    def build():
+        inputs = keras.Input((5, 3))
+        state = [keras.ops.zeros((8, 4))] * 2
+        x = layers.LSTM(4, name="low")(inputs, initial_state=state)
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    rng = np.random.default_rng(3)
+    data = rng.normal(size=(16, 5, 3)).astype("float32"), rng.integers(0, 3, 16)
+    cached.compare(frozen(build, layers=["low"]), data, expect_hits=False)
+
+
+@pytest.mark.backend
+def test_a_masked_lstm_is_cut():
+    def build():
+        inputs = keras.Input((5, 3))
+        x = layers.LSTM(4, name="low")(layers.Masking()(inputs))
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(20, 5, 3)).astype("float32")
+    x[::2, 3:] = 0.0
+    cached.compare(frozen(build, layers=["low"]), (x, rng.integers(0, 3, 20)), exact=False)
+
+
+@cached.on_tensorflow
+def test_sparse_inputs_are_left_alone(capsys):
+    import tensorflow as tf
+
+    inputs = keras.Input((4,), sparse=True)
+    x = layers.Dense(4, name="low", trainable=False)(inputs)
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = vectors()
+    data = tf.data.Dataset.from_tensor_slices((tf.sparse.from_dense(x), y)).batch(5)
+    model.fit(data, epochs=2, shuffle=False, verbose=0, callbacks=[kf.PrefixCache(auto=False)])
+    assert "the inputs are SparseTensor, not arrays" in capsys.readouterr().out

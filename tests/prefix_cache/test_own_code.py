@@ -224,7 +224,7 @@ class Writing(keras.Model):
 
 @backend
 def test_a_call_on_another_tensor_is_refused():
-    refused(OnAnother, "calls the model on another tensor than the batch")
+    refused(OnAnother, "calls the model on something else than the batch alone")
 
 
 def test_a_step_that_does_not_call_the_model_is_refused():
@@ -315,3 +315,90 @@ def test_a_batch_that_is_changed_or_watched_is_refused_on_torch(what):
             return super().train_step(data)
 
     refused(Touching, what)
+
+
+class WithMask(keras.Model):
+    def train_step(self, *args):
+        self(_x_of(args), training=True, mask=keras.ops.ones((8,)))
+        return super().train_step(*args)
+
+
+def _x_of(args):
+    return args[-1][0]
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="a step is given its weights there")
+def test_a_call_with_another_argument_is_refused():
+    refused(WithMask, "calls the model on something else")
+
+
+@backend
+def test_a_batch_whose_dict_is_changed_is_refused():
+    class Changing(keras.Model):
+        def train_step(self, *args):
+            x, y = args[-1]
+            x = dict(x)
+            x["a"] = x["a"] * 2.0
+            return super().train_step(*args[:-1], (x, y))
+
+    def build():
+        inputs = {"a": keras.Input((4,), name="a")}
+        x = layers.Dense(4, name="low", trainable=False)(inputs["a"])
+        return Changing(inputs, layers.Dense(3, activation="softmax")(x))
+
+    model = build()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = vectors()
+    cache = kf.PrefixCache(auto=False, custom_step=True, verbose=0)
+    with pytest.raises(ValueError, match="calls the model on something else"):
+        model.fit({"a": x}, y, verbose=0, callbacks=[cache])
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="a step returns what it changes there")
+@backend
+def test_weights_that_are_replaced_for_a_call_are_refused():
+    class Replacing(keras.Model):
+        def train_step(self, data):
+            kernel = self.get_layer("low").kernel
+            old = keras.ops.copy(kernel.value)
+            kernel.assign(old * 1.3)
+            result = super().train_step(data)
+            kernel.assign(old)
+            return result
+
+    refused(Replacing, "writes to weights before the cut")
+
+
+@backend
+def test_a_step_that_is_set_in_a_fit_is_left_whole(capsys):
+    def swap(model):
+        own = type(model).train_step
+
+        def step(*args):
+            *state, (x, y) = args
+            return own(model, *state, (keras.ops.flip(x, axis=1), y))
+
+        object.__setattr__(model, "train_step", step)
+        model.make_train_function(force=True)
+
+    cache = kf.PrefixCache(auto=False)
+    callbacks = [lambda: cached.At(swap)]
+    if BACKEND != "jax":
+        model = of_class(keras.Model)
+        cached.compare(model, vectors(), *callbacks, cache=cache, expect_hits=False)
+        assert "has a train_step of its own" in capsys.readouterr().out
+
+
+@backend
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch")
+def test_hooks_are_own_code():
+    model = of_class(keras.Model)()
+    assert reasons(model) == [None, None]
+    model.register_forward_hook(lambda module, inputs, output: None)
+    assert "forward_hooks" in reasons(model)[0]
+    other = of_class(keras.Model)()
+    other.get_layer("low").register_forward_pre_hook(lambda module, inputs: None)
+    other.compile("sgd", "sparse_categorical_crossentropy")
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    other.fit(*vectors(), epochs=2, verbose=0, callbacks=[cache])
+    assert cache.statistics.hits == 0
