@@ -50,14 +50,15 @@ class PrefixCache(BaseCallback):
             model are random, such as `RandomFlip`. The first visits of a sample are augmented
             anew, later ones use these views in turn, in an order that is drawn for each pass. This
             changes the training, which sees so many views instead of endlessly many. Where they
-            don't fit into `max_bytes`, there are fewer. Defaults to None: such a model is not cut.
+            don't fit into `max_bytes`, and there is no `directory`, there are fewer. Defaults to
+            None: such a model is not cut.
         auto: Bool, whether to leave the model whole where a cut would not save time. Defaults to
             True.
         verbose: 0 or 1, whether to print what is cached or why nothing is, and a summary at the
             end. Defaults to 1.
 
     Raises:
-        TypeError: if `max_bytes` is not an int.
+        TypeError: if an argument is of another type.
         ValueError: if an argument is invalid; in `fit`, if `mode="inference"` can't be had, or if
             a step is seen to break the word that `custom_step=True` gives.
 
@@ -101,12 +102,19 @@ class PrefixCache(BaseCallback):
             raise ArgumentTypeError(owner, "max_bytes", "be an int", value=max_bytes)
         if max_bytes is not None and max_bytes < 0:
             raise ArgumentError(owner, "max_bytes", "not be negative", value=max_bytes)
+        for name, value in (("custom_step", custom_step), ("auto", auto)):
+            if not isinstance(value, bool):
+                raise ArgumentTypeError(owner, name, "be a bool", value=value)
+        if directory is not None and not isinstance(directory, (str, os.PathLike)):
+            raise ArgumentTypeError(owner, "directory", "be a path", value=directory)
         if views is not None and not is_int(views):
             raise ArgumentTypeError(owner, "views", "be an int", value=views)
         if views is not None and views < 1:
             raise ArgumentError(owner, "views", "be at least 1", value=views)
         if mode not in ("training", "inference"):
             raise ArgumentError(owner, "mode", 'be "training" or "inference"', value=mode)
+        if views is not None and mode == "inference":
+            raise ArgumentError(owner, "views", 'be None with mode="inference"', value=views)
         if verbose not in (0, 1):
             raise ArgumentError(owner, "verbose", "be 0 or 1", value=verbose)
         self.max_bytes = max_bytes
@@ -133,6 +141,7 @@ class PrefixCache(BaseCallback):
             steps=self.params.get("steps"),
             epochs_left=self._epochs_left,
             views=self.views,
+            max_bytes=self.max_bytes if self.directory is None else None,
             library=library,
         )
         run = CacheRun(self.model, options, lambda: RowStore(budget, self.directory), self._say)

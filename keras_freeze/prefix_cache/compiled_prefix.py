@@ -202,5 +202,7 @@ def _moved(state: Any, calls: Any) -> Any:
 
 
 def _packed(masked: Sequence[Sequence[bool]], flat: Sequence[Any]) -> Features:
+    if len(flat) != sum(1 + mask for own in masked for mask in own):
+        raise ValueError(f"{len(flat)} tensors cross a cut that {masked} cross.")
     rest = iter(flat)
     return [[(next(rest), next(rest) if m else None) for m in own] for own in masked]

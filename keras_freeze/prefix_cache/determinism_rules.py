@@ -225,6 +225,9 @@ def _permutation(operation: Any, setting: Setting) -> NoCut | None:
 
 
 _OWN_CODE = NoCut(Reason.NOT_KNOWN, "runs code that is not known to be deterministic")
+_AUGMENTS = NoCut(
+    Reason.RANDOM, "augments at random; PrefixCache(views=8) keeps several views of each sample"
+)
 _DRAWS = NoCut(Reason.RANDOM, "draws random numbers")
 _TABLE = NoCut(Reason.STATE, "uses a table that is not a weight")
 
@@ -234,7 +237,7 @@ def _augmentation(*, draws_in_validation: bool) -> Rule:
 
     def rule(layer: Any, setting: Setting) -> NoCut | None:
         is_quiet = setting.inference and setting.training_writes and not draws_in_validation
-        return None if is_quiet or setting.views else _DRAWS
+        return None if is_quiet or setting.views else _AUGMENTS
 
     return rule
 

@@ -40,6 +40,7 @@ class Options:
         epochs_left: Returns how many epochs the model stays frozen as it is; None if that is not
             known.
         views: Int, how many augmented views of each sample are kept; None for none.
+        max_bytes: Int, into which all views have to fit; None for as many as are asked for.
         library: `Library` to share features with other trainings; None to share none.
     """
 
@@ -49,6 +50,7 @@ class Options:
     steps: int | None
     epochs_left: Callable[[], int | None]
     views: int | None = None
+    max_bytes: int | None = None
     library: Library | None = None
 
 
@@ -123,7 +125,9 @@ def search(model: keras.Model, options: Options, kind: Kind = "train") -> Fronti
     frontier = find(model, Setting(trained, inference, not options.inference, views))
     if isinstance(frontier, NoCut) or options.inference or not options.auto:
         return frontier
-    if options.epochs_left() == 1 and options.library is None:
+    first = (options.views or 1) if frontier.augmentation else 1  # epochs before any is repeated
+    epochs_left = options.epochs_left()
+    if epochs_left is not None and epochs_left <= first and options.library is None:
         return NoCut(Reason.SHORT_PHASE)
     if frontier.work >= MIN_WORK and frontier.share >= MIN_SHARE:
         return frontier

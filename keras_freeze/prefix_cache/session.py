@@ -127,13 +127,15 @@ class CacheRun:
         train = test = planning.search(self._model, self._options)
         if isinstance(train, NoCut) or train.ended_by is not None or train.augmentation:
             test = planning.search(self._model, self._options, "test")
-        if isinstance(test, NoCut) or planning.is_same_place(train, test):
+        is_drawn = isinstance(train, Frontier) and train.augmentation is not None
+        if planning.is_same_place(train, test) or (isinstance(test, NoCut) and not is_drawn):
             self._parts = dict.fromkeys(KINDS, _Part(KINDS, train, self._last.get("train")))
         else:
             both = {"train": train, "test": test}
             self._parts = {kind: _Part((kind,), both[kind], self._last.get(kind)) for kind in KINDS}
-        if isinstance(train, NoCut):
-            self._leave_whole(self._parts["train"], train)
+        for part in dict.fromkeys(self._parts.values()):
+            if isinstance(part.cut, NoCut):
+                self._leave_whole(part, part.cut)
 
     def cut(self, batch: Batch) -> tuple[CutPlan, list[Any]] | None:
         """Return how to cut the next step and what crosses the cut; None to leave it whole."""
@@ -206,7 +208,8 @@ class CacheRun:
         """
         last = part.last
         plan = planning.make(self._model, frontier, batch, last)
-        is_other = last is None or plan.watch is not last.watch
+        # Views start over, since the model may be augmented otherwise.
+        is_other = last is None or plan.watch is not last.watch or plan.draw is not None
         self._lookup.clear(k for k in part.kinds if is_other or self._last.get(k) is not last)
         if self._options.library is not None and plan.draw is None:
             plan.share(self._options.library, batch)
@@ -226,24 +229,24 @@ class CacheRun:
             self._last.pop(kind, None)
         row_bytes = sum(to_host(tensor).nbytes for tensor in features) / max(1, batch.rows)
         views = self._views(batch, row_bytes) if plan.draw is not None else None
-        if last is None or plan.place != last.place:
+        in_training = "train" in part.kinds and "train" not in self._whole_kinds
+        if last is None or plan.place != last.place or views is not None:
             self._messages.cut(
                 frontier,
                 row_bytes,
                 rows=batch.rows,
-                steps=self._options.steps if "train" in part.kinds else None,
+                steps=self._options.steps if in_training else None,
                 inference=self._options.inference,
-                validation="train" not in part.kinds,
+                validation=not in_training,
                 views=views,
             )
         return computed, batch
 
     def _views(self, batch: Batch, row_bytes: float) -> int:
-        """Set how many views are kept: as many as were asked for, or as fit into the memory."""
-        asked = self._options.views or 1
-        samples = (self._options.steps or 1) * batch.rows
-        room = self._lookup.trackers["train"].store.budget.rows(max(1, round(row_bytes)))
-        views = max(1, min(asked, room // samples))
+        """Set how many views are kept: as many as were asked for, or as fit into `max_bytes`."""
+        views, steps, limit = self._options.views or 1, self._options.steps, self._options.max_bytes
+        if limit is not None and steps is not None:
+            views = max(1, min(views, int(limit // max(1.0, row_bytes * steps * batch.rows))))
         self._lookup.visits.count = views
         return views
 
@@ -330,10 +333,10 @@ class CacheRun:
         for kind in part.kinds:
             self._last.pop(kind, None)
         self._lookup.clear(part.kinds)
-        if part.kinds == ("train",):
-            self._messages.disabled("train", no_cut)
-        else:
+        if part.kinds == KINDS:
             self._messages.not_used(no_cut)
+        elif not no_cut.reason.is_expected:
+            self._messages.disabled(part.kinds[0], no_cut)
 
     def _check_wish(self, no_cut: NoCut) -> None:
         if self._options.inference and not no_cut.reason.is_expected:

@@ -100,7 +100,7 @@ class Messages:
         """
         count = steps * rows if steps else None
         text = f"up to {count:,} samples" if count else "samples"
-        text += f" in {views} views each" if views else ""
+        text += f" in {views} view{'s' * (views > 1)} each" if views else ""
         text += f" at {frontier.name}"
         text += f", {readable_bytes(row_bytes * count * (views or 1))}" if count else ""
         text += f"; skips {int(100 * frontier.share)} % of the forward pass."

@@ -195,7 +195,7 @@ def test_what_never_repeats_is_given_up(capsys):
 def test_without_views_augmented_training_is_left_whole(capsys):
     cache = kf.PrefixCache(auto=False)
     statistics = cached.compare(augmented(flip), images(), cache=cache, validate=True)
-    assert "draws random numbers" in capsys.readouterr().out
+    assert "PrefixCache(views=8) keeps several views" in capsys.readouterr().out
     assert statistics.hits == 40  # validation
 
 
@@ -217,3 +217,71 @@ def test_augmentation_behind_weights_is_not_kept(capsys):
 def test_invalid_views(views, error):
     with pytest.raises(error, match=r"PrefixCache\(views=...\) must be"):
         kf.PrefixCache(views=views)
+
+
+@pytest.mark.parametrize(
+    "make", [flip, lambda: layers.RandomHue(0.9, seed=1), lambda: layers.RandomSaturation(0.9)]
+)
+def test_validation_is_not_augmented(make):
+    def build():
+        inputs = keras.Input((8, 8, 3))
+        x = layers.Conv2D(4, 3, name="conv")(make()(inputs))
+        x = layers.GlobalAveragePooling2D()(x)
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    x, y = images(channels=3)
+    x = 255.0 * (x - x.min()) / (x.max() - x.min())
+    model = frozen(build, layers=["conv"])()
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    cache = kf.PrefixCache(auto=False, views=2, verbose=0)
+    settings = {"epochs": 4, "verbose": 0, "validation_data": (x, y)}
+    history = model.fit(x, y, callbacks=[cache], **settings).history
+    np.testing.assert_allclose(history["val_loss"], model.evaluate(x, y, verbose=0), rtol=1e-4)
+    assert cache.statistics.hits >= 40
+
+
+def test_a_transition_that_leaves_the_cut_where_it_is():
+    def build():
+        inputs = keras.Input((8, 8, 2))
+        x = layers.Conv2D(4, 3, name="conv")(flip()(inputs))
+        x = layers.Conv2D(4, 3, name="second")(layers.Dropout(0.5, seed=1)(x))
+        x = layers.GlobalAveragePooling2D()(x)
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    batches = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: batches.append(1))
+    unfreeze = cached.At(lambda model: kf.unfreeze(model, layers=["second"]), epoch=4)
+    model = frozen(build, layers=["conv", "second"])()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    cache = kf.PrefixCache(auto=False, views=2, verbose=0)
+    callbacks = [unfreeze, cache, count]
+    model.fit(*images(), epochs=8, batch_size=5, verbose=0, callbacks=callbacks)
+    assert len(batches) == 8 * 4
+    assert (cache.statistics.misses, cache.statistics.hits) == (4 * 20, 4 * 20)
+
+
+def test_views_in_files_are_as_many_as_asked_for(tmp_path):
+    cache = kf.PrefixCache(0, tmp_path, auto=False, views=3, verbose=0)
+    fit(augmented(flip), images(), cache)
+    assert (cache.statistics.misses, cache.statistics.hits) == (60, 60)
+
+
+def test_a_phase_of_no_more_epochs_than_views_is_left_whole():
+    from keras_freeze.prefix_cache import planning
+
+    model = augmented(flip)()
+    options = {"inference": False, "auto": True, "custom_step": False, "steps": 4, "views": 3}
+    for left, reason in ((3, "SHORT_PHASE"), (4, "LITTLE_WORK")):
+        found = planning.search(model, planning.Options(epochs_left=lambda n=left: n, **options))
+        assert found.reason.name == reason
+
+
+def test_views_are_of_training_mode():
+    with pytest.raises(ValueError, match="must be None with mode"):
+        kf.PrefixCache(views=2, mode="inference")
+
+
+@pytest.mark.parametrize("argument", ["custom_step", "auto", "directory"])
+def test_other_types_are_refused(argument):
+    with pytest.raises(TypeError, match=rf"PrefixCache\({argument}=...\) must be"):
+        kf.PrefixCache(**{argument: 5})
