@@ -24,15 +24,15 @@ class PrefixCache(BaseCallback):
     While the layers from the input up to a cut are frozen and deterministic, every epoch
     computes the same numbers again, in training and in validation. With this callback a fit
     gives the same results up to rounding in less time. Samples are recognized by their bytes, so
-    data may be shuffled, batched and weighted in any way. Random augmentation makes it useless, so
-    it is disabled in the second epoch if no sample is repeated.
+    data may be shuffled, batched and weighted in any way. Where no sample is repeated, as with
+    random augmentation in the data, it is disabled in the second epoch.
 
-    Functional and Sequential models are cut if their steps are Keras's own; the loss and the
-    metrics may be anybody's. The cached part ends at a layer that is not known to be
-    deterministic, such as a custom one, or that is stochastic in training mode, such as a
-    `Dropout`. If something else changes weights before the cut, this is detected before the next
-    step (on a GPU, and on torch where they are written through `.data`: before the next epoch).
-    Now and then, in 2 % of the time, samples are computed again and compared.
+    Functional and Sequential models are cut if their steps are Keras's own, or with
+    `custom_step=True`; the loss and the metrics may be anybody's. The cached part ends at a layer
+    that is not known to be deterministic, such as a custom one, or that is stochastic in training
+    mode, such as a `Dropout`. If something else changes weights before the cut, this is detected
+    before the next step (on a GPU, and on torch where they are written through `.data`: before the
+    next epoch). Now and then, in 2 % of the time, samples are computed again and compared.
 
     Args:
         max_bytes: Int, the most bytes of memory to use; further features go to files that are

@@ -1,5 +1,7 @@
 """Judge whether a layer returns the same output for the same sample each time it is called.
 
+Layers that augment at random count as such where views of their output are kept.
+
 Only layers and operations that Keras itself defines are known well enough to be judged, and a
 few composite ones of KerasHub by the layers that they contain. Nothing else is cached.
 """

@@ -117,7 +117,8 @@ def replaying(
 ) -> Iterator[Use]:
     """Let calls of the model on this very batch start from its features.
 
-    Any other call, on other samples or on samples that the step has changed, computes all.
+    Any other call, on other samples or on samples that the step has changed, computes all, or is
+    refused by `check`.
 
     Args:
         model: The model.

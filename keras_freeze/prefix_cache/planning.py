@@ -27,6 +27,9 @@ from keras_freeze.prefix_cache.weight_watch import Watch
 MIN_WORK = 1e6
 MIN_SHARE = 0.05
 
+# What a cache puts into a model.
+OURS = frozenset({"make_train_function", "make_test_function"})
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -210,9 +213,9 @@ def reason_against_step(
 
     Args:
         model: `keras.Model`, compiled.
-        is_wrapped: Bool, whether the cache is in its steps already. Defaults to False.
         kind: "train" or "test".
         custom_step: Bool, whether a step of the user's own may be.
+        is_wrapped: Bool, whether the cache is in its steps already. Defaults to False.
     """
     strategy = getattr(model, "distribute_strategy", None)
     has_replicas = strategy is not None and strategy.num_replicas_in_sync > 1
@@ -224,10 +227,6 @@ def reason_against_step(
         ours = OURS if is_wrapped else frozenset()
         return _reason_against_code(model, own_code(model, kind) - ours, custom_step)
     return NoCut(Reason.UNSUPPORTED_STEP, detail)
-
-
-# What a cache puts into a model.
-OURS = frozenset({"make_train_function", "make_test_function"})
 
 
 def own_code(model: keras.Model, kind: Kind) -> frozenset[str]:
