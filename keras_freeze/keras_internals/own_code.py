@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import keras
+
 
 def _set(names: str) -> frozenset[str]:
     return frozenset(names.split())
@@ -34,6 +36,13 @@ _TORCH_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_bac
 #: What refuses texts and passes on everything else.
 _KNOWN = frozenset({("PipelineModel", "__call__")})
 _FOREIGN_BASES = frozenset({"builtins", "abc", "typing", "tensorflow", "torch"})
+
+
+def is_activation(function: Any) -> bool:
+    """Tell whether a function is one of Keras's activations, or the operation of that name."""
+    module, name = getattr(function, "__module__", ""), getattr(function, "__name__", "")
+    is_same = module == "keras.src.ops.nn" and hasattr(keras.activations, name)
+    return is_same or str(module).startswith("keras.src.activations")
 
 
 def replaced_methods(operation: Any) -> frozenset[str]:

@@ -16,7 +16,7 @@ import keras
 
 from keras_freeze.keras_internals.graph import graph_nodes, walked_graph
 from keras_freeze.keras_internals.layers import is_builtin, sublayers
-from keras_freeze.keras_internals.own_code import STEP_METHODS, replaced_methods
+from keras_freeze.keras_internals.own_code import STEP_METHODS, is_activation, replaced_methods
 from keras_freeze.model_picture import every_layer
 from keras_freeze.prefix_cache.determinism_rules import (
     ADDS_LOSS,
@@ -130,11 +130,9 @@ def _parts(operation: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_known(name: str, function: Any) -> bool:
-    module, own_name = getattr(function, "__module__", ""), getattr(function, "__name__", "")
     if "activation" not in name:
         return _package(function) in ("keras", "keras_hub")
-    is_same = module == "keras.src.ops.nn" and hasattr(keras.activations, own_name)
-    return is_same or str(module).startswith("keras.src.activations")
+    return is_activation(function)
 
 
 def _inside(operation: Any, setting: Setting) -> NoCut | None:
