@@ -359,3 +359,23 @@ def test_a_validation_that_is_cut_deeper_follows_a_transition():
     unfreeze = cached.At(lambda model: kf.unfreeze(model, layers=["middle"]), epoch=2)
     statistics = cached.compare(build, vectors(), lambda: unfreeze, validate=True, epochs=4)
     assert statistics.hits >= 60 + 40
+
+
+@pytest.mark.backend
+@pytest.mark.skipif(BACKEND == "jax", reason="a fit on JAX takes flags with the next trace")
+def test_a_flag_inside_a_nested_model_is_noticed_where_nothing_is_traced():
+    def build():
+        inner = keras.Input((4,))
+        x = layers.BatchNormalization(center=False, scale=False, name="norm")(inner)
+        inside = keras.Model(inner, layers.Dense(5, name="low")(x), name="inside")
+        inside.trainable = False
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, layers.Dense(3, activation="softmax")(inside(inputs)))
+
+    def unfreeze(model):
+        model.get_layer("inside").get_layer("norm").trainable = True
+
+    options = {"run_eagerly": True}
+    at = [lambda: At(unfreeze, epoch=2)]
+    statistics = cached.compare(build, vectors(), *at, compile_options=options, epochs=4)
+    assert statistics.hits == 20
