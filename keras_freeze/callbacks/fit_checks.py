@@ -12,9 +12,9 @@ import keras
 from keras_freeze.backup import BackupAndRestore
 from keras_freeze.callbacks.schedule_run import FitPlan, ScheduleRun
 from keras_freeze.checks import ArgumentError, counted, first_few
+from keras_freeze.engine import idle_optimizers, strategy_scope, without_optimizer
 from keras_freeze.keras_internals.layers import lora_base
-from keras_freeze.keras_internals.optimizers import learning_rate
-from keras_freeze.model_picture import ModelPicture, all_untouched, own_optimizers
+from keras_freeze.model_picture import ModelPicture, all_untouched, learning_rate_of, own_optimizers
 from keras_freeze.policies import lost_in_a_file, phase_flags, warn_of_hidden_state
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import Phase, placed, soonest, timeline
@@ -91,20 +91,85 @@ def _label(plan: FitPlan, index: int) -> str:
     return f"phase {index}" if moment is None else f"the phase at epoch {moment.epoch}"
 
 
-def refuse_own_optimizers(owner: str, model: keras.Model) -> None:
-    """Raise a `ValueError` if a model trains with others than the optimizer it is compiled with."""
-    own = own_optimizers(model)
-    if own:
+def check_own_optimizers(plan: FitPlan) -> None:
+    """Raise where it can't be told what each optimizer of a model is to train, and at what rate.
+
+    One that is the only one, and that no step has built yet, is built for all that trains, as Keras
+    builds the compiled one.
+    """
+    model = plan.picture.model
+    if not getattr(model, "compiled", False):
+        return
+    own, compiled = own_optimizers(model), model.optimizer
+    if not own and compiled is not None:
+        return
+    if compiled is None and len(own) == 1:
+        (only,) = own.values()
+        if not only.built:
+            with strategy_scope(model):
+                only.build(model.trainable_variables)
+    unbuilt = [name for name, optimizer in own.items() if not optimizer.built]
+    several = [n for n, opt in own.items() if isinstance(opt, keras.optimizers.MultiOptimizer)]
+    if keras.backend.backend() == "jax" or several or not own:
         raise ArgumentError(
-            owner,
+            plan.owner,
             "model",
-            "train with the optimizer that it is compiled with, and no other: at a transition, "
-            "nothing tells which variables each of several is to train, and at what rate",
-            received=f"{model.name!r}, with optimizers of its own ({', '.join(own)})",
+            "train with the optimizer that it is compiled with, and no other, on the JAX backend, "
+            "and with no MultiOptimizer of its own on any",
+            received=f"{model.name!r}, with {_named(own) if own else 'no optimizer'}",
             advice="Compile it with a keras.optimizers.MultiOptimizer, and apply all gradients in "
             "one call of `self.optimizer.apply`; or freeze what is to stay frozen before the first "
             "step, with keras_freeze.freeze.",
         )
+    if unbuilt:
+        raise ArgumentError(
+            plan.owner,
+            "model",
+            "have optimizers of its own that are built, each for what it is ever to train: nothing "
+            "else tells which variables that is",
+            received=f"{model.name!r}, with {_named(unbuilt)} not built",
+            advice=f"Before fit, call `model.{unbuilt[0]}.build(variables)`, with the "
+            "`trainable_variables` of its part of the model. Or compile the model with a "
+            "keras.optimizers.MultiOptimizer, and apply all gradients by `self.optimizer.apply`.",
+        )
+    for index, phase in enumerate(plan.schedule.phases):
+        _check_owners(plan, _label(plan, index), phase)
+
+
+def _check_owners(plan: FitPlan, label: str, phase: Phase) -> None:
+    model = plan.picture.model
+    if phase.curve is not None:
+        raise ArgumentError(
+            plan.owner,
+            "schedule",
+            "have no curves for a model with optimizers of its own, which need not count batches",
+            received=f"{label}, with a curve",
+            advice="Give each optimizer a learning-rate schedule of Keras.",
+        )
+    flags = phase_flags(plan.picture, plan.frozen(phase), phase.batch_norm)
+    training = [variable for variable, trains in flags.variables if trains]
+    ownerless = without_optimizer(model, training)
+    idle = idle_optimizers(model, training)
+    if ownerless or idle:
+        raise ArgumentError(
+            plan.owner,
+            "schedule",
+            "train, in each phase, something of each optimizer of the model's own, and nothing "
+            "that no optimizer was built for",
+            received=f"{label}, "
+            + (
+                f"which trains {first_few(ownerless)}, for which none was built"
+                if ownerless
+                else f"which freezes all that {first_few(idle)} trains"
+            ),
+            advice="Build the optimizers while all is trainable that they are ever to train."
+            if ownerless
+            else "Leave part of it trainable.",
+        )
+
+
+def _named(names: Iterable[str]) -> str:
+    return f"optimizers of its own ({', '.join(names)})"
 
 
 def refuse_stock_backup(owner: str, siblings: Iterable[keras.callbacks.Callback]) -> None:
@@ -139,7 +204,7 @@ def warn_of_impatience(
             what = f"EarlyStopping may end training at epoch {earliest}"
             advice = f"start_from_epoch={reached[-1]} to EarlyStopping to let it begin"
         elif isinstance(callback, keras.callbacks.ReduceLROnPlateau):
-            rate = learning_rate(plan.picture.model.optimizer)
+            rate = learning_rate_of(plan.picture.model)
             if rate is not None and callback.min_lr >= rate:  # it has nothing to lower
                 continue
             earliest = epoch + max(callback.patience, 1)
@@ -204,7 +269,7 @@ def warn_of_tiny_rates(plan: FitPlan) -> None:
     """Warn if multiples of the compiled rate look like rates: all of them are tiny."""
     first = plan.multipliers(plan.schedule.phases[0])
     if isinstance(plan.rates, Mapping) and max(first.values()) <= _TINY:
-        compiled = learning_rate(plan.picture.model.optimizer)
+        compiled = learning_rate_of(plan.picture.model)
         unit = "the compiled learning rate" if compiled is None else f"{compiled:.1e}, as compiled"
         warnings.warn(
             f"{plan.owner}: rates= are multiples of {unit}, and no group has more than "

@@ -20,9 +20,8 @@ from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
 from keras_freeze.engine import state_of, transition
 from keras_freeze.groups import Backbone, Groups, names_of, picture_of
 from keras_freeze.keras_internals.callback_list import sibling_callbacks
-from keras_freeze.keras_internals.optimizers import learning_rate
 from keras_freeze.keras_internals.retracing import expect_retracing_in_fits_with
-from keras_freeze.model_picture import ModelPicture, with_initial_values
+from keras_freeze.model_picture import ModelPicture, learning_rate_of, with_initial_values
 from keras_freeze.policies import (
     BatchNormMode,
     KeepFrozen,
@@ -282,13 +281,13 @@ class FreezeScheduler(BaseCallback):
     def _plan_for(self, model: keras.Model, epochs: int, steps: int | None) -> FitPlan:
         """Return the plan for a fit; raise if it can't be carried out."""
         owner, total = type(self).__name__, self.total_epochs or epochs
-        fit_checks.refuse_own_optimizers(owner, model)
         picture = self._picture_of(model)
         fit_checks.refuse_quantized_lora(owner, picture)
         schedule = self.planner.plan(picture, total)
         stride = getattr(model, "steps_per_execution", 1)
         plan = FitPlan(owner, picture, schedule, epochs, total, steps, stride, self.rates)
         fit_checks.check_schedule(plan)
+        fit_checks.check_own_optimizers(plan)
         return plan
 
     def _schedule_for(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
@@ -482,8 +481,8 @@ class FreezeScheduler(BaseCallback):
         if self.log_details:
             logs["phase"] = run.progress.index
             logs["frozen_groups"] = len(run.frozen)
-            rate = learning_rate(self.model.optimizer)
-            if rate is not None:  # a MultiOptimizer has none to give
+            rate = learning_rate_of(self.model)
+            if rate is not None:  # several optimizers have none to give
                 rate *= run.curve_factor()
                 for name, multiplier in run.multipliers.items():
                     logs[f"learning_rate/{name}"] = rate * multiplier * (name not in run.frozen)

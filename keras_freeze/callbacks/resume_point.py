@@ -16,7 +16,7 @@ from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun, Star
 from keras_freeze.checks import ArgumentError
 from keras_freeze.engine import state_of
 from keras_freeze.keras_internals.optimizers import iterations
-from keras_freeze.model_picture import LayerGroup, ModelPicture, is_batch_norm
+from keras_freeze.model_picture import LayerGroup, ModelPicture, is_batch_norm, optimizers_of
 from keras_freeze.policies import phase_flags
 from keras_freeze.schedules import Phase, Progress, beginning, progress_at
 
@@ -30,21 +30,21 @@ class Position:
         progress: `Progress` at its beginning.
         steps: Int, batches done in that phase.
         best: The best epoch of that phase, if it asks for it.
-        optimizer: The optimizer, whose state the best epoch holds.
+        optimizers: Those that train the model, whose state the best epoch holds.
     """
 
     epoch: int
     progress: Progress
     steps: int
     best: Best | None
-    optimizer: weakref.ref[keras.Optimizer]
+    optimizers: tuple[weakref.ref[keras.Optimizer], ...]
 
 
 def record(run: ScheduleRun, next_epoch: int) -> None:
     """Keep where a fit is, for one that continues from there in the same process."""
     model = run.plan.picture.model
-    optimizer = weakref.ref(model.optimizer)
-    state_of(model).position = Position(next_epoch, run.progress, run.steps, run.best, optimizer)
+    optimizers = tuple(map(weakref.ref, optimizers_of(model)))
+    state_of(model).position = Position(next_epoch, run.progress, run.steps, run.best, optimizers)
 
 
 def is_known(model: keras.Model) -> bool:
@@ -88,7 +88,8 @@ def _on_schedule(plan: FitPlan, epoch: int) -> StartingPoint:
         return StartingPoint(epoch, beginning(schedule))
     is_next = position is not None and position.epoch == epoch
     if position is not None and is_next and position.progress.schedule == schedule:
-        best = position.best if position.optimizer() is model.optimizer else None
+        are_the_same = tuple(map(weakref.ref, optimizers_of(model))) == position.optimizers
+        best = position.best if are_the_same else None
         return StartingPoint(epoch, position.progress, position.steps, best)
     progress = progress_at(schedule, epoch, plan.steps_per_epoch, plan.stride)
     if progress is None:
@@ -115,7 +116,7 @@ def _steps_in_phase(plan: FitPlan, progress: Progress, epoch: int) -> int:
 def _unfrozen_before(picture: ModelPicture) -> frozenset[str]:
     """Return the groups that earlier training has unfrozen: the flags say it, if there was any."""
     training = frozenset(group.name for group in picture.groups if _trains(picture, group))
-    has_trained = is_known(picture.model) or iterations(picture.model.optimizer) > 0
+    has_trained = is_known(picture.model) or _batches_done(picture.model) > 0
     return training if has_trained or len(training) < len(picture.groups) else frozenset()
 
 
@@ -156,7 +157,7 @@ def _joined_at(plan: FitPlan, start: StartingPoint) -> dict[int, int] | None:
     now = {id(v) for v in plan.picture.model.trainable_variables}
     if len(trained) < 2 or now not in trained[-2:]:
         return None
-    steps, done = plan.steps_per_epoch, iterations(plan.picture.model.optimizer)
+    steps, done = plan.steps_per_epoch, _batches_done(plan.picture.model)
     if steps is None or done != start.epoch * steps:
         raise ValueError(
             f"{plan.owner}: fit(initial_epoch={start.epoch}) must continue the training that its "
@@ -174,7 +175,11 @@ def _continues_from_a_file(plan: FitPlan, start: StartingPoint) -> bool:
     model = plan.picture.model
     if start.epoch == 0 or start.progress.phase is None or is_known(model):
         return False
-    return bool(model.optimizer.built and iterations(model.optimizer))
+    return _batches_done(model) > 0
+
+
+def _batches_done(model: keras.Model) -> int:
+    return max(iterations(optimizer) for optimizer in optimizers_of(model))
 
 
 def _trained_in(plan: FitPlan, phase: Phase) -> set[int]:

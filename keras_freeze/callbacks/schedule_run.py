@@ -25,8 +25,8 @@ from keras_freeze.engine import (
 )
 from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals import trainer
-from keras_freeze.keras_internals.optimizers import iterations, learning_rate
-from keras_freeze.model_picture import LayerGroup, ModelPicture
+from keras_freeze.keras_internals.optimizers import iterations
+from keras_freeze.model_picture import LayerGroup, ModelPicture, learning_rate_of, optimizers_of
 from keras_freeze.policies import Flags, Selection, everything, kept_by_lora, phase_flags
 from keras_freeze.reports import parameter_counts
 from keras_freeze.schedules import (
@@ -332,9 +332,7 @@ class ScheduleRun:
             parts=_trained_parts(plan.picture),
         )
         rates = dict(zip(change.groups, self.multipliers.values(), strict=True))
-        sentence = transition_message.sentence(
-            change, self.counts, rates, learning_rate(model.optimizer)
-        )
+        sentence = transition_message.sentence(change, self.counts, rates, learning_rate_of(model))
         return [f"{self._now}: {sentence}"]
 
     def _warn_of_standstill(self) -> None:
@@ -343,10 +341,11 @@ class ScheduleRun:
         trainer.sync_jax_state(self.plan.picture.model)
         still = [group for group in groups if _fingerprints(group) == self.marks[group.name]]
         self.marks = {}
-        optimizer = self.plan.picture.model.optimizer
-        windows = [leaf.gradient_accumulation_steps or 1 for leaf in leaf_optimizers(optimizer)]
+        model = self.plan.picture.model
+        leaves = [leaf for opt in optimizers_of(model) for leaf in leaf_optimizers(opt)]
+        windows = [leaf.gradient_accumulation_steps or 1 for leaf in leaves]
         for group in still if self.steps >= 2 * max(windows) else ():
-            rate = learning_rate(optimizer)
+            rate = learning_rate_of(model)
             multiplier = self.multipliers[group.name]
             if rate == 0.0 or multiplier == 0.0:  # as was asked for
                 continue
@@ -432,7 +431,7 @@ class ScheduleRun:
             frozen=self._labels(self.frozen),
             next_epoch=None if next_moment is None else next_moment.epoch,
             has_rates=bool(set(self.multipliers.values()) - {1.0}),
-            rate=learning_rate(self.plan.picture.model.optimizer),
+            rate=learning_rate_of(self.plan.picture.model),
         )
 
 

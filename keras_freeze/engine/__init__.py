@@ -10,7 +10,15 @@ from keras_freeze.engine import snapshot
 from keras_freeze.engine.fingerprints import fingerprint, fingerprint_of
 from keras_freeze.engine.model_state import ModelState, state_of
 from keras_freeze.engine.optimizer_state import leaf_optimizers
-from keras_freeze.engine.transitions import flags_in_force, recompile, sync_jax_state_by, transition
+from keras_freeze.engine.transitions import (
+    flags_in_force,
+    idle_optimizers,
+    recompile,
+    strategy_scope,
+    sync_jax_state_by,
+    transition,
+    without_optimizer,
+)
 from keras_freeze.engine.update_rules import ActiveCurve, rules_of
 
 __all__ = [
@@ -19,11 +27,14 @@ __all__ = [
     "fingerprint",
     "fingerprint_of",
     "flags_in_force",
+    "idle_optimizers",
     "leaf_optimizers",
     "recompile",
     "rules_of",
     "snapshot",
     "state_of",
+    "strategy_scope",
     "sync_jax_state_by",
     "transition",
+    "without_optimizer",
 ]

@@ -16,7 +16,12 @@ from keras_freeze.engine.transitions import strategy_scope, transition
 from keras_freeze.engine.update_rules import Curve
 from keras_freeze.keras_internals.host_arrays import to_host
 from keras_freeze.keras_internals.optimizers import built_variables
-from keras_freeze.model_picture import every_layer, hidden_states, set_hidden_state
+from keras_freeze.model_picture import (
+    every_layer,
+    hidden_states,
+    own_optimizers,
+    set_hidden_state,
+)
 from keras_freeze.policies import Flags
 
 State = dict[str, Any]
@@ -28,9 +33,15 @@ def capture(model: keras.Model) -> State:
     Returns:
         Dict of numpy arrays and plain data.
     """
+    compiled, numbers = model.optimizer, _numbers(model)
     return {
         "weights": [to_host(v) for v in model.weights],
-        "optimizer": optimizer_state.capture(model.optimizer, _numbers(model)),
+        "optimizer": [] if compiled is None else optimizer_state.capture(compiled, numbers),
+        "own_optimizers": {
+            label: optimizer_state.capture(optimizer, numbers)
+            for label, optimizer in own_optimizers(model).items()
+            if optimizer.built
+        },
         "hidden": {found.number: found.saved for found in hidden_states(model)},
     }
 
@@ -47,9 +58,12 @@ def restore(model: keras.Model, state: Mapping[str, Any], *, learning_rate: bool
         ValueError: if model or optimizer don't fit. Nothing has changed then.
     """
     _check_arrays(model.name, model.weights, state["weights"])
-    optimizer_state.restore(
-        model.optimizer, state["optimizer"], _numbers(model), learning_rate=learning_rate
-    )
+    own, kept_own = own_optimizers(model), state.get("own_optimizers", {})  # since 0.3
+    kept = [(own[label], saved) for label, saved in kept_own.items()]
+    if model.optimizer is not None:
+        kept.append((model.optimizer, state["optimizer"]))
+    for optimizer, saved in kept:
+        optimizer_state.restore(optimizer, saved, _numbers(model), learning_rate=learning_rate)
     for variable, value in zip(model.weights, state["weights"], strict=True):
         variable.assign(value)
     hidden = state.get("hidden", {})  # earlier versions kept none

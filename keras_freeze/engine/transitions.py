@@ -7,7 +7,7 @@ step functions. It is called between two batches, inside `fit` or outside.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -16,8 +16,8 @@ from keras_freeze.checks import first_few
 from keras_freeze.engine import optimizer_state, update_rules
 from keras_freeze.engine.model_state import StepRecord, state_of
 from keras_freeze.keras_internals import layers, trainer
-from keras_freeze.keras_internals.optimizers import built_variables
-from keras_freeze.model_picture import every_layer, own_optimizers
+from keras_freeze.keras_internals.optimizers import built_variables, refuse_unknown
+from keras_freeze.model_picture import every_layer, optimizers_of, own_optimizers
 from keras_freeze.policies import Flags
 
 _KINDS = ("train", "test", "predict")
@@ -91,7 +91,7 @@ def transition(
 
     Raises:
         ValueError: if the optimizer holds state that can't be carried over, or trains another model
-            too; if the model trains with optimizers of its own that have taken a step.
+            too; if it can't be told which of a model's optimizers is to train a variable.
     """
     frozen_here = _frozen_here(model, flags)
     if not getattr(model, "compiled", False):
@@ -99,13 +99,17 @@ def transition(
         state_of(model).frozen_here = frozen_here
         return False
     trainer.sync_jax_state(model)  # by the flags before the change
-    optimizer_state.check_carries(model.optimizer)
+    for optimizer in optimizers_of(model):
+        optimizer_state.check_carries(optimizer)
     _check_optimizers(model, flags)
     baked = _baked_into_step(model)
     with _undone_if_interrupted(model, flags):
         _set_flags(flags)
-        carried = _update_optimizer(model, multipliers, curve, starts, force)
-        rebuilt = _update_functions(model, baked, carried or force)
+        carried = [
+            _update_optimizer(model, optimizer, multipliers, curve, starts, force)
+            for optimizer in optimizers_of(model)
+        ]
+        rebuilt = _update_functions(model, baked, any(carried) or force)
         _note_flags(model)
     state_of(model).frozen_here = frozen_here
     return rebuilt
@@ -113,31 +117,60 @@ def transition(
 
 def _check_optimizers(model: keras.Model, flags: Flags) -> None:
     """Raise where other optimizers or other models would be left behind; change nothing."""
-    own = {name for name, opt in own_optimizers(model).items() if opt.built}
-    if own and any(variable.trainable != trains for variable, trains in flags.variables):
+    joining = [v for v, trains in flags.variables if trains and not v.trainable]
+    ownerless = without_optimizer(model, joining)
+    if ownerless:
         raise ValueError(
-            f"The optimizers that model {model.name!r} holds by itself ({', '.join(sorted(own))}) "
-            "are built for what trained when they took their first step, and can't be rebuilt: "
-            "nothing tells which variables each is to train. Freeze and unfreeze before the first "
-            "step, or train with the optimizer that the model is compiled with."
+            f"It must be known which of the optimizers of model {model.name!r} trains a variable. "
+            f"Received: {first_few(ownerless)}, for which none of those that are built "
+            "was built. Build the model's own optimizers while all is trainable that they are ever "
+            "to train: `self.optimizer_of_its_own.build(variables)`."
         )
     foreign = _variables_of_others(model)
     if foreign:
         raise ValueError(
-            "One optimizer must train one model. Received: that of model "
+            "One optimizer must train one model. Received: one of model "
             f"{model.name!r}, which was built for variables of another "
             f"({first_few(foreign)}). Compile each model with an optimizer of its own."
         )
 
 
+def without_optimizer(model: keras.Model, variables: Iterable[keras.Variable]) -> list[str]:
+    """Return the paths of variables that no optimizer of a model was ever built for.
+
+    Where a model trains with the compiled optimizer alone, that will train them: there are none.
+    """
+    if not any(opt.built for opt in own_optimizers(model).values()):
+        return []
+    trained = frozenset().union(*_trained_by(model).values())
+    return [variable.path for variable in variables if id(variable) not in trained]
+
+
+def idle_optimizers(model: keras.Model, variables: Iterable[keras.Variable]) -> list[str]:
+    """Return the names of a model's own optimizers that were built for none of some variables."""
+    trained, ids = _trained_by(model), {id(variable) for variable in variables}
+    own = own_optimizers(model).items()
+    return [name for name, opt in own if opt.built and trained[opt].isdisjoint(ids)]
+
+
+def _trained_by(model: keras.Model) -> Mapping[Any, frozenset[int]]:
+    """Record and return what each optimizer of a model was ever built for."""
+    known = state_of(model).trained_by
+    for optimizer in optimizers_of(model):
+        ids = frozenset(map(id, built_variables(optimizer)))
+        known[optimizer] = known.get(optimizer, frozenset()) | ids
+    return {optimizer: known[optimizer] for optimizer in optimizers_of(model)}
+
+
 def _variables_of_others(model: keras.Model) -> list[str]:
-    """Return the paths of variables that a model's optimizer trains and that are another model's.
+    """Return the paths of variables that a model's optimizers train and that are another model's.
 
     A layer that is quantized loses a variable of its own, which the optimizer still has.
     """
     weights = model.weights
     known = {id(variable) for variable in weights}
-    gone = [v.path for v in built_variables(model.optimizer) if id(v) not in known]
+    trained = (v for optimizer in optimizers_of(model) for v in built_variables(optimizer))
+    gone = [v.path for v in trained if id(v) not in known]
     if not gone:
         return []
     floats = {v.path for v in weights if keras.backend.is_float_dtype(v.dtype)}
@@ -155,7 +188,7 @@ def _frozen_here(model: keras.Model, flags: Flags) -> frozenset[int]:
 @contextlib.contextmanager
 def _undone_if_interrupted(model: keras.Model, flags: Flags) -> Iterator[None]:
     """Restore flags, optimizer and step functions if anything ends the block, Ctrl+C included."""
-    present, restore_optimizer = _present(flags), optimizer_state.memento(model.optimizer)
+    present, restores = _present(flags), [*map(optimizer_state.memento, optimizers_of(model))]
     state = state_of(model)
     traced, in_force = state.traced, state.in_force
     functions = {f"{kind}_function": getattr(model, f"{kind}_function") for kind in _KINDS}
@@ -163,7 +196,8 @@ def _undone_if_interrupted(model: keras.Model, flags: Flags) -> Iterator[None]:
         yield
     except BaseException:
         _set_flags(present)
-        restore_optimizer()
+        for restore_optimizer in restores:
+            restore_optimizer()
         for name, function in functions.items():
             setattr(model, name, function)
         state.traced, state.in_force = traced, in_force
@@ -214,12 +248,15 @@ def sync_jax_state_by(model: keras.Model, flags: Flags) -> None:
 
 def _update_optimizer(
     model: keras.Model,
+    optimizer: Any,
     multipliers: Mapping[int, float] | None,
     curve: update_rules.ActiveCurve | None,
     starts: Mapping[int, int] | None,
     force: bool,
 ) -> bool:
-    optimizer, variables = model.optimizer, list(model.trainable_variables)
+    variables = list(model.trainable_variables)
+    if optimizer is not model.optimizer:
+        variables = _of_its_own(model, optimizer, variables)
     old = {id(v) for v in built_variables(optimizer)}
     was_built = optimizer.built
     stale = _ids(variables) != _ids(built_variables(optimizer))
@@ -234,6 +271,21 @@ def _update_optimizer(
         rules = update_rules.new_rules(leaf, trained, joined, multipliers, curve, starts)
         update_rules.set_rules(leaf, trained, rules)
     return was_built and stale
+
+
+def _of_its_own(model: keras.Model, optimizer: Any, trainable: list[Any]) -> list[Any]:
+    """Return what an optimizer that a model isn't compiled with is to train from now on."""
+    trained = _trained_by(model)[optimizer]
+    variables = [variable for variable in trainable if id(variable) in trained]
+    has_frozen = len(variables) < len(trained)
+    message = (
+        f"The step of model {model.name!r} must hand to its optimizers what is trainable at each "
+        "call. Received: {variable}, which is frozen. Read `trainable_variables` in the step, and "
+        "keep no list made before."
+    )
+    for part in (optimizer, *optimizer_state.leaf_optimizers(optimizer)):
+        refuse_unknown(part, message if has_frozen else "")
+    return variables
 
 
 def _baked_into_step(model: keras.Model) -> Any:
@@ -266,10 +318,14 @@ def _update_functions(model: keras.Model, before: Any, changed: bool) -> bool:
 
 def _baked_in(model: keras.Model) -> tuple[Any, ...]:
     """Return all that is compiled into a train step and a transition can change."""
-    leaves = map(update_rules.rules_of, optimizer_state.leaf_optimizers(model.optimizer))
-    rules = tuple((tuple(sorted(rules.cohorts.items())), rules.curve) for rules in leaves)
+    optimizers = optimizers_of(model)
+    leaves = (leaf for opt in optimizers for leaf in optimizer_state.leaf_optimizers(opt))
+    rules = tuple(
+        (tuple(sorted(rules.cohorts.items())), rules.curve)
+        for rules in map(update_rules.rules_of, leaves)
+    )
     layers = tuple(layer.trainable for layer in every_layer(model))
-    return id(model.optimizer), _ids(model.trainable_variables), layers, rules
+    return _ids(optimizers), _ids(model.trainable_variables), layers, rules
 
 
 def _ids(variables: Any) -> list[int]:

@@ -26,12 +26,14 @@ _CHANGED_IN_PLACE = {
     "_self_unconditional_dependency_names",
 }
 _UPDATE_STEP, _WEIGHT_DECAY = "_backend_update_step", "_apply_weight_decay"
+_CHECK_KNOWN = "_check_variables_are_known"
 
 
 def _check_names(optimizer: Any) -> None:
     names: tuple[str, ...] = (
         _UPDATE_STEP,
         _WEIGHT_DECAY,
+        _CHECK_KNOWN,
         "_iterations",
         "_learning_rate",
         "_tracker",
@@ -208,6 +210,24 @@ def restore_update_methods(optimizer: Any) -> None:
     """Restore an optimizer's own update step and weight decay."""
     for name in (_UPDATE_STEP, _WEIGHT_DECAY):
         vars(optimizer).pop(name, None)
+
+
+def refuse_unknown(optimizer: Any, message: str) -> None:
+    """Replace Keras's error for a variable that an optimizer isn't built for; "" is Keras's own."""
+    vars(optimizer).pop(_CHECK_KNOWN, None)
+    if message:
+        _override(optimizer, _CHECK_KNOWN, _UnknownRefusal(optimizer, message))
+
+
+class _UnknownRefusal:
+    def __init__(self, optimizer: Any, message: str):
+        self._optimizer, self._message = optimizer, message
+
+    def __call__(self, variables: Iterable[Any]) -> None:
+        known = self._optimizer._trainable_variables_indices
+        unknown = [v.path for v in variables if key_of(self._optimizer, v) not in known]
+        if unknown:
+            raise ValueError(self._message.format(variable=unknown[0]))
 
 
 @contextlib.contextmanager

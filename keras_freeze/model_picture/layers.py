@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_freeze.keras_internals.layers import is_builtin, lora_base, own_variables, sublayers
-from keras_freeze.keras_internals.optimizers import inner_optimizers
+from keras_freeze.keras_internals.optimizers import inner_optimizers, learning_rate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -211,9 +211,12 @@ def is_batch_norm(layer: keras.Layer) -> bool:
 
 
 def own_optimizers(model: keras.Model) -> dict[str, Any]:
-    """Return the optimizers that a model holds beside the one it is compiled with, by attribute.
+    """Return the optimizers that a model holds beside the one it is compiled with.
 
     A model with a train step of its own may use them: a GAN has two.
+
+    Returns:
+        Dict by attribute, such as `generator_optimizer`, or `optimizers[0]` in a list.
     """
     compiled = getattr(model, "optimizer", None)
     known = set() if compiled is None else _with_inner(compiled)
@@ -221,11 +224,28 @@ def own_optimizers(model: keras.Model) -> dict[str, Any]:
     for name, value in vars(model).items():
         if name.startswith("_self_"):  # what TensorFlow saves, under names of its own
             continue
-        held = list(value.values()) if isinstance(value, dict) else value
-        for opt in held if isinstance(held, (list, tuple)) else [held]:
+        held = {name: value}
+        if isinstance(value, dict):
+            held = {f"{name}[{key!r}]": item for key, item in value.items()}
+        elif isinstance(value, (list, tuple)):
+            held = {f"{name}[{index}]": item for index, item in enumerate(value)}
+        for label, opt in held.items():
             if isinstance(opt, keras.optimizers.Optimizer) and id(opt) not in known:
-                found[name] = opt
+                found[label] = opt
+                known |= _with_inner(opt)
     return found
+
+
+def optimizers_of(model: keras.Model) -> tuple[Any, ...]:
+    """Return the optimizers that may train a model: the compiled one, and the built of its own."""
+    compiled = getattr(model, "optimizer", None)
+    own = (opt for opt in own_optimizers(model).values() if opt.built)
+    return (*(() if compiled is None else (compiled,)), *own)
+
+
+def learning_rate_of(model: keras.Model) -> float | None:
+    """Return the rate that a compiled model trains at now, None if it has no single one."""
+    return None if own_optimizers(model) else learning_rate(model.optimizer)
 
 
 def _with_inner(optimizer: Any) -> set[int]:

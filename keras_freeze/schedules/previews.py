@@ -10,8 +10,12 @@ import keras
 
 from keras_freeze.checks import ArgumentError, check_count, counted, first_few
 from keras_freeze.groups import Backbone, Groups, picture_of
-from keras_freeze.keras_internals.optimizers import learning_rate
-from keras_freeze.model_picture import ModelPicture, count_params, with_initial_values
+from keras_freeze.model_picture import (
+    ModelPicture,
+    count_params,
+    learning_rate_of,
+    with_initial_values,
+)
 from keras_freeze.policies import phase_flags
 from keras_freeze.reports import Column, ShownAsTable, Table
 from keras_freeze.schedules.locations import placed
@@ -203,7 +207,7 @@ def preview_in(
     return SchedulePreview(
         model.name,
         epochs,
-        learning_rate(model.optimizer) if compiled else None,
+        learning_rate_of(model) if compiled else None,
         tuple(rows),
         picture.group_names[::-1],
     )
