@@ -937,21 +937,6 @@ def test_a_written_file_holds_what_is_reached_and_says_what_is_so(plain, tmp_pat
         kf.FreezeScheduler({0: ["lwo"]}).to_yaml(path, plain(), epochs=3, overwrite=True)
 
 
-@pytest.mark.parametrize("callback", [kf.GradualUnfreeze, lambda: kf.FreezeScheduler({0: None})])
-def test_a_model_with_optimizers_of_its_own_is_refused_before_the_first_step(
-    callback, plain, data_for
-):
-    model = plain()
-    model.compile("adam", "sparse_categorical_crossentropy")
-    model.discriminator_optimizer = keras.optimizers.SGD(0.1)
-    before = model.get_weights()
-    rule = r"model=...\) must train with the optimizer that it is compiled with"
-    with pytest.raises(ValueError, match=rf"{rule}.*\(discriminator_optimizer\)"):
-        model.fit(*data_for(model), verbose=0, callbacks=[callback()])
-    for a, b in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 UNFIT = {
     "nothing to train": ({0: 1, 2: "all"}, "leave at least one trainable variable"),
     "an unknown group": ({0: "block9"}, "block9"),
