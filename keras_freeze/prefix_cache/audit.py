@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.compiled_prefix import Prefix
-from keras_freeze.prefix_cache.feature_store import RowStore
+from keras_freeze.prefix_cache.feature_store import Store
 
 # Samples of a batch that are computed again.
 AUDITED_SAMPLES = 2
@@ -52,9 +52,7 @@ class Audit:
             picked = _filling(self._prefix, batch)
             self._kept = batch.picked(picked), [keys[n] for n in picked]
 
-    def passes(
-        self, batch: Batch, features: Sequence[Any], batch_s: float, store: RowStore
-    ) -> bool:
+    def passes(self, batch: Batch, features: Sequence[Any], batch_s: float, store: Store) -> bool:
         """Tell whether features are still what the prefix returns.
 
         Args:
@@ -64,6 +62,8 @@ class Audit:
             store: What was kept before, of samples that are augmented.
         """
         prefix = self._prefix
+        if self._kept is None and batch.drawn:
+            return True  # all were augmented by an earlier fit
         if self._kept is not None:
             again, keys = dataclasses.replace(self._kept[0], state=batch.state), self._kept[1]
             rows = store.get(keys)

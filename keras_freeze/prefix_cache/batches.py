@@ -30,6 +30,7 @@ class Batch:
             variables that train and that don't. Empty on other backends.
         drawn: Values that a prefix begins with instead of the inputs: an augmentation of them.
         promised: TensorFlow's shapes and dtypes of the inputs of all batches, if they are known.
+        is_kept_long: Bool, whether its features are for batches of other sizes too.
 
     Raises:
         UnreadableBatchError: by `rows` and `keys`, if the inputs are not arrays with a row for each
@@ -41,6 +42,7 @@ class Batch:
     state: tuple[Any, ...] = ()
     promised: Any = None
     drawn: tuple[Any, ...] = ()
+    is_kept_long: bool = False
 
     @property
     def rows(self) -> int:
@@ -62,7 +64,7 @@ class Batch:
     @functools.cached_property
     def keys(self) -> list[bytes]:
         """List of bytes, a key for each sample: see `keys_of`."""
-        return keys_of(self.x, self.promised_rows)
+        return keys_of(self.x, None if self.is_kept_long else self.promised_rows)
 
     def picked(self, rows: Sequence[int]) -> Batch:
         """Return a batch of some of its samples."""

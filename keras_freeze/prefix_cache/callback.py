@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from keras_freeze.base_callback import BaseCallback
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
@@ -14,6 +15,9 @@ from keras_freeze.prefix_cache.planning import Options
 from keras_freeze.prefix_cache.session import CacheRun
 from keras_freeze.prefix_cache.summary import Statistics
 from keras_freeze.prefix_cache.wrapped_steps import Installation
+
+if TYPE_CHECKING:
+    from keras_freeze.prefix_cache.kept_library import KeptFeatures
 
 Mode = Literal["training", "inference"]
 
@@ -39,6 +43,13 @@ class PrefixCache(BaseCallback):
             mapped into memory. Defaults to a quarter of the free memory.
         directory: Folder for these files, which are removed when the fit ends. Defaults to the
             system's folder for temporary files.
+        keep: Bool, whether features stay in `directory` for further fits, of this process and of
+            others, on any model that begins with the same computation: the same frozen weights
+            and operations, backend and versions. Several processes may use the folder at once;
+            each row is computed by one of them. `max_bytes` is then that of the folder, a
+            quarter of the free space by default; what has not been used longest makes room.
+            A kept feature was computed in another batch, so its last bits may differ. Defaults to
+            False.
         mode: `"training"` (default) does not change the training. `"inference"` calls frozen
             layers in inference mode, so that backbones with dropout inside can be cached. This
             changes the training: the frozen part has no dropout.
@@ -90,6 +101,7 @@ class PrefixCache(BaseCallback):
         max_bytes: int | None = None,
         directory: str | os.PathLike[str] | None = None,
         *,
+        keep: bool = False,
         mode: Mode = "training",
         custom_step: bool = False,
         views: int | None = None,
@@ -102,11 +114,14 @@ class PrefixCache(BaseCallback):
             raise ArgumentTypeError(owner, "max_bytes", "be an int", value=max_bytes)
         if max_bytes is not None and max_bytes < 0:
             raise ArgumentError(owner, "max_bytes", "not be negative", value=max_bytes)
-        for name, value in (("custom_step", custom_step), ("auto", auto)):
+        for name, value in (("keep", keep), ("custom_step", custom_step), ("auto", auto)):
             if not isinstance(value, bool):
                 raise ArgumentTypeError(owner, name, "be a bool", value=value)
         if directory is not None and not isinstance(directory, (str, os.PathLike)):
             raise ArgumentTypeError(owner, "directory", "be a path", value=directory)
+        if keep and directory is None:
+            advice = "Pass a folder on a disk of this host."
+            raise ArgumentError(owner, "directory", "be given with keep=True", advice=advice)
         if views is not None and not is_int(views):
             raise ArgumentTypeError(owner, "views", "be an int", value=views)
         if views is not None and views < 1:
@@ -119,6 +134,7 @@ class PrefixCache(BaseCallback):
             raise ArgumentError(owner, "verbose", "be 0 or 1", value=verbose)
         self.max_bytes = max_bytes
         self.directory = directory
+        self.keep = keep
         self.mode = mode
         self.custom_step = custom_step
         self.views = views
@@ -130,10 +146,7 @@ class PrefixCache(BaseCallback):
         """Put the cache into the model's steps."""
         self._remove()
         self._next_transition = self.params["epochs"]
-        budget = Budget(self.max_bytes)
-        library = feature_library.present()
-        if library is not None and not library.suits(self.max_bytes, self.directory):
-            library = None
+        budget = Budget(0 if self.keep else self.max_bytes)
         options = Options(
             inference=self.mode == "inference",
             auto=self.auto,
@@ -141,13 +154,53 @@ class PrefixCache(BaseCallback):
             steps=self.params.get("steps"),
             epochs_left=self._epochs_left,
             views=self.views,
-            max_bytes=self.max_bytes if self.directory is None else None,
-            library=library,
+            max_bytes=self.max_bytes if self.keep or self.directory is None else None,
+            library=self._library(),
         )
         run = CacheRun(self.model, options, lambda: RowStore(budget, self.directory), self._say)
         self._run, self.statistics = run, run.statistics
         if run.is_possible():
             self._installation = Installation(self.model, run)
+
+    def _library(self) -> feature_library.Library | None:
+        if self.keep and self.directory is not None:
+            return _kept_library(self.directory, self.max_bytes)
+        library = feature_library.present()
+        suits = library is not None and library.suits(self.max_bytes, self.directory)
+        return library if suits else None
+
+    @staticmethod
+    def contents(directory: str | os.PathLike[str]) -> KeptFeatures:
+        """Return what `keep=True` keeps in a folder, as a table.
+
+        Args:
+            directory: The folder.
+
+        Returns:
+            `KeptFeatures`: `print` shows it, and its `shelves` are data.
+
+        Raises:
+            ValueError: if the folder can't be read.
+        """
+        from keras_freeze.prefix_cache.kept_library import contents_of
+
+        with _explained("contents", directory):
+            return contents_of(directory)
+
+    @staticmethod
+    def clear(directory: str | os.PathLike[str]) -> None:
+        """Remove what `keep=True` keeps in a folder, and nothing else there.
+
+        Args:
+            directory: The folder. One without kept features is left as it is.
+
+        Raises:
+            ValueError: if the folder can't be written.
+        """
+        from keras_freeze.prefix_cache.kept_database import remove_database
+
+        with _explained("clear", directory):
+            remove_database(directory)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Record that samples should be repeated from now on."""
@@ -183,3 +236,37 @@ class PrefixCache(BaseCallback):
     def _say(self, text: str) -> None:
         if self.verbose:
             print(text)
+
+
+def _kept_library(
+    directory: str | os.PathLike[str], max_bytes: int | None
+) -> feature_library.Library:
+    # Here, so that importing the package stays cheap.
+    from keras_freeze.prefix_cache.kept_database import network_file_system
+    from keras_freeze.prefix_cache.kept_library import KeptLibrary
+
+    network = network_file_system(directory)
+    if network is not None:
+        raise ArgumentError(
+            "PrefixCache",
+            "directory",
+            "be on a disk of this host with keep=True, since several hosts can't map a file of a "
+            "network at once",
+            received=f"{os.fspath(directory)!r}, on {network}",
+            advice="Give each host a folder on a disk of its own, such as its temporary folder.",
+        )
+    with _explained("", directory):
+        return KeptLibrary(directory, max_bytes)
+
+
+@contextlib.contextmanager
+def _explained(method: str, directory: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArgumentError(
+            f"PrefixCache.{method}" if method else "PrefixCache",
+            "directory",
+            "be a folder that can be read and written, with space for features",
+            received=f"{os.fspath(directory)!r}, where that is not so: {error}",
+        ) from error

@@ -13,7 +13,9 @@ import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from keras_freeze.prefix_cache.feature_store import Budget, RowStore
+import keras
+
+from keras_freeze.prefix_cache.feature_store import Budget, RowStore, Store
 
 Names: TypeAlias = tuple[bytes, ...]
 
@@ -26,13 +28,13 @@ class Shelf:
         names: Of the tensors that are kept, in order.
         masked: Bool for each, whether its mask follows it.
         shapes: Shapes (without the batch's size) and dtypes of all of them.
-        store: `RowStore`.
+        store: `Store`.
     """
 
     names: Names
     masked: tuple[bool, ...]
     shapes: tuple[Any, ...]
-    store: RowStore
+    store: Store
 
 
 class Library:
@@ -42,6 +44,9 @@ class Library:
         max_bytes: Int, as for `PrefixCache`.
         directory: As for `PrefixCache`.
     """
+
+    #: Bool, whether features outlive the fit.
+    is_kept = False
 
     def __init__(
         self, max_bytes: int | None = None, directory: str | os.PathLike[str] | None = None
@@ -56,7 +61,12 @@ class Library:
         return (max_bytes, directory) in ((None, None), self._limits)
 
     def shelf(
-        self, batches: Hashable, names: Names, masked: Sequence[bool], shapes: Sequence[Any]
+        self,
+        batches: Hashable,
+        names: Names,
+        masked: Sequence[bool],
+        shapes: Sequence[Any],
+        label: str = "",
     ) -> Shelf:
         """Return the shelf of these tensors, an empty one the first time.
 
@@ -65,6 +75,7 @@ class Library:
             names: What is computed, as `tensor_names.names_of` names it.
             masked: As in `Shelf`.
             shapes: As in `Shelf`.
+            label: Str, what the user is told of them.
         """
         key = batches, names
         if key not in self._shelves:
@@ -79,8 +90,12 @@ class Library:
     def below(self, batches: Hashable, known: Mapping[bytes, Any]) -> Iterator[Shelf]:
         """Yield the shelves whose tensors are all among the known ones."""
         for (own, names), shelf in self._shelves.items():
-            if own == batches and len(shelf.store) and all(name in known for name in names):
+            if own == batches and shelf.store.nbytes and all(name in known for name in names):
                 yield shelf
+
+    def made_by(self, model: keras.Model) -> str:
+        """Return what computes features and may be another in another process: here, nothing."""
+        return ""
 
     def drop(self, names: Names) -> None:
         """Remove the features of these tensors."""

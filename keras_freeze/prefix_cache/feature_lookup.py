@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import keras
 import numpy as np
 
 from keras_freeze.prefix_cache.audit import to_host
@@ -16,11 +17,16 @@ from keras_freeze.prefix_cache.reuse_tracker import ReuseTracker
 from keras_freeze.prefix_cache.summary import Statistics
 from keras_freeze.prefix_cache.views import Visits
 
+if TYPE_CHECKING:
+    from keras_freeze.prefix_cache.kept_library import KeptStore
+
 # Evaluations after which samples of validation are expected to be repeated. A single one without
 # repeats may have been on other data, by some other callback.
 EVALUATIONS = 4
 # The part of a fit's time in which features are computed again and compared, apart from the first.
 AUDIT_SHARE = 0.02
+# Seconds between two looks for the features that another process computes.
+POLL_S = 0.005
 
 
 class FeatureLookup:
@@ -61,7 +67,9 @@ class FeatureLookup:
             shelf = plan.shared.shelf(batch) if plan.shared else None
             if shelf is not None:
                 tracker.use(shelf.store)
-            return tracker.look_up(keys, seen)
+            rows = tracker.look_up(keys, seen)
+        self._count_bytes()
+        return rows
 
     def passes_audit(self, plan: CutPlan, batch: Batch, rows: Sequence[np.ndarray]) -> bool:
         """Tell whether features that were looked up are still right, as far as is audited.
@@ -78,18 +86,70 @@ class FeatureLookup:
         return passes
 
     def computed(
-        self, plan: CutPlan, batch: Batch, known: list[Any] | None
+        self, plan: CutPlan, batch: Batch, keys: Sequence[Hashable], known: list[Any] | None
     ) -> tuple[list[Any], list[np.ndarray]]:
         """Return the features of a batch, and the same as arrays.
 
         Args:
             plan: `CutPlan`.
             batch: `Batch`.
+            keys: What they are kept by.
             known: What has just been computed for it; None if nothing has.
+
+        Raises:
+            OSError: if the features of others can't be read.
         """
+        store = self.trackers[batch.kind].store
+        if known is None and store.is_kept:
+            found = self._completed(plan, batch, keys, cast("KeptStore", store))
+            if found is not None:
+                return [keras.ops.convert_to_tensor(array) for array in found], found
         self.statistics.misses += batch.rows
         if known is not None:
             return known, [to_host(tensor) for tensor in known]
+        return self._from_model(plan, batch)
+
+    def _completed(
+        self, plan: CutPlan, batch: Batch, keys: Sequence[Hashable], store: KeptStore
+    ) -> list[np.ndarray] | None:
+        """Compute the rows that are missing and that no other process computes; wait for those.
+
+        Returns:
+            List of arrays; None if the rows are of several shapes.
+        """
+        computed = 0
+        while True:
+            missing = list({keys[n]: n for n in store.missing(keys)}.values())
+            with store.claimed([keys[n] for n in missing]) as mine:
+                positions = [missing[n] for n in mine]
+                if positions:
+                    arrays = self._rows_from_model(plan, batch, positions)
+                    store.put([keys[n] for n in positions], arrays)
+                    computed += len(positions)
+            found = store.get(keys) if len(positions) == len(missing) else None
+            if found is not None:
+                self.statistics.misses += computed
+                self.statistics.hits += batch.rows - computed
+                return found
+            if not missing:
+                return None
+            if not positions:
+                time.sleep(POLL_S)
+
+    def _rows_from_model(
+        self, plan: CutPlan, batch: Batch, positions: Sequence[int]
+    ) -> list[np.ndarray]:
+        """Return the features of some rows of a batch."""
+        if len(positions) == batch.rows:
+            return self._from_model(plan, batch)[1]
+        picked = list(positions)
+        if keras.backend.backend() == "jax" or plan.prefix.is_of_one_size(batch):
+            # Another size would have to be compiled.
+            picked += [positions[0]] * (batch.rows - len(positions))
+        arrays = self._from_model(plan, batch.picked(picked))[1]
+        return [array[: len(positions)] for array in arrays]
+
+    def _from_model(self, plan: CutPlan, batch: Batch) -> tuple[list[Any], list[np.ndarray]]:
         begun = time.perf_counter()
         flat = plan.shared.compute(batch) if plan.shared else None
         if flat is None:
@@ -107,8 +167,11 @@ class FeatureLookup:
         """
         with self.statistics.lookup():
             self.trackers[batch.kind].keep(keys, arrays)
-            total = sum(tracker.store.nbytes for tracker in self.trackers.values())
-            self.statistics.nbytes = max(self.statistics.nbytes, total)
+        self._count_bytes()
+
+    def _count_bytes(self) -> None:
+        total = sum(tracker.store.nbytes for tracker in self.trackers.values())
+        self.statistics.nbytes = max(self.statistics.nbytes, total)
 
     def clear(self, kinds: Iterable[Kind]) -> None:
         """Remove all features of some kinds."""

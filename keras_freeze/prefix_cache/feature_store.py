@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import psutil
@@ -18,6 +18,35 @@ BLOCK_BYTES = 16 * 2**20
 MEMORY_DIVISOR = 4
 
 Signature: TypeAlias = tuple[tuple[tuple[int, ...], Any], ...]
+
+
+class Store(Protocol):
+    """Rows of one or several arrays, found again by a key.
+
+    Attributes:
+        is_kept: Bool, whether other processes use it too.
+    """
+
+    is_kept: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Int, bytes that are kept."""
+
+    def hits(self, keys: Sequence[Any]) -> int:
+        """Return for how many of these keys there is a row."""
+
+    def get(self, keys: Sequence[Any]) -> list[np.ndarray] | None:
+        """Return the rows of these keys, stacked; None if one is missing or of other shape."""
+
+    def put(self, keys: Sequence[Any], arrays: Sequence[np.ndarray]) -> None:
+        """Keep a row for each of these keys that has none yet."""
+
+    def withdraw(self) -> None:
+        """Remove what was put since the fit began."""
+
+    def clear(self) -> None:
+        """Remove all rows."""
 
 
 class Budget:
@@ -54,6 +83,8 @@ class RowStore:
         >>> store.get(["a", "c"]) is None
         True
     """
+
+    is_kept = False
 
     def __init__(
         self, budget: Budget | None = None, directory: str | os.PathLike[str] | None = None
@@ -103,6 +134,10 @@ class RowStore:
                 block = self._open[signature] = self._new_block(signature)
             self._places[key] = block, block.append([array[n] for array in arrays])
             self.nbytes += block.row_bytes
+
+    def withdraw(self) -> None:
+        """Remove what was put since the fit began: all rows, since none lasts longer."""
+        self.clear()
 
     def clear(self) -> None:
         """Remove all rows and release their memory."""

@@ -103,7 +103,8 @@ class CutPlan:
         present = self.values(batch.state) or []
         values = dict(zip(map(id, self.watch.variables), present, strict=bool(present)))
         by_name = isinstance(batch.x, Mapping)
-        shared = SharedCut(library, self.prefix, values, by_name=by_name)
+        is_drawn = self.draw is not None
+        shared = SharedCut(library, self.prefix, values, by_name=by_name, is_drawn=is_drawn)
         self.shared = shared if shared.is_possible else None
 
     def is_outdated(self) -> bool:

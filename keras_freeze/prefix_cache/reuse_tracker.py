@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from keras_freeze.prefix_cache.feature_store import RowStore
+from keras_freeze.prefix_cache.feature_store import RowStore, Store
 
 
 class ReuseTracker:
@@ -15,7 +16,7 @@ class ReuseTracker:
     An epoch in which the model was cut elsewhere does not show whether samples are repeated.
 
     Args:
-        store: `RowStore`.
+        store: `RowStore`, of this fit.
         passes: Int, whole epochs without a repeated sample after which repeats are expected.
         enough: Int, batches of a further epoch after which one of them should be repeated.
 
@@ -31,7 +32,7 @@ class ReuseTracker:
     """
 
     def __init__(self, store: RowStore, *, passes: int, enough: int) -> None:
-        self.store = store
+        self.store: Store = store
         self.is_active = True
         self._own = store
         self._passes = passes
@@ -65,7 +66,7 @@ class ReuseTracker:
         """Record that a batch is over, looked up or not."""
         self._batches += 1
 
-    def use(self, store: RowStore) -> None:
+    def use(self, store: Store) -> None:
         """Keep features in a store that others use too, until everything is cleared."""
         self.store = store
 
@@ -100,7 +101,8 @@ class ReuseTracker:
         self._earlier = self._hits = 0
         self.interrupt()
 
-    def stop(self) -> None:
-        """Remove all features, those of others too, and keep no more."""
+    def stop(self, *, wrong: bool = False) -> None:
+        """Keep no more, and remove what was kept: if it is wrong, that of other fits too."""
         self.is_active = False
-        self.store.clear()
+        with contextlib.suppress(OSError):
+            (self.store.clear if wrong else self.store.withdraw)()

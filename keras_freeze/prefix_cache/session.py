@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_freeze.prefix_cache import planning
 from keras_freeze.prefix_cache.audit import to_host
@@ -140,7 +140,9 @@ class CacheRun:
     def cut(self, batch: Batch) -> tuple[CutPlan, list[Any]] | None:
         """Return how to cut the next step and what crosses the cut; None to leave it whole."""
         part, tracker = self._parts[batch.kind], self._lookup.trackers[batch.kind]
-        known = None
+        library, known = self._options.library, None
+        if library is not None and library.is_kept:
+            batch = dataclasses.replace(batch, is_kept_long=True)
         try:
             if not batch.rows:
                 return None
@@ -157,7 +159,7 @@ class CacheRun:
             if part.cut is not plan:
                 return None
             self._cut_kinds.add(batch.kind)
-            features = self._features(plan, batch, known)
+            features = self._features_or_none_kept(plan, batch, known)
             return None if features is None else (plan, features)
         except UnreadableBatchError as error:
             self._leave_whole(part, NoCut(Reason.UNREADABLE, str(error)))
@@ -197,6 +199,8 @@ class CacheRun:
         """Release the model and all that is kept."""
         self._parts, self._last = {}, {}
         self._lookup.clear(KINDS)
+        if self._options.library is not None and self._options.library.is_kept:
+            self._options.library.clear()
 
     def _plan(
         self, part: _Part, frontier: Frontier, batch: Batch
@@ -211,11 +215,16 @@ class CacheRun:
         # Views start over, since the model may be augmented otherwise.
         is_other = last is None or plan.watch is not last.watch or plan.draw is not None
         self._lookup.clear(k for k in part.kinds if is_other or self._last.get(k) is not last)
-        if self._options.library is not None and plan.draw is None:
-            plan.share(self._options.library, batch)
+        library = self._options.library
+        if library is not None and (plan.draw is None or library.is_kept):
+            plan.share(library, batch)
+            if plan.shared is None and library.is_kept:
+                self._messages.not_named(frontier)
         is_kept = plan.shared is not None and self._lookup.trackers[batch.kind].is_active
-        features: Sequence[Any] | None
-        features = plan.shared.of_others(batch) if plan.shared and is_kept else None
+        features: Sequence[Any] | None = None
+        if plan.shared and is_kept and plan.draw is None:
+            with contextlib.suppress(OSError):  # it is told of when they are looked up
+                features = plan.shared.of_others(batch)
         computed = None
         if features is None:
             batch = plan.augmented(batch)
@@ -269,14 +278,23 @@ class CacheRun:
             if not batch.drawn:
                 batch, known = plan.augmented(batch), None
             plan.audit.keep(batch, keys)
-        flat, arrays = self._lookup.computed(plan, batch, known)
+        flat, arrays = self._lookup.computed(plan, batch, keys, known)
         if tracker.is_active:
-            self._keep(batch, keys, arrays)
+            self._lookup.keep(batch, keys, arrays)
+            if tracker.lacks_repeats:
+                detail = (
+                    "no sample of the previous epoch was repeated. Random augmentation can be kept "
+                    "if its layers are the first of the model: PrefixCache(views=8)"
+                )
+                self._stop(batch.kind, NoCut(Reason.NO_REPEATS, detail))
         return flat
 
-    def _keep(self, batch: Batch, keys: Sequence[Hashable], arrays: Sequence[np.ndarray]) -> None:
+    def _features_or_none_kept(
+        self, plan: CutPlan, batch: Batch, known: list[Any] | None
+    ) -> list[Any] | None:
+        """Return the features of a batch, where files may fail."""
         try:
-            self._lookup.keep(batch, keys, arrays)
+            return self._features(plan, batch, known)
         except OSError as error:
             self._lookup.trackers[batch.kind].stop()
             warnings.warn(
@@ -284,17 +302,11 @@ class CacheRun:
                 " Free some space, or pass another directory= or a larger max_bytes=.",
                 stacklevel=2,
             )
-        else:
-            if self._lookup.trackers[batch.kind].lacks_repeats:
-                detail = (
-                    "no sample of the previous epoch was repeated. Random augmentation can be kept "
-                    "if its layers are the first of the model: PrefixCache(views=8)"
-                )
-                self._stop(batch.kind, NoCut(Reason.NO_REPEATS, detail))
+            return self._features(plan, batch, known)
 
     def _audit_failed(self, plan: CutPlan) -> None:
         for tracker in self._lookup.trackers.values():
-            tracker.stop()
+            tracker.stop(wrong=True)
         if not self._options.inference:
             for part in self._parts.values():
                 part.cut = NoCut(Reason.FAILED_AUDIT)

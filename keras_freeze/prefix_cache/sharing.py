@@ -23,10 +23,17 @@ class SharedCut:
         prefix: `Prefix` of the cut, from the inputs on.
         values: Values of weights by their ids, as for `names_of`.
         by_name: Bool, as for `names_of`.
+        is_drawn: Bool, whether the inputs are augmented. Defaults to False.
     """
 
     def __init__(
-        self, library: Library, prefix: Prefix, values: Mapping[int, Any], *, by_name: bool
+        self,
+        library: Library,
+        prefix: Prefix,
+        values: Mapping[int, Any],
+        *,
+        by_name: bool,
+        is_drawn: bool = False,
     ) -> None:
         self._library = library
         self._prefix = prefix
@@ -37,6 +44,8 @@ class SharedCut:
         self.is_possible = len(self._names) == len(kept) > 0
         self._tensors = {names[id(t)]: t for t in _tensors(prefix.frontier) if id(t) in names}
         self._from: dict[int, Prefix] = {}
+        self._is_drawn = is_drawn
+        self._made_by = library.made_by(prefix.model)
 
     def shelf(self, batch: Batch) -> Shelf | None:
         """Return where features of such batches are kept; None if none have been computed."""
@@ -45,7 +54,8 @@ class SharedCut:
             return self._library.find(self._key(batch), self._names)
         flat = [mask for own in masked for mask in own]
         shapes = self._prefix.shapes(batch)
-        return self._library.shelf(self._key(batch), self._names, flat, shapes)
+        label = f"{self._prefix.frontier.name} of {self._prefix.model.name}"
+        return self._library.shelf(self._key(batch), self._names, flat, shapes, label)
 
     def of_others(self, batch: Batch) -> list[np.ndarray] | None:
         """Return the features of a batch if other trainings have computed all of them."""
@@ -57,6 +67,8 @@ class SharedCut:
 
     def compute(self, batch: Batch) -> list[Any] | None:
         """Compute the features of a batch from those of a shallower cut; None if there are none."""
+        if self._is_drawn:
+            return None
         best: tuple[float, Shelf] | None = None
         for shelf in self._library.below(self._key(batch), self._tensors):
             if shelf.names != self._names and shelf.store.hits(batch.keys) == len(batch.keys):
@@ -78,7 +90,8 @@ class SharedCut:
         """Return what the bits depend on besides the samples: how the step is compiled."""
         model = self._prefix.model
         promised = None if batch.promised is None else tuple(keras.tree.flatten(batch.promised))
-        return batch.kind, promised, model.run_eagerly, model.jit_compile
+        how = model.run_eagerly, model.jit_compile, self._made_by, self._is_drawn
+        return batch.kind, promised, *how
 
     def _prefix_from(self, shelf: Shelf) -> Prefix:
         if id(shelf) not in self._from:

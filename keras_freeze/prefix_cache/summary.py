@@ -57,11 +57,12 @@ class Statistics:
         self.lookup_s += time.perf_counter() - begun
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{100 * self.hit_rate:.0f} % of {self.hits + self.misses:,} samples were looked up; "
-            f"at most {readable_bytes(self.nbytes)} kept; saved about "
-            f"{max(0.0, self.saved_s):.1f} s"
+            f"at most {readable_bytes(self.nbytes)} kept"
         )
+        # Where all features are of earlier fits it isn't known what they take.
+        return text + (f"; saved about {max(0.0, self.saved_s):.1f} s" if self.computed else "")
 
 
 class Messages:
@@ -123,6 +124,13 @@ class Messages:
         """Print why training, or validation, continues without the cache."""
         what = "training" if kind == "train" else "validation"
         self._print(f"caching is disabled for {what}: {no_cut.detail}.")
+
+    def not_named(self, frontier: Frontier) -> None:
+        """Print that features are not kept beyond the fit."""
+        self._print(
+            f"features at {frontier.name} are not kept beyond this fit, since an operation before "
+            "it has settings that can't be compared with those of another."
+        )
 
     def cleared(self, weight: str) -> None:
         """Print that stored features were computed with other weights."""

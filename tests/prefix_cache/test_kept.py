@@ -1,0 +1,391 @@
+"""Features that are kept in a folder, for further fits and for other processes."""
+
+import collections
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import cached
+import keras
+import lmdb
+import numpy as np
+import psutil
+import pytest
+from keras import layers
+
+import keras_freeze as kf
+from keras_freeze.prefix_cache import kept_database
+from keras_freeze.prefix_cache.kept_database import FOLDER, encoded, using
+from keras_freeze.prefix_cache.kept_library import KeptLibrary
+
+pytestmark = pytest.mark.backend
+ROWS, SIZE = 20, 8
+
+
+def network(heads=3, width=4):
+    """A frozen convolution and a new head."""
+    inputs = keras.Input((SIZE, SIZE, 2))
+    x = layers.Conv2D(width, 3, activation="relu", name="conv")(inputs)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, layers.Dense(heads, activation="softmax", name="head")(x))
+
+
+def kept(folder, **options):
+    return kf.PrefixCache(directory=folder, keep=True, **{"auto": False, "verbose": 0, **options})
+
+
+def fit(folder, build=None, data=None, **settings):
+    """Fit with kept features; return what the fit left behind and how many it computed."""
+    settings = {"epochs": 3, **settings}
+    cache = kept(folder, **settings.pop("cache", {}))
+    build = build or cached.frozen(network, layers=["conv"])
+    outcome = cached.fit(build, data or cached.images(ROWS), cache, **settings)
+    return outcome, cache.statistics
+
+
+def assert_close(outcome, plain):
+    for got, wanted in zip(outcome.weights, plain.weights, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+
+
+def plain_fit(build=None, data=None, **settings):
+    build = build or cached.frozen(network, layers=["conv"])
+    return cached.fit(build, data or cached.images(ROWS), epochs=3, **settings)
+
+
+def samples(folder):
+    return sorted(shelf.samples for shelf in kf.PrefixCache.contents(folder).shelves)
+
+
+class TestFurtherFits:
+    def test_a_second_fit_computes_nothing(self, tmp_path):
+        plain = plain_fit(validate=True)
+        for computed in (2 * ROWS, 0):  # in training and in validation
+            outcome, statistics = fit(tmp_path, validate=True)
+            assert statistics.misses == computed
+            assert_close(outcome, plain)
+        assert samples(tmp_path) == [ROWS, ROWS]
+
+    def test_another_head_and_batch_size_find_them(self, tmp_path):
+        fit(tmp_path)
+        other = cached.frozen(lambda: network(heads=5), layers=["conv"])
+        outcome, statistics = fit(tmp_path, other, batch_size=5)
+        assert statistics.misses == 0
+        assert_close(outcome, plain_fit(other, batch_size=5))
+
+    @pytest.mark.parametrize("what", ["weights", "structure", "data"])
+    def test_another_computation_does_not(self, what, tmp_path):
+        fit(tmp_path)
+
+        def scaled():
+            model = network()
+            kernel = model.get_layer("conv").kernel
+            kernel.assign(kernel * 1.01)
+            return model
+
+        other = {"weights": scaled, "structure": lambda: network(width=5), "data": network}[what]
+        x, y = cached.images(ROWS)
+        data = (x * 0.5, y) if what == "data" else (x, y)
+        build = cached.frozen(other, layers=["conv"])
+        outcome, statistics = fit(tmp_path, build, data)
+        assert statistics.misses == ROWS
+        assert_close(outcome, plain_fit(build, data))
+
+    def test_another_version_of_the_backend_does_not(self, tmp_path, monkeypatch):
+        fit(tmp_path)
+        monkeypatch.setattr(keras, "__version__", "99.0")
+        assert fit(tmp_path)[1].misses == ROWS
+
+    def test_new_samples_alone_are_computed(self, tmp_path):
+        x, y = cached.images(ROWS)
+        fit(tmp_path, data=(x[:10], y[:10]))
+        _, statistics = fit(tmp_path, data=(x, y), shuffle=False, epochs=1)
+        assert statistics.misses == 10
+
+    def test_a_deeper_cut_starts_from_them(self, tmp_path):
+        def deep():
+            inputs = keras.Input((SIZE, SIZE, 2))
+            x = layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
+            x = layers.Conv2D(4, 3, activation="relu", name="second")(x)
+            x = layers.GlobalAveragePooling2D(name="pool")(x)
+            return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+        fit(tmp_path, cached.frozen(deep, layers=["conv"]))
+        build = cached.frozen(deep, layers=["conv", "second"])
+        outcome, _ = fit(tmp_path, build)
+        assert_close(outcome, plain_fit(build))
+        assert samples(tmp_path) == [ROWS, ROWS]
+
+    def test_views_are_kept(self, tmp_path):
+        def build():
+            inputs = keras.Input((SIZE, SIZE, 2))
+            x = layers.RandomFlip(name="flip")(inputs)
+            x = layers.Conv2D(4, 3, activation="relu", name="conv")(x)
+            x = layers.GlobalAveragePooling2D()(x)
+            return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+        build = cached.frozen(build, layers=["conv"])
+        views = {"views": 2}
+        assert fit(tmp_path, build, cache=views, epochs=4)[1].misses == 2 * ROWS
+        assert samples(tmp_path) == [2 * ROWS]
+        assert fit(tmp_path, build, cache=views, epochs=4)[1].misses == 0
+
+
+class TestRoom:
+    def test_what_was_used_longest_ago_makes_room(self, tmp_path):
+        wide = [cached.frozen(lambda w=w: network(width=w), layers=["conv"]) for w in (4, 5, 6)]
+        fit(tmp_path, wide[0])
+        size = kf.PrefixCache.contents(tmp_path).shelves[0].nbytes
+        for build in (*wide[1:], wide[1]):  # the first is used longest ago, then the last
+            fit(tmp_path, build, cache={"max_bytes": int(2.5 * size)})
+        assert fit(tmp_path, wide[1])[1].misses == 0
+        assert fit(tmp_path, wide[0], cache={"max_bytes": int(2.5 * size)})[1].misses == ROWS
+        assert fit(tmp_path, wide[2], epochs=1)[1].misses == ROWS
+
+    def test_what_has_no_room_is_kept_for_the_fit(self, tmp_path):
+        outcome, statistics = fit(tmp_path, cache={"max_bytes": 1500})
+        assert statistics.misses == ROWS
+        assert sum(samples(tmp_path)) < ROWS
+        assert_close(outcome, plain_fit())
+
+    def test_a_folder_as_a_table(self, tmp_path):
+        fit(tmp_path)
+        (shelf,) = kf.PrefixCache.contents(tmp_path).shelves
+        assert (shelf.kind, shelf.samples) == ("train", ROWS)
+        assert shelf.layer.startswith("pool of ")
+        assert f"{keras.backend.backend()} " in shelf.made_by
+        assert (tmp_path / FOLDER / "data.mdb").stat().st_size >= shelf.nbytes
+        shown = str(kf.PrefixCache.contents(tmp_path))
+        assert f"features in {tmp_path}" in shown
+        assert max(map(len, shown.splitlines()[2:])) <= 80
+
+    def test_a_folder_is_cleared(self, tmp_path):
+        fit(tmp_path)
+        (tmp_path / "mine.txt").touch()
+        kf.PrefixCache.clear(tmp_path)
+        assert os.listdir(tmp_path) == ["mine.txt"]
+        assert fit(tmp_path)[1].misses == ROWS
+
+    def test_a_folder_is_cleared_while_a_fit_uses_it(self, tmp_path):
+        clearing = cached.At(lambda model: kf.PrefixCache.clear(tmp_path), epoch=1)
+        outcome = cached.fit(
+            cached.frozen(network, layers=["conv"]),
+            cached.images(ROWS),
+            clearing,
+            kept(tmp_path),
+            epochs=3,
+        )
+        assert_close(outcome, plain_fit())
+        assert sum(samples(tmp_path)) in (0, ROWS)  # it may be taken for data that don't repeat
+
+    def test_samples_that_are_not_repeated_are_withdrawn(self, tmp_path):
+        """And nothing else, such as those of another training."""
+        build = cached.frozen(network, layers=["conv"])
+        fit(tmp_path, build)
+
+        class Augmented(keras.utils.PyDataset):
+            def __len__(self):
+                return 2
+
+            def __getitem__(self, index):
+                x, y = cached.images(ROWS)
+                return x + np.random.normal(size=x.shape), y
+
+        fit(tmp_path, build, Augmented())
+        assert samples(tmp_path) == [ROWS]
+        assert fit(tmp_path, build)[1].misses == 0
+
+
+class TestRefusals:
+    def test_arguments(self, tmp_path):
+        with pytest.raises(ValueError, match=r"directory=.*must be given with keep=True"):
+            kf.PrefixCache(keep=True)
+        with pytest.raises(TypeError, match=r"keep=.*must be a bool"):
+            kf.PrefixCache(directory=tmp_path, keep="yes")
+
+    def test_a_network_file_system(self, tmp_path, monkeypatch):
+        Part = collections.namedtuple("Part", "mountpoint fstype")
+        parts = [Part("/", "ext4"), Part(str(tmp_path.resolve()), "nfs4")]
+        monkeypatch.setattr(psutil, "disk_partitions", lambda all: parts)
+        with pytest.raises(ValueError, match=r"disk of this host with keep=True.*on nfs4"):
+            fit(tmp_path / "features")
+        assert fit(tmp_path.parent)[1].misses == ROWS
+
+    def test_a_folder_that_is_a_file(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(ValueError, match=r"PrefixCache\(directory=.*folder that can be read"):
+            fit(tmp_path / "file")
+
+
+class TestDamage:
+    def rows(self, folder):
+        """Return the keys and values of all rows."""
+        with using(folder) as database, database.reading() as txn:
+            return {bytes(key): bytes(value) for key, value in txn.cursor(db=database._rows)}
+
+    def test_a_spoilt_row_is_computed_anew(self, tmp_path):
+        fit(tmp_path)
+        before = self.rows(tmp_path)
+        with using(tmp_path) as database, database.writing() as txn:
+            for n, (key, value) in enumerate(before.items()):
+                if n < 3:
+                    spoilt = (value[:-1] + bytes([value[-1] ^ 1]), value[:9], b"")[n]
+                    txn.put(key, spoilt, db=database._rows)
+        outcome, statistics = fit(tmp_path)
+        assert 3 <= statistics.misses <= 3 + 8  # and the first batch
+        assert_close(outcome, plain_fit())
+        after = self.rows(tmp_path)
+        assert after.keys() == before.keys()
+        assert samples(tmp_path) == [ROWS]
+
+    @pytest.mark.parametrize("how", ["cut short", "another file", "a crash of the system"])
+    def test_a_torn_database_is_begun_anew(self, how, tmp_path):
+        fit(tmp_path)
+        data = tmp_path / FOLDER / "data.mdb"
+        if how == "cut short":
+            data.write_bytes(data.read_bytes()[: data.stat().st_size // 2 // 4096 * 4096])
+        elif how == "another file":
+            data.write_bytes(b"something else " * 10_000)
+        else:
+            (data.parent / "unsynced-anotherstart-1").touch()
+        outcome, statistics = fit(tmp_path)
+        assert statistics.misses == ROWS
+        assert_close(outcome, plain_fit())
+        assert not list(data.parent.glob("unsynced-*"))
+
+    def test_what_can_not_be_written_is_not_cached(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(kept_database, "MAP_BYTES", 2**17)  # LMDB then has no space
+        build = cached.frozen(lambda: network(width=2000), layers=["conv"])
+        with pytest.warns(UserWarning, match="features can't be written: .*MAP_FULL"):
+            outcome, _ = fit(tmp_path, build)
+        assert_close(outcome, plain_fit(build))
+
+
+class TestDatabase:
+    @pytest.fixture
+    def database(self, tmp_path):
+        with using(tmp_path) as database:
+            yield database
+
+    def test_a_claim_ends_with_its_process_or_after_a_time(self, database, monkeypatch):
+        key = b"shelf of a model" + b"key of a sample "
+        with database.writing() as txn:
+            assert database.claim(txn, key, 1)
+            assert database.claim(txn, key, 1)
+            assert not database.claim(txn, key, 2)
+            database.release(txn, key)
+            assert database.claim(txn, key, 2)
+        monkeypatch.setattr(kept_database, "CLAIM_S", 0.0)
+        with database.writing() as txn:
+            assert database.claim(txn, key, 1)
+        monkeypatch.undo()
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        claim = kept_database._CLAIM.pack(ended.pid, 1.0, 1, time.time())
+        with database.writing() as txn:
+            txn.put(key, claim, db=database._claims)
+            assert database.claim(txn, key, 1)
+
+    def test_rows_of_any_dtype_come_back(self, database):
+        import ml_dtypes
+
+        arrays = [
+            np.arange(6, dtype="float16").reshape(2, 3),
+            np.array(True),
+            np.zeros((0, 3), "int8"),
+            np.ones(2, ml_dtypes.bfloat16),
+            np.array([-0.0, np.nan, np.inf]),
+        ]
+        with database.writing() as txn:
+            assert database.put(txn, b"key", encoded(arrays))
+            assert not database.put(txn, b"key", encoded(arrays))
+        with database.reading() as txn:
+            for got, wanted in zip(database.row(txn, b"key"), arrays, strict=True):
+                assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
+                assert got.tobytes() == wanted.tobytes()
+
+    def test_one_that_is_open_is_used_again(self, database, tmp_path):
+        library = KeptLibrary(str(tmp_path) + "/../" + tmp_path.name)
+        with pytest.raises(lmdb.Error):  # which is why
+            lmdb.open(str(tmp_path / FOLDER))
+        library.clear()
+        with database.reading() as txn:
+            assert database.shelves(txn) == {}
+
+
+SCRIPT = """
+import json, sys, time
+sys.path[:0] = {paths!r}
+import keras, numpy as np, cached
+import keras_freeze as kf
+from test_kept import network, ROWS
+
+folder, seed, pause, epochs = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+
+class Reshuffled(keras.utils.PyDataset):
+    def __init__(self):
+        super().__init__()
+        self.rng = np.random.default_rng(seed)
+        self.on_epoch_end()
+    def __len__(self):
+        return 8
+    def on_epoch_end(self):
+        self.order = self.rng.permutation(64)
+    def __getitem__(self, index):
+        time.sleep(pause)
+        rows = self.order[8 * index : 8 * index + 8]
+        x, y = cached.images(64)
+        return x[rows], y[rows]
+
+cache = kf.PrefixCache(directory=folder, keep=True, auto=False, verbose=0)
+keras.utils.set_random_seed(7)
+model = cached.frozen(network, layers=["conv"])()
+model.compile("sgd", "sparse_categorical_crossentropy")
+print("begins", flush=True)
+model.fit(Reshuffled(), epochs=epochs, verbose=0, callbacks=[cache])
+print(json.dumps([cache.statistics.misses, cache.statistics.hits]))
+"""
+
+
+@pytest.mark.landing
+class TestProcesses:
+    """Real processes on one folder, each in an order of its own."""
+
+    def start(self, folder, seed, pause=0.0, epochs=3):
+        here = Path(__file__).parent
+        script = SCRIPT.format(paths=[str(here), str(here.parent), str(here.parent.parent)])
+        command = [sys.executable, "-c", textwrap.dedent(script), str(folder)]
+        return subprocess.Popen(
+            [*command, str(seed), str(pause), str(epochs)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
+        )
+
+    def ended(self, process):
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        return json.loads(out.splitlines()[-1])
+
+    def test_two_compute_each_row_once_and_a_batch_each(self, tmp_path):
+        both = [self.start(tmp_path, seed) for seed in (1, 2)]
+        counts = [self.ended(process) for process in both]
+        assert sum(misses for misses, _ in counts) <= 64 + 2 * 8
+        assert all(misses + hits == 3 * 64 for misses, hits in counts)
+        assert samples(tmp_path) == [64]
+
+    def test_any_may_be_killed_at_any_moment(self, tmp_path):
+        for seed in range(3):
+            victim, other = self.start(tmp_path, seed, 0.01, 500), self.start(tmp_path, seed + 10)
+            assert victim.stdout.readline() == "begins\n"
+            time.sleep(0.4 * seed)
+            victim.send_signal(signal.SIGKILL)
+            victim.communicate()
+            self.ended(other)
+        assert self.ended(self.start(tmp_path, 99))[0] == 0
+        assert samples(tmp_path) == [64]
