@@ -12,9 +12,16 @@ import keras
 from keras_freeze.backup import BackupAndRestore
 from keras_freeze.callbacks.schedule_run import FitPlan, ScheduleRun
 from keras_freeze.checks import ArgumentError, counted, first_few
-from keras_freeze.engine import idle_optimizers, strategy_scope, without_optimizer
+from keras_freeze.engine import idle_optimizers, with_several_optimizers, without_optimizer
+from keras_freeze.keras_internals import trainer
 from keras_freeze.keras_internals.layers import lora_base
-from keras_freeze.model_picture import ModelPicture, all_untouched, learning_rate_of, own_optimizers
+from keras_freeze.model_picture import (
+    ModelPicture,
+    all_untouched,
+    learning_rate_of,
+    main_optimizer,
+    own_optimizers,
+)
 from keras_freeze.policies import lost_in_a_file, phase_flags, warn_of_hidden_state
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import Phase, placed, soonest, timeline
@@ -91,26 +98,25 @@ def _label(plan: FitPlan, index: int) -> str:
     return f"phase {index}" if moment is None else f"the phase at epoch {moment.epoch}"
 
 
-def check_own_optimizers(plan: FitPlan) -> None:
-    """Raise where it can't be told what each optimizer of a model is to train, and at what rate.
-
-    One that is the only one, and that no step has built yet, is built for all that trains, as Keras
-    builds the compiled one.
-    """
+def check_optimizers(plan: FitPlan) -> None:
+    """Raise where it can't be told what each optimizer of a model is to train, and at what rate."""
     model = plan.picture.model
     if not getattr(model, "compiled", False):
         return
-    own, compiled = own_optimizers(model), model.optimizer
-    if not own and compiled is not None:
+    if trainer.has_traced_step(model):
+        raise ArgumentError(
+            plan.owner,
+            "model",
+            "have a train_step that is no tf.function: what it has traced can't be made anew at a "
+            "transition",
+            received=repr(model.name),
+            advice="Remove the decorator; Keras traces the step by itself.",
+        )
+    own, main = own_optimizers(model), main_optimizer(model)
+    if not own and main is model.optimizer is not None:
         return
-    if compiled is None and len(own) == 1:
-        (only,) = own.values()
-        if not only.built:
-            with strategy_scope(model):
-                only.build(model.trainable_variables)
-    unbuilt = [name for name, optimizer in own.items() if not optimizer.built]
-    several = [n for n, opt in own.items() if isinstance(opt, keras.optimizers.MultiOptimizer)]
-    if keras.backend.backend() == "jax" or several or not own:
+    is_served = keras.backend.backend() != "jax" and (own or main is not None)
+    if not is_served or any(isinstance(o, keras.optimizers.MultiOptimizer) for o in own.values()):
         raise ArgumentError(
             plan.owner,
             "model",
@@ -121,6 +127,7 @@ def check_own_optimizers(plan: FitPlan) -> None:
             "one call of `self.optimizer.apply`; or freeze what is to stay frozen before the first "
             "step, with keras_freeze.freeze.",
         )
+    unbuilt = [name for name, optimizer in own.items() if not optimizer.built]
     if unbuilt:
         raise ArgumentError(
             plan.owner,
@@ -129,10 +136,21 @@ def check_own_optimizers(plan: FitPlan) -> None:
             "else tells which variables that is",
             received=f"{model.name!r}, with {_named(unbuilt)} not built",
             advice=f"Before fit, call `model.{unbuilt[0]}.build(variables)`, with the "
-            "`trainable_variables` of its part of the model. Or compile the model with a "
-            "keras.optimizers.MultiOptimizer, and apply all gradients by `self.optimizer.apply`.",
+            "`trainable_variables` of its part of the model; delete one that is not used. Or "
+            "compile the model with a keras.optimizers.MultiOptimizer, and apply all gradients by "
+            "`self.optimizer.apply`.",
         )
-    for index, phase in enumerate(plan.schedule.phases):
+    doubled = with_several_optimizers(model)
+    if doubled:
+        raise ArgumentError(
+            plan.owner,
+            "model",
+            "have one optimizer of its own for each variable",
+            received=f"{model.name!r}, where several of {_named(own)} were built for "
+            f"{first_few(doubled)}",
+            advice="Delete those that are not used.",
+        )
+    for index, phase in enumerate(plan.schedule.phases) if own else ():
         _check_owners(plan, _label(plan, index), phase)
 
 
@@ -147,24 +165,25 @@ def _check_owners(plan: FitPlan, label: str, phase: Phase) -> None:
             advice="Give each optimizer a learning-rate schedule of Keras.",
         )
     flags = phase_flags(plan.picture, plan.frozen(phase), phase.batch_norm)
-    training = [variable for variable, trains in flags.variables if trains]
-    ownerless = without_optimizer(model, training)
-    idle = idle_optimizers(model, training)
-    if ownerless or idle:
+    trains = {id(variable): flag for variable, flag in flags.variables}
+    training = [v for v in model.weights if trains.get(id(v), v.trainable)]
+    ownerless, idle = without_optimizer(model, training), idle_optimizers(model, training)
+    if ownerless:
         raise ArgumentError(
             plan.owner,
             "schedule",
-            "train, in each phase, something of each optimizer of the model's own, and nothing "
-            "that no optimizer was built for",
-            received=f"{label}, "
-            + (
-                f"which trains {first_few(ownerless)}, for which none was built"
-                if ownerless
-                else f"which freezes all that {first_few(idle)} trains"
-            ),
-            advice="Build the optimizers while all is trainable that they are ever to train."
-            if ownerless
-            else "Leave part of it trainable.",
+            "train nothing that none of the model's own optimizers was built for",
+            received=f"{label}, which trains {first_few(ownerless)}",
+            advice="Make new optimizers, and build them while all is trainable that they are ever "
+            "to train.",
+        )
+    if idle:
+        raise ArgumentError(
+            plan.owner,
+            "schedule",
+            "leave something to train to each of the model's own optimizers",
+            received=f"{label}, which freezes all that {first_few(idle)} trains",
+            advice="Leave part of it trainable.",
         )
 
 

@@ -287,7 +287,7 @@ class FreezeScheduler(BaseCallback):
         stride = getattr(model, "steps_per_execution", 1)
         plan = FitPlan(owner, picture, schedule, epochs, total, steps, stride, self.rates)
         fit_checks.check_schedule(plan)
-        fit_checks.check_own_optimizers(plan)
+        fit_checks.check_optimizers(plan)
         return plan
 
     def _schedule_for(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:

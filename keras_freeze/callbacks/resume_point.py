@@ -16,7 +16,13 @@ from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun, Star
 from keras_freeze.checks import ArgumentError
 from keras_freeze.engine import state_of
 from keras_freeze.keras_internals.optimizers import iterations
-from keras_freeze.model_picture import LayerGroup, ModelPicture, is_batch_norm, optimizers_of
+from keras_freeze.model_picture import (
+    LayerGroup,
+    ModelPicture,
+    is_batch_norm,
+    optimizers_of,
+    own_optimizers,
+)
 from keras_freeze.policies import phase_flags
 from keras_freeze.schedules import Phase, Progress, beginning, progress_at
 
@@ -141,6 +147,15 @@ def _joined_at(plan: FitPlan, start: StartingPoint) -> dict[int, int] | None:
     """
     if not _continues_from_a_file(plan, start):
         return None
+    if own_optimizers(plan.picture.model):
+        raise ArgumentError(
+            "fit",
+            "initial_epoch",
+            "be 0 for a model with optimizers of its own that this schedule has not trained, since "
+            "it is not known how long each of its weights has trained",
+            value=start.epoch,
+            advice="Begin a schedule of its own at epoch 0, or train it by one from the start.",
+        )
     unknown = (
         "so that it is not known how long the groups that unfroze late have trained. Use "
         "keras_freeze.BackupAndRestore, which keeps that."

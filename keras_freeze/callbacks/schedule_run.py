@@ -26,7 +26,13 @@ from keras_freeze.engine import (
 from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals import trainer
 from keras_freeze.keras_internals.optimizers import iterations
-from keras_freeze.model_picture import LayerGroup, ModelPicture, learning_rate_of, optimizers_of
+from keras_freeze.model_picture import (
+    LayerGroup,
+    ModelPicture,
+    learning_rate_of,
+    main_optimizer,
+    optimizers_of,
+)
 from keras_freeze.policies import Flags, Selection, everything, kept_by_lora, phase_flags
 from keras_freeze.reports import parameter_counts
 from keras_freeze.schedules import (
@@ -183,6 +189,8 @@ class ScheduleRun:
     counts: tuple[int, int]
     best: Best | None
     has_warned: bool = False
+    has_warned_of_steps: bool = False
+    ticks: int = 0
     marks: Mapping[str, tuple[bytes, ...]] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -223,7 +231,9 @@ class ScheduleRun:
     def begin_epoch(self, epoch: int) -> list[str]:
         """Make the transition that is due before an epoch; return the lines to print."""
         self.epoch, self.batch = epoch, 0
-        return self.advance()
+        lines = self.advance()
+        self.ticks = self._ticks()
+        return lines
 
     def before_batch(self, batch: int) -> list[str]:
         """Make the transition that is due in the middle of an epoch; return the lines to print."""
@@ -231,6 +241,7 @@ class ScheduleRun:
         lines = []
         if self.progress.is_over and not self.progress.is_last:
             lines = self.advance()
+            self.ticks = self._ticks()
         if self.progress.is_last and self.progress.after_steps(self._execution).is_over:
             # Keras looks at it after this execution.
             self.plan.picture.model.stop_training = True
@@ -240,6 +251,7 @@ class ScheduleRun:
         """Take an epoch's metrics into account; return the lines to print."""
         self._count_steps(self.batch + self._execution)
         self._keep_best(logs)
+        self._warn_of_no_step()
         self._warn_of_no_number(logs)
         self.progress = self.progress.after_epoch(logs)
         if self.progress.is_last and self.progress.is_over:
@@ -261,7 +273,7 @@ class ScheduleRun:
 
     def curve_factor(self) -> float:
         """Return by what the phase's curve multiplies the learning rate of the next batch."""
-        leaf = leaf_optimizers(self.plan.picture.model.optimizer)[0]
+        leaf = leaf_optimizers(main_optimizer(self.plan.picture.model))[0]
         active = rules_of(leaf).curve
         if active is None:
             return 1.0
@@ -394,6 +406,22 @@ class ScheduleRun:
         value = monitored("Phase", monitor, logs, argument="restore_best")
         if improves(value, self.best.value if self.best else None, min_delta, mode):
             self.best = Best(value, self.epoch, self.steps, snapshot.capture(self.model))
+
+    def _ticks(self) -> int:
+        return max(iterations(optimizer) for optimizer in optimizers_of(self.plan.picture.model))
+
+    def _warn_of_no_step(self) -> None:
+        """Warn once if a whole epoch went by without a step of an optimizer that is known."""
+        model = self.model
+        if self.has_warned_of_steps or not self.batch or self._ticks() != self.ticks:
+            return
+        self.has_warned_of_steps = True
+        warnings.warn(
+            f"{self.plan.owner}: none of the optimizers that model {model.name!r} holds took a "
+            f"step in epoch {self.epoch + 1}. If its train_step uses another, hold that in an "
+            "attribute of the model: its rates and its state are not kept in step otherwise.",
+            stacklevel=2,
+        )
 
     def _warn_of_no_number(self, logs: Mapping[str, Any]) -> None:
         """Warn once if a plateau's metric is NaN or infinite, which counts as a stall."""

@@ -14,9 +14,9 @@ from keras_freeze.engine.transitions import (
     flags_in_force,
     idle_optimizers,
     recompile,
-    strategy_scope,
     sync_jax_state_by,
     transition,
+    with_several_optimizers,
     without_optimizer,
 )
 from keras_freeze.engine.update_rules import ActiveCurve, rules_of
@@ -33,8 +33,8 @@ __all__ = [
     "rules_of",
     "snapshot",
     "state_of",
-    "strategy_scope",
     "sync_jax_state_by",
     "transition",
+    "with_several_optimizers",
     "without_optimizer",
 ]

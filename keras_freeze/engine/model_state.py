@@ -54,8 +54,8 @@ class ModelState:
         kept_by_lora: Ids of what is frozen since LoRA adapts the model.
         kept_frozen: Ids of what a search keeps frozen at any depth.
         untouched: Ids of the layers that had the values they were made with when a fit began.
-        trained_by: Ids of the variables that each optimizer was ever built for, of a model that
-            holds several: whose a frozen variable is.
+        trained_by: Ids of the variables that each optimizer was ever built for, in order, of a
+            model that holds several: whose a frozen variable is.
     """
 
     traced: StepRecord = dataclasses.field(default_factory=_nothing_known)
@@ -68,7 +68,7 @@ class ModelState:
     kept_by_lora: frozenset[int] = frozenset()
     kept_frozen: frozenset[int] = frozenset()
     untouched: frozenset[int] = frozenset()
-    trained_by: weakref.WeakKeyDictionary[Any, frozenset[int]] = dataclasses.field(
+    trained_by: weakref.WeakKeyDictionary[Any, tuple[int, ...]] = dataclasses.field(
         default_factory=weakref.WeakKeyDictionary
     )
 

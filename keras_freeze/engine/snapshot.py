@@ -19,6 +19,7 @@ from keras_freeze.keras_internals.optimizers import built_variables
 from keras_freeze.model_picture import (
     every_layer,
     hidden_states,
+    main_optimizer,
     own_optimizers,
     set_hidden_state,
 )
@@ -33,10 +34,10 @@ def capture(model: keras.Model) -> State:
     Returns:
         Dict of numpy arrays and plain data.
     """
-    compiled, numbers = model.optimizer, _numbers(model)
+    main, numbers = main_optimizer(model), _numbers(model)
     return {
         "weights": [to_host(v) for v in model.weights],
-        "optimizer": [] if compiled is None else optimizer_state.capture(compiled, numbers),
+        "optimizer": optimizer_state.capture(main, numbers),
         "own_optimizers": {
             label: optimizer_state.capture(optimizer, numbers)
             for label, optimizer in own_optimizers(model).items()
@@ -60,8 +61,7 @@ def restore(model: keras.Model, state: Mapping[str, Any], *, learning_rate: bool
     _check_arrays(model.name, model.weights, state["weights"])
     own, kept_own = own_optimizers(model), state.get("own_optimizers", {})  # since 0.3
     kept = [(own[label], saved) for label, saved in kept_own.items()]
-    if model.optimizer is not None:
-        kept.append((model.optimizer, state["optimizer"]))
+    kept.append((main_optimizer(model), state["optimizer"]))
     for optimizer, saved in kept:
         optimizer_state.restore(optimizer, saved, _numbers(model), learning_rate=learning_rate)
     for variable, value in zip(model.weights, state["weights"], strict=True):
@@ -75,7 +75,7 @@ def restore(model: keras.Model, state: Mapping[str, Any], *, learning_rate: bool
 def capture_all(model: keras.Model) -> State:
     """Copy what `capture` does, and flags, group rates, step counts and random states."""
     numbers = _numbers(model)
-    leaves = optimizer_state.leaf_optimizers(model.optimizer)
+    leaves = optimizer_state.leaf_optimizers(main_optimizer(model))
     return {
         **capture(model),
         "seeds": [to_host(v) for v in _seeds(model)],
@@ -103,15 +103,16 @@ def restore_all(model: keras.Model, state: Mapping[str, Any], curve: Curve | Non
         tuple(zip(weights, state["variable_flags"], strict=True)),
         tuple(zip(layers, state["layer_flags"], strict=True)),
     )
-    if not model.optimizer.built:
+    optimizer: Any = main_optimizer(model)
+    if not optimizer.built:
         with strategy_scope(model):
-            model.optimizer.build(model.trainable_variables)
+            optimizer.build(model.trainable_variables)
     transition(model, flags, {})
     restore(model, state)
     for variable, value in zip(_seeds(model), state["seeds"], strict=True):
         variable.assign(value)
     by_variables = {tuple(rules["variables"]): rules for rules in state["rules"]}
-    for leaf in optimizer_state.leaf_optimizers(model.optimizer):
+    for leaf in optimizer_state.leaf_optimizers(optimizer):
         rules = by_variables.get(tuple(_trained(leaf, _numbers(model))))
         if rules is not None:
             variables = built_variables(leaf)

@@ -6,6 +6,7 @@ step functions. It is called between two batches, inside `fit` or outside.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -101,10 +102,11 @@ def transition(
     trainer.sync_jax_state(model)  # by the flags before the change
     for optimizer in optimizers_of(model):
         optimizer_state.check_carries(optimizer)
-    _check_optimizers(model, flags)
+    _check_can_change(model)
     baked = _baked_into_step(model)
     with _undone_if_interrupted(model, flags):
         _set_flags(flags)
+        _check_owners(model)
         carried = [
             _update_optimizer(model, optimizer, multipliers, curve, starts, force)
             for optimizer in optimizers_of(model)
@@ -115,16 +117,12 @@ def transition(
     return rebuilt
 
 
-def _check_optimizers(model: keras.Model, flags: Flags) -> None:
-    """Raise where other optimizers or other models would be left behind; change nothing."""
-    joining = [v for v, trains in flags.variables if trains and not v.trainable]
-    ownerless = without_optimizer(model, joining)
-    if ownerless:
+def _check_can_change(model: keras.Model) -> None:
+    """Raise where another model, or what a step has traced, would be left behind."""
+    if model.train_function is not None and trainer.has_traced_step(model):
         raise ValueError(
-            f"It must be known which of the optimizers of model {model.name!r} trains a variable. "
-            f"Received: {first_few(ownerless)}, for which none of those that are built "
-            "was built. Build the model's own optimizers while all is trainable that they are ever "
-            "to train: `self.optimizer_of_its_own.build(variables)`."
+            f"The train step of model {model.name!r} must not be a tf.function: what it has traced "
+            "can't be made anew. Remove the decorator; Keras traces the step by itself."
         )
     foreign = _variables_of_others(model)
     if foreign:
@@ -136,30 +134,68 @@ def _check_optimizers(model: keras.Model, flags: Flags) -> None:
 
 
 def without_optimizer(model: keras.Model, variables: Iterable[keras.Variable]) -> list[str]:
-    """Return the paths of variables that no optimizer of a model was ever built for.
+    """Return the paths of variables that none of a model's own optimizers was ever built for.
 
-    Where a model trains with the compiled optimizer alone, that will train them: there are none.
+    There are none where the model trains with its main optimizer alone. One that it is compiled
+    with beside its own ones proves nothing: Keras builds that for everything, used or not.
     """
-    if not any(opt.built for opt in own_optimizers(model).values()):
-        return []
-    trained = frozenset().union(*_trained_by(model).values())
-    return [variable.path for variable in variables if id(variable) not in trained]
+    own, trained_by = own_optimizers(model).values(), _trained_by(model)
+    trained = {n for optimizer in own if optimizer.built for n in trained_by[optimizer]}
+    return [v.path for v in variables if trained and id(v) not in trained]
+
+
+def with_several_optimizers(model: keras.Model) -> list[str]:
+    """Return the paths of variables that several of a model's own optimizers were built for."""
+    own, trained_by = own_optimizers(model).values(), _trained_by(model)
+    counts = collections.Counter(
+        n for optimizer in own if optimizer.built for n in trained_by[optimizer]
+    )
+    return [variable.path for variable in model.weights if counts[id(variable)] > 1]
 
 
 def idle_optimizers(model: keras.Model, variables: Iterable[keras.Variable]) -> list[str]:
     """Return the names of a model's own optimizers that were built for none of some variables."""
     trained, ids = _trained_by(model), {id(variable) for variable in variables}
     own = own_optimizers(model).items()
-    return [name for name, opt in own if opt.built and trained[opt].isdisjoint(ids)]
+    return [name for name, opt in own if opt.built and ids.isdisjoint(trained[opt])]
 
 
-def _trained_by(model: keras.Model) -> Mapping[Any, frozenset[int]]:
+def _trained_by(model: keras.Model) -> Mapping[Any, tuple[int, ...]]:
     """Record and return what each optimizer of a model was ever built for."""
     known = state_of(model).trained_by
     for optimizer in optimizers_of(model):
-        ids = frozenset(map(id, built_variables(optimizer)))
-        known[optimizer] = known.get(optimizer, frozenset()) | ids
-    return {optimizer: known[optimizer] for optimizer in optimizers_of(model)}
+        ids = [*known.get(optimizer, ()), *map(id, built_variables(optimizer))]
+        known[optimizer] = tuple(dict.fromkeys(ids))
+    return known
+
+
+def _to_train(model: keras.Model, optimizer: Any) -> list[keras.Variable]:
+    """Return what an optimizer is to train by the present flags."""
+    if not own_optimizers(model):
+        return list(model.trainable_variables)
+    # In the order in which it was built, by which `apply` takes gradients without variables.
+    trainable = {id(variable): variable for variable in model.trainable_variables}
+    return [trainable[n] for n in _trained_by(model)[optimizer] if n in trainable]
+
+
+def _check_owners(model: keras.Model) -> None:
+    """Raise if it can't be told which optimizer is to train what trains by the present flags."""
+    own = own_optimizers(model)
+    if not own or not all(optimizer.built for optimizer in own.values()):
+        return
+    trainable, training = model.trainable_variables, optimizers_of(model)
+    stale = [o for o in training if _ids(_to_train(model, o)) != _ids(built_variables(o))]
+    built = {id(v) for optimizer in training for v in built_variables(optimizer)}
+    if not stale and built.issuperset(_ids(trainable)):
+        return
+    ownerless = without_optimizer(model, trainable)
+    if ownerless:
+        raise ValueError(
+            f"It must be known which of the optimizers of model {model.name!r} trains a variable. "
+            f"Received: {first_few(ownerless)}, for which none of its own ({', '.join(own)}) was "
+            "built. Make new ones, and build each while all is trainable that it is ever to train: "
+            "`optimizer.build(variables)`."
+        )
 
 
 def _variables_of_others(model: keras.Model) -> list[str]:
@@ -254,9 +290,10 @@ def _update_optimizer(
     starts: Mapping[int, int] | None,
     force: bool,
 ) -> bool:
-    variables = list(model.trainable_variables)
-    if optimizer is not model.optimizer:
-        variables = _of_its_own(model, optimizer, variables)
+    variables = _to_train(model, optimizer)
+    if own_optimizers(model):
+        for part in (optimizer, *optimizer_state.leaf_optimizers(optimizer)):
+            refuse_unknown(part, model.name)
     old = {id(v) for v in built_variables(optimizer)}
     was_built = optimizer.built
     stale = _ids(variables) != _ids(built_variables(optimizer))
@@ -271,21 +308,6 @@ def _update_optimizer(
         rules = update_rules.new_rules(leaf, trained, joined, multipliers, curve, starts)
         update_rules.set_rules(leaf, trained, rules)
     return was_built and stale
-
-
-def _of_its_own(model: keras.Model, optimizer: Any, trainable: list[Any]) -> list[Any]:
-    """Return what an optimizer that a model isn't compiled with is to train from now on."""
-    trained = _trained_by(model)[optimizer]
-    variables = [variable for variable in trainable if id(variable) in trained]
-    has_frozen = len(variables) < len(trained)
-    message = (
-        f"The step of model {model.name!r} must hand to its optimizers what is trainable at each "
-        "call. Received: {variable}, which is frozen. Read `trainable_variables` in the step, and "
-        "keep no list made before."
-    )
-    for part in (optimizer, *optimizer_state.leaf_optimizers(optimizer)):
-        refuse_unknown(part, message if has_frozen else "")
-    return variables
 
 
 def _baked_into_step(model: keras.Model) -> Any:

@@ -212,22 +212,28 @@ def restore_update_methods(optimizer: Any) -> None:
         vars(optimizer).pop(name, None)
 
 
-def refuse_unknown(optimizer: Any, message: str) -> None:
-    """Replace Keras's error for a variable that an optimizer isn't built for; "" is Keras's own."""
-    vars(optimizer).pop(_CHECK_KNOWN, None)
-    if message:
-        _override(optimizer, _CHECK_KNOWN, _UnknownRefusal(optimizer, message))
+def refuse_unknown(optimizer: Any, model: str) -> None:
+    """Say, instead of Keras, what to do where a step hands over what an optimizer doesn't train."""
+    _override(optimizer, _CHECK_KNOWN, _UnknownRefusal(optimizer, model))
 
 
 class _UnknownRefusal:
-    def __init__(self, optimizer: Any, message: str):
-        self._optimizer, self._message = optimizer, message
+    def __init__(self, optimizer: Any, model: str):
+        self.optimizer, self.model = optimizer, model
 
     def __call__(self, variables: Iterable[Any]) -> None:
-        known = self._optimizer._trainable_variables_indices
-        unknown = [v.path for v in variables if key_of(self._optimizer, v) not in known]
-        if unknown:
-            raise ValueError(self._message.format(variable=unknown[0]))
+        known = self.optimizer._trainable_variables_indices
+        for variable in variables:
+            if key_of(self.optimizer, variable) in known:
+                continue
+            is_frozen = not variable.trainable
+            raise ValueError(
+                f"The step of model {self.model!r} must hand to each optimizer what is trainable, "
+                f"and what it was built for. Received: {variable.path}, which is "
+                + ("frozen" if is_frozen else "another's, or was made trainable by hand")
+                + ". Read `trainable_variables` in the step, keep no list made before, and call "
+                "keras_freeze.recompile after changing flags by hand."
+            )
 
 
 @contextlib.contextmanager

@@ -60,6 +60,11 @@ def sync_jax_state(model: keras.Model) -> None:
         model.jax_state_sync()
 
 
+def has_traced_step(model: keras.Model) -> bool:
+    """Tell whether a model's train step is a `tf.function`, which keeps what it has traced."""
+    return hasattr(model.train_step, "get_concrete_function")
+
+
 def make_function(model: keras.Model, kind: str, make: Callable[..., Any]) -> None:
     """Make a model's train, test or predict function anew, without a trace of the one before.
 

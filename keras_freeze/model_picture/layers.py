@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -210,42 +212,74 @@ def is_batch_norm(layer: keras.Layer) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization)
 
 
+def main_optimizer(model: keras.Model) -> Any | None:
+    """Return the optimizer that a model is compiled with; if there is none, its only one."""
+    compiled = getattr(model, "optimizer", None)
+    found = list(_held_optimizers(model).values())
+    return found[0] if compiled is None and len(found) == 1 else compiled
+
+
 def own_optimizers(model: keras.Model) -> dict[str, Any]:
-    """Return the optimizers that a model holds beside the one it is compiled with.
+    """Return the optimizers that a model holds beside its main one.
 
     A model with a train step of its own may use them: a GAN has two.
 
     Returns:
         Dict by attribute, such as `generator_optimizer`, or `optimizers[0]` in a list.
     """
+    main = main_optimizer(model)
+    return {name: opt for name, opt in _held_optimizers(model).items() if opt is not main}
+
+
+def optimizers_of(model: keras.Model) -> tuple[Any, ...]:
+    """Return the optimizers that may train a model: the main one, and the built of its own."""
+    main, own = main_optimizer(model), list(own_optimizers(model).values())
+    # Beside its own ones a compiled one that nothing has built yet is not used.
+    has_main = main is not None and (main.built or not own)
+    return (*([main] if has_main else []), *(opt for opt in own if opt.built))
+
+
+def learning_rate_of(model: keras.Model) -> float | None:
+    """Return the rate that a compiled model trains at now, None if it has no single one."""
+    return None if own_optimizers(model) else learning_rate(main_optimizer(model))
+
+
+def _held_optimizers(model: keras.Model) -> dict[str, Any]:
+    """Return the optimizers in attributes of a model or of its class, but for the compiled one."""
     compiled = getattr(model, "optimizer", None)
     known = set() if compiled is None else _with_inner(compiled)
+    held: dict[str, Any] = {}
+    for cls in type(model).__mro__:
+        if cls.__module__.partition(".")[0] != "keras":
+            held |= vars(cls)
+    held |= vars(model)
     found = {}
-    for name, value in vars(model).items():
-        if name.startswith("_self_"):  # what TensorFlow saves, under names of its own
-            continue
-        held = {name: value}
-        if isinstance(value, dict):
-            held = {f"{name}[{key!r}]": item for key, item in value.items()}
-        elif isinstance(value, (list, tuple)):
-            held = {f"{name}[{index}]": item for index, item in enumerate(value)}
-        for label, opt in held.items():
-            if isinstance(opt, keras.optimizers.Optimizer) and id(opt) not in known:
+    for name, value in held.items():
+        # What begins so is what TensorFlow saves, under names of its own.
+        for label, opt in () if name.startswith("_self_") else _optimizers_in(name, value):
+            if id(opt) not in known:
                 found[label] = opt
                 known |= _with_inner(opt)
     return found
 
 
-def optimizers_of(model: keras.Model) -> tuple[Any, ...]:
-    """Return the optimizers that may train a model: the compiled one, and the built of its own."""
-    compiled = getattr(model, "optimizer", None)
-    own = (opt for opt in own_optimizers(model).values() if opt.built)
-    return (*(() if compiled is None else (compiled,)), *own)
+#: As many objects of a list or dict are looked at: it may hold a user's data.
+MAX_HELD = 100
 
 
-def learning_rate_of(model: keras.Model) -> float | None:
-    """Return the rate that a compiled model trains at now, None if it has no single one."""
-    return None if own_optimizers(model) else learning_rate(model.optimizer)
+def _optimizers_in(label: str, value: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, keras.optimizers.Optimizer):
+        yield label, value
+    items: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, Mapping):
+        items = [(f"{label}[{key!r}]", item) for key, item in value.items()]
+    elif isinstance(value, types.SimpleNamespace):
+        items = [(f"{label}.{key}", item) for key, item in vars(value).items()]
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        items = [(f"{label}[{n}]", item) for n, item in enumerate(value)]
+    few = itertools.islice(items, MAX_HELD) if depth else ()
+    for name, item in few:
+        yield from _optimizers_in(name, item, depth - 1)
 
 
 def _with_inner(optimizer: Any) -> set[int]:

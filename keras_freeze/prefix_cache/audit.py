@@ -46,6 +46,11 @@ class Audit:
         self._whole_s = 0.0
         self._kept: tuple[Batch, list[Hashable]] | None = None
 
+    @property
+    def has_sample(self) -> bool:
+        """Bool, whether an augmentation of some samples is kept."""
+        return self._kept is not None
+
     def keep(self, batch: Batch, keys: Sequence[Hashable]) -> None:
         """Keep an augmentation of some samples, the first time, to compute its features again."""
         if self._kept is None:
@@ -62,8 +67,6 @@ class Audit:
             store: What was kept before, of samples that are augmented.
         """
         prefix = self._prefix
-        if self._kept is None and batch.drawn:
-            return True  # all were augmented by an earlier fit
         if self._kept is not None:
             again, keys = dataclasses.replace(self._kept[0], state=batch.state), self._kept[1]
             rows = store.get(keys)

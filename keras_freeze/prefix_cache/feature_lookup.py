@@ -76,6 +76,8 @@ class FeatureLookup:
 
         The first that are looked up are audited, and then as many as `AUDIT_SHARE` leaves time for.
         """
+        if plan.draw is not None and not plan.audit.has_sample:
+            return True  # all views are of an earlier fit, which has audited them
         begun = time.perf_counter()
         share = AUDIT_SHARE * (begun - self._begun)
         if self._audit_s and sum(self._audit_s) + self._audit_s[-1] > share:

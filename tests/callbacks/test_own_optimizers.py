@@ -1,5 +1,7 @@
 """Models whose steps train with optimizers that they aren't compiled with, as a GAN's do."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -33,6 +35,10 @@ class TwoOptimizers(keras.Sequential):
     """Trains its layers below the head by one optimizer, and the head by another."""
 
     lists_made_before = False
+    without_variables = False
+
+    def find(self):
+        return self.own
 
     def parts(self):
         below = [v for layer in self.layers[:-1] for v in layer.trainable_variables]
@@ -42,15 +48,16 @@ class TwoOptimizers(keras.Sequential):
         parts = self.known_parts if self.lists_made_before else self.parts()
         loss, grads = gradients(self, *data, [*parts[0], *parts[1]])
         for optimizer, part, own in zip(
-            self.own, parts, (grads[: len(parts[0])], grads[len(parts[0]) :]), strict=True
+            self.find(), parts, (grads[: len(parts[0])], grads[len(parts[0]) :]), strict=True
         ):
+            arguments = () if self.without_variables else (part,)
             if BACKEND == "torch":
                 import torch
 
                 with torch.no_grad():
-                    optimizer.apply(own, part)
+                    optimizer.apply(own, *arguments)
             else:
-                optimizer.apply(own, part)
+                optimizer.apply(own, *arguments)
         return {"loss": loss}
 
 
@@ -224,7 +231,9 @@ def test_what_no_optimizer_was_built_for_is_not_unfrozen():
     model.layers[0].trainable = False
     for optimizer, part in zip(model.own, model.parts(), strict=True):
         optimizer.build(part)
-    refused(r"phase at epoch 2, which trains .*low/kernel.*, for which none was built", model)
+    refused(
+        r"nothing that none .* was built for.*phase at epoch 2, which trains .*low/kernel", model
+    )
     with pytest.raises(ValueError, match=r"which of the optimizers .* trains a variable"):
         kf.unfreeze(model)
     assert not model.layers[0].trainable
@@ -234,7 +243,126 @@ def test_what_no_optimizer_was_built_for_is_not_unfrozen():
 def test_a_step_that_hands_over_frozen_variables_is_refused():
     model = two_optimizers()
     model.lists_made_before = True
-    refused(r"low/kernel, which is frozen.*keep no list made before", model)
+    refused(r"low/kernel, which is frozen. .*keep no list made before", model)
+
+
+@served
+def test_an_optimizer_keeps_the_order_in_which_it_was_built():
+    """Since `apply` without variables takes gradients in that order."""
+    weights = []
+    for schedule in (None, {0: 0}, "recompile"):
+        model = two_optimizers()
+        upwards = model.parts
+
+        def downwards(upwards=upwards):
+            below, head = upwards()
+            return below[::-1], head
+
+        model.parts = downwards
+        model.own[0] = keras.optimizers.SGD(0.1)
+        model.own[0].build(downwards()[0])
+        model.without_variables = True
+        if schedule == "recompile":
+            kf.freeze(model, layers=["low"])
+            kf.unfreeze(model)
+        if isinstance(schedule, dict):
+            fit(model, schedule)
+        else:
+            x, y = data()
+            model.fit(x, y, batch_size=8, epochs=EPOCHS, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    for other in weights[1:]:
+        for got, wanted in zip(other, weights[0], strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
+@served
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda pair: {"both": {"low": pair[0], "head": pair[1]}},
+        lambda pair: {"both": {"all": pair}},
+        lambda pair: types.SimpleNamespace(low=pair[0], head=pair[1]),
+    ],
+    ids=["dicts", "a list in a dict", "a namespace"],
+)
+def test_optimizers_are_found_wherever_the_model_holds_them(hold):
+    model = two_optimizers()
+    model.held, model.own = hold(model.own), ()
+    assert len(own_optimizers(model)) == 2
+
+
+@served
+def test_an_optimizer_that_is_not_found_is_warned_of():
+    model = two_optimizers()
+    pair = model.own
+    model.find, model.own = (lambda: pair), []
+    with pytest.warns(UserWarning, match="none of the optimizers .* took a step in epoch 1"):
+        fit(model, {0: 0}, rates="default")
+
+
+@served
+def test_what_recompile_can_not_tell_it_refuses():
+    model = two_optimizers(build=False)
+    model.layers[0].trainable = False
+    for optimizer, part in zip(model.own, model.parts(), strict=True):
+        optimizer.build(part)
+    fit(model, {0: "low"})
+    model.layers[0].trainable = True
+    with pytest.raises(ValueError, match=r"which of the optimizers .* trains a variable"):
+        kf.recompile(model)
+
+
+@served
+def test_an_optimizer_that_is_no_longer_used_is_refused():
+    model = two_optimizers()
+    model.before = keras.optimizers.SGD(0.1)
+    model.before.build(model.trainable_variables)
+    refused("one optimizer of its own for each variable", model)
+
+
+@served
+def test_where_a_fit_of_another_kind_went_before_it_begins_anew():
+    model = two_optimizers()
+    x, y = data()
+    model.fit(x, y, batch_size=8, epochs=2, verbose=0)
+    with pytest.raises(ValueError, match=r"initial_epoch=.*must be 0 for a model with optimizers"):
+        model.fit(
+            x,
+            y,
+            epochs=4,
+            initial_epoch=2,
+            verbose=0,
+            callbacks=[kf.FreezeScheduler(LOW_LATER, rates=None, cache=False, verbose=0)],
+        )
+
+
+@served
+def test_a_weight_of_the_model_itself_may_have_an_optimizer():
+    model = two_optimizers()
+    model.log_alpha = model.add_weight(name="log_alpha", shape=())
+    model.alpha_optimizer = keras.optimizers.SGD(0.1)
+    model.alpha_optimizer.build([model.log_alpha])
+    fit(model, {0: "mid", 2: 0})
+    assert len(model.alpha_optimizer._trainable_variables) == 1
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.function")
+def test_a_step_that_is_a_function_of_tensorflow_is_refused():
+    import tensorflow as tf
+
+    class Traced(keras.Sequential):
+        @tf.function
+        def train_step(self, batch):
+            return super().train_step(batch)
+
+    layers = [keras.layers.Dense(5, name="low"), keras.layers.Dense(1, name="head")]
+    model = Traced([keras.Input((4,)), *layers])
+    model.compile("sgd", "mse")
+    refused("train_step that is no tf.function", model)
+    model.fit(*data(), verbose=0)
+    with pytest.raises(ValueError, match=r"must not be a tf\.function"):
+        kf.freeze(model, layers=["low"])
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="elsewhere they are served")
