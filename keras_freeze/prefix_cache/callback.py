@@ -95,6 +95,7 @@ class PrefixCache(BaseCallback):
     _next_transition: int | None = None
     _run: CacheRun | None = None
     _installation: Installation | None = None
+    _own_library: feature_library.Library | None = None
 
     def __init__(
         self,
@@ -162,12 +163,22 @@ class PrefixCache(BaseCallback):
         if run.is_possible():
             self._installation = Installation(self.model, run)
 
-    def _library(self) -> feature_library.Library | None:
+    def new_library(self) -> feature_library.Library:
+        """Return what trainings share that have these settings, such as the trials of a search.
+
+        Raises:
+            ValueError: if features are to be kept in a folder where they can't be.
+        """
         if self.keep and self.directory is not None:
             return _kept_library(self.directory, self.max_bytes)
+        return feature_library.Library(self.max_bytes, self.directory)
+
+    def _library(self) -> feature_library.Library | None:
         library = feature_library.present()
-        suits = library is not None and library.suits(self.max_bytes, self.directory)
-        return library if suits else None
+        if library is not None and library.suits(self.max_bytes, self.directory):
+            return library
+        self._own_library = self.new_library() if self.keep else None
+        return self._own_library
 
     @staticmethod
     def contents(directory: str | os.PathLike[str]) -> KeptFeatures:
@@ -231,7 +242,9 @@ class PrefixCache(BaseCallback):
     def _remove(self) -> None:
         if self._installation is not None:
             self._installation.remove()
-        self._installation = self._run = None
+        if self._own_library is not None:
+            self._own_library.clear()
+        self._installation = self._run = self._own_library = None
 
     def _say(self, text: str) -> None:
         if self.verbose:

@@ -53,6 +53,7 @@ class KeptLibrary(Library):
     is_kept = True
 
     def __init__(self, directory: str | os.PathLike[str], max_bytes: int | None = None) -> None:
+        self._limits = max_bytes, directory
         self._database = opened(directory)
         if max_bytes is None:
             max_bytes = shutil.disk_usage(directory).free // DISK_DIVISOR

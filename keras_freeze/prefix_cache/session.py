@@ -199,8 +199,6 @@ class CacheRun:
         """Release the model and all that is kept."""
         self._parts, self._last = {}, {}
         self._lookup.clear(KINDS)
-        if self._options.library is not None and self._options.library.is_kept:
-            self._options.library.clear()
 
     def _plan(
         self, part: _Part, frontier: Frontier, batch: Batch

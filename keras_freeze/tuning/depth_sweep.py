@@ -103,7 +103,8 @@ class DepthSweep(FreezeTuner):
     def on_trial_end(self, trial: Any) -> None:
         """End a trial; the remaining depths are smaller and can't use its features."""
         super().on_trial_end(trial)
-        self.library.clear()
+        if not self.library.is_kept:
+            self.library.clear()
 
 
 class _Swept(keras_tuner.HyperModel):

@@ -46,8 +46,8 @@ class FreezeTuner(OpenTuner):
         hypermodel: As for `keras_tuner.Tuner`.
         cache: Bool, whether trials share the outputs of layers that they freeze at the same
             weights, and compute each once; or a `PrefixCache`, which is copied for each trial with
-            its limits (`max_bytes`, `directory`). Unless it has `mode="inference"`, the results are
-            the same. Defaults to True.
+            its limits (`max_bytes`, `directory`) and `keep`. Unless it has `mode="inference"`, the
+            results are the same up to rounding. Defaults to True.
         settings: Mapping of what else must be the same for a search that resumes.
         overwrite: As for `keras_tuner.Tuner`; refused on a worker.
         max_model_size: Int, parameters, frozen ones included, above which a trial fails.
@@ -176,6 +176,8 @@ class FreezeTuner(OpenTuner):
             keras_tuner.errors.FatalValueError: if the search can't continue, such as for an
                 objective that is not logged.
         """
+        if self._limits.keep:
+            self.library = self._limits.new_library()
         sharing = shared(self.library) if self._cache else contextlib.nullcontext()
         try:
             with self._fresh.search(type(self).__name__), without_known_warnings(), sharing:

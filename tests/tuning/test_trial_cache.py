@@ -54,3 +54,40 @@ def test_scores_are_the_same_with_shared_features(batch_norm, tmp_path, monkeypa
     adopted.clear()
     assert shared == scores(False)
     assert not adopted
+
+
+def test_a_second_search_begins_with_the_features_of_the_first(batch_norm, tmp_path, monkeypatch):
+    base = batch_norm()
+    x = rng.normal(size=(20, *base.input_shape[1:])).astype("float32")
+    y = rng.integers(0, 3, 20)
+
+    def make(hp):
+        model = keras.models.clone_model(base)
+        model.set_weights(base.get_weights())
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        tuning.freeze_depth(hp, model)
+        return model
+
+    computed, call = [], Prefix.__call__
+
+    def counted(self, batch, features=()):
+        computed.append(batch.rows)
+        return call(self, batch, features)
+
+    monkeypatch.setattr(Prefix, "__call__", counted)
+    monkeypatch.setattr("keras_freeze.prefix_cache.planning.MIN_WORK", 0)
+    monkeypatch.setattr("keras_freeze.prefix_cache.planning.MIN_SHARE", 0)
+    monkeypatch.setattr("keras_freeze.prefix_cache.feature_lookup.AUDIT_SHARE", 0.0)
+    rows = []
+    for number in range(2):
+        computed.clear()
+        cache = kf.PrefixCache(directory=tmp_path / "features", keep=True, verbose=0)
+        tuner = tuning.DepthSweep(make, "val_loss", cache=cache, **project(tmp_path / str(number)))
+        data = {"validation_data": (x, y), "epochs": 2, "verbose": 0, "batch_size": 8}
+        tuner.search(x, y, **data)
+        rows.append(sum(computed))
+    kept = kf.PrefixCache.contents(tmp_path / "features").shelves
+    assert len(kept) > 2
+    assert all(shelf.samples == 20 for shelf in kept)
+    # The second computes what the first audit of each trial takes, and nothing else.
+    assert rows[1] < rows[0] / 4
