@@ -76,6 +76,16 @@ class Batch:
         return dataclasses.replace(self, x=keras.tree.map_structure(pick, self.x), drawn=drawn)
 
 
+def of_any_size(shapes: Any) -> Any:
+    """Return TensorFlow's shapes and dtypes of inputs, for any number of samples."""
+    import tensorflow as tf
+
+    def any_rows(leaf: Any) -> Any:
+        return None if leaf is None else tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype)
+
+    return keras.tree.map_structure(any_rows, shapes)
+
+
 def keys_of(x: Any, promised_rows: int | None = None) -> list[bytes]:
     """Return 128 bits for each sample of a batch, a hash of its bytes in all inputs.
 

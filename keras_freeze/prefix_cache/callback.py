@@ -63,6 +63,10 @@ class PrefixCache(BaseCallback):
             changes the training, which sees so many views instead of endlessly many. Where they
             don't fit into `max_bytes`, and there is no `directory`, there are fewer. Defaults to
             None: such a model is not cut.
+        look_ahead: Int, batches whose features are computed together the first time, on
+            TensorFlow: small batches then take less time, such as half for ResNet50 at 64 x 64 in
+            batches of 32 on two cores. Batches are read that much earlier, and the last bits of
+            features are those of the larger batch. Defaults to 1.
         auto: Bool, whether to leave the model whole where a cut would not save time. Defaults to
             True.
         verbose: 0 or 1, whether to print what is cached or why nothing is, and a summary at the
@@ -106,6 +110,7 @@ class PrefixCache(BaseCallback):
         mode: Mode = "training",
         custom_step: bool = False,
         views: int | None = None,
+        look_ahead: int = 1,
         auto: bool = True,
         verbose: int = 1,
     ):
@@ -127,6 +132,10 @@ class PrefixCache(BaseCallback):
             raise ArgumentTypeError(owner, "views", "be an int", value=views)
         if views is not None and views < 1:
             raise ArgumentError(owner, "views", "be at least 1", value=views)
+        if not is_int(look_ahead):
+            raise ArgumentTypeError(owner, "look_ahead", "be an int", value=look_ahead)
+        if look_ahead < 1:
+            raise ArgumentError(owner, "look_ahead", "be at least 1", value=look_ahead)
         if mode not in ("training", "inference"):
             raise ArgumentError(owner, "mode", 'be "training" or "inference"', value=mode)
         if views is not None and mode == "inference":
@@ -139,6 +148,7 @@ class PrefixCache(BaseCallback):
         self.mode = mode
         self.custom_step = custom_step
         self.views = views
+        self.look_ahead = look_ahead
         self.auto = auto
         self.verbose = verbose
         self.statistics = Statistics()
@@ -157,6 +167,7 @@ class PrefixCache(BaseCallback):
             views=self.views,
             max_bytes=self.max_bytes if self.keep or self.directory is None else None,
             library=self._library(),
+            look_ahead=self.look_ahead,
         )
         run = CacheRun(self.model, options, lambda: RowStore(budget, self.directory), self._say)
         self._run, self.statistics = run, run.statistics

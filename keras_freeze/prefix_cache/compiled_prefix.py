@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from keras_freeze.keras_internals.random_state import is_generator
-from keras_freeze.prefix_cache.batches import Batch
+from keras_freeze.prefix_cache.batches import Batch, of_any_size
 from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.graph_replay import Features, features_of
 
@@ -163,14 +163,9 @@ class Prefix:
 
     def _expected(self, batch: Batch) -> tuple[Hashable, Any]:
         """Return the shapes that a batch's function is traced for, and the key it is kept under."""
-        import tensorflow as tf
-
-        def any_rows(leaf: Any) -> Any:
-            return None if leaf is None else tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype)
-
         shapes = batch.x if batch.promised is None else batch.promised
         if batch.promised_rows != batch.rows:
-            shapes = keras.tree.map_structure(any_rows, shapes)
+            shapes = of_any_size(shapes)
         return None if batch.promised is None else tuple(keras.tree.flatten(shapes)), shapes
 
     def _on_jax(self) -> Callable[..., Sequence[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -44,6 +45,7 @@ class FeatureLookup:
             "test": ReuseTracker(new_store(), passes=EVALUATIONS, enough=1),
         }
         self.visits = Visits(1)
+        self._ahead: set[Hashable] = set()
         self._begun = time.perf_counter()
         self._audit_s: list[float] = []
 
@@ -54,7 +56,9 @@ class FeatureLookup:
     def keys_of(self, plan: CutPlan, batch: Batch) -> tuple[Sequence[Hashable], int | None]:
         """Return what features are kept by, and how many of the samples were seen before."""
         if plan.draw is None:
-            return batch.keys, None
+            ahead = self._ahead.intersection(batch.keys)
+            store = self.trackers[batch.kind].store
+            return batch.keys, store.hits(batch.keys) - len(ahead) if ahead else None
         seen = self.visits.known(batch.keys)
         return self.visits.next(batch.keys), seen
 
@@ -161,6 +165,26 @@ class FeatureLookup:
         self.statistics.computed += batch.rows
         return flat, arrays
 
+    def together(self, plan: CutPlan, batches: Sequence[Batch]) -> None:
+        """Compute and keep the features of several batches as if they were one.
+
+        Raises:
+            OSError: if a file can't be written.
+        """
+        first, keys = batches[0], [key for batch in batches for key in batch.keys]
+        self.stored(plan, first, first.keys, 0)  # from the store of these features
+        x = keras.tree.map_structure(_joined, *(batch.x for batch in batches))
+        whole = dataclasses.replace(first, x=x)
+        _, arrays = self.computed(plan, whole, keys, None)
+        self.keep(first, keys, arrays)
+        self._ahead.update(keys)
+
+    def count_hits(self, keys: Sequence[Hashable]) -> None:
+        """Count samples that were looked up, but for those that were computed ahead for this."""
+        computed = self._ahead.intersection(keys)
+        self._ahead -= computed
+        self.statistics.hits += len(keys) - len(computed)
+
     def keep(self, batch: Batch, keys: Sequence[Hashable], arrays: Sequence[np.ndarray]) -> None:
         """Keep the features of a batch.
 
@@ -181,3 +205,7 @@ class FeatureLookup:
             self.trackers[kind].clear()
             if kind == "train":
                 self.visits.clear()
+
+
+def _joined(*leaves: Any) -> Any:
+    return None if leaves[0] is None else keras.ops.concatenate(leaves)

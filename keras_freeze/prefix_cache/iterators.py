@@ -1,4 +1,4 @@
-"""Release an epoch's iterator without waiting for it.
+"""Hold an epoch's iterator, with what was read ahead, and release it without waiting for it.
 
 tf.data tunes each iterator on a thread that sleeps longer the longer the iterator has existed, and
 deleting the iterator waits for that thread: in the worst case for its whole sleep, about as long
@@ -7,6 +7,7 @@ as the epoch took. An epoch that is read from a cache would wait for the one tha
 
 from __future__ import annotations
 
+import collections
 import threading
 from collections.abc import Hashable
 from typing import Any
@@ -20,10 +21,16 @@ class Iterators:
 
     def __init__(self) -> None:
         self._held: dict[Hashable, Any] = {}
+        self._ahead: dict[Hashable, collections.deque[Any]] = {}
 
     def hold(self, kind: Hashable, iterator: Any) -> None:
         """Keep an iterator in the place of the one before it, which may be the same."""
         if self._held.get(kind) is not iterator:
             before = [self._held.pop(kind, None)]
             self._held[kind] = iterator
+            self._ahead.pop(kind, None)
             threading.Thread(target=before.clear, name="iterators").start()
+
+    def ahead(self, kind: Hashable) -> collections.deque[Any]:
+        """Return the batches that were read of the held iterator before their turn."""
+        return self._ahead.setdefault(kind, collections.deque())

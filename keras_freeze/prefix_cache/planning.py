@@ -45,6 +45,7 @@ class Options:
         views: Int, how many augmented views of each sample are kept; None for none.
         max_bytes: Int, into which all views have to fit; None for as many as are asked for.
         library: `Library` to share features with other trainings; None to share none.
+        look_ahead: Int, batches whose features are computed together.
     """
 
     inference: bool
@@ -55,6 +56,7 @@ class Options:
     views: int | None = None
     max_bytes: int | None = None
     library: Library | None = None
+    look_ahead: int = 1
 
 
 @dataclasses.dataclass(eq=False)

@@ -140,9 +140,7 @@ class CacheRun:
     def cut(self, batch: Batch) -> tuple[CutPlan, list[Any]] | None:
         """Return how to cut the next step and what crosses the cut; None to leave it whole."""
         part, tracker = self._parts[batch.kind], self._lookup.trackers[batch.kind]
-        library, known = self._options.library, None
-        if library is not None and library.is_kept:
-            batch = dataclasses.replace(batch, is_kept_long=True)
+        batch, known = self._long_kept(batch), None
         try:
             if not batch.rows:
                 return None
@@ -166,6 +164,42 @@ class CacheRun:
             return None
         finally:
             tracker.count()
+
+    @property
+    def look_ahead(self) -> int:
+        """Int, batches whose features are computed together."""
+        return self._options.look_ahead
+
+    def lacks(self, batch: Batch) -> bool:
+        """Tell whether features of a batch are to be computed together with those of others."""
+        plan, tracker = self._plan_of(batch.kind), self._lookup.trackers[batch.kind]
+        if plan is None or plan.draw is not None or not tracker.is_active or self.look_ahead < 2:
+            return False
+        try:
+            keys = self._long_kept(batch).keys
+            return tracker.store.hits(keys) < len(keys)
+        except (UnreadableBatchError, OSError):  # told of when its turn comes
+            return False
+
+    def compute_together(self, batches: Sequence[Batch]) -> None:
+        """Compute and keep the features of batches, those that are missing."""
+        plan = self._plan_of(batches[0].kind)
+        group = [self._long_kept(batch) for batch in batches if self.lacks(batch)]
+        if plan is None or len(group) < 2:
+            return
+        try:
+            self._lookup.together(plan, group)
+        except OSError:  # told of when their turn comes
+            return
+
+    def _plan_of(self, kind: Kind) -> CutPlan | None:
+        part = self._parts.get(kind)
+        return part.cut if part is not None and isinstance(part.cut, CutPlan) else None
+
+    def _long_kept(self, batch: Batch) -> Batch:
+        library = self._options.library
+        is_kept = library is not None and library.is_kept
+        return dataclasses.replace(batch, is_kept_long=True) if is_kept else batch
 
     def after(self, kind: Kind, state: tuple[Any, ...]) -> None:
         """Follow the weights into the state that a step of JAX returned; check a user's own step.
@@ -266,7 +300,7 @@ class CacheRun:
         keys, seen = self._lookup.keys_of(plan, batch)
         rows = self._lookup.stored(plan, batch, keys, seen)
         if rows is not None and self._lookup.passes_audit(plan, batch, rows):
-            self.statistics.hits += batch.rows
+            self._lookup.count_hits(keys)
             return [keras.ops.convert_to_tensor(row) for row in rows]
         if rows is not None:
             self._audit_failed(plan)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -18,7 +18,7 @@ from keras_freeze.engine import state_of
 from keras_freeze.keras_internals.attributes import own_attribute
 from keras_freeze.keras_internals.callback_list import is_called_by
 from keras_freeze.keras_internals.trainer import make_function
-from keras_freeze.prefix_cache.batches import KINDS, Batch, Kind
+from keras_freeze.prefix_cache.batches import KINDS, Batch, Kind, of_any_size
 from keras_freeze.prefix_cache.custom_step import StepCheck, broken_promise
 from keras_freeze.prefix_cache.graph_replay import replaying
 from keras_freeze.prefix_cache.iterators import Iterators
@@ -65,27 +65,44 @@ class Step:
         spec = getattr(batches, "element_spec", None)
         if spec is not None:
             self._iterators.hold(self._kind, batches)
-        if not self._run.wants(self._kind):
+        wants, ahead = self._run.wants(self._kind), self._iterators.ahead(self._kind)
+        if not wants:
             self._cuts = []
-            return self._make_plain()(*args)
-        taken = list(itertools.islice(batches, self._model.steps_per_execution))
-        backend = keras.backend.backend()
+            if not ahead:
+                return self._make_plain()(*args)
+        count, backend = self._model.steps_per_execution, keras.backend.backend()
+        taken = [ahead.popleft() for _ in range(min(count, len(ahead)))]
+        taken += itertools.islice(batches, count - len(taken))
+        if wants and spec is not None:
+            self._look_ahead(taken, ahead, batches)
         if not taken and (self._kind == "test" or backend != "tensorflow"):
             raise StopIteration
         if not taken:
             return self._make_plain()(*args)  # which counts an iteration at the end of the data
         at_once = 1 if backend == "jax" else MAX_UNROLLED
         for begin in range(0, len(taken), at_once):
-            result = self._steps(rest, taken[begin : begin + at_once], spec)
+            result = self._steps(rest, taken[begin : begin + at_once], spec, wants)
             rest = [result[1]] if backend == "jax" else []
         return result
 
-    def _steps(self, state: list[Any], taken: list[Any], spec: Any) -> Any:
-        """Make the steps of some batches: one call if all are cut alike, else one for each."""
+    def _look_ahead(self, taken: list[Any], ahead: Any, batches: Any) -> None:
+        """Compute what is missing together with that of batches whose turn comes later."""
+        if not taken or not self._run.lacks(self._batch(taken[0], batches.element_spec)):
+            return
+        ahead.extend(itertools.islice(batches, max(0, self._run.look_ahead - len(taken))))
+        group = [self._batch(data, batches.element_spec) for data in (*taken, *ahead)]
+        self._run.compute_together(group)
+
+    def _batch(self, data: Any, spec: Any, state: Sequence[Any] = ()) -> Batch:
         promised = None if spec is None else _inputs(spec)
-        values = tuple(state[0]) if state else ()
-        batches = [Batch(_inputs(data), self._kind, values, promised) for data in taken]
-        found = [self._run.cut(batch) for batch in batches]
+        if promised is not None and self._run.look_ahead > 1:
+            promised = of_any_size(promised)  # one function for those that are computed together
+        return Batch(_inputs(data), self._kind, tuple(state[0]) if state else (), promised)
+
+    def _steps(self, state: list[Any], taken: list[Any], spec: Any, wants: bool) -> Any:
+        """Make the steps of some batches: one call if all are cut alike, else one for each."""
+        batches = [self._batch(data, spec, state) for data in taken]
+        found = [self._run.cut(batch) if wants else None for batch in batches]
         plans = {None if cut is None else id(cut[0]) for cut in found}
         is_one = len(plans) == 1 and None not in plans
         each = list(zip(taken, batches, found, strict=True))

@@ -228,7 +228,7 @@ class Audits:
     """A plan whose audits take half a second, on a clock of its own."""
 
     def __init__(self):
-        self.now, self.count, self.audit = 0.0, 0, self
+        self.now, self.count, self.audit, self.draw = 0.0, 0, self, None
 
     def perf_counter(self):
         return self.now
