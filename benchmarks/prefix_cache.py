@@ -6,9 +6,11 @@
 
 Each arm of a case runs in a process of its own, the arms in turns, so that whatever else the
 machine does falls on all of them. A process prints the seconds of its training (data, models
-and imports are ready by then) and the operating system's peak of its memory. The floor is what
-no cache can beat: one pass of all samples through the frozen layers, and the epochs of the rest
-of the model alone, on ready features. Runs that are in the results file are kept.
+and imports are ready by then) and the operating system's peak of its memory. The floor is what a
+user would do by hand, and what a cache without look-ahead can't beat: one pass of all samples
+through the frozen layers, and the epochs of the rest of the model alone, on ready features. "ahead"
+computes four batches at once, "kept" is a second, identical fit that finds the features of the
+first. Runs that are in the results file are kept.
 
 The arms on torch need an environment with `lightning` and `finetuning-scheduler`, whose Python
 is given by `--peers`; without it they are left out.
@@ -28,12 +30,12 @@ RESULTS = HERE / "results" / "prefix_cache.jsonl"
 PEERS = {"lightning", "finetuning-scheduler"}
 # Case to its arms; the first is what the others are compared with.
 CASES = {
-    "head-10": ["plain", "cache", "floor", "lightning", "finetuning-scheduler"],
+    "head-10": ["plain", "cache", "ahead", "kept", "floor", "lightning", "finetuning-scheduler"],
     "head-30": ["plain", "cache", "floor", "lightning", "finetuning-scheduler"],
     "gradual-15": ["plain", "cache", "floor", "lightning", "finetuning-scheduler"],
-    "resnet50": ["plain", "cache", "floor"],
-    "transformer": ["plain", "cache", "floor"],
-    "lstm": ["plain", "cache", "floor"],
+    "resnet50": ["plain", "cache", "ahead", "kept", "floor"],
+    "transformer": ["plain", "cache", "ahead", "floor"],
+    "lstm": ["plain", "cache", "ahead", "floor"],
     "cache-off": ["plain", "cache"],
     "transitions": ["plain", "cache"],
     "too-small": ["plain", "cache"],

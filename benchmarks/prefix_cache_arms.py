@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,16 +138,27 @@ def floor(model: Any, cut: Any, data: Data, epochs: int) -> None:
 
 
 def head_only(build: Callable[[], Any], data: Data, arm: str, epochs: int) -> None:
-    model = build()
+    model, folder = build(), tempfile.TemporaryDirectory()
     model.compile("adam", LOSS)
     kf.freeze(model, groups=len(kf.layer_groups(model)) - 1)
+    caches = {
+        "cache": {},
+        "ahead": {"look_ahead": 4},
+        "kept": {"directory": folder.name, "keep": True},
+    }
+    if arm == "kept":  # the fit before
+        first = keras.models.clone_model(model)
+        first.set_weights(model.get_weights())
+        first.compile("adam", LOSS)
+        kf.freeze(first, groups=len(kf.layer_groups(first)) - 1)
+        fit(first, data, epochs, kf.PrefixCache(**caches[arm]))
     with measured():
         if arm == "floor":
             last = max(n for n, layer in enumerate(model.layers) if layer.trainable_weights == [])
             first = next(n for n, layer in enumerate(model.layers) if layer.trainable_weights)
             floor(model, model.layers[min(last, first - 1)].output, data, epochs)
         else:
-            fit(model, data, epochs, *([kf.PrefixCache()] if arm == "cache" else []))
+            fit(model, data, epochs, *([kf.PrefixCache(**caches[arm])] if arm in caches else []))
 
 
 def recipe(model: Any, data: Data, epochs: int) -> None:
