@@ -68,9 +68,7 @@ class FeatureLookup:
         """Return the features of a batch that are kept; None if those of a sample are missing."""
         tracker = self.trackers[batch.kind]
         with self.statistics.lookup():
-            shelf = plan.shared.shelf(batch) if plan.shared else None
-            if shelf is not None:
-                tracker.use(shelf.store)
+            self._use_shelf(plan, batch)
             rows = tracker.look_up(keys, seen)
         self._count_bytes()
         return rows
@@ -172,12 +170,18 @@ class FeatureLookup:
             OSError: if a file can't be written.
         """
         first, keys = batches[0], [key for batch in batches for key in batch.keys]
-        self.stored(plan, first, first.keys, 0)  # from the store of these features
+        self._use_shelf(plan, first)
         x = keras.tree.map_structure(_joined, *(batch.x for batch in batches))
         whole = dataclasses.replace(first, x=x)
         _, arrays = self.computed(plan, whole, keys, None)
         self.keep(first, keys, arrays)
         self._ahead.update(keys)
+
+    def _use_shelf(self, plan: CutPlan, batch: Batch) -> None:
+        """Look up and keep where others do, if features are shared."""
+        shelf = plan.shared.shelf(batch) if plan.shared else None
+        if shelf is not None:
+            self.trackers[batch.kind].use(shelf.store)
 
     def count_hits(self, keys: Sequence[Hashable]) -> None:
         """Count samples that were looked up, but for those that were computed ahead for this."""
