@@ -19,6 +19,16 @@ def write_mark(value: Any) -> Any:
     return id(value) if backend == "jax" else None
 
 
+def is_on_host(value: Any) -> bool:
+    """Tell whether the host's processor holds a tensor, and so has computed it."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        return value.device.type == "cpu"
+    if backend == "jax":
+        return all(device.platform == "cpu" for device in value.devices())
+    return "GPU" not in value.device
+
+
 def substituted_value(variable: keras.Variable) -> Any | None:
     """Return what a stateless scope has put in the place of a variable's own value, if anything."""
     return get_stateless_scope().get_current_value(variable) if in_stateless_scope() else None
