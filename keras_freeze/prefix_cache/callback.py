@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from keras_freeze.base_callback import BaseCallback
@@ -41,8 +42,8 @@ class PrefixCache(BaseCallback):
     Args:
         max_bytes: Int, the most bytes of memory to use; further features go to files that are
             mapped into memory. Defaults to a quarter of the free memory.
-        directory: Folder for these files, which are removed when the fit ends. Defaults to the
-            system's folder for temporary files.
+        directory: Folder for these files, made if it isn't there; they are removed when the fit
+            ends. Defaults to the system's folder for temporary files.
         keep: Bool, whether features stay in `directory` for further fits, of this process and of
             others, on any model that begins with the same computation: the same frozen weights
             and operations, backend and versions. Several processes may use the folder at once;
@@ -157,6 +158,9 @@ class PrefixCache(BaseCallback):
         """Put the cache into the model's steps."""
         self._remove()
         self._next_transition = self.params["epochs"]
+        if self.directory is not None:
+            with _explained("", self.directory):
+                Path(self.directory).mkdir(parents=True, exist_ok=True)
         budget = Budget(0 if self.keep else self.max_bytes)
         options = Options(
             inference=self.mode == "inference",

@@ -270,6 +270,8 @@ class CacheRun:
             self._last.pop(kind, None)
         row_bytes = sum(to_host(tensor).nbytes for tensor in features) / max(1, batch.rows)
         views = self._views(batch, row_bytes) if plan.draw is not None else None
+        if views is None and self._options.views is not None and "train" in part.kinds:
+            self._messages.no_views()
         in_training = "train" in part.kinds and "train" not in self._whole_kinds
         if last is None or plan.place != last.place or views is not None:
             self._messages.cut(

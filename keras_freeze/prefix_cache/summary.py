@@ -125,6 +125,10 @@ class Messages:
         what = "training" if kind == "train" else "validation"
         self._print(f"caching is disabled for {what}: {no_cut.detail}.")
 
+    def no_views(self) -> None:
+        """Print that `views=` changes nothing."""
+        self._print("views= changes nothing, since the first layers of the model are not random.")
+
     def not_named(self, frontier: Frontier) -> None:
         """Print that features are not kept beyond the fit."""
         self._print(

@@ -285,3 +285,8 @@ def test_views_are_of_training_mode():
 def test_other_types_are_refused(argument):
     with pytest.raises(TypeError, match=rf"PrefixCache\({argument}=...\) must be"):
         kf.PrefixCache(**{argument: 5})
+
+
+def test_views_of_a_model_without_random_layers_are_said_to_change_nothing(capsys):
+    fit(augmented(), images(), kf.PrefixCache(auto=False, views=2))
+    assert "views= changes nothing" in capsys.readouterr().out

@@ -16,8 +16,9 @@ rng = np.random.default_rng(0)
 def test_a_cache_of_ones_own_has_its_limits_in_each_trial(tmp_path):
     model = build(traced=True)
     kf.freeze(model, groups=2)
-    limits = kf.PrefixCache(max_bytes=0, directory=tmp_path / "absent", auto=False, verbose=0)
-    with pytest.warns(UserWarning, match="features can't be written.*absent"):
+    (tmp_path / "file").touch()
+    limits = kf.PrefixCache(max_bytes=0, directory=tmp_path / "file", auto=False, verbose=0)
+    with pytest.raises(ValueError, match=r"directory=.*must be a folder.*file"):
         model.fit(X, Y, epochs=2, verbose=0, callbacks=[TrialCache(limits)])
 
 
