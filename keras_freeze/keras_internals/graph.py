@@ -50,6 +50,14 @@ def walked_graph(model: Any) -> Any | None:
     return None
 
 
+def input_keys(graph: Any) -> dict[int, str]:
+    """Return the keys by which a model takes its inputs from a dict, by the ids of its inputs."""
+    struct = graph._inputs_struct
+    if not isinstance(struct, Mapping):
+        return {}
+    return {id(tensor): str(key) for key, tensor in struct.items()}
+
+
 def inputs_of_call(node: Any, graph: Any) -> tuple[Any, ...] | None:
     """Return the tensors that a call of a model gets, in the order of its inputs.
 

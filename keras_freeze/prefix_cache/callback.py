@@ -158,9 +158,9 @@ class PrefixCache(BaseCallback):
         """Put the cache into the model's steps."""
         self._remove()
         self._next_transition = self.params["epochs"]
-        if self.directory is not None:
-            with _explained("", self.directory):
-                Path(self.directory).mkdir(parents=True, exist_ok=True)
+        if self._folder is not None:
+            with _explained("", self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
         budget = Budget(0 if self.keep else self.max_bytes)
         options = Options(
             inference=self.mode == "inference",
@@ -173,7 +173,7 @@ class PrefixCache(BaseCallback):
             library=self._library(),
             look_ahead=self.look_ahead,
         )
-        run = CacheRun(self.model, options, lambda: RowStore(budget, self.directory), self._say)
+        run = CacheRun(self.model, options, lambda: RowStore(budget, self._folder), self._say)
         self._run, self.statistics = run, run.statistics
         if run.is_possible():
             self._installation = Installation(self.model, run)
@@ -184,13 +184,17 @@ class PrefixCache(BaseCallback):
         Raises:
             ValueError: if features are to be kept in a folder where they can't be.
         """
-        if self.keep and self.directory is not None:
-            return _kept_library(self.directory, self.max_bytes)
-        return feature_library.Library(self.max_bytes, self.directory)
+        if self.keep and self._folder is not None:
+            return _kept_library(self._folder, self.max_bytes)
+        return feature_library.Library(self.max_bytes, self._folder)
+
+    @property
+    def _folder(self) -> Path | None:
+        return None if self.directory is None else Path(self.directory).expanduser()
 
     def _library(self) -> feature_library.Library | None:
         library = feature_library.present()
-        if library is not None and library.suits(self.max_bytes, self.directory):
+        if library is not None and library.suits(self.max_bytes, self._folder):
             return library
         self._own_library = self.new_library() if self.keep else None
         return self._own_library

@@ -209,6 +209,7 @@ class FeatureLookup:
             self.trackers[kind].clear()
             if kind == "train":
                 self.visits.clear()
+        self._ahead.clear()
 
 
 def _joined(*leaves: Any) -> Any:

@@ -21,16 +21,22 @@ class Iterators:
 
     def __init__(self) -> None:
         self._held: dict[Hashable, Any] = {}
-        self._ahead: dict[Hashable, collections.deque[Any]] = {}
+        self._ahead: dict[int, tuple[Any, collections.deque[Any]]] = {}
 
     def hold(self, kind: Hashable, iterator: Any) -> None:
         """Keep an iterator in the place of the one before it, which may be the same."""
         if self._held.get(kind) is not iterator:
             before = [self._held.pop(kind, None)]
             self._held[kind] = iterator
-            self._ahead.pop(kind, None)
             threading.Thread(target=before.clear, name="iterators").start()
 
-    def ahead(self, kind: Hashable) -> collections.deque[Any]:
-        """Return the batches that were read of the held iterator before their turn."""
-        return self._ahead.setdefault(kind, collections.deque())
+    def ahead(self, iterator: Any) -> collections.deque[Any]:
+        """Return the batches that were read of an iterator before their turn."""
+        return self._ahead.get(id(iterator), (None, collections.deque()))[1]
+
+    def set_ahead(self, iterator: Any, batches: collections.deque[Any]) -> None:
+        """Record which batches of an iterator were read before their turn."""
+        if batches:
+            self._ahead[id(iterator)] = iterator, batches
+        else:  # and release the iterator
+            self._ahead.pop(id(iterator), None)

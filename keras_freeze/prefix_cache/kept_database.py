@@ -43,7 +43,10 @@ _NOT_WHOLE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError)
 Meta: TypeAlias = "dict[str, Any]"
 
 _FORMAT = b"1"
-_PAGE, _IN_PAGE = 4096, 2000
+# How large the file was when it was last closed.
+_SIZE = "size"
+# A page, what it holds besides its header, and how much of that random keys fill.
+_PAGE, _IN_PAGE, _FILLED = 4096, 4080, 0.6
 _CLAIM = struct.Struct("<QdQd")  # process, when it began, who in it, when it claimed
 _LENGTH = struct.Struct("<QI")  # checksum, length of the header
 
@@ -185,6 +188,11 @@ def opened(directory: str | os.PathLike[str]) -> Database:
     path = _path(directory)
     with _opening:
         database = _databases.get(_key(path))
+        if database is None and any(key.endswith(f" {path}") for key in _databases):
+            raise OSError(
+                "this process was forked from one that uses the folder; start it by "
+                'multiprocessing.get_context("spawn")'
+            )
         if database is None:
             database = _databases[_key(path)] = Database(path)
         database.users += 1
@@ -212,21 +220,25 @@ def using(directory: str | os.PathLike[str]) -> Iterator[Database]:
         released(database)
 
 
+def exists_in(directory: str | os.PathLike[str]) -> bool:
+    """Tell whether there is a database in a user's folder."""
+    return (_path(directory) / "data.mdb").exists()
+
+
 def remove_database(directory: str | os.PathLike[str]) -> None:
-    """Remove the database in a user's folder; where a fit of this process uses it, empty it."""
+    """Remove the database in a user's folder; where a process uses it, empty it."""
     path = _path(directory)
     if not path.exists():
         return
-    with _opening:
-        database = _databases.get(_key(path))
-        if database is None:
-            _remove_files(path)
-            with contextlib.suppress(OSError):
-                path.rmdir()
-            return
-    with database.writing() as txn:
-        for shelf in database.shelves(txn):
-            database.remove_shelf(txn, shelf)
+    with using(directory) as database:
+        with database.writing() as txn:
+            for shelf in database.shelves(txn):
+                database.remove_shelf(txn, shelf)
+        is_used = database.users > 1 or len(list(path.glob("unsynced-*"))) > 1
+    if not is_used:
+        _remove_files(path)
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def _path(directory: str | os.PathLike[str]) -> Path:
@@ -254,9 +266,11 @@ def encoded(row: Sequence[np.ndarray]) -> bytes:
 
 
 def size_of(value: Any) -> int:
-    """Return the bytes that a row takes in the file, where long ones begin a page."""
-    length = len(value) + 64
-    return length if length < _IN_PAGE else math.ceil(length / _PAGE) * _PAGE
+    """Return about how many bytes a row takes in the file; long ones have pages of their own."""
+    length = len(value) + 64  # with its key
+    if length > _IN_PAGE / 2:
+        return math.ceil(length / _PAGE) * _PAGE
+    return math.ceil(_PAGE / max(1, int(_FILLED * _IN_PAGE / length)))
 
 
 def _decoded(value: Any) -> list[np.ndarray] | None:
@@ -302,23 +316,17 @@ def _was_cut_off(path: Path) -> bool:
 
 
 def _is_torn(path: Path) -> bool:
-    """Tell whether the file is shorter than it says, which would end a process that maps it."""
-    data = path / "data.mdb"
-    if not data.exists() or not data.stat().st_size:
+    """Tell whether the file is shorter than it was, which would end a process that maps it."""
+    data, size = path / "data.mdb", path / _SIZE
+    try:
+        return data.stat().st_size < int(size.read_text())
+    except (OSError, ValueError):  # nobody has closed it yet
         return False
-    try:
-        env = lmdb.open(str(path), map_size=MAP_BYTES, max_dbs=3, readonly=True, lock=False)
-    except lmdb.Error:
-        return False  # opening it tells why
-    try:
-        return data.stat().st_size < (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    finally:
-        env.close()
 
 
 def _remove_files(path: Path) -> None:
     for file in path.iterdir():
-        if file.name in ("data.mdb", "lock.mdb") or file.name.startswith("unsynced-"):
+        if file.name in ("data.mdb", "lock.mdb", _SIZE) or file.name.startswith("unsynced-"):
             file.unlink(missing_ok=True)
 
 
@@ -330,6 +338,8 @@ def _close(env: lmdb.Environment, mark: Path, process: int) -> None:
     except lmdb.Error as error:
         warnings.warn(f"PrefixCache: kept features may be lost: {error}.", stacklevel=2)
     else:
+        with contextlib.suppress(OSError):  # by now the folder may be gone
+            (mark.parent / _SIZE).write_text(str((mark.parent / "data.mdb").stat().st_size))
         mark.unlink(missing_ok=True)
     env.close()
 

@@ -24,6 +24,7 @@ from keras_freeze.prefix_cache.kept_database import (
     Database,
     Meta,
     encoded,
+    exists_in,
     opened,
     released,
     size_of,
@@ -153,13 +154,16 @@ class _Room:
         """
         found = self.database.shelves(txn)
         free = self.max_bytes - sum(meta["nbytes"] for meta in found.values())
+        leaving = []
         for key, meta in sorted(found.items(), key=lambda item: item[1]["used"]):
-            if free >= needed or meta["used"] >= self.began:
-                break
-            if key != shelf:
-                self.database.remove_shelf(txn, key)
+            if free < needed and meta["used"] < self.began and key != shelf:
+                leaving.append(key)
                 free += meta["nbytes"]
-        return free >= needed
+        if free < needed:
+            return False
+        for key in leaving:
+            self.database.remove_shelf(txn, key)
+        return True
 
 
 class KeptStore:
@@ -227,7 +231,7 @@ class KeptStore:
         Raises:
             OSError: if a file can't be written.
         """
-        absent = self.missing(keys)
+        absent, given = self.missing(keys), keys
         if not absent:
             return
         keys, arrays = [keys[n] for n in absent], [array[absent] for array in arrays]
@@ -243,7 +247,7 @@ class KeptStore:
                         meta["nbytes"] += size_of(value)
                 self._database.set_shelf(txn, self._shelf, meta)
                 self._nbytes = meta["nbytes"]
-            for key in keys:
+            for key in given:
                 self._database.release(txn, self._at(key))
         if not fits:
             self._own.put(keys, arrays)
@@ -375,6 +379,8 @@ def contents_of(directory: str | os.PathLike[str]) -> KeptFeatures:
     Raises:
         OSError: if it can't be read.
     """
+    if not exists_in(directory):
+        return KeptFeatures(os.fspath(directory), ())
     with using(directory) as database, database.reading() as txn:
         metas = list(database.shelves(txn).values())
     shelves = [

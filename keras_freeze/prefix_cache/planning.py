@@ -72,6 +72,7 @@ class CutPlan:
         layers: All layers before the cut, nested ones included.
         audit: Computes features again that were looked up.
         draw: Computes another augmentation of a batch; None if nothing is augmented.
+        drawn: The augmentation of the first batch, by which the cut was planned.
         shared: The features that are shared with other trainings; None if none can be.
         settings: What it was made for: flags and dtype policies before the cut.
     """
@@ -84,6 +85,7 @@ class CutPlan:
     layers: tuple[keras.Layer, ...]
     audit: Audit
     draw: Prefix | None = None
+    drawn: tuple[Any, ...] = ()
     shared: SharedCut | None = None
     settings: tuple[Any, ...] = dataclasses.field(init=False)
 
@@ -98,7 +100,8 @@ class CutPlan:
         """Return a batch with what its samples are augmented to this time, if they are."""
         if self.draw is None:
             return batch
-        return dataclasses.replace(batch, drawn=tuple(self.draw(batch)))
+        drawn, self.drawn = self.drawn or tuple(self.draw(batch)), ()
+        return dataclasses.replace(batch, drawn=drawn)
 
     def share(self, library: Library, batch: Batch) -> None:
         """Share features through a library, if all that is kept can be named."""
@@ -173,14 +176,14 @@ def make(model: keras.Model, frontier: Frontier, batch: Batch, last: CutPlan | N
     place = _ids(frontier), _policies(layers)
     is_watched = last is not None and last.place == place and not last.watch.changed(values)
     watch = last.watch if last and is_watched else Watch(list(variables.values()), values)
-    draw, start = None, None
+    draw, start, drawn = None, None, ()
     if frontier.augmentation is not None:
         draw = Prefix(model, frontier.augmentation, training=True)
-        draw(batch)  # to know its shapes
+        drawn = tuple(draw(batch))  # to know its shapes
         masked = tuple(mask for own in draw.masked or [] for mask in own)
         start = Start(frontier.augmentation.cuts[0].kept, masked, tuple(draw.shapes(batch)))
     prefix = Prefix(model, frontier, training=not frontier.setting.inference, start=start)
-    return CutPlan(frontier, prefix, watch, positions, place, layers, Audit(prefix), draw)
+    return CutPlan(frontier, prefix, watch, positions, place, layers, Audit(prefix), draw, drawn)
 
 
 def trial(plan: CutPlan, batch: Batch) -> list[Any] | NoCut:

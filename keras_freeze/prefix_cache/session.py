@@ -230,7 +230,15 @@ class CacheRun:
             tracker.interrupt()
 
     def end(self) -> None:
-        """Release the model and all that is kept."""
+        """Release the model and all that is kept; withdraw what may be of other weights."""
+        is_on_jax = keras.backend.backend() == "jax"  # where every write was seen
+        for part in dict.fromkeys(self._parts.values()):
+            plan = part.cut
+            if not isinstance(plan, CutPlan) or not plan.shared or is_on_jax:
+                continue
+            if plan.watch.changed(thorough=True):
+                with contextlib.suppress(OSError):
+                    plan.shared.forget()
         self._parts, self._last = {}, {}
         self._lookup.clear(KINDS)
 
@@ -362,7 +370,8 @@ class CacheRun:
         plan.watch = Watch(plan.watch.variables, values)
         self._lookup.clear(part.kinds)
         if plan.shared:
-            plan.shared.forget()  # its latest features may be of the new weights
+            with contextlib.suppress(OSError):  # on a full disk; then nothing is found again
+                plan.shared.forget()  # its latest features may be of the new weights
         if self._options.library is not None:
             plan.share(self._options.library, batch)
         if self._changes > MAX_CHANGES and not self._options.inference:

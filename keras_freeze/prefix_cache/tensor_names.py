@@ -16,9 +16,17 @@ import keras
 import xxhash
 
 from keras_freeze.engine import fingerprint, fingerprint_of
-from keras_freeze.keras_internals.graph import graph_nodes, inputs_of_call, walked_graph
-from keras_freeze.model_picture import weights_of_operation
+from keras_freeze.keras_internals.graph import (
+    graph_nodes,
+    input_keys,
+    inputs_of_call,
+    walked_graph,
+)
+from keras_freeze.model_picture import every_layer, weights_of_operation
 from keras_freeze.prefix_cache.frontier import Frontier, GraphCut
+
+# Settings that change no output of weights that are known. A seed is of what is random anyway.
+_WITHOUT_EFFECT = ("_initializer", "_regularizer", "_constraint", "seed")
 
 
 def names_of(
@@ -36,13 +44,15 @@ def names_of(
         Dict from the id of a symbolic tensor to 16 bytes.
     """
     names: dict[int, bytes] = {}
-    mode = b"inference" if frontier.setting.inference else b"training"
+    config = keras.config
+    settings = f"{config.epsilon()} {config.floatx()} {config.image_data_format()}"
+    mode = ("inference " if frontier.setting.inference else "training ") + settings
     outer = frontier.cuts[0]
-    given = []
+    keys, given = input_keys(outer.graph), []
     for n, tensor in enumerate(outer.graph.inputs):
-        dtype = keras.backend.standardize_dtype(tensor.dtype)
-        place = f" input {tensor.name if by_name else n} {tensor.shape[1:]} {dtype}"
-        given.append(xxhash.xxh3_128_digest(mode + place.encode()))
+        place = keys.get(id(tensor), tensor.name) if by_name else n
+        text = f"{mode} input {place} {_form(tensor)}"
+        given.append(xxhash.xxh3_128_digest(text.encode()))
     _name_graph(outer.graph, outer.before, outer, given, names, values)
     return names
 
@@ -69,7 +79,11 @@ def _name_graph(
         inner = cut.inner.get(id(node)) if cut else None
         inputs = inputs_of_call(node, nested)
         is_plain = inputs is not None and len(inputs) == len(node.input_tensors)  # without masks
-        within = [names.get(id(tensor)) for tensor in inputs or ()]
+        # Keras casts, and adds or removes a dimension, where an input is declared otherwise.
+        within = [
+            _as_input(names.get(id(tensor)), tensor, declared)
+            for tensor, declared in zip(inputs or (), nested.inputs, strict=False)
+        ]
         before = inner.before if inner else graph_nodes(nested)
         # A graph that is called as a whole may be called again, on something else.
         found = names if inner else {}
@@ -79,6 +93,22 @@ def _name_graph(
             for tensor, source in zip(node.output_tensors, nested.outputs, strict=True):
                 if id(source) in found:
                     names[id(tensor)] = found[id(source)]
+
+
+def _form(tensor: Any) -> str:
+    return f"{tensor.shape[1:]} {keras.backend.standardize_dtype(tensor.dtype)}"
+
+
+def _as_input(name: bytes | None, tensor: Any, declared: Any) -> bytes | None:
+    """Return the name of a tensor as the input of a nested model, which may be declared otherwise.
+
+    The same name where it is not, so that a nested model is known from the same one inlined.
+    """
+    ranks = len(tensor.shape), len(declared.shape)
+    dtypes = {keras.backend.standardize_dtype(x.dtype) for x in (tensor, declared)}
+    if name is None or (ranks[0] == ranks[1] and len(dtypes) == 1):
+        return name
+    return xxhash.xxh3_128_digest(name + f" as input {_form(declared)}".encode())
 
 
 def _name_call(node: Any, names: dict[int, bytes], values: Mapping[int, Any]) -> None:
@@ -105,9 +135,11 @@ def _name_call(node: Any, names: dict[int, bytes], values: Mapping[int, Any]) ->
 
 def _settings(operation: Any) -> bytes | None:
     """Return the class and configuration of an operation; None if they are not known."""
-    kind = type(operation)
+    kind, autocast = type(operation), []
+    if isinstance(operation, keras.Layer):  # which no configuration holds
+        autocast = [layer.autocast for layer in every_layer(operation)]
     try:
-        own = {**operation.get_config(), "name": "", "trainable": True}
+        own = {**operation.get_config(), "name": "", "trainable": True, "autocast": autocast}
         config = json.dumps(_nameless(own), sort_keys=True)
     except (NotImplementedError, TypeError, ValueError):
         return None
@@ -125,7 +157,11 @@ def _nameless(config: Any) -> Any:
     if isinstance(config, Mapping):
         # Of layers, which have a dtype policy; the name of a policy is what it is.
         left_out = ("name", "trainable") if "dtype" in config else ()
-        return {str(k): _nameless(v) for k, v in config.items() if k not in left_out}
+        return {
+            str(key): _nameless(value)
+            for key, value in config.items()
+            if key not in left_out and not str(key).endswith(_WITHOUT_EFFECT)
+        }
     return [_nameless(v) for v in config] if isinstance(config, (list, tuple)) else config
 
 

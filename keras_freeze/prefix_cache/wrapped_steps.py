@@ -65,7 +65,7 @@ class Step:
         spec = getattr(batches, "element_spec", None)
         if spec is not None:
             self._iterators.hold(self._kind, batches)
-        wants, ahead = self._run.wants(self._kind), self._iterators.ahead(self._kind)
+        wants, ahead = self._run.wants(self._kind), self._iterators.ahead(batches)
         if not wants:
             self._cuts = []
             if not ahead:
@@ -75,6 +75,7 @@ class Step:
         taken += itertools.islice(batches, count - len(taken))
         if wants and spec is not None:
             self._look_ahead(taken, ahead, batches)
+        self._iterators.set_ahead(batches, ahead)
         if not taken and (self._kind == "test" or backend != "tensorflow"):
             raise StopIteration
         if not taken:

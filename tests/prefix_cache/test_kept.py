@@ -121,10 +121,41 @@ class TestFurtherFits:
         assert_close(outcome, plain_fit(build))
         assert samples(tmp_path) == [ROWS, ROWS]
 
-    def test_views_are_kept(self, tmp_path):
+    @pytest.mark.parametrize(("rows", "batch"), [(512, 128), (512, 256), (1000, 200)])
+    def test_as_many_as_there_are(self, rows, batch, tmp_path):
+        """LMDB takes pages for claims that it never writes; a file without them is whole."""
+        rng = np.random.default_rng(0)
+        data = rng.normal(size=(rows, 9)).astype("float32"), rng.integers(0, 3, rows)
+
+        def build():
+            inputs = keras.Input((9,))
+            x = layers.Dense(6, name="low")(inputs)
+            return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+        build = cached.frozen(build, layers=["low"])
+        settings = {"epochs": 2, "batch_size": batch}
+        assert fit(tmp_path, build, data, **settings)[1].misses == rows
+        assert samples(tmp_path) == [rows]
+        assert fit(tmp_path, build, data, **settings)[1].misses == 0
+
+    @pytest.mark.skipif(keras.backend.backend() != "torch", reason="`.data` is torch's")
+    def test_what_other_weights_have_computed_is_withdrawn(self, tmp_path):
+        """Torch doesn't count such writes; they are found at the end of the fit."""
+
+        def scale(model):
+            model.get_layer("conv").kernel.value.data.mul_(1.5)
+
+        build = cached.frozen(network, layers=["conv"])
+        data, writing = cached.images(ROWS), cached.At(scale, epoch=0, batch=1)
+        cached.fit(build, data, writing, kept(tmp_path), epochs=1)
+        outcome, _ = fit(tmp_path, build, data)
+        assert_close(outcome, plain_fit(build, data))
+
+    @pytest.mark.parametrize("random", [layers.RandomFlip, lambda: layers.RandomCrop(SIZE, SIZE)])
+    def test_views_are_kept(self, random, tmp_path):
         def build():
             inputs = keras.Input((SIZE, SIZE, 2))
-            x = layers.RandomFlip(name="flip")(inputs)
+            x = random()(inputs)
             x = layers.Conv2D(4, 3, activation="relu", name="conv")(x)
             x = layers.GlobalAveragePooling2D()(x)
             return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
@@ -152,6 +183,50 @@ class TestRoom:
         assert statistics.misses == ROWS
         assert sum(samples(tmp_path)) < ROWS
         assert_close(outcome, plain_fit())
+
+    def test_the_file_is_as_large_as_it_may_be(self, tmp_path):
+        rows = 400
+        rng = np.random.default_rng(0)
+        data = rng.normal(size=(rows, 5)).astype("float32"), rng.integers(0, 3, rows)
+
+        def build():
+            inputs = keras.Input((5,))
+            x = layers.Dense(340, name="low")(inputs)  # of which three fill a page
+            return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+        limit = 600_000
+        _, statistics = fit(
+            tmp_path, cached.frozen(build, layers=["low"]), data, cache={"max_bytes": limit}
+        )
+        assert statistics.misses == rows
+        assert 0.5 * limit < (tmp_path / FOLDER / "data.mdb").stat().st_size < 1.2 * limit
+
+    def test_what_can_not_have_room_removes_nothing(self, tmp_path):
+        fit(tmp_path)
+        wide = cached.frozen(lambda: network(width=2000), layers=["conv"])
+        outcome, _ = fit(tmp_path, wide, cache={"max_bytes": 20_000})
+        assert_close(outcome, plain_fit(wide))
+        assert samples(tmp_path) == [ROWS]
+
+    def test_a_folder_of_the_home_folder(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("USERPROFILE", str(tmp_path))
+        fit("~/features", cache={"max_bytes": 1500})
+        assert sum(samples("~/features")) > 0
+        assert (tmp_path / "features" / FOLDER).exists()
+
+    def test_a_folder_that_is_not_there(self, tmp_path):
+        assert kf.PrefixCache.contents(tmp_path / "typo").shelves == ()
+        kf.PrefixCache.clear(tmp_path / "typo")
+        assert not (tmp_path / "typo").exists()
+
+    def test_a_folder_that_another_process_uses_is_emptied(self, tmp_path):
+        fit(tmp_path)
+        boot = kept_database._boot()
+        (tmp_path / FOLDER / f"unsynced-{boot}-{os.getppid()}").touch()
+        kf.PrefixCache.clear(tmp_path)
+        assert (tmp_path / FOLDER / "data.mdb").exists()
+        assert samples(tmp_path) == []
 
     def test_a_folder_as_a_table(self, tmp_path):
         fit(tmp_path)
@@ -308,6 +383,11 @@ class TestDatabase:
             for got, wanted in zip(database.row(txn, b"key"), arrays, strict=True):
                 assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
                 assert got.tobytes() == wanted.tobytes()
+
+    def test_a_fork_is_told_what_to_do(self, database, tmp_path, monkeypatch):
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with pytest.raises(OSError, match=r"forked from one that uses the folder.*spawn"):
+            kept_database.opened(tmp_path)
 
     def test_one_that_is_open_is_used_again(self, database, tmp_path):
         library = KeptLibrary(str(tmp_path) + "/../" + tmp_path.name)

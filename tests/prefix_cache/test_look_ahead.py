@@ -120,6 +120,40 @@ def test_a_transition_in_mid_epoch_leaves_no_batch_out():
     cached.assert_same(ahead, plain, exact=False)
 
 
+class OnItsOwn(keras.callbacks.Callback):
+    """Trains on, or evaluates, a batch of its own in the middle of an epoch."""
+
+    def __init__(self, method):
+        super().__init__()
+        self.method, self.found = method, []
+
+    def on_train_batch_end(self, batch, logs=None):
+        x, y = cached.images(4)
+        if batch == 1 and self.method == "train_on_batch":
+            self.found.append(self.model.train_on_batch(x * 2, y))
+
+    def on_test_batch_end(self, batch, logs=None):
+        x, y = cached.images(4)
+        if batch == 1 and not self.found and self.method != "train_on_batch":
+            self.found.append(None)  # not in the evaluation that it begins
+            arguments = {} if self.method == "test_on_batch" else {"verbose": 0, "batch_size": 4}
+            self.found[0] = getattr(self.model, self.method)(x * 2, y, **arguments)
+
+
+@pytest.mark.parametrize("method", ["train_on_batch", "test_on_batch", "evaluate"])
+def test_a_callback_has_batches_of_its_own(method):
+    outcomes = []
+    for look_ahead in (1, 4):
+        cache, own = kf.PrefixCache(auto=False, verbose=0, look_ahead=look_ahead), OnItsOwn(method)
+        settings = {"validation_data": arrays(), "validation_batch_size": 4}
+        settings |= {"batch_size": 4, "epochs": 2, "shuffle": False}
+        outcome = cached.fit(BUILD, arrays(), own, cache, **settings)
+        values = [*outcome.weights, *outcome.history.values(), *own.found]
+        outcomes.append([np.asarray(value) for value in values])
+    for got, wanted in zip(*outcomes, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_samples_that_are_not_repeated_are_noticed(sizes):
     class Augmented(Reshuffled):
         def __getitem__(self, index):

@@ -149,3 +149,57 @@ def test_constants_count():
 
     assert names(shifted(1.0)) == names(shifted(1.0))
     assert names(shifted(1.0)) != names(shifted(2.0))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float16"])
+def test_an_input_of_a_nested_model_that_casts(dtype):
+    """Keras casts to the dtype that a nested model declares, as it adds a missing dimension."""
+
+    def around(dtype):
+        ones = keras.initializers.Ones()
+        inner = [keras.Input((4,), dtype=dtype), layers.Dense(2, kernel_initializer=ones)]
+        return keras.Sequential([keras.Input((4,)), keras.Sequential(inner), layers.Dense(1)])
+
+    assert names(around("float32")) == names(around("float32"))
+    assert names(around("float32")) != names(around(dtype))
+
+
+def test_what_no_configuration_holds():
+    def built(autocast=True):
+        dense = layers.Dense(2, dtype="mixed_bfloat16", kernel_initializer="ones")
+        dense.autocast = autocast
+        return keras.Sequential([keras.Input((4,)), dense, layers.Dense(1)])
+
+    assert names(built()) == names(built())
+    assert names(built()) != names(built(autocast=False))
+
+
+def test_settings_of_keras_count():
+    before, plain = keras.config.epsilon(), names(build())
+    keras.config.set_epsilon(1e-3)
+    try:
+        assert names(build()) != plain
+    finally:
+        keras.config.set_epsilon(before)
+
+
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict:UserWarning")
+def test_inputs_go_by_their_keys():
+    def built(first, second):
+        one, two = keras.Input((4,), name=first), keras.Input((4,), name=second)
+        x = layers.Dense(2, kernel_initializer="ones")(one)
+        outputs = layers.Dense(1)(layers.Subtract()([x, layers.Rescaling(2.0)(two)[:, :2]]))
+        return keras.Model({"p": one, "q": two}, outputs)
+
+    assert names(built("u", "v"), by_name=True) == names(built("v", "u"), by_name=True)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"kernel_regularizer": "l2"}, {"bias_initializer": "zeros"}, {}]
+)
+def test_what_changes_no_output_does_not_count(setting):
+    def built(**setting):
+        dense = layers.Dense(2, kernel_initializer=keras.initializers.Constant(0.5), **setting)
+        return keras.Sequential([keras.Input((4,)), dense, layers.Dense(1)])
+
+    assert names(built(**setting)) == names(built())

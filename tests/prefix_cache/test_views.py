@@ -290,3 +290,16 @@ def test_other_types_are_refused(argument):
 def test_views_of_a_model_without_random_layers_are_said_to_change_nothing(capsys):
     fit(augmented(), images(), kf.PrefixCache(auto=False, views=2))
     assert "views= changes nothing" in capsys.readouterr().out
+
+
+def test_a_first_batch_is_augmented_once():
+    """So random generators end as without a cache, where all views are new."""
+    states = []
+    for cache in ([], [kf.PrefixCache(auto=False, views=2, verbose=0)]):
+        keras.utils.set_random_seed(3)
+        model = augmented(flip)()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        model.fit(*images(), batch_size=8, epochs=2, verbose=0, callbacks=cache)
+        states.append([keras.ops.convert_to_numpy(v) for v in model.variables])
+    for got, wanted in zip(*states, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
