@@ -292,6 +292,7 @@ def test_views_of_a_model_without_random_layers_are_said_to_change_nothing(capsy
     assert "views= changes nothing" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(cached.BACKEND == "jax", reason="a step that draws nothing moves no generator")
 def test_a_first_batch_is_augmented_once():
     """So random generators end as without a cache, where all views are new."""
     states = []
