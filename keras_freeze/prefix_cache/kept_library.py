@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import xxhash
 
+from keras_freeze.model_picture import every_layer
 from keras_freeze.prefix_cache.feature_library import Library, Names, Shelf
 from keras_freeze.prefix_cache.feature_store import Budget, RowStore
 from keras_freeze.prefix_cache.kept_database import (
@@ -400,7 +401,7 @@ def contents_of(directory: str | os.PathLike[str]) -> KeptFeatures:
 def _made_by(model: keras.Model) -> str:
     backend = keras.backend.backend()
     versions = {backend: sys.modules[backend], "keras": keras}
-    if "keras_hub" in sys.modules:
+    if any(type(x).__module__.startswith("keras_hub.") for x in (model, *every_layer(model))):
         versions["keras_hub"] = sys.modules["keras_hub"]
     device = "cpu"
     weights = model.weights
