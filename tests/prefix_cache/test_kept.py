@@ -100,6 +100,7 @@ class TestFurtherFits:
         assert statistics.misses == ROWS
         assert_close(outcome, plain_fit(build, data))
 
+    @pytest.mark.slow_on_jax
     def test_another_version_of_keras_does_not(self, tmp_path, monkeypatch):
         fit(tmp_path)
         monkeypatch.setitem(sys.modules, "keras_hub", types.ModuleType("keras_hub"))
@@ -474,6 +475,7 @@ class TestProcesses:
         assert process.returncode == 0
         return json.loads(out.splitlines()[-1])
 
+    @pytest.mark.slow
     def test_two_compute_each_row_once_and_a_batch_each(self, tmp_path):
         both = [self.start(tmp_path, seed) for seed in (1, 2)]
         counts = [self.ended(process) for process in both]

@@ -80,6 +80,7 @@ def test_batches_are_computed_together(sizes):
     assert statistics.hits == 40
 
 
+@pytest.mark.at_commit("6-14")
 @pytest.mark.parametrize(("size", "most"), [(4, 12), (6, 14)])
 def test_any_order_and_a_last_batch_that_is_smaller(size, most, sizes):
     both(lambda: Reshuffled(size))
@@ -140,6 +141,7 @@ class OnItsOwn(keras.callbacks.Callback):
             self.found[0] = getattr(self.model, self.method)(x * 2, y, **arguments)
 
 
+@pytest.mark.at_commit("train_on_batch", "evaluate")
 @pytest.mark.parametrize("method", ["train_on_batch", "test_on_batch", "evaluate"])
 def test_a_callback_has_batches_of_its_own(method):
     outcomes = []

@@ -11,7 +11,7 @@ import keras_freeze as kf
 from keras_freeze.prefix_cache.feature_store import RowStore
 from keras_freeze.prefix_cache.views import Visits
 
-pytestmark = pytest.mark.backend
+pytestmark = [pytest.mark.backend, pytest.mark.slow_on_jax]
 
 
 class TestVisits:
@@ -66,6 +66,7 @@ def still():
     return layers.RandomTranslation(0.0, 0.0, seed=1)
 
 
+@pytest.mark.at_commit("True-True")
 @pytest.mark.parametrize("is_nested", [False, True])
 @pytest.mark.parametrize("is_backbone_nested", [False, True])
 def test_views_that_are_all_alike_train_as_without(is_nested, is_backbone_nested):

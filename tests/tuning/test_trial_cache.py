@@ -57,6 +57,7 @@ def test_scores_are_the_same_with_shared_features(batch_norm, tmp_path, monkeypa
     assert not adopted
 
 
+@pytest.mark.slow
 def test_a_second_search_begins_with_the_features_of_the_first(batch_norm, tmp_path, monkeypatch):
     base = batch_norm()
     x = rng.normal(size=(20, *base.input_shape[1:])).astype("float32")
