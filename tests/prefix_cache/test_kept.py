@@ -179,8 +179,8 @@ class TestFurtherFits:
         assert fit(tmp_path, build, cache=views, epochs=4)[1].misses == 0
 
 
+@pytest.mark.slow_on_jax
 class TestRoom:
-    @pytest.mark.slow_on_jax
     def test_what_was_used_longest_ago_makes_room(self, tmp_path):
         wide = [cached.frozen(lambda w=w: network(width=w), layers=["conv"]) for w in (4, 5, 6)]
         fit(tmp_path, wide[0])
@@ -191,7 +191,6 @@ class TestRoom:
         assert fit(tmp_path, wide[0], cache={"max_bytes": int(2.5 * size)})[1].misses == ROWS
         assert fit(tmp_path, wide[2], epochs=1)[1].misses == ROWS
 
-    @pytest.mark.slow_on_jax
     def test_what_has_no_room_is_kept_for_the_fit(self, tmp_path):
         outcome, statistics = fit(tmp_path, cache={"max_bytes": 1500})
         assert statistics.misses == ROWS
@@ -216,7 +215,6 @@ class TestRoom:
         assert statistics.misses == rows
         assert 0.5 * limit < (tmp_path / FOLDER / "data.mdb").stat().st_size < 1.2 * limit
 
-    @pytest.mark.slow_on_jax
     def test_what_can_not_have_room_removes_nothing(self, tmp_path):
         fit(tmp_path)
         wide = cached.frozen(lambda: network(width=2000), layers=["conv"])
@@ -224,7 +222,6 @@ class TestRoom:
         assert_close(outcome, plain_fit(wide))
         assert samples(tmp_path) == [ROWS]
 
-    @pytest.mark.slow_on_jax
     def test_a_folder_of_the_home_folder(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("USERPROFILE", str(tmp_path))
@@ -245,7 +242,6 @@ class TestRoom:
         assert (tmp_path / FOLDER / "data.mdb").exists()
         assert samples(tmp_path) == []
 
-    @pytest.mark.slow_on_jax
     def test_a_folder_as_a_table(self, tmp_path):
         fit(tmp_path)
         (shelf,) = kf.PrefixCache.contents(tmp_path).shelves
@@ -277,7 +273,6 @@ class TestRoom:
         assert_close(outcome, plain_fit())
         assert sum(samples(tmp_path)) in (0, ROWS)  # it may be taken for data that don't repeat
 
-    @pytest.mark.slow_on_jax
     def test_samples_that_are_not_repeated_are_withdrawn(self, tmp_path):
         """And nothing else, such as those of another training."""
         build = cached.frozen(network, layers=["conv"])
@@ -296,6 +291,7 @@ class TestRoom:
         assert fit(tmp_path, build)[1].misses == 0
 
 
+@pytest.mark.slow_on_jax
 class TestRefusals:
     def test_arguments(self, tmp_path):
         with pytest.raises(ValueError, match=r"directory=.*must be given with keep=True"):
@@ -317,13 +313,13 @@ class TestRefusals:
             fit(tmp_path / "file")
 
 
+@pytest.mark.slow_on_jax
 class TestDamage:
     def rows(self, folder):
         """Return the keys and values of all rows."""
         with using(folder) as database, database.reading() as txn:
             return {bytes(key): bytes(value) for key, value in txn.cursor(db=database._rows)}
 
-    @pytest.mark.slow_on_jax
     def test_a_spoilt_row_is_computed_anew(self, tmp_path):
         fit(tmp_path)
         before = self.rows(tmp_path)
@@ -340,7 +336,6 @@ class TestDamage:
         assert samples(tmp_path) == [ROWS]
 
     @pytest.mark.at_commit("cut short")
-    @pytest.mark.slow_on_jax
     @pytest.mark.parametrize("how", ["cut short", "another file", "a crash of the system"])
     def test_a_torn_database_is_begun_anew(self, how, tmp_path):
         fit(tmp_path)
@@ -364,6 +359,7 @@ class TestDamage:
         assert_close(outcome, plain_fit(build))
 
 
+@pytest.mark.slow_on_jax
 class TestDatabase:
     @pytest.fixture
     def database(self, tmp_path):
