@@ -409,6 +409,7 @@ class Comparisons:
         self.patch.undo()
 
 
+@pytest.mark.slow_on_jax
 def test_silent_while_a_schedule_freezes(batch_norm, data_for):
     plan = {0: None, 1: "block1", 2: ["block1", "block2"], 3: "block2"}
     model = compiled(batch_norm(), eager=True)

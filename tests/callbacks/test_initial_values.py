@@ -113,6 +113,7 @@ def test_it_stays_so_in_a_fit_that_continues(data_for):
 )
 @pytest.mark.filterwarnings("ignore:.*will be frozen at initial values")
 @pytest.mark.at_commit("backbone", "groups")
+@pytest.mark.slow_on_jax
 def test_whoever_says_what_to_do_is_believed(told, data_for):
     model = built(build_plain)
     x, y = data_for(model)

@@ -255,6 +255,7 @@ class TestWithBase:
         assert kernels == {"low", "middle", "head"}
 
     @pytest.mark.hub
+    @pytest.mark.slow_on_jax
     def test_all_that_a_hub_backbone_froze_unfreezes(self):
         keras_hub = pytest.importorskip("keras_hub")
         from hub_backbones import bert

@@ -526,6 +526,7 @@ def regularized():
 
 
 @pytest.mark.parametrize("eager", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow_on_jax
 def test_a_validation_counts_the_regularizers_of_what_trains_at_its_time(eager, data_for):
     class Evaluate(keras.callbacks.Callback):
         """Evaluate another model with the same weights and flags after each epoch."""

@@ -118,6 +118,7 @@ ACCUMULATING = {
 @pytest.mark.parametrize("name", ACCUMULATING)
 @pytest.mark.parametrize("start", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (8, 9))])
 @pytest.mark.at_commit("7-nadam")
+@pytest.mark.slow_on_jax
 def test_one_that_joins_within_an_accumulation_waits_for_a_whole_one(name, start):
     factory = ACCUMULATING[name]
     apart = train_apart(factory, start=9, steps=20)

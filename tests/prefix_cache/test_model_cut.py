@@ -211,6 +211,7 @@ def test_families_of_applications(family, depth, rows, training):
 
 @pytest.mark.filterwarnings("ignore:.*does not support masking")
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_a_mask_that_goes_into_a_nested_model():
     def build():
         inputs = keras.Input((6,), dtype="int32")
@@ -270,6 +271,7 @@ def test_a_state_that_is_given_for_the_whole_batch():
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_a_masked_lstm_is_cut():
     def build():
         inputs = keras.Input((5, 3))

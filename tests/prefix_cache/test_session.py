@@ -316,6 +316,7 @@ def behind(layer):
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_validation_is_cut_behind_a_dropout(capsys):
     cache = kf.PrefixCache(auto=False)
     build = behind(lambda: layers.Dropout(0.5, seed=1))
@@ -342,6 +343,7 @@ def test_validation_alone_is_cut(capsys):
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_statistics_that_training_moves_end_a_cut_of_validation_too():
     def build():
         model = behind(lambda: layers.BatchNormalization(name="norm"))()
