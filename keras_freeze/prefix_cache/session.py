@@ -173,7 +173,7 @@ class CacheRun:
     def lacks(self, batch: Batch) -> bool:
         """Tell whether features of a batch are to be computed together with those of others."""
         plan, tracker = self._plan_of(batch.kind), self._lookup.trackers[batch.kind]
-        if plan is None or plan.draw is not None or not tracker.is_active or self.look_ahead < 2:
+        if plan is None or plan.draw is not None or not tracker.is_active:
             return False
         try:
             keys = self._long_kept(batch).keys

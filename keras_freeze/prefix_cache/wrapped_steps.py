@@ -73,7 +73,7 @@ class Step:
         count, backend = self._model.steps_per_execution, keras.backend.backend()
         taken = [ahead.popleft() for _ in range(min(count, len(ahead)))]
         taken += itertools.islice(batches, count - len(taken))
-        if wants and spec is not None:
+        if wants and spec is not None and self._run.look_ahead > 1:
             self._look_ahead(taken, ahead, batches)
         self._iterators.set_ahead(batches, ahead)
         if not taken and (self._kind == "test" or backend != "tensorflow"):
