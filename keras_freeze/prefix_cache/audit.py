@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -19,33 +18,21 @@ from keras_freeze.prefix_cache.feature_store import Store
 AUDITED_SAMPLES = 2
 
 
-def is_own(prefix: Prefix, batch: Batch, features: Sequence[Any]) -> bool:
-    """Tell whether some samples of a batch give the same features without the other samples.
+class Audit:
+    """Computes features again that were looked up.
 
-    Where a batch of another size would have to be traced, they fill one of the same size.
+    The first time it is some samples without their neighbours, which shows whether these matter.
+    Later on it is the whole batch, where another size would have to be traced.
 
     Args:
         prefix: Computes the features of a batch.
-        batch: `Batch`.
-        features: What was computed for it.
-    """
-    return _agrees(prefix, batch, _filling(prefix, batch), features)
-
-
-class Audit:
-    """Computes features again that were looked up, in the faster of two ways.
-
-    A few samples take less time than a batch, but need a function traced for their number. So
-    whole batches are computed until they have taken as long as tracing would.
-
-    Args:
-        prefix: Computes the features of a batch, and has done so.
     """
 
     def __init__(self, prefix: Prefix) -> None:
         self._prefix = prefix
-        self._whole_s = 0.0
         self._kept: tuple[Batch, list[Hashable]] | None = None
+        #: Bool, whether it has been passed.
+        self.is_passed = False
 
     @property
     def has_sample(self) -> bool:
@@ -55,52 +42,52 @@ class Audit:
     def keep(self, batch: Batch, keys: Sequence[Hashable]) -> None:
         """Keep an augmentation of some samples, the first time, to compute its features again."""
         if self._kept is None:
-            picked = _filling(self._prefix, batch)
+            picked = self._last(batch)
             self._kept = batch.picked(picked), [keys[n] for n in picked]
 
-    def passes(self, batch: Batch, features: Sequence[Any], batch_s: float, store: Store) -> bool:
+    def passes(self, batch: Batch, features: Sequence[Any], store: Store) -> bool:
         """Tell whether features are still what the prefix returns.
 
         Args:
             batch: `Batch`.
             features: What was looked up for it.
-            batch_s: Float, about how many seconds it takes to compute one.
             store: What was kept before, of samples that are augmented.
         """
-        prefix = self._prefix
         if self._kept is not None:
             again, keys = dataclasses.replace(self._kept[0], state=batch.state), self._kept[1]
             rows = store.get(keys)
-            return rows is None or _agrees(prefix, again, None, rows)
-        to_trace_s = prefix.first_s - batch_s
-        if not prefix.is_of_one_size(batch) or self._whole_s + batch_s > to_trace_s:
-            return _agrees(prefix, batch, _last(batch), features)
-        begun = time.perf_counter()
-        agrees = _agrees(prefix, batch, None, features)
-        self._whole_s += time.perf_counter() - begun
-        return agrees
+            self.is_passed = rows is None or _agree(self._prefix(again), rows)
+        elif self.is_passed and self._prefix.is_of_one_size(batch):
+            self.is_passed = _agree(self._prefix(batch), features)
+        else:
+            self.is_passed = self._last_agree(batch, features)
+        return self.is_passed
+
+    def _last_agree(self, batch: Batch, features: Sequence[Any]) -> bool:
+        picked = self._last(batch)
+        few, rows = batch.picked(picked), [to_host(array)[picked] for array in features]
+        try:
+            if self._prefix.is_to_be_traced(batch):
+                return _agree(self._prefix.without_tracing(few), rows)
+            return _agree(self._prefix(few), rows)
+        except Exception:  # of a layer that takes no other number of samples
+            return False
+
+    def _last(self, batch: Batch) -> list[int]:
+        """Return the positions of the last samples, as often as the prefix needs samples.
+
+        They are reversed: none keeps its position in the batch.
+        """
+        picked = list(range(batch.rows))[::-1][: max(1, min(AUDITED_SAMPLES, batch.rows - 1))]
+        prefix = self._prefix
+        if prefix.is_of_one_size(batch) and not prefix.is_to_be_traced(batch):
+            picked = [picked[n % len(picked)] for n in range(batch.rows)]
+        return picked
 
 
-def _filling(prefix: Prefix, batch: Batch) -> list[int]:
-    """Return the positions of the last samples, as often as the prefix needs samples."""
-    picked = _last(batch)
-    if prefix.is_of_one_size(batch):
-        picked = [picked[n % len(picked)] for n in range(batch.rows)]
-    return picked
-
-
-def _last(batch: Batch) -> list[int]:
-    """Return the positions of the last samples, reversed: none keeps its position in the batch."""
-    return list(range(batch.rows))[::-1][: max(1, min(AUDITED_SAMPLES, batch.rows - 1))]
-
-
-def _agrees(
-    prefix: Prefix, batch: Batch, picked: Sequence[int] | None, features: Sequence[Any]
-) -> bool:
-    again = prefix(batch if picked is None else batch.picked(picked))
-    rows = slice(None) if picked is None else picked
+def _agree(again: Sequence[Any], features: Sequence[Any]) -> bool:
     return all(
-        is_close(to_host(new), to_host(old)[rows], on_host=is_on_host(new))
+        is_close(to_host(new), to_host(old), on_host=is_on_host(new))
         for new, old in zip(again, features, strict=True)
     )
 

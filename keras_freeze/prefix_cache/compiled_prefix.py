@@ -7,7 +7,6 @@ followed by its mask if it has one.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -56,8 +55,6 @@ class Prefix:
         self.model = model
         self.frontier = frontier
         self.training = training
-        #: Float, seconds of the first call, most of them for tracing a function.
-        self.first_s = 0.0
         #: For each cut, whether each of its tensors has a mask; None before anything is computed.
         self.masked: list[list[bool]] | None = None
         self._calls = 0
@@ -71,16 +68,7 @@ class Prefix:
             batch: `Batch`.
             features: Values of the tensors that it starts from. Defaults to what was drawn.
         """
-        begun = time.perf_counter()
-        flat = self._computed(batch, list(features or batch.drawn))
-        self.first_s = self.first_s or time.perf_counter() - begun
-        return flat
-
-    def is_of_one_size(self, batch: Batch) -> bool:
-        """Tell whether such batches have a function that takes no other number of samples."""
-        return batch.promised_rows is not None and not self.model.run_eagerly
-
-    def _computed(self, batch: Batch, given: list[Any]) -> list[Any]:
+        given = list(features or batch.drawn)
         if keras.backend.backend() == "tensorflow" and not self.model.run_eagerly:
             return list(self._traced(batch)(batch.x, given))
         if None not in self._functions:
@@ -88,6 +76,20 @@ class Prefix:
         self._calls += 1
         numbers = [self._calls] if batch.state else []
         return list(self._functions[None](*batch.state[:2], batch.x, given, *numbers))
+
+    def is_of_one_size(self, batch: Batch) -> bool:
+        """Tell whether such batches have a function that takes no other number of samples."""
+        is_fixed = batch.promised_rows is not None or keras.backend.backend() == "jax"
+        return is_fixed and not self.model.run_eagerly
+
+    def is_to_be_traced(self, batch: Batch) -> bool:
+        """Tell whether TensorFlow would have to trace a function for such batches."""
+        is_traced = keras.backend.backend() == "tensorflow" and not self.model.run_eagerly
+        return is_traced and self._expected(batch)[0] not in self._functions
+
+    def without_tracing(self, batch: Batch) -> list[Any]:
+        """Compute the same by one operation after the other."""
+        return self._flat(batch.x, batch.drawn)
 
     def pack(self, flat: Sequence[Any]) -> Features:
         """Return flat tensors as `replaying` takes them."""

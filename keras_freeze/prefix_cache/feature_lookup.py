@@ -76,16 +76,16 @@ class FeatureLookup:
     def passes_audit(self, plan: CutPlan, batch: Batch, rows: Sequence[np.ndarray]) -> bool:
         """Tell whether features that were looked up are still right, as far as is audited.
 
-        The first that are looked up are audited, and then as many as `AUDIT_SHARE` leaves time for.
+        The first that are looked up of a cut are audited, and then as many as `AUDIT_SHARE` leaves
+        time for.
         """
         if plan.draw is not None and not plan.audit.has_sample:
             return True  # all views are of an earlier fit, which has audited them
         begun = time.perf_counter()
         share = AUDIT_SHARE * (begun - self._begun)
-        if self._audit_s and sum(self._audit_s) + self._audit_s[-1] > share:
+        if plan.audit.is_passed and sum(self._audit_s) + self._audit_s[-1] > share:
             return True
-        batch_s = self.statistics.sample_s * batch.rows
-        passes = plan.audit.passes(batch, rows, batch_s, self.trackers[batch.kind].store)
+        passes = plan.audit.passes(batch, rows, self.trackers[batch.kind].store)
         self._audit_s.append(time.perf_counter() - begun)
         return passes
 
@@ -147,7 +147,7 @@ class FeatureLookup:
         if len(positions) == batch.rows:
             return self._from_model(plan, batch)[1]
         picked = list(positions)
-        if keras.backend.backend() == "jax" or plan.prefix.is_of_one_size(batch):
+        if plan.prefix.is_of_one_size(batch):
             # Another size would have to be compiled.
             picked += [positions[0]] * (batch.rows - len(positions))
         arrays = self._from_model(plan, batch.picked(picked))[1]

@@ -10,7 +10,7 @@ import keras
 
 from keras_freeze.keras_internals.own_code import STEP_METHODS, replaced_methods
 from keras_freeze.model_picture import every_layer
-from keras_freeze.prefix_cache.audit import Audit, is_own
+from keras_freeze.prefix_cache.audit import Audit
 from keras_freeze.prefix_cache.batches import Batch, Kind
 from keras_freeze.prefix_cache.compiled_prefix import Prefix, Start
 from keras_freeze.prefix_cache.determinism_rules import Setting
@@ -187,29 +187,20 @@ def make(model: keras.Model, frontier: Frontier, batch: Batch, last: CutPlan | N
 
 
 def trial(plan: CutPlan, batch: Batch) -> list[Any] | NoCut:
-    """Compute a batch, and some of its samples alone, before anything is looked up.
+    """Compute a batch, before anything is looked up.
 
     Returns:
         List of the features of the batch; or `NoCut` if the model can't be cut there.
     """
-    name = plan.prefix.model.name
     try:
         flat = plan.prefix(batch)
-        if any(tensor.shape[0] != batch.rows for tensor in flat):
-            detail = f"{plan.frontier.name} does not return one row per sample"
-            return NoCut(Reason.ACROSS_SAMPLES, detail)
     except NotReachedError:
+        name = plan.prefix.model.name
         return NoCut(Reason.OWN_CODE, f"a call of model {name!r} does not reach its frozen layers")
-    try:
-        if is_own(plan.prefix, batch, flat):
-            return flat
-    except Exception:  # of a layer that takes no other number of samples
-        detail = f"{plan.frontier.name} can't be computed of some samples alone"
+    if any(tensor.shape[0] != batch.rows for tensor in flat):
+        detail = f"{plan.frontier.name} does not return one row per sample"
         return NoCut(Reason.ACROSS_SAMPLES, detail)
-    detail = (
-        f"the output of {plan.frontier.name} for a sample depends on other samples or on chance"
-    )
-    return NoCut(Reason.ACROSS_SAMPLES, detail)
+    return flat
 
 
 def reason_against_step(

@@ -352,10 +352,13 @@ class CacheRun:
         if not self._options.inference:
             for part in self._parts.values():
                 part.cut = NoCut(Reason.FAILED_AUDIT)
+        used = "Epochs since the last comparison may have trained on outdated features."
+        if not self.statistics.hits:
+            used = "None of what was kept has been used."
         warnings.warn(
             f"PrefixCache: the output of {plan.frontier.name} for a sample differs from an earlier "
-            "epoch, so caching is disabled. Epochs since then may have trained on outdated "
-            "features. Please report the model: its layers were assumed to be deterministic.",
+            "one, so caching is disabled: it depends on other samples or on chance, which its "
+            f"layers were assumed not to do. {used} Please report the model.",
             stacklevel=2,
         )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_freeze.engine import fingerprint_of
-from keras_freeze.keras_internals.tensors import write_mark
+from keras_freeze.keras_internals.tensors import reader_of, write_mark
 
 
 class Watch:
@@ -29,7 +29,7 @@ class Watch:
         self, variables: Sequence[keras.Variable], values: Sequence[Any] | None = None
     ) -> None:
         self.variables = tuple(variables)
-        self._read = _reader(self.variables)
+        self._read = reader_of(self.variables)
         present = self._read() if values is None else list(values)
         self._held = [_Held(value) for value in present]
 
@@ -85,16 +85,3 @@ class _Held:
         """Record where the same value is now; it is held, so that its place is not free."""
         self._value = value
         self._mark = np.asarray(value) if self._is_moved else write_mark(value)
-
-
-def _reader(variables: Sequence[keras.Variable]) -> Callable[[], list[Any]]:
-    if keras.backend.backend() != "tensorflow":
-        return lambda: [variable.value for variable in variables]
-    import tensorflow as tf
-
-    # One call for all of them, since each costs more than what it reads.
-    def read() -> list[Any]:
-        return [tf.convert_to_tensor(variable.value) for variable in variables]
-
-    concrete = tf.function(read, autograph=False).get_concrete_function()
-    return lambda: list(concrete())

@@ -1,11 +1,9 @@
 """What counts as the same result of the same computation, and how much is computed to tell."""
 
-import time
-
 import numpy as np
 import pytest
 
-from keras_freeze.prefix_cache.audit import Audit, is_close, is_own
+from keras_freeze.prefix_cache.audit import Audit, is_close
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.feature_store import RowStore
 
@@ -35,19 +33,26 @@ def test_up_to_the_order_of_sums(new, old, expected):
 class Halved:
     """A stand-in for a `Prefix`: halves samples, and notes the batches that it gets."""
 
-    def __init__(self, first_s=0.0, one_size=True, compute=lambda x: x / 2):
-        self.first_s = first_s
+    def __init__(self, one_size=True, compute=lambda x: x / 2, traced=True):
         self.batches = []
         self._one_size = one_size
         self._compute = compute
+        self._traced = traced
 
     def is_of_one_size(self, batch):
         return self._one_size
+
+    def is_to_be_traced(self, batch):
+        return not self._traced
 
     def __call__(self, batch):
         x = np.asarray(batch.x)
         self.batches.append(x[:, 0].tolist())
         return [self._compute(x)]
+
+    def without_tracing(self, batch):
+        assert not self._traced
+        return self(batch)
 
 
 BATCH = Batch(np.arange(4, dtype="float32")[:, None])
@@ -55,12 +60,18 @@ HALVES = [BATCH.x / 2]
 
 
 @pytest.mark.parametrize(
-    ("one_size", "computed"), [(True, [3.0, 2.0, 3.0, 2.0]), (False, [3.0, 2.0])]
+    ("one_size", "traced", "first", "later"),
+    [
+        (True, True, [3.0, 2.0, 3.0, 2.0], [0.0, 1.0, 2.0, 3.0]),
+        (False, True, [3.0, 2.0], [3.0, 2.0]),
+        (True, False, [3.0, 2.0], [0.0, 1.0, 2.0, 3.0]),
+    ],
 )
-def test_samples_without_their_neighbours(one_size, computed):
-    prefix = Halved(one_size=one_size)
-    assert is_own(prefix, BATCH, HALVES)
-    assert prefix.batches == [computed]
+def test_samples_without_their_neighbours_then_what_costs_least(one_size, traced, first, later):
+    prefix = Halved(one_size, traced=traced)
+    audit = Audit(prefix)
+    assert all(audit.passes(BATCH, HALVES, store=RowStore()) for _ in range(3))
+    assert prefix.batches == [first, later, later]
 
 
 @pytest.mark.parametrize("one_size", [True, False])
@@ -68,27 +79,21 @@ def test_samples_without_their_neighbours(one_size, computed):
     "mixing", [lambda x: x - x.mean(0), lambda x: x[::-1], lambda x: np.cumsum(x, 0)]
 )
 def test_samples_that_mix_are_noticed(mixing, one_size):
-    prefix = Halved(one_size=one_size, compute=mixing)
-    assert not is_own(prefix, BATCH, [mixing(BATCH.x)])
+    audit = Audit(Halved(one_size, mixing))
+    assert not audit.passes(BATCH, [mixing(BATCH.x)], store=RowStore())
+    assert not audit.is_passed
 
 
-class TestAudit:
-    def test_whole_batches_until_another_function_would_have_been_traced(self, monkeypatch):
-        prefix = Halved(first_s=0.06)
-        # Each batch takes 0.02 s.
-        monkeypatch.setattr(time, "perf_counter", lambda: 0.02 * len(prefix.batches))
-        audit = Audit(prefix)
-        assert all(audit.passes(BATCH, HALVES, batch_s=0.01, store=RowStore()) for _ in range(5))
-        assert [len(batch) for batch in prefix.batches] == [4, 4, 2, 2, 2]
+def test_a_layer_that_takes_no_other_number_of_samples_does_not_pass():
+    def of_four(x):
+        return x.reshape(4, 1)
 
-    @pytest.mark.parametrize(("first_s", "one_size"), [(0.01, True), (9.0, False)])
-    def test_a_few_samples_where_that_costs_no_more(self, first_s, one_size):
-        prefix = Halved(first_s, one_size)
-        assert Audit(prefix).passes(BATCH, HALVES, batch_s=0.01, store=RowStore())
-        assert prefix.batches == [[3.0, 2.0]]
+    assert not Audit(Halved(False, of_four)).passes(BATCH, [BATCH.x], store=RowStore())
 
-    @pytest.mark.parametrize("first_s", [0.0, 9.0])
-    def test_what_is_outdated_does_not_pass(self, first_s):
-        assert not Audit(Halved(first_s)).passes(
-            BATCH, [BATCH.x / 2.1], batch_s=0.01, store=RowStore()
-        )
+
+def test_what_is_outdated_does_not_pass():
+    prefix = Halved()
+    audit = Audit(prefix)
+    assert not audit.passes(BATCH, [BATCH.x / 2.1], store=RowStore())
+    assert audit.passes(BATCH, HALVES, store=RowStore())
+    assert not audit.passes(BATCH, [BATCH.x / 2.1], store=RowStore())

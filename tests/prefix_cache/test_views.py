@@ -166,7 +166,7 @@ def test_a_wrong_view_is_found_by_an_audit(monkeypatch):
 
     monkeypatch.setattr(RowStore, "get", other)
     cache = kf.PrefixCache(auto=False, views=2, verbose=0)
-    with pytest.warns(UserWarning, match="for a sample differs from an earlier epoch"):
+    with pytest.warns(UserWarning, match="for a sample differs from an earlier one"):
         fit(augmented(flip), images(), cache)
     assert cache.statistics.hits == 0
 
