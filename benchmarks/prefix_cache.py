@@ -31,7 +31,7 @@ PEERS = {"lightning", "finetuning-scheduler"}
 # Case to its arms; the first is what the others are compared with.
 CASES = {
     "head-10": ["plain", "cache", "ahead", "kept", "floor", "lightning", "finetuning-scheduler"],
-    "head-30": ["plain", "cache", "floor", "lightning", "finetuning-scheduler"],
+    "head-30": ["plain", "cache", "floor"],
     "gradual-15": ["plain", "cache", "floor", "lightning", "finetuning-scheduler"],
     "resnet50": ["plain", "cache", "ahead", "kept", "floor"],
     "transformer": ["plain", "cache", "ahead", "floor"],
