@@ -5,7 +5,8 @@ differs. Each case is made from its number alone. The bounds are of rounding: fe
 looked up lie within `FEATURES` of those that the batch at hand gives, and after three epochs of
 SGD weights and losses lie within `WEIGHTS` of the plain fit's, both relative to the largest value.
 A model that magnifies a rounding more than that is held to what plain Keras makes of one: ten times
-the difference that one unit in the last place of the inputs makes without a cache.
+the difference that one unit in the last place of the inputs makes without a cache. With
+`precision="bfloat16"` the bounds, and that unit, are of its 8 bits.
 """
 
 import argparse
@@ -21,6 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import cached
 import keras
+import ml_dtypes
 import numpy as np
 from keras import layers
 from operations import LAYERS, model_of
@@ -39,6 +41,7 @@ KEPT_FEATURES, KEPT_RECURRENT_FEATURES = FEATURES, RECURRENT_FEATURES
 #: normalization of a few values that are nearly equal magnifies that.
 AHEAD_FEATURES = 1e-4
 WEIGHTS = 1e-5
+BFLOAT16_FEATURES, BFLOAT16_WEIGHTS = 0.02, 0.02
 #: Of what one unit in the last place of the inputs makes of a model that magnifies roundings.
 MAGNIFIED = 10
 ROWS = 22
@@ -70,7 +73,7 @@ def draw(number):
         rng.random() < 0.3,
         rng.choice(DATA),
         rng.choice([4, 5, 7]),
-        rng.choice(["plain", "plain", "ahead", "kept"]),
+        rng.choice(["plain", "plain", "ahead", "kept", "bfloat16"]),
     )
 
 
@@ -131,21 +134,28 @@ class Reshuffled(keras.utils.PyDataset):
         self.epoch += 1
 
 
-def samples(case, seed=0, nudged=False):
+def nudge(array, kind):
+    """Return an array one unit in the last place further, or rounded to bfloat16."""
+    if not kind or array.dtype.kind != "f":
+        return array
+    if kind == "bfloat16":
+        return array.astype(ml_dtypes.bfloat16).astype(array.dtype)
+    return np.nextafter(array, np.inf, dtype=array.dtype)
+
+
+def samples(case, seed=0, nudged=None):
     _, shapes, dtype, low, high = LAYERS[case.low]
     rng = np.random.default_rng(seed)
     x = [rng.uniform(low, high, (ROWS, *shape)).astype(dtype) for shape in shapes]
-    if nudged:
-        x = [a if a.dtype.kind != "f" else np.nextafter(a, np.inf, dtype=a.dtype) for a in x]
-    return x, rng.normal(size=(ROWS, 1)).astype("float32")
+    return [nudge(a, nudged) for a in x], rng.normal(size=(ROWS, 1)).astype("float32")
 
 
-def validation_for(case, nudged=False):
+def validation_for(case, nudged=None):
     x, y = samples(case, seed=1, nudged=nudged)
     return {"validation_data": (x if len(x) > 1 else x[0], y), "validation_batch_size": 6}
 
 
-def data_for(case, nudged=False):
+def data_for(case, nudged=None):
     """Return arguments of `fit`, new ones for each fit."""
     x, y = samples(case, nudged=nudged)
     given = tuple(x) if len(x) > 1 else x[0]
@@ -164,7 +174,7 @@ def data_for(case, nudged=False):
     return {"x": rows.batch(case.batch, drop_remainder=case.data == "static")}
 
 
-def fit(case, eager, *callbacks, nudged=False):
+def fit(case, eager, *callbacks, nudged=None):
     model = build(case)
     model.compile(keras.optimizers.SGD(0.05), "mse", run_eagerly=eager)
     settings = data_for(case, nudged) | validation_for(case, nudged)
@@ -229,10 +239,14 @@ def differences(case, eager=True):
     """Train a case both ways; return what differs by more than rounding, and what was looked up."""
     expected, values = fit(case, eager)
     with tempfile.TemporaryDirectory() as folder:
-        kept = {"directory": folder, "keep": True} if case.cache == "kept" else {}
-        ahead = {"look_ahead": 3} if case.cache == "ahead" else {}
-        caches = [kf.PrefixCache(auto=False, verbose=0, **kept, **ahead) for _ in range(2)]
-        if kept:
+        settings = {
+            "plain": {},
+            "kept": {"directory": folder, "keep": True},
+            "ahead": {"look_ahead": 3},
+            "bfloat16": {"precision": "bfloat16"},
+        }[case.cache]
+        caches = [kf.PrefixCache(auto=False, verbose=0, **settings) for _ in range(2)]
+        if case.cache == "kept":
             fit(dataclasses.replace(case, batch=case.batch + 1), eager, caches[0])
         with Measured() as measured:
             history, others = fit(case, eager, caches[1])
@@ -240,16 +254,18 @@ def differences(case, eager=True):
         "plain": (FEATURES, RECURRENT_FEATURES),
         "kept": (KEPT_FEATURES, KEPT_RECURRENT_FEATURES),
         "ahead": (AHEAD_FEATURES, AHEAD_FEATURES),
+        "bfloat16": (BFLOAT16_FEATURES, BFLOAT16_FEATURES),
     }
     found, bound = [], bounds[case.cache][is_recurrent(case)]
     if measured.largest > bound:
         found.append(f"features by {measured.largest:.2g}")
     gaps = _gaps((history, others), (expected, values))
-    if max(gaps.values()) > WEIGHTS:
-        own = _gaps(fit(case, eager, nudged=True), (expected, values))
-        over = {
-            name: gap for name, gap in gaps.items() if gap > max(WEIGHTS, MAGNIFIED * own[name])
-        }
+    low = case.cache == "bfloat16"
+    bound = BFLOAT16_WEIGHTS if low else WEIGHTS
+    diverges = not np.isfinite(expected["loss"]).all()
+    if max(gaps.values()) > bound and not (low and diverges):
+        own = _gaps(fit(case, eager, nudged="bfloat16" if low else "last"), (expected, values))
+        over = {name: gap for name, gap in gaps.items() if gap > max(bound, MAGNIFIED * own[name])}
         found += [f"{name} by {gap:.2g}" for name, gap in over.items()]
     return found, caches[1].statistics.hits
 

@@ -39,6 +39,7 @@ PLAIN = fuzz_cache.Case("Conv2D", ("dense", "operation"), True, 2, False, "reshu
     ("changes", "hits"),
     [
         ({}, 88),
+        ({"cache": "bfloat16"}, 88),
         ({"low": "LSTM, dropout"}, 0),  # draws masks in validation too
         ({"low": "ConvLSTM1D", "gradual": True}, 44),  # could not be unfrozen
     ],

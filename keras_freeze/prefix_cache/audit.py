@@ -87,7 +87,7 @@ class Audit:
 
 def _agree(again: Sequence[Any], features: Sequence[Any]) -> bool:
     return all(
-        is_close(to_host(new), to_host(old), on_host=is_on_host(new))
+        is_close(to_host(new), to_host(old), dtype=new.dtype, on_host=is_on_host(new))
         for new, old in zip(again, features, strict=True)
     )
 
@@ -97,11 +97,16 @@ def to_host(tensor: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
-def is_close(new: np.ndarray, old: np.ndarray, *, on_host: bool = True) -> bool:
+def is_close(new: np.ndarray, old: np.ndarray, *, dtype: Any = None, on_host: bool = True) -> bool:
     """Tell whether two results of the same computation agree, up to the order of sums.
 
-    On a GPU, products of float32 may be of TF32, which has ten bits, in some sizes of batches and
-    not in others.
+    Args:
+        new: An array.
+        old: An array.
+        dtype: That of the tensors, where arrays have another (bfloat16 of torch). Defaults to that
+            of `new`.
+        on_host: Bool, whether the host's processor has computed them. On a GPU, products of
+            float32 may be of TF32, which has ten bits, in some sizes of batches and not in others.
 
     Example:
         >>> one = np.ones(3, "float32")
@@ -110,7 +115,7 @@ def is_close(new: np.ndarray, old: np.ndarray, *, on_host: bool = True) -> bool:
     """
     if new.shape != old.shape:
         return False
-    dtype = keras.backend.standardize_dtype(new.dtype)
+    dtype = keras.backend.standardize_dtype(dtype or new.dtype)
     if not keras.backend.is_float_dtype(dtype):
         return bool((new == old).all())
     bits = {"float64": 52, "float32": 23 if on_host else 10, "float16": 10}.get(dtype, 7)

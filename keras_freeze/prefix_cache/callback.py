@@ -68,6 +68,11 @@ class PrefixCache(BaseCallback):
             TensorFlow: small batches then take less time, such as half for ResNet50 at 64 x 64 in
             batches of 32 on two cores. Batches are read that much earlier, and the last bits of
             features are those of the larger batch. Defaults to 1.
+        precision: `"bfloat16"` to compute the layers before the cut in it where they would be in
+            float32, but for what prepares inputs, such as `Rescaling`. This changes the training:
+            features have 8 significant bits instead of 24. They take half the memory (not on
+            torch), and less time on hardware that multiplies bfloat16 faster; on other, more.
+            Defaults to None, as the model computes.
         auto: Bool, whether to leave the model whole where a cut would not save time. Defaults to
             True.
         verbose: 0 or 1, whether to print what is cached or why nothing is, and a summary at the
@@ -112,6 +117,7 @@ class PrefixCache(BaseCallback):
         custom_step: bool = False,
         views: int | None = None,
         look_ahead: int = 1,
+        precision: Literal["bfloat16"] | None = None,
         auto: bool = True,
         verbose: int = 1,
     ):
@@ -137,6 +143,8 @@ class PrefixCache(BaseCallback):
             raise ArgumentTypeError(owner, "look_ahead", "be an int", value=look_ahead)
         if look_ahead < 1:
             raise ArgumentError(owner, "look_ahead", "be at least 1", value=look_ahead)
+        if precision not in (None, "bfloat16"):
+            raise ArgumentError(owner, "precision", 'be None or "bfloat16"', value=precision)
         if mode not in ("training", "inference"):
             raise ArgumentError(owner, "mode", 'be "training" or "inference"', value=mode)
         if views is not None and mode == "inference":
@@ -150,6 +158,7 @@ class PrefixCache(BaseCallback):
         self.custom_step = custom_step
         self.views = views
         self.look_ahead = look_ahead
+        self.precision = precision
         self.auto = auto
         self.verbose = verbose
         self.statistics = Statistics()
@@ -172,6 +181,7 @@ class PrefixCache(BaseCallback):
             max_bytes=self.max_bytes if self.keep or self.directory is None else None,
             library=self._library(),
             look_ahead=self.look_ahead,
+            lowers=self.precision is not None,
         )
         run = CacheRun(self.model, options, lambda: RowStore(budget, self._folder), self._say)
         self._run, self.statistics = run, run.statistics

@@ -6,8 +6,9 @@ followed by its mask if it has one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -46,15 +47,22 @@ class Prefix:
         frontier: Where it is cut.
         training: Bool, how the model is called.
         start: From where on it is computed. Defaults to the model's inputs.
+        lowered: Layers that are computed in bfloat16 and would be in float32. Defaults to none.
     """
 
     def __init__(
-        self, model: keras.Model, frontier: Frontier, training: bool, start: Start | None = None
+        self,
+        model: keras.Model,
+        frontier: Frontier,
+        training: bool,
+        start: Start | None = None,
+        lowered: Sequence[keras.Layer] = (),
     ) -> None:
         self.start = start or Start()
         self.model = model
         self.frontier = frontier
         self.training = training
+        self.lowered = tuple(lowered)
         #: For each cut, whether each of its tensors has a mask; None before anything is computed.
         self.masked: list[list[bool]] | None = None
         self._calls = 0
@@ -92,8 +100,12 @@ class Prefix:
         return self._flat(batch.x, batch.drawn)
 
     def pack(self, flat: Sequence[Any]) -> Features:
-        """Return flat tensors as `replaying` takes them."""
-        return _packed(self.masked or [], flat)
+        """Return flat tensors as `replaying` takes them, of the dtypes that the model has there."""
+        kept = [cut.kept for cut in self.frontier.cuts]
+        return [
+            [(keras.ops.cast(x, t.dtype), mask) for (x, mask), t in zip(pairs, own, strict=True)]
+            for pairs, own in zip(_packed(self.masked or [], flat), kept, strict=True)
+        ]
 
     def specs(self, batch: Batch) -> list[Any]:
         """Return the shapes and dtypes that TensorFlow has to expect of what crosses the cut."""
@@ -126,7 +138,8 @@ class Prefix:
 
     def _flat(self, x: Any, given: Sequence[Any]) -> list[Any]:
         known = self.start.known(given)
-        features = features_of(self.model, self.frontier, x, self.training, known)
+        with _in_bfloat16(self.lowered):
+            features = features_of(self.model, self.frontier, x, self.training, known)
         self.masked = [[mask is not None for _, mask in own] for own in features]
         pairs = [pair for own in features for pair in own]
         return [tensor for pair in pairs for tensor in pair if tensor is not None]
@@ -186,6 +199,19 @@ class Prefix:
                 return self._flat(x, given)
 
         return function if model.run_eagerly else jax.jit(function)
+
+
+@contextlib.contextmanager
+def _in_bfloat16(layers: Sequence[keras.Layer]) -> Iterator[None]:
+    """Let layers compute in bfloat16 what is called, or traced, inside; weights stay float32."""
+    policies = [layer.dtype_policy for layer in layers]
+    try:
+        for layer in layers:
+            layer.dtype_policy = "mixed_bfloat16"
+        yield
+    finally:
+        for layer, policy in zip(layers, policies, strict=True):
+            layer.dtype_policy = policy
 
 
 # Numbers between the draws of two calls: more than one draws.

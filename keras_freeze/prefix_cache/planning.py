@@ -46,6 +46,7 @@ class Options:
         max_bytes: Int, into which all views have to fit; None for as many as are asked for.
         library: `Library` to share features with other trainings; None to share none.
         look_ahead: Int, batches whose features are computed together.
+        lowers: Bool, whether layers before the cut compute in bfloat16 instead of float32.
     """
 
     inference: bool
@@ -57,6 +58,7 @@ class Options:
     max_bytes: int | None = None
     library: Library | None = None
     look_ahead: int = 1
+    lowers: bool = False
 
 
 @dataclasses.dataclass(eq=False)
@@ -155,7 +157,14 @@ def is_same_place(one: Frontier | NoCut, other: Frontier | NoCut) -> bool:
     return _ids(one) == _ids(other) and one.augmentation is other.augmentation is None
 
 
-def make(model: keras.Model, frontier: Frontier, batch: Batch, last: CutPlan | None) -> CutPlan:
+def make(
+    model: keras.Model,
+    frontier: Frontier,
+    batch: Batch,
+    last: CutPlan | None,
+    *,
+    lowers: bool = False,
+) -> CutPlan:
     """Make the plan of a cut.
 
     Args:
@@ -164,6 +173,7 @@ def make(model: keras.Model, frontier: Frontier, batch: Batch, last: CutPlan | N
         batch: The first `Batch`.
         last: The plan before it. If it cut the model at the same place and no weight has changed
             since, its watch is reused.
+        lowers: Bool, as in `Options`. Defaults to False.
     """
     variables = {id(v): v for layer in frontier.layers for v in layer.weights}
     every_variable = (*model.trainable_variables, *model.non_trainable_variables)
@@ -182,7 +192,9 @@ def make(model: keras.Model, frontier: Frontier, batch: Batch, last: CutPlan | N
         drawn = tuple(draw(batch))  # to know its shapes
         masked = tuple(mask for own in draw.masked or [] for mask in own)
         start = Start(frontier.augmentation.cuts[0].kept, masked, tuple(draw.shapes(batch)))
-    prefix = Prefix(model, frontier, training=not frontier.setting.inference, start=start)
+    lowered = [x for x in layers if lowers and _can_lower(x)]
+    training = not frontier.setting.inference
+    prefix = Prefix(model, frontier, training, start, lowered)
     return CutPlan(frontier, prefix, watch, positions, place, layers, Audit(prefix), draw, drawn)
 
 
@@ -258,6 +270,14 @@ def _values(positions: tuple[int, ...], state: tuple[Any, ...]) -> list[Any] | N
         return None
     both = [*state[0], *state[1]]
     return [both[n] for n in positions]
+
+
+def _can_lower(layer: keras.Layer) -> bool:
+    """Tell whether a layer computes in float32 and could in bfloat16.
+
+    What prepares inputs stays: spectrograms can't, and pixels have 8 bits before they are scaled.
+    """
+    return layer.dtype_policy.name == "float32" and "preprocessing" not in type(layer).__module__
 
 
 def _ids(frontier: Frontier) -> tuple[int, ...]:

@@ -251,7 +251,7 @@ class CacheRun:
             Tuple of what had to be computed of the batch for that, and the batch, augmented.
         """
         last = part.last
-        plan = planning.make(self._model, frontier, batch, last)
+        plan = planning.make(self._model, frontier, batch, last, lowers=self._options.lowers)
         # Views start over, since the model may be augmented otherwise.
         is_other = last is None or plan.watch is not last.watch or plan.draw is not None
         self._lookup.clear(k for k in part.kinds if is_other or self._last.get(k) is not last)
@@ -288,6 +288,7 @@ class CacheRun:
                 rows=batch.rows,
                 steps=self._options.steps if in_training else None,
                 inference=self._options.inference,
+                is_lowered=bool(plan.prefix.lowered),
                 validation=not in_training,
                 views=views,
             )

@@ -45,7 +45,7 @@ class SharedCut:
         self._tensors = {names[id(t)]: t for t in _tensors(prefix.frontier) if id(t) in names}
         self._from: dict[int, Prefix] = {}
         self._is_drawn = is_drawn
-        self._made_by = library.made_by(prefix.model)
+        self._made_by = library.made_by(prefix.model) + ", bfloat16" * bool(prefix.lowered)
 
     def shelf(self, batch: Batch) -> Shelf | None:
         """Return where features of such batches are kept; None if none have been computed."""
@@ -98,7 +98,8 @@ class SharedCut:
             own = self._prefix
             tensors = tuple(self._tensors[name] for name in shelf.names)
             start = Start(tensors, shelf.masked, shelf.shapes)
-            self._from[id(shelf)] = Prefix(own.model, own.frontier, own.training, start)
+            made = Prefix(own.model, own.frontier, own.training, start, own.lowered)
+            self._from[id(shelf)] = made
         return self._from[id(shelf)]
 
 

@@ -85,6 +85,7 @@ class Messages:
         rows: int,
         steps: int | None,
         inference: bool,
+        is_lowered: bool = False,
         validation: bool = False,
         views: int | None = None,
     ) -> None:
@@ -96,6 +97,7 @@ class Messages:
             rows: Int, samples in a batch.
             steps: Int, batches in an epoch; None if that is not known.
             inference: Bool, whether frozen layers run in inference mode.
+            is_lowered: Bool, whether frozen layers compute in bfloat16. Defaults to False.
             validation: Bool, whether the cut is one of validation alone. Defaults to False.
             views: Int, how many augmented views of each sample are kept; None for none.
         """
@@ -109,6 +111,8 @@ class Messages:
             text += f" It ends there because {frontier.ended_by.detail}."
         if inference:
             text += " Frozen layers run in inference mode, without dropout."
+        if is_lowered:
+            text += " Layers before it compute in bfloat16, with 8 significant bits."
         if views:
             text += " Training sees these augmentations again instead of new ones."
         self._print(f"in validation, {text}" if validation else text)

@@ -1,0 +1,94 @@
+"""`PrefixCache(precision="bfloat16")`: what is computed before the cut, and nothing else."""
+
+import keras
+import numpy as np
+import pytest
+from cached import frozen, images
+from keras import layers
+
+import keras_freeze as kf
+
+pytestmark = pytest.mark.backend
+BACKEND = keras.backend.backend()
+#: Of the largest feature: what a model of this depth makes of 8 significant bits.
+BFLOAT16_FEATURES = 0.05
+
+
+def fitted(build, data, **settings):
+    keras.utils.set_random_seed(3)
+    model = build()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    cache = kf.PrefixCache(auto=False, **settings)
+    history = model.fit(*data, epochs=3, batch_size=8, verbose=0, callbacks=[cache])
+    return model, cache, history.history["loss"]
+
+
+def test_features_have_eight_bits_and_weights_all(batch_norm, capsys):
+    build, data = frozen(batch_norm, 1), images()
+    model, cache, losses = fitted(build, data, precision="bfloat16")
+    plain, other, expected = fitted(build, data)
+    assert "compute in bfloat16, with 8 significant bits" in capsys.readouterr().out
+    assert cache.statistics.hits == other.statistics.hits > 0
+    assert losses != expected
+    np.testing.assert_allclose(losses, expected, rtol=BFLOAT16_FEATURES)
+    assert {v.dtype for v in model.weights if "seed" not in v.path} == {"float32"}
+    assert all(layer.dtype_policy.name == "float32" for layer in model.layers)
+    for new, old in zip(model.weights, plain.weights, strict=True):
+        if "block1" in new.path:
+            assert np.array_equal(*map(keras.ops.convert_to_numpy, (new, old)))
+    if BACKEND != "torch":  # whose arrays have no bfloat16
+        assert 2 * cache.statistics.nbytes == other.statistics.nbytes
+
+
+def test_a_mixed_layer_stays_as_it_is(capsys):
+    def build():
+        inputs = keras.Input((16,))
+        x = layers.Dense(8, name="low", dtype="mixed_float16")(inputs)
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    x = np.random.default_rng(0).normal(size=(16, 16)).astype("float32")
+    data = x, np.arange(16) % 3
+    build = frozen(build, layers=["low"])
+    _, _, losses = fitted(build, data, precision="bfloat16")
+    assert "bfloat16" not in capsys.readouterr().out
+    assert losses == fitted(build, data)[2]
+
+
+@pytest.mark.parametrize("settings", [{"look_ahead": 2}, {"keep": True}], ids=str)
+def test_with_other_settings(settings, batch_norm, tmp_path):
+    if "keep" in settings:
+        settings["directory"] = tmp_path
+    build, data = frozen(batch_norm, 1), images()
+    plain = fitted(build, data, precision="bfloat16")[2]
+    for _ in range(2):  # the second finds what the first has kept
+        _, cache, losses = fitted(build, data, precision="bfloat16", **settings)
+        np.testing.assert_allclose(losses, plain, rtol=1e-2)
+    if "keep" in settings:
+        assert cache.statistics.misses == 0
+        # Features of another precision are other features.
+        assert fitted(build, data, **settings)[1].statistics.misses > 0
+
+
+def test_the_argument():
+    with pytest.raises(ValueError, match='must be None or "bfloat16"'):
+        kf.PrefixCache(precision="float16")
+
+
+def test_in_inference_mode(batch_norm):
+    build = frozen(batch_norm, 1)
+    _, cache, losses = fitted(build, images(), precision="bfloat16", mode="inference")
+    assert cache.statistics.hits
+    assert losses == pytest.approx(fitted(build, images(), mode="inference")[2], rel=0.05)
+
+
+def test_validation_is_of_the_same_features(batch_norm):
+    keras.utils.set_random_seed(3)
+    model = frozen(batch_norm, 1)()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = images()
+    cache = kf.PrefixCache(auto=False, precision="bfloat16")
+    settings = {"validation_data": (x, y), "epochs": 3, "verbose": 0, "callbacks": [cache]}
+    history = model.fit(x, y, **settings)
+    whole = model.evaluate(x, y, verbose=0)
+    assert history.history["val_loss"][-1] == pytest.approx(whole, rel=BFLOAT16_FEATURES)
+    assert history.history["val_loss"][-1] != whole
