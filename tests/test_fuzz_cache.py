@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_freeze.prefix_cache.feature_store import RowStore
+from keras_freeze.features.store import RowStore
 
 pytestmark = [
     pytest.mark.backend,

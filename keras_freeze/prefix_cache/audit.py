@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_freeze.features import Store
 from keras_freeze.keras_internals.tensors import is_on_host
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.compiled_prefix import Prefix
-from keras_freeze.prefix_cache.feature_store import Store
 
 # Samples of a batch that are computed again.
 AUDITED_SAMPLES = 2

@@ -6,19 +6,25 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from keras_freeze.base_callback import BaseCallback
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
-from keras_freeze.prefix_cache import feature_library
-from keras_freeze.prefix_cache.feature_store import Budget, RowStore
+from keras_freeze.features import (
+    Budget,
+    KeptFeatures,
+    KeptLibrary,
+    Library,
+    RowStore,
+    contents_of,
+    network_file_system,
+    present,
+    remove_database,
+)
 from keras_freeze.prefix_cache.planning import Options
 from keras_freeze.prefix_cache.session import CacheRun
 from keras_freeze.prefix_cache.summary import Statistics
 from keras_freeze.prefix_cache.wrapped_steps import Installation
-
-if TYPE_CHECKING:
-    from keras_freeze.prefix_cache.kept_library import KeptFeatures
 
 Mode = Literal["training", "inference"]
 
@@ -105,7 +111,7 @@ class PrefixCache(BaseCallback):
     _next_transition: int | None = None
     _run: CacheRun | None = None
     _installation: Installation | None = None
-    _own_library: feature_library.Library | None = None
+    _own_library: Library | None = None
 
     def __init__(
         self,
@@ -188,7 +194,7 @@ class PrefixCache(BaseCallback):
         if run.is_possible():
             self._installation = Installation(self.model, run)
 
-    def new_library(self) -> feature_library.Library:
+    def new_library(self) -> Library:
         """Return what trainings share that have these settings, such as the trials of a search.
 
         Raises:
@@ -196,14 +202,14 @@ class PrefixCache(BaseCallback):
         """
         if self.keep and self._folder is not None:
             return _kept_library(self._folder, self.max_bytes)
-        return feature_library.Library(self.max_bytes, self._folder)
+        return Library(self.max_bytes, self._folder)
 
     @property
     def _folder(self) -> Path | None:
         return None if self.directory is None else Path(self.directory).expanduser()
 
-    def _library(self) -> feature_library.Library | None:
-        library = feature_library.present()
+    def _library(self) -> Library | None:
+        library = present()
         if library is not None and library.suits(self.max_bytes, self._folder):
             return library
         self._own_library = self.new_library() if self.keep else None
@@ -222,8 +228,6 @@ class PrefixCache(BaseCallback):
         Raises:
             ValueError: if the folder can't be read.
         """
-        from keras_freeze.prefix_cache.kept_library import contents_of
-
         with _explained("contents", directory):
             return contents_of(directory)
 
@@ -237,8 +241,6 @@ class PrefixCache(BaseCallback):
         Raises:
             ValueError: if the folder can't be written.
         """
-        from keras_freeze.prefix_cache.kept_database import remove_database
-
         with _explained("clear", directory):
             remove_database(directory)
 
@@ -280,13 +282,7 @@ class PrefixCache(BaseCallback):
             print(text)
 
 
-def _kept_library(
-    directory: str | os.PathLike[str], max_bytes: int | None
-) -> feature_library.Library:
-    # Here, so that importing the package stays cheap.
-    from keras_freeze.prefix_cache.kept_database import network_file_system
-    from keras_freeze.prefix_cache.kept_library import KeptLibrary
-
+def _kept_library(directory: str | os.PathLike[str], max_bytes: int | None) -> Library:
     network = network_file_system(directory)
     if network is not None:
         raise ArgumentError(

@@ -13,9 +13,9 @@ from typing import Any
 
 import keras
 
+from keras_freeze.cuts import Frontier
 from keras_freeze.keras_internals.random_state import is_generator
 from keras_freeze.prefix_cache.batches import Batch, of_any_size
-from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.graph_replay import Features, features_of
 
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import keras
 import numpy as np
 
+from keras_freeze.features import KeptStore, RowStore
 from keras_freeze.prefix_cache.audit import to_host
 from keras_freeze.prefix_cache.batches import Batch, Kind
-from keras_freeze.prefix_cache.feature_store import RowStore
 from keras_freeze.prefix_cache.planning import CutPlan
 from keras_freeze.prefix_cache.reuse_tracker import ReuseTracker
 from keras_freeze.prefix_cache.summary import Statistics
 from keras_freeze.prefix_cache.views import Visits
-
-if TYPE_CHECKING:
-    from keras_freeze.prefix_cache.kept_library import KeptStore
 
 # Evaluations after which samples of validation are expected to be repeated. A single one without
 # repeats may have been on other data, by some other callback.
@@ -105,7 +102,7 @@ class FeatureLookup:
         """
         store = self.trackers[batch.kind].store
         if known is None and store.is_kept:
-            found = self._completed(plan, batch, keys, cast("KeptStore", store))
+            found = self._completed(plan, batch, keys, cast(KeptStore, store))
             if found is not None:
                 return [keras.ops.convert_to_tensor(array) for array in found], found
         self.statistics.misses += batch.rows

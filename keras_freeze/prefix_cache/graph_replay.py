@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 
 import keras
 
+from keras_freeze.cuts import Frontier, GraphCut
 from keras_freeze.keras_internals.attributes import own_attribute
 from keras_freeze.keras_internals.graph import mask_of, replaced_walk, with_mask
 from keras_freeze.prefix_cache.custom_step import StepCheck
-from keras_freeze.prefix_cache.frontier import Frontier, GraphCut
 
 # For each cut of a frontier, for each tensor that it keeps: the value, and its mask or None.
 Features: TypeAlias = list[list[tuple[Any, Any]]]

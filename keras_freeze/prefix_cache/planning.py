@@ -8,17 +8,14 @@ from typing import Any
 
 import keras
 
+from keras_freeze.cuts import ONLY_GRAPHS, Frontier, NoCut, Reason, Setting, find
+from keras_freeze.features import Library
 from keras_freeze.keras_internals.own_code import STEP_METHODS, replaced_methods
 from keras_freeze.model_picture import every_layer
 from keras_freeze.prefix_cache.audit import Audit
 from keras_freeze.prefix_cache.batches import Batch, Kind
 from keras_freeze.prefix_cache.compiled_prefix import Prefix, Start
-from keras_freeze.prefix_cache.determinism_rules import Setting
-from keras_freeze.prefix_cache.feature_library import Library
-from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.graph_replay import NotReachedError
-from keras_freeze.prefix_cache.model_cut import ONLY_GRAPHS, find
-from keras_freeze.prefix_cache.reasons import NoCut, Reason
 from keras_freeze.prefix_cache.sharing import SharedCut
 from keras_freeze.prefix_cache.weight_watch import Watch
 

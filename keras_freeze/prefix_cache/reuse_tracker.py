@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from keras_freeze.prefix_cache.feature_store import RowStore, Store
+from keras_freeze.features import RowStore, Store
 
 
 class ReuseTracker:

@@ -10,15 +10,14 @@ from typing import Any
 
 import keras
 
+from keras_freeze.cuts import Frontier, NoCut, Reason
+from keras_freeze.features import RowStore
 from keras_freeze.prefix_cache import planning
 from keras_freeze.prefix_cache.audit import to_host
 from keras_freeze.prefix_cache.batches import KINDS, Batch, Kind, UnreadableBatchError
 from keras_freeze.prefix_cache.custom_step import broken_promise
 from keras_freeze.prefix_cache.feature_lookup import FeatureLookup
-from keras_freeze.prefix_cache.feature_store import RowStore
-from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.planning import CutPlan, Options
-from keras_freeze.prefix_cache.reasons import NoCut, Reason
 from keras_freeze.prefix_cache.summary import Messages
 from keras_freeze.prefix_cache.weight_watch import Watch
 

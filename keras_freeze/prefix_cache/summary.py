@@ -7,9 +7,8 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 
+from keras_freeze.cuts import Frontier, NoCut, Reason
 from keras_freeze.prefix_cache.batches import Kind
-from keras_freeze.prefix_cache.frontier import Frontier
-from keras_freeze.prefix_cache.reasons import NoCut, Reason
 from keras_freeze.reports import readable_bytes
 
 

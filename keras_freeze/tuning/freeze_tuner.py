@@ -20,9 +20,10 @@ import keras_tuner
 from keras_freeze.backup import archive
 from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError, ArgumentTypeError
+from keras_freeze.features import Library, shared
 from keras_freeze.keras_internals.keras_tuner import OpenTuner, without_known_warnings
 from keras_freeze.model_picture import count_params
-from keras_freeze.prefix_cache import Library, PrefixCache, shared
+from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.tuning import kept_models, memory, results
 from keras_freeze.tuning.attempts import attempt, score
 from keras_freeze.tuning.depth_in_force import depth_of

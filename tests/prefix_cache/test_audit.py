@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from keras_freeze.features.store import RowStore
 from keras_freeze.prefix_cache.audit import Audit, is_close
 from keras_freeze.prefix_cache.batches import Batch
-from keras_freeze.prefix_cache.feature_store import RowStore
 
 ONE = np.linspace(-1, 1, 5, dtype="float32")
 

@@ -11,15 +11,16 @@ import pytest
 from keras import layers
 from operations import LAYERS, OPERATIONS, ROWS, model_of, samples
 
+from keras_freeze.cuts import determinism_rules
+from keras_freeze.cuts.determinism import reason_in_graph
+from keras_freeze.cuts.determinism_rules import Setting
+from keras_freeze.cuts.frontier import Frontier
+from keras_freeze.cuts.reasons import Reason
 from keras_freeze.model_picture import every_layer
-from keras_freeze.prefix_cache import determinism_rules, planning
+from keras_freeze.prefix_cache import planning
 from keras_freeze.prefix_cache.audit import to_host
 from keras_freeze.prefix_cache.batches import Batch
-from keras_freeze.prefix_cache.determinism import reason_in_graph
-from keras_freeze.prefix_cache.determinism_rules import Setting
-from keras_freeze.prefix_cache.frontier import Frontier
 from keras_freeze.prefix_cache.planning import Options
-from keras_freeze.prefix_cache.reasons import Reason
 
 #: Reasons that a single call does not show.
 UNSEEN = (Reason.NOT_KNOWN, Reason.ADDS_LOSS)

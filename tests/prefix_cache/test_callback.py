@@ -8,7 +8,7 @@ from cached import frozen, images, on_tensorflow, vectors
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.prefix_cache import feature_store
+from keras_freeze.features import store as feature_store
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*flags of single variables")
 

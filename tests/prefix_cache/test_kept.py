@@ -20,9 +20,9 @@ import pytest
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.prefix_cache import kept_database
-from keras_freeze.prefix_cache.kept_database import FOLDER, encoded, using
-from keras_freeze.prefix_cache.kept_library import KeptLibrary
+from keras_freeze.features import kept_database
+from keras_freeze.features.kept_database import FOLDER, encoded, using
+from keras_freeze.features.kept_library import KeptLibrary
 
 pytestmark = pytest.mark.backend
 ROWS, SIZE = 20, 8

@@ -7,10 +7,11 @@ from cached import frozen, images, vectors
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.prefix_cache import Library, planning
-from keras_freeze.prefix_cache.frontier import Frontier
+from keras_freeze.cuts.frontier import Frontier
+from keras_freeze.cuts.reasons import Reason
+from keras_freeze.features import Library
+from keras_freeze.prefix_cache import planning
 from keras_freeze.prefix_cache.planning import Options, reason_against_step, search
-from keras_freeze.prefix_cache.reasons import Reason
 
 
 def options(**changes):

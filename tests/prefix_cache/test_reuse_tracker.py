@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_freeze.prefix_cache.feature_store import RowStore
+from keras_freeze.features.store import RowStore
 from keras_freeze.prefix_cache.reuse_tracker import ReuseTracker
 
 

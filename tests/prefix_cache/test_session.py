@@ -10,9 +10,10 @@ from cached import BACKEND, At, frozen, images, scale_kernel, vectors
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.prefix_cache import determinism_rules, feature_lookup
+from keras_freeze.cuts import determinism_rules
+from keras_freeze.features.store import RowStore
+from keras_freeze.prefix_cache import feature_lookup
 from keras_freeze.prefix_cache.batches import Batch
-from keras_freeze.prefix_cache.feature_store import RowStore
 from keras_freeze.schedules import AfterSteps, FreezeSchedule, Phase
 
 slow = pytest.mark.slow

@@ -8,7 +8,7 @@ from cached import dense_stack, on_tensorflow, vectors
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.prefix_cache import Library, shared
+from keras_freeze.features import Library, shared
 from keras_freeze.prefix_cache.sharing import SharedCut
 
 

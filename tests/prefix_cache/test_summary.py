@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from keras_freeze.prefix_cache.reasons import NoCut, Reason
+from keras_freeze.cuts.reasons import NoCut, Reason
 from keras_freeze.prefix_cache.summary import Messages, Statistics
 
 

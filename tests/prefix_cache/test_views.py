@@ -8,7 +8,7 @@ from cached import frozen, images
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.prefix_cache.feature_store import RowStore
+from keras_freeze.features.store import RowStore
 from keras_freeze.prefix_cache.views import Visits
 
 pytestmark = [pytest.mark.backend, pytest.mark.slow_on_jax]

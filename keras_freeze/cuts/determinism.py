@@ -14,11 +14,7 @@ from typing import Any
 
 import keras
 
-from keras_freeze.keras_internals.graph import graph_nodes, walked_graph
-from keras_freeze.keras_internals.layers import is_builtin, sublayers
-from keras_freeze.keras_internals.own_code import STEP_METHODS, is_activation, replaced_methods
-from keras_freeze.model_picture import every_layer
-from keras_freeze.prefix_cache.determinism_rules import (
+from keras_freeze.cuts.determinism_rules import (
     ADDS_LOSS,
     AUGMENTATIONS,
     HUB_LAYERS,
@@ -29,7 +25,11 @@ from keras_freeze.prefix_cache.determinism_rules import (
     Setting,
     across_samples,
 )
-from keras_freeze.prefix_cache.reasons import NoCut, Reason
+from keras_freeze.cuts.reasons import NoCut, Reason
+from keras_freeze.keras_internals.graph import graph_nodes, walked_graph
+from keras_freeze.keras_internals.layers import is_builtin, sublayers
+from keras_freeze.keras_internals.own_code import STEP_METHODS, is_activation, replaced_methods
+from keras_freeze.model_picture import every_layer
 
 
 def reason_against(operation: Any, setting: Setting) -> NoCut | None:

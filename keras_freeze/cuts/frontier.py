@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
-from keras_freeze.prefix_cache.determinism_rules import Setting
-from keras_freeze.prefix_cache.reasons import NoCut
-from keras_freeze.prefix_cache.workload import work_of_call
+from keras_freeze.cuts.determinism_rules import Setting
+from keras_freeze.cuts.reasons import NoCut
+from keras_freeze.cuts.workload import work_of_call
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

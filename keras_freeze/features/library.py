@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_freeze.prefix_cache.feature_store import Budget, RowStore, Store
+from keras_freeze.features.store import Budget, RowStore, Store
 
 Names: TypeAlias = tuple[bytes, ...]
 

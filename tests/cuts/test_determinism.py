@@ -6,11 +6,11 @@ import keras
 import pytest
 from keras import layers, ops
 
+from keras_freeze.cuts import determinism_rules
+from keras_freeze.cuts.determinism import reason_against, reason_in_graph
+from keras_freeze.cuts.determinism_rules import Setting
+from keras_freeze.cuts.reasons import NoCut, Reason
 from keras_freeze.keras_internals.graph import graph_nodes
-from keras_freeze.prefix_cache import determinism_rules
-from keras_freeze.prefix_cache.determinism import reason_against, reason_in_graph
-from keras_freeze.prefix_cache.determinism_rules import Setting
-from keras_freeze.prefix_cache.reasons import NoCut, Reason
 
 FROZEN = Setting(trained=())
 

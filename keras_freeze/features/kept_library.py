@@ -18,10 +18,7 @@ import keras
 import numpy as np
 import xxhash
 
-from keras_freeze.model_picture import every_layer
-from keras_freeze.prefix_cache.feature_library import Library, Names, Shelf
-from keras_freeze.prefix_cache.feature_store import Budget, RowStore
-from keras_freeze.prefix_cache.kept_database import (
+from keras_freeze.features.kept_database import (
     Database,
     Meta,
     encoded,
@@ -31,6 +28,9 @@ from keras_freeze.prefix_cache.kept_database import (
     size_of,
     using,
 )
+from keras_freeze.features.library import Library, Names, Shelf
+from keras_freeze.features.store import Budget, RowStore
+from keras_freeze.model_picture import every_layer
 from keras_freeze.reports import Column, ShownAsTable, Table, readable_bytes
 
 #: By default, the free space of the disk divided by this is the most that is used.

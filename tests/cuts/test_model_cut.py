@@ -8,10 +8,10 @@ from cached import frozen, images, tokens, vectors
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.prefix_cache.determinism_rules import Setting
-from keras_freeze.prefix_cache.frontier import Frontier
-from keras_freeze.prefix_cache.model_cut import find
-from keras_freeze.prefix_cache.reasons import NoCut, Reason
+from keras_freeze.cuts.determinism_rules import Setting
+from keras_freeze.cuts.frontier import Frontier
+from keras_freeze.cuts.model_cut import find
+from keras_freeze.cuts.reasons import NoCut, Reason
 
 slow = pytest.mark.slow
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as arrays
 
-from keras_freeze.prefix_cache import feature_store
-from keras_freeze.prefix_cache.feature_store import Budget, RowStore
+from keras_freeze.features import store as feature_store
+from keras_freeze.features.store import Budget, RowStore
 
 DTYPES = ["float32", "float16", "int64", "bool", "uint8"]
 

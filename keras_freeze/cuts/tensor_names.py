@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import xxhash
 
+from keras_freeze.cuts.frontier import Frontier, GraphCut
 from keras_freeze.engine import fingerprint, fingerprint_of
 from keras_freeze.keras_internals.graph import (
     graph_nodes,
@@ -23,7 +24,6 @@ from keras_freeze.keras_internals.graph import (
     walked_graph,
 )
 from keras_freeze.model_picture import every_layer, weights_of_operation
-from keras_freeze.prefix_cache.frontier import Frontier, GraphCut
 
 # Settings that change no output of weights that are known. A seed is of what is random anyway.
 _WITHOUT_EFFECT = ("_initializer", "_regularizer", "_constraint", "seed")

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from keras_freeze.cuts.reasons import NoCut, Reason
 from keras_freeze.keras_internals.graph import output_rank, walked_graph
-from keras_freeze.prefix_cache.reasons import NoCut, Reason
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,11 @@ from typing import Any, Literal
 
 import keras
 
+from keras_freeze.cuts.determinism import draws, reason_in_graph
+from keras_freeze.cuts.determinism_rules import Setting
+from keras_freeze.cuts.frontier import Frontier, GraphCut
+from keras_freeze.cuts.reasons import NoCut, Reason
+from keras_freeze.cuts.workload import work_of_call
 from keras_freeze.keras_internals.graph import (
     graph_nodes,
     inputs_of_call,
@@ -19,11 +24,6 @@ from keras_freeze.keras_internals.graph import (
     walked_graph,
 )
 from keras_freeze.model_picture import weights_of_operation
-from keras_freeze.prefix_cache.determinism import draws, reason_in_graph
-from keras_freeze.prefix_cache.determinism_rules import Setting
-from keras_freeze.prefix_cache.frontier import Frontier, GraphCut
-from keras_freeze.prefix_cache.reasons import NoCut, Reason
-from keras_freeze.prefix_cache.workload import work_of_call
 
 # What a tensor is: computed from the batch without weights, so that it costs little to compute
 # again; or so and at random, another one each time; or an output of frozen layers, worth caching.
