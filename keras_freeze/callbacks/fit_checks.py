@@ -12,7 +12,11 @@ import keras
 from keras_freeze.backup import BackupAndRestore
 from keras_freeze.callbacks.schedule_run import FitPlan, ScheduleRun
 from keras_freeze.checks import ArgumentError, counted, first_few
-from keras_freeze.engine import idle_optimizers, with_several_optimizers, without_optimizer
+from keras_freeze.engine import (
+    idle_optimizers,
+    paths_with_several_optimizers,
+    paths_without_optimizer,
+)
 from keras_freeze.keras_internals import trainer
 from keras_freeze.keras_internals.layers import lora_base
 from keras_freeze.model_picture import (
@@ -99,7 +103,11 @@ def _label(plan: FitPlan, index: int) -> str:
 
 
 def check_optimizers(plan: FitPlan) -> None:
-    """Raise where it can't be told what each optimizer of a model is to train, and at what rate."""
+    """Check that it can be told what each optimizer of a model is to train, and at what rate.
+
+    Raises:
+        ValueError: if it can't, or if the train step is a `tf.function`.
+    """
     model = plan.picture.model
     if not getattr(model, "compiled", False):
         return
@@ -107,22 +115,26 @@ def check_optimizers(plan: FitPlan) -> None:
         raise ArgumentError(
             plan.owner,
             "model",
-            "have a train_step that is no tf.function: what it has traced can't be made anew at a "
-            "transition",
+            "have a train_step that is no tf.function: one keeps what it has traced",
             received=repr(model.name),
             advice="Remove the decorator; Keras traces the step by itself.",
         )
     own, main = own_optimizers(model), main_optimizer(model)
     if not own and main is model.optimizer is not None:
         return
-    is_served = keras.backend.backend() != "jax" and (own or main is not None)
-    if not is_served or any(isinstance(o, keras.optimizers.MultiOptimizer) for o in own.values()):
+    rule = None
+    if main is None and not own:
+        rule = "have an optimizer, compiled or in an attribute"
+    elif keras.backend.backend() == "jax":
+        rule = "train with the optimizer that it is compiled with, and no other, on the JAX backend"
+    elif any(isinstance(o, keras.optimizers.MultiOptimizer) for o in own.values()):
+        rule = "have no MultiOptimizer of its own beside the one that it is compiled with"
+    if rule is not None:
         raise ArgumentError(
             plan.owner,
             "model",
-            "train with the optimizer that it is compiled with, and no other, on the JAX backend, "
-            "and with no MultiOptimizer of its own on any",
-            received=f"{model.name!r}, with {_named(own) if own else 'no optimizer'}",
+            rule,
+            received=f"{model.name!r}, with {_named(own) if own else 'no optimizer of its own'}",
             advice="Compile it with a keras.optimizers.MultiOptimizer, and apply all gradients in "
             "one call of `self.optimizer.apply`; or freeze what is to stay frozen before the first "
             "step, with keras_freeze.freeze.",
@@ -140,7 +152,7 @@ def check_optimizers(plan: FitPlan) -> None:
             "compile the model with a keras.optimizers.MultiOptimizer, and apply all gradients by "
             "`self.optimizer.apply`.",
         )
-    doubled = with_several_optimizers(model)
+    doubled = paths_with_several_optimizers(model)
     if doubled:
         raise ArgumentError(
             plan.owner,
@@ -167,7 +179,7 @@ def _check_owners(plan: FitPlan, label: str, phase: Phase) -> None:
     flags = phase_flags(plan.picture, plan.frozen(phase), phase.batch_norm)
     trains = {id(variable): flag for variable, flag in flags.variables}
     training = [v for v in model.weights if trains.get(id(v), v.trainable)]
-    ownerless, idle = without_optimizer(model, training), idle_optimizers(model, training)
+    ownerless, idle = paths_without_optimizer(model, training), idle_optimizers(model, training)
     if ownerless:
         raise ArgumentError(
             plan.owner,

@@ -33,7 +33,7 @@ class Reason(enum.Enum):
 
     @property
     def is_expected(self) -> bool:
-        """Bool, whether a user who has frozen little or nothing needs no message."""
+        """Bool, whether it needs no message: little is frozen, or not for long."""
         return self in (Reason.TRAINS, Reason.NOTHING_FROZEN, Reason.SHORT_PHASE)
 
 

@@ -13,11 +13,11 @@ from keras_freeze.engine.optimizer_state import leaf_optimizers
 from keras_freeze.engine.transitions import (
     flags_in_force,
     idle_optimizers,
+    paths_with_several_optimizers,
+    paths_without_optimizer,
     recompile,
     sync_jax_state_by,
     transition,
-    with_several_optimizers,
-    without_optimizer,
 )
 from keras_freeze.engine.update_rules import ActiveCurve, rules_of
 
@@ -29,12 +29,12 @@ __all__ = [
     "flags_in_force",
     "idle_optimizers",
     "leaf_optimizers",
+    "paths_with_several_optimizers",
+    "paths_without_optimizer",
     "recompile",
     "rules_of",
     "snapshot",
     "state_of",
     "sync_jax_state_by",
     "transition",
-    "with_several_optimizers",
-    "without_optimizer",
 ]

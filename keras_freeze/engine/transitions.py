@@ -92,7 +92,8 @@ def transition(
 
     Raises:
         ValueError: if the optimizer holds state that can't be carried over, or trains another model
-            too; if it can't be told which of a model's optimizers is to train a variable.
+            too; if it can't be told which of a model's optimizers is to train a variable; if the
+            train step is a `tf.function`.
     """
     frozen_here = _frozen_here(model, flags)
     if not getattr(model, "compiled", False):
@@ -122,7 +123,7 @@ def _check_can_change(model: keras.Model) -> None:
     if model.train_function is not None and trainer.has_traced_step(model):
         raise ValueError(
             f"The train step of model {model.name!r} must not be a tf.function: what it has traced "
-            "can't be made anew. Remove the decorator; Keras traces the step by itself."
+            "can't be traced again. Remove the decorator; Keras traces the step by itself."
         )
     foreign = _variables_of_others(model)
     if foreign:
@@ -133,7 +134,7 @@ def _check_can_change(model: keras.Model) -> None:
         )
 
 
-def without_optimizer(model: keras.Model, variables: Iterable[keras.Variable]) -> list[str]:
+def paths_without_optimizer(model: keras.Model, variables: Iterable[keras.Variable]) -> list[str]:
     """Return the paths of variables that none of a model's own optimizers was ever built for.
 
     There are none where the model trains with its main optimizer alone. One that it is compiled
@@ -144,7 +145,7 @@ def without_optimizer(model: keras.Model, variables: Iterable[keras.Variable]) -
     return [v.path for v in variables if trained and id(v) not in trained]
 
 
-def with_several_optimizers(model: keras.Model) -> list[str]:
+def paths_with_several_optimizers(model: keras.Model) -> list[str]:
     """Return the paths of variables that several of a model's own optimizers were built for."""
     own, trained_by = own_optimizers(model).values(), _trained_by(model)
     counts = collections.Counter(
@@ -188,7 +189,7 @@ def _check_owners(model: keras.Model) -> None:
     built = {id(v) for optimizer in training for v in built_variables(optimizer)}
     if not stale and built.issuperset(_ids(trainable)):
         return
-    ownerless = without_optimizer(model, trainable)
+    ownerless = paths_without_optimizer(model, trainable)
     if ownerless:
         raise ValueError(
             f"It must be known which of the optimizers of model {model.name!r} trains a variable. "

@@ -1,8 +1,8 @@
 """Where features are kept: rows of arrays by a key, in memory, in files, and beyond a process.
 
-A `store.RowStore` lasts as long as a fit, a `library.Library` as long as the trainings that share
-it, and a `kept_library.KeptLibrary` is a folder for all processes of a host. Both libraries have
-the same methods, and so have their stores.
+A `store.RowStore` is one fit's, or one shelf of a `library.Library`, which lasts as long as the
+trainings that share it; a `kept_library.KeptLibrary` is a folder for all processes of a host. Both
+libraries have the same methods, and so have their stores.
 """
 
 from keras_freeze.features.kept_database import network_file_system, remove_database

@@ -9,6 +9,7 @@ of the system makes the database be dropped.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -38,6 +39,11 @@ NETWORK = (
 #: Seconds after which a claim on rows is void though its process lives.
 CLAIM_S = 120.0
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
 _NOT_WHOLE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
 Meta: TypeAlias = "dict[str, Any]"
@@ -63,16 +69,18 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
-        if _was_cut_off(path) or _is_torn(path):
-            _remove_files(path)
         mark = path / f"unsynced-{_boot()}-{os.getpid()}"
-        mark.touch()
-        try:
-            self._env = _environment(path)
-        except _NOT_WHOLE:
-            _remove_files(path)
+        with _one_process(path):  # lest it removes what another has made
+            if _was_cut_off(path) or _is_torn(path):
+                _remove_files(path)
             mark.touch()
-            self._env = _environment(path)
+            try:
+                self._env = _environment(path)
+            except _NOT_WHOLE:
+                _remove_files(path)
+                mark.touch()
+                self._env = _environment(path)
+        self._data = path / "data.mdb"
         #: Int, how many use it.
         self.users = 0
         #: Called when nobody uses it, or it is forgotten, as by a fit that an exception has ended.
@@ -86,6 +94,12 @@ class Database:
                 for table in (self._shelves, self._rows, self._claims):
                     txn.drop(table, delete=False)
                 txn.put(b"format", _FORMAT, db=self._shelves)
+
+    @property
+    def file_bytes(self) -> int:
+        """Int, bytes of the disk that the file takes, free pages in it included."""
+        found = self._data.stat()
+        return getattr(found, "st_blocks", found.st_size // 512) * 512
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Any]:
@@ -160,7 +174,7 @@ class Database:
     # Claims.
 
     def claim(self, txn: Any, key: bytes, owner: int) -> bool:
-        """Claim the computation of a row; tell whether nobody else who lives has."""
+        """Claim the computation of a row; tell whether no other running process holds it."""
         value = txn.get(key, db=self._claims)
         if value is not None:
             *claimant, at = _CLAIM.unpack(bytes(value))
@@ -236,7 +250,8 @@ def remove_database(directory: str | os.PathLike[str]) -> None:
                 database.remove_shelf(txn, shelf)
         is_used = database.users > 1 or len(list(path.glob("unsynced-*"))) > 1
     if not is_used:
-        _remove_files(path)
+        with _one_process(path):
+            _remove_files(path)
         with contextlib.suppress(OSError):
             path.rmdir()
 
@@ -344,8 +359,22 @@ def _close(env: lmdb.Environment, mark: Path, process: int) -> None:
     env.close()
 
 
+@contextlib.contextmanager
+def _one_process(path: Path) -> Iterator[None]:
+    """Let one process at a time inside. On Windows, where open files can't be removed, all may."""
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
 def _boot() -> str:
-    """Return what names this start of the system."""
+    """Return what names this boot."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
     except OSError:  # another system than Linux
@@ -353,7 +382,12 @@ def _boot() -> str:
 
 
 def _process() -> tuple[int, float]:
-    return os.getpid(), _began(os.getpid()) or 0.0
+    return _own(os.getpid())
+
+
+@functools.cache
+def _own(process: int) -> tuple[int, float]:
+    return process, _began(process) or 0.0
 
 
 def _lives(process: int, began: float) -> bool:

@@ -46,7 +46,8 @@ class KeptLibrary(Library):
 
     Args:
         directory: The folder, on a file system of this host.
-        max_bytes: Int, the most bytes to use there. Defaults to a quarter of the free space.
+        max_bytes: Int, the most bytes to use there. Defaults to a quarter of the space that is free
+            or held by the features.
 
     Raises:
         OSError: if the folder can't be used.
@@ -58,7 +59,8 @@ class KeptLibrary(Library):
         self._limits = max_bytes, directory
         self._database = opened(directory)
         if max_bytes is None:
-            max_bytes = shutil.disk_usage(directory).free // DISK_DIVISOR
+            free = shutil.disk_usage(directory).free
+            max_bytes = (free + self._database.file_bytes) // DISK_DIVISOR
         self._room = _Room(self._database, max_bytes, directory)
         self._known: dict[bytes, Shelf] = {}
         self._stores: list[KeptStore] = []
@@ -227,7 +229,7 @@ class KeptStore:
         return found
 
     def put(self, keys: Sequence[Any], arrays: Sequence[np.ndarray]) -> None:
-        """Keep a row for each of these keys that has none yet, and end the claims on them.
+        """Keep a row for each of these keys that has none yet, and end the claims on all then.
 
         Raises:
             OSError: if a file can't be written.

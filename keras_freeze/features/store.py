@@ -43,7 +43,7 @@ class Store(Protocol):
         """Keep a row for each of these keys that has none yet."""
 
     def withdraw(self) -> None:
-        """Remove what was put since the fit began."""
+        """Remove at least what was put since the fit began."""
 
     def clear(self) -> None:
         """Remove all rows."""
@@ -136,7 +136,7 @@ class RowStore:
             self.nbytes += block.row_bytes
 
     def withdraw(self) -> None:
-        """Remove what was put since the fit began: all rows, since none lasts longer."""
+        """Remove all rows: who has put which isn't known."""
         self.clear()
 
     def clear(self) -> None:

@@ -1,6 +1,7 @@
 """How a Keras model is put together, read once: an immutable picture that all planning works on.
 
-`layers` reads what `picture` holds: the layers, nested models opened, and who owns which weight.
+`layers` reads what `picture` holds: the layers, nested models opened, and who owns which weight;
+`optimizers` finds what trains them.
 Nothing here changes a model, and nothing above asks Keras for its structure again.
 """
 
@@ -31,16 +32,18 @@ from keras_freeze.model_picture.layers import (
     is_embedding,
     is_of_keras_hub,
     is_transformer_block,
-    learning_rate_of,
-    main_optimizer,
     nested_model,
     opened_layers,
-    optimizers_of,
-    own_optimizers,
     parts_of,
     teacher_of,
     weights_of,
     weights_of_operation,
+)
+from keras_freeze.model_picture.optimizers import (
+    learning_rate_of,
+    main_optimizer,
+    optimizers_of,
+    own_optimizers,
 )
 from keras_freeze.model_picture.picture import ModelPicture, Pretrained, read_model
 

@@ -33,6 +33,8 @@ class Audit:
         self._kept: tuple[Batch, list[Hashable]] | None = None
         #: Bool, whether it has been passed.
         self.is_passed = False
+        #: What a layer raised that takes no other number of samples; None if none did.
+        self.error: Exception | None = None
 
     @property
     def has_sample(self) -> bool:
@@ -70,7 +72,8 @@ class Audit:
             if self._prefix.is_to_be_traced(batch):
                 return _agree(self._prefix.without_tracing(few), rows)
             return _agree(self._prefix(few), rows)
-        except Exception:  # of a layer that takes no other number of samples
+        except Exception as error:
+            self.error = error
             return False
 
     def _last(self, batch: Batch) -> list[int]:

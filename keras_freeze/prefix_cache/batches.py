@@ -55,6 +55,12 @@ class Batch:
             raise UnreadableBatchError(f"the inputs are {kind}, not arrays of samples") from error
 
     @property
+    def shapes(self) -> list[Any]:
+        """List of the shape of a sample and the dtype of each input, None for one that is None."""
+        leaves = keras.tree.flatten(self.x)
+        return [None if leaf is None else (tuple(leaf.shape[1:]), leaf.dtype) for leaf in leaves]
+
+    @property
     def promised_rows(self) -> int | None:
         """Int, the number of samples that all batches have; None if it may differ."""
         leaves = [leaf for leaf in keras.tree.flatten(self.promised) if leaf is not None]

@@ -42,8 +42,9 @@ class PrefixCache(BaseCallback):
     `custom_step=True`; the loss and the metrics may be anybody's. The cached part ends at a layer
     that is not known to be deterministic, such as a custom one, or that is stochastic in training
     mode, such as a `Dropout`. If something else changes weights before the cut, this is detected
-    before the next step (on a GPU, and on torch where they are written through `.data`: before the
-    next epoch). Now and then, in 2 % of the time, samples are computed again and compared.
+    before the next step (with TensorFlow on a GPU, and on torch where they are written through
+    `.data`: before the next epoch). Now and then, in 2 % of the time, samples are computed again
+    and compared.
 
     Args:
         max_bytes: Int, the most bytes of memory to use; further features go to files that are
@@ -61,15 +62,15 @@ class PrefixCache(BaseCallback):
             layers in inference mode, so that backbones with dropout inside can be cached. This
             changes the training: the frozen part has no dropout.
         custom_step: Bool, whether a `train_step`, `test_step` or `compute_loss` of the model's own
-            is cut too. True is your word that they call the model on the batch as it came, with
+            is cut too. By True you state that they call the model on the batch as it came, with
             the model's own weights, and need no gradient of the input or of frozen weights.
             Defaults to False.
         views: Int, how many augmented views of each sample are kept where the first layers of the
             model are random, such as `RandomFlip`. The first visits of a sample are augmented
             anew, later ones use these views in turn, in an order that is drawn for each pass. This
             changes the training, which sees so many views instead of endlessly many. Where they
-            don't fit into `max_bytes`, and there is no `directory`, there are fewer. Defaults to
-            None: such a model is not cut.
+            don't fit into `max_bytes`, and no `directory` takes the rest (with `keep=True` it
+            doesn't), there are fewer. Defaults to None: such a model is not cut.
         look_ahead: Int, batches whose features are computed together the first time, on
             TensorFlow: small batches then take less time, such as half for ResNet50 at 64 x 64 in
             batches of 32 on two cores. Batches are read that much earlier, and the last bits of
@@ -87,7 +88,7 @@ class PrefixCache(BaseCallback):
     Raises:
         TypeError: if an argument is of another type.
         ValueError: if an argument is invalid; in `fit`, if `mode="inference"` can't be had, or if
-            a step is seen to break the word that `custom_step=True` gives.
+            a step is seen to do otherwise than `custom_step=True` states.
 
     Example:
         >>> import keras, numpy as np, keras_freeze as kf
@@ -245,7 +246,7 @@ class PrefixCache(BaseCallback):
             remove_database(directory)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Record that samples should be repeated from now on."""
+        """Record that an epoch begins."""
         self._epoch = epoch
         if self._run is not None:
             self._run.begin("train")

@@ -77,13 +77,17 @@ class Prefix:
             features: Values of the tensors that it starts from. Defaults to what was drawn.
         """
         given = list(features or batch.drawn)
-        if keras.backend.backend() == "tensorflow" and not self.model.run_eagerly:
+        if self._is_traced:
             return list(self._traced(batch)(batch.x, given))
         if None not in self._functions:
             self._functions[None] = self._made()
         self._calls += 1
         numbers = [self._calls] if batch.state else []
         return list(self._functions[None](*batch.state[:2], batch.x, given, *numbers))
+
+    @property
+    def _is_traced(self) -> bool:
+        return keras.backend.backend() == "tensorflow" and not self.model.run_eagerly
 
     def is_of_one_size(self, batch: Batch) -> bool:
         """Tell whether such batches have a function that takes no other number of samples."""
@@ -92,8 +96,7 @@ class Prefix:
 
     def is_to_be_traced(self, batch: Batch) -> bool:
         """Tell whether TensorFlow would have to trace a function for such batches."""
-        is_traced = keras.backend.backend() == "tensorflow" and not self.model.run_eagerly
-        return is_traced and self._expected(batch)[0] not in self._functions
+        return self._is_traced and self._expected(batch)[0] not in self._functions
 
     def without_tracing(self, batch: Batch) -> list[Any]:
         """Compute the same by one operation after the other."""
@@ -120,7 +123,7 @@ class Prefix:
         knows of shapes, so the second half has to be traced with the same knowledge as the whole
         model. Empty on other backends, which do not need them.
         """
-        if keras.backend.backend() != "tensorflow" or self.model.run_eagerly:
+        if not self._is_traced:
             return []
         key, _ = self._expected(batch)
         if key not in self._shapes:

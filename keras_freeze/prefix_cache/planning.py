@@ -130,7 +130,10 @@ def search(model: keras.Model, options: Options, kind: Kind = "train") -> Fronti
     trained = {id(v) for v in model.trainable_variables}
     inference = options.inference or kind == "test"
     views = options.views is not None and kind == "train"
-    frontier = find(model, Setting(trained, inference, not options.inference, views))
+    setting = Setting(
+        trained, inference=inference, training_writes=not options.inference, views=views
+    )
+    frontier = find(model, setting)
     if isinstance(frontier, NoCut) or options.inference or not options.auto:
         return frontier
     first = (options.views or 1) if frontier.augmentation else 1  # epochs before any is repeated

@@ -175,20 +175,23 @@ class CacheRun:
         if plan is None or plan.draw is not None or not tracker.is_active:
             return False
         try:
+            if not batch.rows:
+                return False
             keys = self._long_kept(batch).keys
             return tracker.store.hits(keys) < len(keys)
-        except (UnreadableBatchError, OSError):  # told of when its turn comes
+        except (UnreadableBatchError, OSError):  # reported when the batch is used
             return False
 
     def compute_together(self, batches: Sequence[Batch]) -> None:
-        """Compute and keep the features of batches, those that are missing."""
-        plan = self._plan_of(batches[0].kind)
-        group = [self._long_kept(batch) for batch in batches if self.lacks(batch)]
+        """Compute and keep the features that are missing, of the first batch and those like it."""
+        plan, shapes = self._plan_of(batches[0].kind), batches[0].shapes
+        lacking = [batch for batch in batches if batch.shapes == shapes and self.lacks(batch)]
+        group = [self._long_kept(batch) for batch in lacking]
         if plan is None or len(group) < 2:
             return
         try:
             self._lookup.together(plan, group)
-        except OSError:  # told of when their turn comes
+        except OSError:  # reported when the batches are used
             return
 
     def _plan_of(self, kind: Kind) -> CutPlan | None:
@@ -314,21 +317,19 @@ class CacheRun:
             return [keras.ops.convert_to_tensor(row) for row in rows]
         if rows is not None:
             self._audit_failed(plan)
-            if not self._options.inference:
-                return None
+            return plan.prefix(plan.augmented(batch)) if self._options.inference else None
         if plan.draw is not None:
             if not batch.drawn:
                 batch, known = plan.augmented(batch), None
             plan.audit.keep(batch, keys)
         flat, arrays = self._lookup.computed(plan, batch, keys, known)
-        if tracker.is_active:
-            self._lookup.keep(batch, keys, arrays)
-            if tracker.lacks_repeats:
-                detail = (
-                    "no sample of the previous epoch was repeated. Random augmentation can be kept "
-                    "if its layers are the first of the model: PrefixCache(views=8)"
-                )
-                self._stop(batch.kind, NoCut(Reason.NO_REPEATS, detail))
+        self._lookup.keep(batch, keys, arrays)
+        if tracker.lacks_repeats:
+            detail = (
+                "no sample of the previous epoch was repeated. Random augmentation can be kept "
+                "if its layers are the first of the model: PrefixCache(views=8)"
+            )
+            self._stop(batch.kind, NoCut(Reason.NO_REPEATS, detail))
         return flat
 
     def _features_or_none_kept(
@@ -352,6 +353,14 @@ class CacheRun:
         if not self._options.inference:
             for part in self._parts.values():
                 part.cut = NoCut(Reason.FAILED_AUDIT)
+        error = plan.audit.error
+        if error is not None:
+            warnings.warn(
+                f"PrefixCache: {plan.frontier.name} can't be computed of some samples alone, so "
+                f"caching is disabled: {type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+            return
         used = "Epochs since the last comparison may have trained on outdated features."
         if not self.statistics.hits:
             used = "None of what was kept has been used."

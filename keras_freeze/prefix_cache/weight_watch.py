@@ -17,8 +17,8 @@ class Watch:
 
     On a host, a weight that has been written to is at another address (TensorFlow), is another
     object (JAX), or has another version (torch, except for writes through `.data`). Only then is
-    it compared with its earlier value. On other devices nothing shows a write, and fingerprints
-    are compared on request.
+    it compared with its earlier value. On TensorFlow's other devices nothing shows a write, and
+    fingerprints are compared on request.
 
     Args:
         variables: Sequence of `keras.Variable`.

@@ -1,7 +1,5 @@
 """Models whose steps train with optimizers that they aren't compiled with, as a GAN's do."""
 
-import types
-
 import keras
 import numpy as np
 import pytest
@@ -274,22 +272,6 @@ def test_an_optimizer_keeps_the_order_in_which_it_was_built():
     for other in weights[1:]:
         for got, wanted in zip(other, weights[0], strict=True):
             np.testing.assert_array_equal(got, wanted)
-
-
-@served
-@pytest.mark.parametrize(
-    "hold",
-    [
-        lambda pair: {"both": {"low": pair[0], "head": pair[1]}},
-        lambda pair: {"both": {"all": pair}},
-        lambda pair: types.SimpleNamespace(low=pair[0], head=pair[1]),
-    ],
-    ids=["dicts", "a list in a dict", "a namespace"],
-)
-def test_optimizers_are_found_wherever_the_model_holds_them(hold):
-    model = two_optimizers()
-    model.held, model.own = hold(model.own), ()
-    assert len(own_optimizers(model)) == 2
 
 
 @served

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import types
 from pathlib import Path
@@ -20,7 +21,7 @@ import pytest
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.features import kept_database
+from keras_freeze.features import kept_database, kept_library
 from keras_freeze.features.kept_database import FOLDER, encoded, using
 from keras_freeze.features.kept_library import KeptLibrary
 
@@ -215,6 +216,28 @@ class TestRoom:
         assert statistics.misses == rows
         assert 0.5 * limit < (tmp_path / FOLDER / "data.mdb").stat().st_size < 1.2 * limit
 
+    def test_what_is_held_is_not_taken_from_the_default_limit(self, tmp_path, monkeypatch):
+        free = 2**30
+
+        def disk_usage(directory):
+            held = kept_database.opened(directory)
+            try:
+                return types.SimpleNamespace(free=free - held.file_bytes)
+            finally:
+                kept_database.released(held)
+
+        monkeypatch.setattr(kept_library.shutil, "disk_usage", disk_usage)
+        limits, make = [], kept_library._Room.__init__
+
+        def noted(room, database, max_bytes, directory):
+            limits.append(max_bytes)
+            make(room, database, max_bytes, directory)
+
+        monkeypatch.setattr(kept_library._Room, "__init__", noted)
+        for _ in range(2):
+            fit(tmp_path)
+        assert limits == [free // 4] * 2
+
     def test_what_can_not_have_room_removes_nothing(self, tmp_path):
         fit(tmp_path)
         wide = cached.frozen(lambda: network(width=2000), layers=["conv"])
@@ -335,6 +358,21 @@ class TestDamage:
         assert after.keys() == before.keys()
         assert samples(tmp_path) == [ROWS]
 
+    def test_features_that_fail_an_audit_are_not_written_back(self, tmp_path, monkeypatch):
+        settings = {"cache": {"mode": "inference"}}
+        fit(tmp_path, **settings)
+        get = kept_library.KeptStore.get
+
+        def other(self, keys):
+            rows = get(self, keys)
+            return rows and [1.01 * row for row in rows]
+
+        monkeypatch.setattr(kept_library.KeptStore, "get", other)
+        with pytest.warns(UserWarning, match="differs from an earlier one"):
+            outcome, _ = fit(tmp_path, **settings)
+        assert_close(outcome, plain_fit())
+        assert samples(tmp_path) == []
+
     @pytest.mark.at_commit("cut short")
     @pytest.mark.parametrize("how", ["cut short", "another file", "a crash of the system"])
     def test_a_torn_database_is_begun_anew(self, how, tmp_path):
@@ -407,6 +445,20 @@ class TestDatabase:
         monkeypatch.setattr(os, "getpid", lambda: 1)
         with pytest.raises(OSError, match=r"forked from one that uses the folder.*spawn"):
             kept_database.opened(tmp_path)
+
+    def test_one_process_at_a_time_looks_whether_it_is_whole(self, tmp_path):
+        entered = threading.Event()
+
+        def enter():
+            with kept_database._one_process(tmp_path):
+                entered.set()
+
+        other = threading.Thread(target=enter)
+        with kept_database._one_process(tmp_path):
+            other.start()
+            assert not entered.wait(0.2)
+        other.join()
+        assert entered.is_set()
 
     def test_one_that_is_open_is_used_again(self, database, tmp_path):
         library = KeptLibrary(str(tmp_path) + "/../" + tmp_path.name)

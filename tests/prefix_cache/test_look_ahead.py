@@ -180,3 +180,29 @@ def test_kept_features_are_computed_together(tmp_path, sizes):
 def test_arguments(value, error):
     with pytest.raises(error, match=r"PrefixCache\(look_ahead=...\) must be"):
         kf.PrefixCache(look_ahead=value)
+
+
+def of_lengths():
+    """Return batches of texts that are padded to different lengths, and one of no texts."""
+    import tensorflow as tf
+
+    def batches():
+        for n, length in enumerate((5, 5, 7, 5, 5, 9)):
+            rng, rows = np.random.default_rng(n), 0 if n == 4 else 4
+            yield rng.normal(size=(rows, length, 2)).astype("float32"), rng.integers(0, 3, rows)
+
+    shapes = tf.TensorSpec((None, None, 2), "float32"), tf.TensorSpec((None,), "int64")
+    data = tf.data.Dataset.from_generator(batches, output_signature=shapes)
+    return data.apply(tf.data.experimental.assert_cardinality(6))
+
+
+def test_batches_of_several_lengths_and_an_empty_one(sizes, monkeypatch):
+    def texts():
+        inputs = keras.Input((None, 2))
+        x = layers.Dense(4, activation="relu", name="conv")(inputs)
+        x = layers.GlobalAveragePooling1D(name="pool")(x)
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    monkeypatch.setitem(globals(), "BUILD", cached.frozen(texts, layers=["conv"]))
+    both(of_lengths, shuffle=False)
+    assert max(sizes) == 8  # the next of the same length, of those that are ahead
