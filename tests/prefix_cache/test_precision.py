@@ -40,6 +40,7 @@ def test_features_have_eight_bits_and_weights_all(batch_norm, capsys):
         assert 2 * cache.statistics.nbytes == other.statistics.nbytes
 
 
+@pytest.mark.slow_on_jax
 def test_a_mixed_layer_stays_as_it_is(capsys):
     def build():
         inputs = keras.Input((16,))
@@ -54,6 +55,7 @@ def test_a_mixed_layer_stays_as_it_is(capsys):
     assert losses == fitted(build, data)[2]
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("settings", [{"look_ahead": 2}, {"keep": True}], ids=str)
 def test_with_other_settings(settings, batch_norm, tmp_path):
     if "keep" in settings:
@@ -74,6 +76,7 @@ def test_the_argument():
         kf.PrefixCache(precision="float16")
 
 
+@pytest.mark.slow_on_jax
 def test_in_inference_mode(batch_norm):
     build = frozen(batch_norm, 1)
     _, cache, losses = fitted(build, images(), precision="bfloat16", mode="inference")
@@ -81,6 +84,7 @@ def test_in_inference_mode(batch_norm):
     assert losses == pytest.approx(fitted(build, images(), mode="inference")[2], rel=0.05)
 
 
+@pytest.mark.slow_on_jax
 def test_validation_is_of_the_same_features(batch_norm):
     keras.utils.set_random_seed(3)
     model = frozen(batch_norm, 1)()
