@@ -139,7 +139,7 @@ class CacheRun:
     def cut(self, batch: Batch) -> tuple[CutPlan, list[Any]] | None:
         """Return how to cut the next step and what crosses the cut; None to leave it whole."""
         part, tracker = self._parts[batch.kind], self._lookup.trackers[batch.kind]
-        batch, known = self._long_kept(batch), None
+        known = None
         try:
             if not batch.rows:
                 return None
@@ -169,6 +169,12 @@ class CacheRun:
         """Int, batches whose features are computed together."""
         return self._options.look_ahead
 
+    @property
+    def keeps_long(self) -> bool:
+        """Bool, whether features outlive the fit."""
+        library = self._options.library
+        return library is not None and library.is_kept
+
     def lacks(self, batch: Batch) -> bool:
         """Tell whether features of a batch are to be computed together with those of others."""
         plan, tracker = self._plan_of(batch.kind), self._lookup.trackers[batch.kind]
@@ -177,16 +183,14 @@ class CacheRun:
         try:
             if not batch.rows:
                 return False
-            keys = self._long_kept(batch).keys
-            return tracker.store.hits(keys) < len(keys)
+            return tracker.store.hits(batch.keys) < len(batch.keys)
         except (UnreadableBatchError, OSError):  # reported when the batch is used
             return False
 
     def compute_together(self, batches: Sequence[Batch]) -> None:
         """Compute and keep the features that are missing, of the first batch and those like it."""
         plan, shapes = self._plan_of(batches[0].kind), batches[0].shapes
-        lacking = [batch for batch in batches if batch.shapes == shapes and self.lacks(batch)]
-        group = [self._long_kept(batch) for batch in lacking]
+        group = [batch for batch in batches if batch.shapes == shapes and self.lacks(batch)]
         if plan is None or len(group) < 2:
             return
         try:
@@ -197,11 +201,6 @@ class CacheRun:
     def _plan_of(self, kind: Kind) -> CutPlan | None:
         part = self._parts.get(kind)
         return part.cut if part is not None and isinstance(part.cut, CutPlan) else None
-
-    def _long_kept(self, batch: Batch) -> Batch:
-        library = self._options.library
-        is_kept = library is not None and library.is_kept
-        return dataclasses.replace(batch, is_kept_long=True) if is_kept else batch
 
     def after(self, kind: Kind, state: tuple[Any, ...]) -> None:
         """Follow the weights into the state that a step of JAX returned; check a user's own step.

@@ -8,9 +8,10 @@ Keras's own function, made of a step that replays the model from the features.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import keras
 
@@ -24,6 +25,9 @@ from keras_freeze.prefix_cache.graph_replay import replaying
 from keras_freeze.prefix_cache.iterators import Iterators
 from keras_freeze.prefix_cache.planning import CutPlan
 from keras_freeze.prefix_cache.session import CacheRun
+
+# A batch as the data give it, and as the cache looks at it.
+_Read: TypeAlias = tuple[Any, Batch]
 
 # How many batches a function is traced for at most, where each execution runs several.
 MAX_UNROLLED = 16
@@ -72,7 +76,7 @@ class Step:
                 return self._make_plain()(*args)
         count, backend = self._model.steps_per_execution, keras.backend.backend()
         taken = [ahead.popleft() for _ in range(min(count, len(ahead)))]
-        taken += itertools.islice(batches, count - len(taken))
+        taken += self._read(batches, count - len(taken))
         if wants and spec is not None and self._run.look_ahead > 1:
             self._look_ahead(taken, ahead, batches)
         self._iterators.set_ahead(batches, ahead)
@@ -86,27 +90,32 @@ class Step:
             rest = [result[1]] if backend == "jax" else []
         return result
 
-    def _look_ahead(self, taken: list[Any], ahead: Any, batches: Any) -> None:
+    def _look_ahead(self, taken: list[_Read], ahead: Any, batches: Any) -> None:
         """Compute what is missing together with that of batches whose turn comes later."""
-        if not taken or not self._run.lacks(self._batch(taken[0], batches.element_spec)):
+        if not taken or not self._run.lacks(taken[0][1]):
             return
-        ahead.extend(itertools.islice(batches, max(0, self._run.look_ahead - len(taken))))
-        group = [self._batch(data, batches.element_spec) for data in (*taken, *ahead)]
-        self._run.compute_together(group)
+        ahead.extend(self._read(batches, max(0, self._run.look_ahead - len(taken))))
+        self._run.compute_together([batch for _, batch in (*taken, *ahead)])
 
-    def _batch(self, data: Any, spec: Any, state: Sequence[Any] = ()) -> Batch:
+    def _read(self, batches: Any, count: int) -> Iterator[_Read]:
+        """Yield some more batches: what the step gets, and what the cache looks at."""
+        spec = getattr(batches, "element_spec", None)
         promised = None if spec is None else _inputs(spec)
         if promised is not None and self._run.look_ahead > 1:
             promised = of_any_size(promised)  # one function for those that are computed together
-        return Batch(_inputs(data), self._kind, tuple(state[0]) if state else (), promised)
+        for data in itertools.islice(batches, count):
+            inputs, is_long = _inputs(data), self._run.keeps_long
+            yield data, Batch(inputs, self._kind, promised=promised, is_kept_long=is_long)
 
-    def _steps(self, state: list[Any], taken: list[Any], spec: Any, wants: bool) -> Any:
+    def _steps(self, state: list[Any], taken: list[_Read], spec: Any, wants: bool) -> Any:
         """Make the steps of some batches: one call if all are cut alike, else one for each."""
-        batches = [self._batch(data, spec, state) for data in taken]
-        found = [self._run.cut(batch) if wants else None for batch in batches]
+        if state:
+            now = tuple(state[0])
+            taken = [(data, dataclasses.replace(batch, state=now)) for data, batch in taken]
+        found = [self._run.cut(batch) if wants else None for _, batch in taken]
         plans = {None if cut is None else id(cut[0]) for cut in found}
         is_one = len(plans) == 1 and None not in plans
-        each = list(zip(taken, batches, found, strict=True))
+        each = [(data, batch, cut) for (data, batch), cut in zip(taken, found, strict=True)]
         for group in [each] if is_one else [[one] for one in each]:
             result = self._call(state, group, spec)
         return result
