@@ -114,6 +114,10 @@ class CacheRun:
             tracker.count()
         return is_cut and goes_on
 
+    def stays_whole(self, kind: Kind) -> bool:
+        """Tell whether steps of a kind are left whole for as long as the model stays as it is."""
+        return kind in self._whole_kinds or isinstance(self._parts[kind].cut, NoCut)
+
     def _search(self) -> None:
         """Search for a cut; for validation another one, if that can be cut deeper or alone."""
         # Anew, since a step may have been set in the meantime.

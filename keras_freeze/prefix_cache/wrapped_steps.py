@@ -62,18 +62,22 @@ class Step:
         self.plain = plain
         self._fed: tuple[Any, Callable[..., Any]] | None = None
         self._cuts: list[tuple[Any, Callable[..., Any]]] = []
+        self._stays_whole = False
 
     def __call__(self, *args: Any) -> Any:
         """Make one execution: `(iterator)`, on JAX `(state, iterator)`, on torch `(batches)`."""
+        if self._stays_whole:
+            return self.plain(*args)
         *rest, batches = args
-        spec = getattr(batches, "element_spec", None)
-        if spec is not None:
-            self._iterators.hold(self._kind, batches)
         wants, ahead = self._run.wants(self._kind), self._iterators.ahead(batches)
         if not wants:
             self._cuts = []
             if not ahead:
+                self._stays_whole = self._run.stays_whole(self._kind)
                 return self._make_plain()(*args)
+        spec = getattr(batches, "element_spec", None)
+        if spec is not None:
+            self._iterators.hold(self._kind, batches)
         count, backend = self._model.steps_per_execution, keras.backend.backend()
         taken = [ahead.popleft() for _ in range(min(count, len(ahead)))]
         taken += self._read(batches, count - len(taken))

@@ -7,6 +7,7 @@ import pytest
 from cached import frozen, images, scale_kernel
 
 import keras_freeze as kf
+from keras_freeze.prefix_cache.session import CacheRun
 
 
 def test_a_second_fit_and_a_fit_without(batch_norm):
@@ -56,3 +57,27 @@ def test_after_an_interrupted_fit_the_next_is_plain(batch_norm):
     model.fit(*images(), epochs=2, verbose=0)
     assert cache.statistics.hits == 0
     assert "make_train_function" not in vars(model)
+
+
+def test_steps_that_stay_whole_are_asked_once_until_the_model_changes(batch_norm, monkeypatch):
+    asked, wants = [], CacheRun.wants
+
+    def noted(self, kind):
+        asked.append(kind)
+        return wants(self, kind)
+
+    monkeypatch.setattr(CacheRun, "wants", noted)
+    model = batch_norm()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    schedule = kf.FreezeScheduler({0: None, 2: 1}, cache=cache, verbose=0)
+    data, seen = images(), []
+
+    class Counts(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(len(asked))
+
+    settings = {"epochs": 4, "batch_size": 5, "verbose": 0}
+    model.fit(*data, callbacks=[schedule, Counts()], **settings)
+    assert seen == [1, 1, 1 + 4, 1 + 8]
+    assert cache.statistics.hits == len(data[0])
