@@ -7,6 +7,7 @@ from keras_freeze.engine import recompile
 from keras_freeze.freezing import FreezeResult, freeze, unfreeze, unfreeze_only
 from keras_freeze.groups import LayerGroup, layer_groups
 from keras_freeze.prefix_cache import PrefixCache
+from keras_freeze.ranking import GroupRanking, rank_groups
 from keras_freeze.reports import ParameterReport, parameter_report
 
 __version__ = "0.2.0"
@@ -17,6 +18,7 @@ __all__ = [
     "FreezeResult",
     "FreezeScheduler",
     "GradualUnfreeze",
+    "GroupRanking",
     "LayerGroup",
     "ParameterReport",
     "PrefixCache",
@@ -25,6 +27,7 @@ __all__ = [
     "parameter_report",
     "plots",
     "policies",
+    "rank_groups",
     "recompile",
     "schedules",
     "tuning",
