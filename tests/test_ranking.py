@@ -81,6 +81,7 @@ def test_the_figures_are_those_of_a_calculation_by_hand(frozen):
         assert group.signal_to_noise == pytest.approx(ratios[n], rel=1e-3)
 
 
+@pytest.mark.slow_on_jax
 def test_arrays_are_drawn_from_all_over_and_the_same_each_time():
     keras.utils.set_random_seed(1)
     model, (x, y) = linear(), data(64)
@@ -160,6 +161,7 @@ def test_a_fit_after_it_is_as_without():
     assert trained(True) == trained(False)
 
 
+@pytest.mark.slow_on_jax
 def test_masks_differ_from_batch_to_batch():
     keras.utils.set_random_seed(1)
     inputs = keras.Input((4,))
@@ -173,12 +175,14 @@ def test_masks_differ_from_batch_to_batch():
     assert ranking.groups[0].signal_to_noise < 1e4
 
 
+@pytest.mark.slow_on_jax
 def test_zeros_and_normalization_are_left_out():
     model, (x, y) = network(), data()  # whose biases are zeros
     ranking = kf.rank_groups(model, x, y, batch_size=8)
     assert {g.name: g.params for g in ranking.groups} == {"low": 24, "middle": 30, "head": 10}
 
 
+@pytest.mark.slow_on_jax
 def test_what_lora_froze_is_left_out_and_so_are_its_zeros():
     model, (x, y) = linear(), data()
     model.get_layer("low").enable_lora(2)
@@ -186,6 +190,7 @@ def test_what_lora_froze_is_left_out_and_so_are_its_zeros():
     assert ranking.groups[0].params == 4 * 2 + 3  # lora_a and the bias
 
 
+@pytest.mark.slow_on_jax
 def test_top_freezes_all_pretrained_groups_but_those():
     model = keras.Sequential(
         [keras.Input((4,)), *(layers.Dense(4, name=f"d{n}") for n in range(4))]
@@ -234,6 +239,7 @@ def test_as_a_table():
     ]
 
 
+@pytest.mark.slow_on_jax
 def test_half_precision_is_not_lost_in_zeros():
     keras.utils.set_random_seed(1)
     model, (x, y) = linear(), data()
@@ -260,6 +266,7 @@ class Own(keras.Model):
         return super().train_step(*args)
 
 
+@pytest.mark.slow_on_jax
 def test_what_is_refused():
     model, (x, y) = linear(), data()
     with pytest.raises(TypeError, match="that can be read again"):
@@ -276,6 +283,7 @@ def test_what_is_refused():
         kf.rank_groups(own, x, y)
 
 
+@pytest.mark.slow_on_jax
 def test_a_loss_of_its_own_is_the_one_that_counts():
     class Tripled(keras.Model):
         def compute_loss(self, *args, **settings):
@@ -290,6 +298,7 @@ def test_a_loss_of_its_own_is_the_one_that_counts():
         assert b.relative_gradient_norm == pytest.approx(3 * a.relative_gradient_norm, rel=1e-5)
 
 
+@pytest.mark.slow_on_jax
 def test_sample_weights_count():
     keras.utils.set_random_seed(1)
     model, (x, y) = linear(), data()

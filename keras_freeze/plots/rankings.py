@@ -68,6 +68,6 @@ def ranking(
         rotation=60 if turned else 0,
         ha="right" if turned else "center",
     )
-    ax.margins(y=0.15)
+    ax.margins(x=0.02, y=0.15)
     ax.legend(loc="best", **OVER_MARKS)
     return ax.figure
