@@ -35,7 +35,11 @@ EPOCHS = 40
 # Epochs after which the features of up to eight views are all kept.
 FIRST = 8
 NONE, FRESH = "no augmentation", "a new one in each visit"
-ARMS: dict[str, int | None] = {NONE: None, **{f"{n} view{'s' * (n > 1)}": n for n in (1, 4, 8, 16)}, FRESH: None}
+ARMS: dict[str, int | None] = {
+    NONE: None,
+    **{f"{n} view{'s' * (n > 1)}": n for n in (1, 4, 8, 16)},
+    FRESH: None,
+}
 
 
 class Clock(keras.callbacks.Callback):
