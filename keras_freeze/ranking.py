@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ from keras_freeze.reports import Column, ShownAsTable, Table
 
 By = Literal["relative_gradient_norm", "signal_to_noise"]
 
+_CRITERIA = ("relative_gradient_norm", "signal_to_noise")
+
 # Added to variances, so that a gradient that never differs has a signal-to-noise ratio.
 _VARIANCE = 1e-8
 # The loss of a model that computes in float16 is multiplied by this, and its gradients divided.
@@ -35,8 +38,8 @@ class RankedGroup:
     Attributes:
         name: Str.
         params: Int, the parameters that were looked at.
-        relative_gradient_norm: Float, the mean of ||g|| / ||w|| over its tensors and over batches.
-            NaN where none was looked at.
+        relative_gradient_norm: Float, the mean over batches of ||g|| / ||w||, each of all its
+            parameters together. NaN where none was looked at.
         signal_to_noise: Float, the mean of g² / (Var g + 1e-8) over its elements, with the mean and
             the variance of g over batches. NaN where none was looked at, or of a single batch.
         is_pretrained: Bool. What is new trains anyway, and is not ranked.
@@ -73,11 +76,19 @@ class GroupRanking(ShownAsTable):
             by: `"relative_gradient_norm"` (default) or `"signal_to_noise"`.
 
         Raises:
-            ValueError: if `by` is neither.
+            ValueError: if `by` is neither, or if it is not known of a single batch.
         """
-        if by not in ("relative_gradient_norm", "signal_to_noise"):
+        if by not in _CRITERIA:
             rule = 'be "relative_gradient_norm" or "signal_to_noise"'
             raise ArgumentError("ranked", "by", rule, value=by)
+        if by == "signal_to_noise" and self.batches < 2:
+            raise ArgumentError(
+                "ranked",
+                "by",
+                "be known, and noise is of at least two batches",
+                value=by,
+                advice="Pass more data to rank_groups, or a smaller batch_size=.",
+            )
         able = [group for group in self.groups if group.is_pretrained and group.params]
         # Of equals the one nearer to the head first.
         return tuple(g.name for g in sorted(reversed(able), key=lambda g: -getattr(g, by)))
@@ -85,8 +96,8 @@ class GroupRanking(ShownAsTable):
     def top(self, k: int, by: By = "relative_gradient_norm") -> FreezeGroups:
         """Return the policy that freezes all pretrained groups but the `k` that rank first.
 
-        Their place does not matter: early ones where the inputs differ from those of the
-        pretraining, late ones where the labels do. What is new trains as well.
+        Their place does not matter, and what is new trains as well. `freeze` with this policy
+        leaves frozen what is: unfreeze the model before.
 
         Args:
             k: Int, from 1 to the number of groups that are ranked.
@@ -106,8 +117,12 @@ class GroupRanking(ShownAsTable):
         return FreezeGroups(frozen or 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all as plain data, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Return all as plain data, ready for JSON; what isn't known is None."""
+        found = dataclasses.asdict(self)
+        for row in found["groups"]:
+            for by in _CRITERIA:
+                row[by] = None if math.isnan(row[by]) else row[by]
+        return found
 
     def __repr__(self) -> str:
         return f"GroupRanking(model={self.model!r}, batches={self.batches}, ranked={self.ranked()})"
@@ -126,12 +141,17 @@ class GroupRanking(ShownAsTable):
                 places.get(g.name, "-" if g.is_pretrained else "new"),
                 g.name,
                 f"{g.params:,}",
-                f"{g.relative_gradient_norm:.2e}" if g.params else "-",
-                f"{g.signal_to_noise:.2f}" if g.params else "-",
+                _number(g.relative_gradient_norm, ".2e"),
+                _number(g.signal_to_noise, ".2f"),
             )
             for g in self.groups
         ]
-        return Table(f"{self.model}, {self.batches} batches", columns, tuple(rows))
+        title = f"{self.model}, {self.batches} batch{'es' * (self.batches > 1)}"
+        return Table(title, columns, tuple(rows))
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def rank_groups(
@@ -147,9 +167,10 @@ def rank_groups(
 ) -> GroupRanking:
     """Rank the layer groups of a model by the gradient that some data give them.
 
-    The gradients are those of a training step, for frozen groups too. Left out are normalization
-    layers, weights that are frozen for good, and tensors whose values are all zero, such as new
-    biases. Nothing of the model changes, nor of its optimizer or the random generators.
+    The gradients are those of a training step, for frozen groups too; `BatchNormalization` layers
+    do as their flags say, so rank with the flags that you will train with. Left out are
+    normalization layers, weights that are frozen for good, and tensors whose values are all zero,
+    such as new biases. Weights, optimizer, metrics and random generators stay as they are.
 
     Args:
         model: `keras.Model`, compiled, with a `train_step` of Keras's own.
@@ -181,11 +202,13 @@ def rank_groups(
         >>> ranking = rank_groups(model, np.ones((8, 4)), np.ones((8, 2)))
         >>> ranking.ranked()
         ('low',)
-        >>> change = kf.freeze(model, ranking.top(1))
+        >>> result = kf.unfreeze(model)
+        >>> result = kf.freeze(model, ranking.top(1))
 
     Reference:
         - [Lee et al., 2022](https://arxiv.org/abs/2210.11466): surgical fine-tuning, whose Auto-RGN
-          and Auto-SNR use both criteria by tensor.
+          and Auto-SNR use both criteria by tensor. Here the norms are those of groups: a bias that
+          is nearly zero would outweigh all kernels in a mean over tensors.
     """
     check_model("rank_groups", model)
     _check_step(model)
@@ -198,7 +221,7 @@ def rank_groups(
     with _same_random_state():
         is_half = any(layer.compute_dtype == "float16" for layer in picture.layers)
         gradients, others = loss_gradients(model, variables, _SCALE if is_half else 1.0)
-        for data in _batches(x, y, sample_weight, batch_size, batches):
+        for data in _batches(model, x, y, sample_weight, batch_size, batches):
             inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
             found, others = gradients(inputs, targets, weights, others)
             sums.add(found)
@@ -211,7 +234,7 @@ def rank_groups(
             RankedGroup(
                 name,
                 count_params(own),
-                _mean([sums.relative_norms[i] for i in ids]),
+                sums.relative_norm(ids),
                 sums.signal_to_noise(ids),
                 is_pretrained=n < len(looked_at) - 1,
             )
@@ -226,10 +249,13 @@ class _Sums:
         self.count = 0
         self._variables = variables
         values = [np.asarray(keras.ops.convert_to_numpy(v), "float64") for v in variables]
-        self._norms = [float(np.linalg.norm(value)) for value in values]
+        self._norms = {
+            id(v): float(np.linalg.norm(value)) for v, value in zip(variables, values, strict=True)
+        }
         self._total = {id(v): np.zeros(v.shape) for v in variables}
         self._squares = {id(v): np.zeros(v.shape) for v in variables}
-        self._relative = {id(v): 0.0 for v in variables}
+        #: Of each batch, the norm of each gradient.
+        self._batches: list[dict[int, float]] = []
 
     def add(self, gradients: Sequence[Any]) -> None:
         """Take the gradients of a batch into account.
@@ -238,7 +264,8 @@ class _Sums:
             ValueError: if one is not finite.
         """
         self.count += 1
-        for variable, norm, gradient in zip(self._variables, self._norms, gradients, strict=True):
+        self._batches.append({})
+        for variable, gradient in zip(self._variables, gradients, strict=True):
             if gradient is None:
                 continue
             g = np.asarray(keras.ops.convert_to_numpy(gradient), "float64")
@@ -250,12 +277,15 @@ class _Sums:
                 )
             self._total[id(variable)] += g
             self._squares[id(variable)] += g**2
-            self._relative[id(variable)] += float(np.linalg.norm(g)) / norm
+            self._batches[-1][id(variable)] = float(np.linalg.norm(g))
 
-    @property
-    def relative_norms(self) -> dict[int, float]:
-        """By id of variable, the mean over batches."""
-        return {i: total / self.count for i, total in self._relative.items()}
+    def relative_norm(self, ids: Sequence[int]) -> float:
+        """Return the mean over batches for some variables together; NaN for none."""
+        if not ids:
+            return float("nan")
+        norm = math.hypot(*(self._norms[i] for i in ids))
+        found = [math.hypot(*(batch.get(i, 0.0) for i in ids)) for batch in self._batches]
+        return sum(found) / len(found) / norm
 
     def signal_to_noise(self, ids: Sequence[int]) -> float:
         """Return the mean over all elements of some variables; NaN for none, or of one batch."""
@@ -267,10 +297,6 @@ class _Sums:
             variance = np.maximum(self._squares[i] / self.count - mean**2, 0.0)
             ratios.append((mean**2 / (variance + _VARIANCE)).ravel())
         return float(np.concatenate(ratios).mean()) if ratios else float("nan")
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
 
 
 def _check_step(model: keras.Model) -> None:
@@ -311,18 +337,27 @@ def _is_not_zero(variable: keras.Variable) -> bool:
     return bool(np.any(np.asarray(keras.ops.convert_to_numpy(variable), "float32")))
 
 
-def _batches(x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
+def _batches(
+    model: keras.Model, x: Any, y: Any, weight: Any, size: int, count: int
+) -> Iterator[Any]:
     """Yield batches of data as tensors, as many as there are, up to a number."""
     found: Iterator[Any]
+    is_whole = isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec")
+    is_whole |= type(x).__module__.startswith("torch.utils.data")
+    if is_whole and not (y is None and weight is None):
+        advice = "Leave out y and sample_weight."
+        raise ArgumentError("rank_groups", "x", "have the targets in it", value=x, advice=advice)
     if isinstance(x, keras.utils.PyDataset):
         found = (x[n] for n in range(min(count, x.num_batches or count)))
-    elif hasattr(x, "element_spec") or type(x).__module__.startswith("torch.utils.data"):
+    elif is_whole:
         found = (data for data, _ in zip(x, range(count), strict=False))
     elif inspect.isgenerator(x) or hasattr(x, "__next__"):
         raise TypeError(
             "rank_groups(x=...) must be data that can be read again: arrays, a tf.data.Dataset, a "
             f"PyDataset or a DataLoader. Received: {type(x).__name__}."
         )
+    elif y is None and model.loss is not None:
+        raise ArgumentError("rank_groups", "y", "be given where x are arrays", value=y)
     else:
         found = _of_arrays(x, y, weight, size, count)
     for data in found:
@@ -330,6 +365,8 @@ def _batches(x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any
 
 
 def _of_arrays(x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
+    if isinstance(y, list) and y and not hasattr(y[0], "shape"):
+        y = np.asarray(y)
     parts = (x, y) if weight is None else (x, y, weight)
     first = keras.tree.flatten(x)[0]
     order = np.random.default_rng(0).permutation(len(first))

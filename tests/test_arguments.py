@@ -326,6 +326,22 @@ CASES = {
         ValueError,
         ['parameter_report(groups=...) must be None where by="layer".', "Leave out one"],
     ),
+    # rank_groups
+    "rank batches": (
+        lambda: kf.rank_groups(compiled(), np.ones((4, 4)), np.ones((4, 3)), batches=0),
+        ValueError,
+        ["rank_groups(batches=...)", "Received: batches=0."],
+    ),
+    "rank without targets": (
+        lambda: kf.rank_groups(compiled(), np.ones((4, 4))),
+        ValueError,
+        ["rank_groups(y=...) must be given where x are arrays.", "Received: y=None."],
+    ),
+    "rank no model": (
+        lambda: kf.rank_groups(None, np.ones((4, 4))),
+        TypeError,
+        ["rank_groups(model=...) must be a keras.Model.", "Received: model=None."],
+    ),
     # policies
     "FreezeFirst": (
         lambda: policies.FreezeFirst(2.0),
@@ -860,6 +876,7 @@ def test_every_public_callable_has_a_case():
     owners |= {*policies.__all__, *schedules.__all__}
     owners -= {"FreezePolicy", "Trigger", "Curve"}  # which are abstract
     owners -= {"Selection", "FreezeResult", "LayerGroup", "ParameterReport", "SchedulePreview"}
+    owners -= {"GroupRanking"}
     # A policy in words, a constant, a plan that GradualUnfreeze checks, and one under test above.
     owners -= {"as_policy", "DEFAULT_RATES", "unfreeze_plan", "AfterEpochs", "preview"}
     said = " ".join(part for _, _, parts in CASES.values() for part in parts)

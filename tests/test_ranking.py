@@ -41,15 +41,19 @@ def by_hand(model, batches):
         d = 2 * (h @ w2 + b2 - y) / y.size
         found.append([x.T @ (d @ w2.T), (d @ w2.T).sum(0), h.T @ d, d.sum(0)])
     norms = [
-        np.mean([np.linalg.norm(g[n]) / np.linalg.norm(w) for g in found])
-        for n, w in enumerate((w1, b1, w2, b2))
+        np.mean([together(g[n : n + 2]) / together(weights) for g in found])
+        for n, weights in ((0, (w1, b1)), (2, (w2, b2)))
     ]
     ratios = []
     for n in range(4):
         stacked = np.stack([g[n] for g in found])
         ratios.append((stacked.mean(0) ** 2 / (stacked.var(0) + 1e-8)).ravel())
     both = [np.concatenate(ratios[:2]).mean(), np.concatenate(ratios[2:]).mean()]
-    return [np.mean(norms[:2]), np.mean(norms[2:])], both
+    return norms, both
+
+
+def together(arrays):
+    return np.linalg.norm(np.concatenate([array.ravel() for array in arrays]))
 
 
 class Batches(keras.utils.PyDataset):
@@ -176,6 +180,38 @@ def test_masks_differ_from_batch_to_batch():
 
 
 @pytest.mark.slow_on_jax
+def test_a_bias_that_is_nearly_zero_does_not_decide():
+    keras.utils.set_random_seed(1)
+    model, (x, y) = linear(), data()
+    before = kf.rank_groups(model, x, y).groups[0].relative_gradient_norm
+    model.layers[0].bias.assign(np.full(3, 1e-6))
+    after = kf.rank_groups(model, x, y).groups[0].relative_gradient_norm
+    assert after < 2 * before
+
+
+@pytest.mark.slow_on_jax
+def test_noise_of_one_batch_is_not_known():
+    model, (x, y) = linear(), data()
+    ranking = kf.rank_groups(model, x, y, batches=1)
+    assert ranking.to_dict()["groups"][0]["signal_to_noise"] is None
+    assert str(ranking).splitlines()[0].endswith("1 batch")
+    assert ranking.ranked() == ("low",)
+    with pytest.raises(ValueError, match="noise is of at least two batches"):
+        ranking.top(1, by="signal_to_noise")
+
+
+@pytest.mark.slow_on_jax
+def test_a_list_of_targets():
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((4,))
+    outputs = layers.Dense(3, name="head")(layers.Dense(3, name="low")(inputs))
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, labels = data()[0], [n % 3 for n in range(40)]
+    assert kf.rank_groups(model, x, labels) == kf.rank_groups(model, x, np.array(labels))
+
+
+@pytest.mark.slow_on_jax
 def test_zeros_and_normalization_are_left_out():
     model, (x, y) = network(), data()  # whose biases are zeros
     ranking = kf.rank_groups(model, x, y, batch_size=8)
@@ -269,6 +305,8 @@ class Own(keras.Model):
 @pytest.mark.slow_on_jax
 def test_what_is_refused():
     model, (x, y) = linear(), data()
+    with pytest.raises(ValueError, match="have the targets in it"):
+        kf.rank_groups(model, Batches(x, y), y)
     with pytest.raises(TypeError, match="that can be read again"):
         kf.rank_groups(model, ((x, y) for _ in range(3)))
     with pytest.raises(ValueError, match="at least one batch"):

@@ -30,6 +30,7 @@ class Reason(enum.Enum):
     NO_REPEATS = enum.auto()
     WEIGHTS_CHANGE = enum.auto()
     FAILED_AUDIT = enum.auto()
+    SHORT_FOR_VIEWS = enum.auto()
 
     @property
     def is_expected(self) -> bool:

@@ -5,7 +5,11 @@ trainings that share it; a `kept_library.KeptLibrary` is a folder for all proces
 libraries have the same methods, and so have their stores.
 """
 
-from keras_freeze.features.kept_database import network_file_system, remove_database
+from keras_freeze.features.kept_database import (
+    bytes_on_disk,
+    network_file_system,
+    remove_database,
+)
 from keras_freeze.features.kept_library import KeptFeatures, KeptLibrary, KeptStore, contents_of
 from keras_freeze.features.library import Library, Shelf, present, shared
 from keras_freeze.features.store import Budget, RowStore, Store
@@ -19,6 +23,7 @@ __all__ = [
     "RowStore",
     "Shelf",
     "Store",
+    "bytes_on_disk",
     "contents_of",
     "network_file_system",
     "present",

@@ -169,7 +169,7 @@ class Database:
     def remove(self, txn: Any, key: bytes) -> int:
         """Remove a row; return how many bytes that frees."""
         value = txn.pop(key, db=self._rows)
-        return 0 if value is None else size_of(value)
+        return 0 if value is None else bytes_on_disk(len(value))
 
     # Claims.
 
@@ -280,9 +280,9 @@ def encoded(row: Sequence[np.ndarray]) -> bytes:
     return _LENGTH.pack(xxhash.xxh3_64_intdigest(body), len(header)) + body
 
 
-def size_of(value: Any) -> int:
+def bytes_on_disk(length: float) -> int:
     """Return about how many bytes a row takes in the file; long ones have pages of their own."""
-    length = len(value) + 64  # with its key
+    length += 64  # its key
     if length > _IN_PAGE / 2:
         return math.ceil(length / _PAGE) * _PAGE
     return math.ceil(_PAGE / max(1, int(_FILLED * _IN_PAGE / length)))

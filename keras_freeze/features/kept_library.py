@@ -21,11 +21,11 @@ import xxhash
 from keras_freeze.features.kept_database import (
     Database,
     Meta,
+    bytes_on_disk,
     encoded,
     exists_in,
     opened,
     released,
-    size_of,
     using,
 )
 from keras_freeze.features.library import Library, Names, Shelf
@@ -240,14 +240,15 @@ class KeptStore:
         keys, arrays = [keys[n] for n in absent], [array[absent] for array in arrays]
         values = [encoded([array[n] for array in arrays]) for n in range(len(keys))]
         with self._database.writing() as txn:
-            fits = self._room.make(txn, self._shelf, sum(map(size_of, values)))
+            needed = sum(bytes_on_disk(len(value)) for value in values)
+            fits = self._room.make(txn, self._shelf, needed)
             if fits:
                 meta = self._present(txn)
                 for key, value in zip(keys, values, strict=True):
                     if self._database.put(txn, self._at(key), value):
                         self._put.add(self._at(key))
                         meta["rows"] += 1
-                        meta["nbytes"] += size_of(value)
+                        meta["nbytes"] += bytes_on_disk(len(value))
                 self._database.set_shelf(txn, self._shelf, meta)
                 self._nbytes = meta["nbytes"]
             for key in given:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
+# Values that are farther apart than this are drawn on a logarithmic axis.
+_WIDE = 30.0
+
 _LABELS = {"relative_gradient_norm": "relative gradient norm", "signal_to_noise": "signal to noise"}
 
 
@@ -59,7 +62,9 @@ def ranking(
             ax.annotate(
                 str(places[group.name]), where, (0, 2), textcoords="offset points", ha="center"
             )
-    ax.set_yscale("log")
+    values = [getattr(group, by) for group in rows]
+    if max(values) > _WIDE * min(values) > 0:
+        ax.set_yscale("log")
     ax.set_ylabel(_LABELS[by])
     turned = len(rows) > 8 or max(len(group.name) for group in rows) > 8
     ax.set_xticks(
@@ -69,5 +74,5 @@ def ranking(
         ha="right" if turned else "center",
     )
     ax.margins(x=0.02, y=0.15)
-    ax.legend(loc="best", **OVER_MARKS)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, **OVER_MARKS)
     return ax.figure

@@ -25,6 +25,7 @@ from keras_freeze.prefix_cache.planning import Options
 from keras_freeze.prefix_cache.session import CacheRun
 from keras_freeze.prefix_cache.summary import Statistics
 from keras_freeze.prefix_cache.wrapped_steps import Installation
+from keras_freeze.reports import readable_bytes
 
 Mode = Literal["training", "inference"]
 
@@ -253,8 +254,14 @@ class PrefixCache(BaseCallback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Remove the cache from the model's steps, and print a summary."""
+        text = str(self.statistics)
+        if self.keep and self._folder is not None and self._own_library is not None:
+            with contextlib.suppress(OSError):
+                shelves = contents_of(self._folder).shelves
+                size = readable_bytes(sum(shelf.nbytes for shelf in shelves))
+                text = self.statistics.text(f"{size} in {self.directory}")
         if self._run is not None and self.statistics.hits:
-            self._say(f"cache: {self.statistics}.")
+            self._say(f"cache: {text}.")
         self._remove()
 
     def expect(self, epoch: int | None) -> None:

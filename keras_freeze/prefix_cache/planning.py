@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_freeze.checks import counted
 from keras_freeze.cuts import ONLY_GRAPHS, Frontier, NoCut, Reason, Setting, find
 from keras_freeze.features import Library
 from keras_freeze.keras_internals.own_code import STEP_METHODS, replaced_methods
@@ -139,7 +140,10 @@ def search(model: keras.Model, options: Options, kind: Kind = "train") -> Fronti
     first = (options.views or 1) if frontier.augmentation else 1  # epochs before any is repeated
     epochs_left = options.epochs_left()
     if epochs_left is not None and epochs_left <= first and options.library is None:
-        return NoCut(Reason.SHORT_PHASE)
+        if first == 1:
+            return NoCut(Reason.SHORT_PHASE)
+        detail = f"the first {first} views of a sample are new, and the model trains as it is for"
+        return NoCut(Reason.SHORT_FOR_VIEWS, f"{detail} {counted(epochs_left, 'epoch')} only")
     if frontier.work >= MIN_WORK and frontier.share >= MIN_SHARE:
         return frontier
     ends = f"; it ends there because {frontier.ended_by.detail}" if frontier.ended_by else ""

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_freeze.cuts import Frontier, NoCut, Reason
-from keras_freeze.features import RowStore
+from keras_freeze.features import RowStore, bytes_on_disk
 from keras_freeze.prefix_cache import planning
 from keras_freeze.prefix_cache.audit import to_host
 from keras_freeze.prefix_cache.batches import KINDS, Batch, Kind, UnreadableBatchError
@@ -20,6 +20,9 @@ from keras_freeze.prefix_cache.feature_lookup import FeatureLookup
 from keras_freeze.prefix_cache.planning import CutPlan, Options
 from keras_freeze.prefix_cache.summary import Messages
 from keras_freeze.prefix_cache.weight_watch import Watch
+
+# About what a kept row has besides its features.
+HEADER_BYTES = 64
 
 # How often the weights of the cached layers may change in a fit before the cache is disabled.
 MAX_CHANGES = 3
@@ -302,6 +305,8 @@ class CacheRun:
     def _views(self, batch: Batch, row_bytes: float) -> int:
         """Set how many views are kept: as many as were asked for, or as fit into `max_bytes`."""
         views, steps, limit = self._options.views or 1, self._options.steps, self._options.max_bytes
+        if self.keeps_long:
+            row_bytes = bytes_on_disk(row_bytes + HEADER_BYTES)
         if limit is not None and steps is not None:
             views = max(1, min(views, int(limit // max(1.0, row_bytes * steps * batch.rows))))
         self._lookup.visits.count = views
@@ -329,8 +334,9 @@ class CacheRun:
         self._lookup.keep(batch, keys, arrays)
         if tracker.lacks_repeats:
             detail = (
-                "no sample of the previous epoch was repeated. Random augmentation can be kept "
-                "if its layers are the first of the model: PrefixCache(views=8)"
+                "no sample of the previous epoch was repeated, as where samples are augmented at "
+                "random or epochs are shorter than the data. Random augmentation can be kept if "
+                "its layers are the first of the model: PrefixCache(views=8)"
             )
             self._stop(batch.kind, NoCut(Reason.NO_REPEATS, detail))
         return flat

@@ -56,10 +56,12 @@ class Statistics:
         self.lookup_s += time.perf_counter() - begun
 
     def __str__(self) -> str:
-        text = (
-            f"{100 * self.hit_rate:.0f} % of {self.hits + self.misses:,} samples were looked up; "
-            f"at most {readable_bytes(self.nbytes)} kept"
-        )
+        return self.text(f"at most {readable_bytes(self.nbytes)} kept")
+
+    def text(self, kept: str) -> str:
+        """Return what was done in words, with what is to be said of the bytes that are kept."""
+        looked_up = f"{100 * self.hit_rate:.0f} % of {self.hits + self.misses:,} samples"
+        text = f"{looked_up} were looked up; {kept}"
         # Where all features are of earlier fits it isn't known what they take.
         return text + (f"; saved about {max(0.0, self.saved_s):.1f} s" if self.computed else "")
 

@@ -272,7 +272,7 @@ def test_a_phase_of_no_more_epochs_than_views_is_left_whole():
 
     model = augmented(flip)()
     options = {"inference": False, "auto": True, "custom_step": False, "steps": 4, "views": 3}
-    for left, reason in ((3, "SHORT_PHASE"), (4, "LITTLE_WORK")):
+    for left, reason in ((3, "SHORT_FOR_VIEWS"), (4, "LITTLE_WORK")):
         found = planning.search(model, planning.Options(epochs_left=lambda n=left: n, **options))
         assert found.reason.name == reason
 
@@ -305,3 +305,9 @@ def test_a_first_batch_is_augmented_once():
         states.append([keras.ops.convert_to_numpy(v) for v in model.variables])
     for got, wanted in zip(*states, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_phases_that_are_too_short_for_views_say_so(capsys):
+    cache = kf.PrefixCache(auto=True, views=5)
+    fit(augmented(flip), images(), cache, epochs=5)
+    assert "the first 5 views of a sample are new" in capsys.readouterr().out
