@@ -503,6 +503,7 @@ def beside(tmp_path):
     "name", ["EarlyStopping", "ReduceLROnPlateau", "ModelCheckpoint", "BackupAndRestore"]
 )
 @pytest.mark.at_commit("ReduceLROnPlateau", "ModelCheckpoint")
+@pytest.mark.slow_on_jax
 def test_silent_beside_the_stock_callbacks(name, batch_norm, data_for, tmp_path):
     unfreeze, other = kf.GradualUnfreeze(1, verbose=0), beside(tmp_path)[name]
     model = compiled(batch_norm(), eager=True)

@@ -878,6 +878,7 @@ class Adapt(keras.callbacks.Callback):
             self._model.get_layer("middle").enable_lora(2)
 
 
+@pytest.mark.slow_on_jax
 def test_a_kernel_that_lora_replaces_in_a_fit_stays_frozen(plain, data_for):
     model = compiled(plain(), eager=True)
     callback = kf.FreezeScheduler({0: 1, 1: 2, 2: 1, 3: None}, verbose=0, cache=False)

@@ -228,5 +228,6 @@ class TestOldFiles:
         assert numbers(other.weights) == numbers(model.weights)
 
     @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+    @pytest.mark.slow_on_jax
     def test_whole_layers_are_in_order(self, batch_norm, data_for, tmp_path):
         self.fit(batch_norm, data_for, tmp_path / "model.h5", {0: "block1", 1: None})

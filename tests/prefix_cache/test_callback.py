@@ -93,6 +93,7 @@ class Batches(keras.utils.PyDataset):
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_py_dataset(batch_norm):
     assert fits(batch_norm, Batches).hits == 42
 

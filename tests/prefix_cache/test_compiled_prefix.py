@@ -57,6 +57,7 @@ def test_compiled_by_xla_it_agrees_up_to_rounding(batch_norm):
 
 @pytest.mark.backend
 @pytest.mark.parametrize("precision", ["mixed_float16", pytest.param("mixed_bfloat16", marks=slow)])
+@pytest.mark.slow_on_jax
 def test_other_precisions(precision, nested):
     keras.config.set_dtype_policy(precision)
     try:

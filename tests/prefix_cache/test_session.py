@@ -70,6 +70,7 @@ def scheduled(build, schedule, data=None, **settings):
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_transitions_in_the_middle_of_an_epoch(batch_norm):
     def schedule(cache):
         phases = [Phase(2, until=AfterSteps(4)), Phase(1, until=AfterSteps(7)), Phase(0)]
@@ -128,6 +129,7 @@ def changed(batch_norm, action, epoch, batch):
 @pytest.mark.parametrize(
     "action", [scale_kernel, unfreeze, pytest.param(lower_precision, marks=slow)]
 )
+@pytest.mark.slow_on_jax
 def test_what_changes_the_prefix_within_an_epoch_is_noticed(action, batch_norm):
     changed(batch_norm, action, epoch=1, batch=1)
 
@@ -278,6 +280,7 @@ def test_a_batch_of_no_rows_passes_through():
 
 @pytest.mark.backend
 @pytest.mark.parametrize("validate", [False, True])
+@pytest.mark.slow_on_jax
 def test_data_of_unknown_length_take_as_many_steps(validate, batch_norm):
     import tensorflow as tf
 
