@@ -254,15 +254,18 @@ class PrefixCache(BaseCallback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Remove the cache from the model's steps, and print a summary."""
-        text = str(self.statistics)
-        if self.keep and self._folder is not None and self._own_library is not None:
+        if self._run is not None and self.statistics.hits:
+            self._say(f"cache: {self._summary()}.")
+        self._remove()
+
+    def _summary(self) -> str:
+        """Return what was done; with `keep=True` also what the folder holds now."""
+        if self._own_library is not None and self._folder is not None:
             with contextlib.suppress(OSError):
                 shelves = contents_of(self._folder).shelves
                 size = readable_bytes(sum(shelf.nbytes for shelf in shelves))
-                text = self.statistics.text(f"{size} in {self.directory}")
-        if self._run is not None and self.statistics.hits:
-            self._say(f"cache: {text}.")
-        self._remove()
+                return self.statistics.text(f"{size} in {self.directory}")
+        return str(self.statistics)
 
     def expect(self, epoch: int | None) -> None:
         """Set the epoch in which the model changes next, so that nothing is kept without use.

@@ -24,6 +24,8 @@ import keras_freeze as kf
 from keras_freeze.features import kept_database, kept_library
 from keras_freeze.features.kept_database import FOLDER, encoded, using
 from keras_freeze.features.kept_library import KeptLibrary
+from keras_freeze.prefix_cache.compiled_prefix import Prefix
+from keras_freeze.reports import readable_bytes
 
 pytestmark = pytest.mark.backend
 ROWS, SIZE = 20, 8
@@ -74,6 +76,18 @@ class TestFurtherFits:
         assert samples(tmp_path) == [ROWS, ROWS]
 
     @pytest.mark.slow_on_jax
+    def test_the_last_line_says_what_the_folder_holds(self, tmp_path, capsys):
+        fit(tmp_path, cache={"verbose": 1})
+        size = sum(shelf.nbytes for shelf in kf.PrefixCache.contents(tmp_path).shelves)
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert f"looked up; {readable_bytes(size)} in {tmp_path}" in last
+
+    @cached.on_tensorflow
+    def test_nothing_is_traced_where_all_is_found(self, tmp_path, monkeypatch):
+        fit(tmp_path)
+        monkeypatch.delattr(Prefix, "_traced")
+        assert fit(tmp_path)[1].misses == 0
+
     def test_another_head_and_batch_size_find_them(self, tmp_path):
         fit(tmp_path)
         other = cached.frozen(lambda: network(heads=5), layers=["conv"])

@@ -96,3 +96,18 @@ def test_validation_is_of_the_same_features(batch_norm):
     whole = model.evaluate(x, y, verbose=0)
     assert history.history["val_loss"][-1] == pytest.approx(whole, rel=BFLOAT16_FEATURES)
     assert history.history["val_loss"][-1] != whole
+
+
+def test_what_prepares_inputs_stays_in_float32():
+    """Pixels have 8 bits before they are scaled: 257 would be 256."""
+
+    def build():
+        inputs = keras.Input((16,))
+        x = layers.Rescaling(1.0, offset=-256.0)(inputs)
+        x = layers.Dense(8, name="low")(x)
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    x = np.random.default_rng(0).integers(256, 260, (16, 16)).astype("float32")
+    data, build = (x, np.arange(16) % 3), frozen(build, layers=["low"])
+    losses = fitted(build, data, precision="bfloat16")[2]
+    np.testing.assert_allclose(losses, fitted(build, data)[2], rtol=0.02)

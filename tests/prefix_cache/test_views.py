@@ -8,6 +8,7 @@ from cached import frozen, images
 from keras import layers
 
 import keras_freeze as kf
+from keras_freeze.features import bytes_on_disk
 from keras_freeze.features.store import RowStore
 from keras_freeze.prefix_cache.views import Visits
 
@@ -305,6 +306,17 @@ def test_a_first_batch_is_augmented_once():
         states.append([keras.ops.convert_to_numpy(v) for v in model.variables])
     for got, wanted in zip(*states, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_views_in_a_folder_are_as_many_as_its_pages_hold(tmp_path, capsys):
+    x, y = images()
+    page = bytes_on_disk(6 * 6 * 4 * 4 + 64)  # of one sample at `conv`
+    limit = 2 * len(x) * page
+    cache = kf.PrefixCache(auto=False, views=4, keep=True, directory=tmp_path, max_bytes=limit)
+    fit(augmented(flip), (x, y), cache)
+    said = int(capsys.readouterr().out.partition(" view")[0].split()[-1])
+    held = sum(shelf.samples for shelf in kf.PrefixCache.contents(tmp_path).shelves)
+    assert held == said * len(x)
 
 
 def test_phases_that_are_too_short_for_views_say_so(capsys):
