@@ -33,6 +33,8 @@ class Audit:
         self._kept: tuple[Batch, list[Hashable]] | None = None
         #: Bool, whether it has been passed.
         self.is_passed = False
+        #: Bool, whether that was with a batch in which samples could have mattered to each other.
+        self.is_telling = False
         #: What a layer raised that takes no other number of samples; None if none did.
         self.error: Exception | None = None
 
@@ -40,6 +42,11 @@ class Audit:
     def has_sample(self) -> bool:
         """Bool, whether an augmentation of some samples is kept."""
         return self._kept is not None
+
+    @staticmethod
+    def tells(batch: Batch) -> bool:
+        """Tell whether samples of a batch have others than their usual neighbours in an audit."""
+        return len(set(batch.keys)) > AUDITED_SAMPLES
 
     def keep(self, batch: Batch, keys: Sequence[Hashable]) -> None:
         """Keep an augmentation of some samples, the first time, to compute its features again."""
@@ -55,11 +62,13 @@ class Audit:
             features: What was looked up for it.
             store: What was kept before, of samples that are augmented.
         """
+        was_telling = self.is_telling
+        self.is_telling = was_telling or self.tells(batch)
         if self._kept is not None:
             again, keys = dataclasses.replace(self._kept[0], state=batch.state), self._kept[1]
             rows = store.get(keys)
             self.is_passed = rows is None or _agree(self._prefix(again), rows)
-        elif self.is_passed and self._prefix.is_of_one_size(batch):
+        elif self.is_passed and was_telling and self._prefix.is_of_one_size(batch):
             self.is_passed = _agree(self._prefix(batch), features)
         else:
             self.is_passed = self._last_agree(batch, features)
@@ -79,7 +88,7 @@ class Audit:
     def _last(self, batch: Batch) -> list[int]:
         """Return the positions of the last samples, as often as the prefix needs samples.
 
-        They are reversed: none keeps its position in the batch.
+        They are reversed: the first of them, at least, does not keep its position in the batch.
         """
         picked = list(range(batch.rows))[::-1][: max(1, min(AUDITED_SAMPLES, batch.rows - 1))]
         prefix = self._prefix

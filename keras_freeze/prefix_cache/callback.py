@@ -77,8 +77,9 @@ class PrefixCache(BaseCallback):
             batches of 32 on two cores. Batches are read that much earlier, and the last bits of
             features are those of the larger batch. Defaults to 1.
         precision: `"bfloat16"` to compute the layers before the cut in it where they would be in
-            float32, but for what prepares inputs, such as `Rescaling`. This changes the training:
-            features have 8 significant bits instead of 24. They take half the memory (not on
+            float32, from the first that multiplies its input by weights on: what prepares inputs,
+            such as `Rescaling`, stays. This changes the training: features have 8 significant bits
+            instead of 24. They take half the memory (not on
             torch), and less time on hardware that multiplies bfloat16 faster; on other, more.
             Defaults to None, as the model computes.
         auto: Bool, whether to leave the model whole where a cut would not save time. Defaults to

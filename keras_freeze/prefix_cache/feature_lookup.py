@@ -73,14 +73,16 @@ class FeatureLookup:
     def passes_audit(self, plan: CutPlan, batch: Batch, rows: Sequence[np.ndarray]) -> bool:
         """Tell whether features that were looked up are still right, as far as is audited.
 
-        The first that are looked up of a cut are audited, and then as many as `AUDIT_SHARE` leaves
-        time for.
+        The first that are looked up of a cut are audited, again where those could tell nothing, and
+        then as many as `AUDIT_SHARE` leaves time for.
         """
         if plan.draw is not None and not plan.audit.has_sample:
             return True  # all views are of an earlier fit, which has audited them
         begun = time.perf_counter()
         share = AUDIT_SHARE * (begun - self._begun)
-        if plan.audit.is_passed and self._audits_s + self._last_audit_s > share:
+        is_due = not plan.audit.is_passed
+        is_due |= not plan.audit.is_telling and plan.audit.tells(batch)
+        if not is_due and self._audits_s + self._last_audit_s > share:
             return True
         passes = plan.audit.passes(batch, rows, self.trackers[batch.kind].store)
         self._last_audit_s = time.perf_counter() - begun

@@ -17,6 +17,7 @@ from keras_freeze.prefix_cache.audit import Audit
 from keras_freeze.prefix_cache.batches import Batch, Kind
 from keras_freeze.prefix_cache.compiled_prefix import Prefix, Start
 from keras_freeze.prefix_cache.graph_replay import NotReachedError
+from keras_freeze.prefix_cache.lowering import lowerable
 from keras_freeze.prefix_cache.sharing import SharedCut
 from keras_freeze.prefix_cache.weight_watch import Watch
 
@@ -196,7 +197,7 @@ def make(
         drawn = tuple(draw(batch))  # to know its shapes
         masked = tuple(mask for own in draw.masked or [] for mask in own)
         start = Start(frontier.augmentation.cuts[0].kept, masked, tuple(draw.shapes(batch)))
-    lowered = [x for x in layers if lowers and _can_lower(x)]
+    lowered = lowerable(frontier) if lowers else ()
     training = not frontier.setting.inference
     prefix = Prefix(model, frontier, training, start, lowered)
     return CutPlan(frontier, prefix, watch, positions, place, layers, Audit(prefix), draw, drawn)
@@ -274,14 +275,6 @@ def _values(positions: tuple[int, ...], state: tuple[Any, ...]) -> list[Any] | N
         return None
     both = [*state[0], *state[1]]
     return [both[n] for n in positions]
-
-
-def _can_lower(layer: keras.Layer) -> bool:
-    """Tell whether a layer computes in float32 and could in bfloat16.
-
-    What prepares inputs stays: spectrograms can't, and pixels have 8 bits before they are scaled.
-    """
-    return layer.dtype_policy.name == "float32" and "preprocessing" not in type(layer).__module__
 
 
 def _ids(frontier: Frontier) -> tuple[int, ...]:

@@ -296,7 +296,7 @@ class CacheRun:
                 rows=batch.rows,
                 steps=self._options.steps if in_training else None,
                 inference=self._options.inference,
-                is_lowered=bool(plan.prefix.lowered),
+                lowered=plan.prefix.lowered,
                 validation=not in_training,
                 views=views,
             )

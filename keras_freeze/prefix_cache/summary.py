@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import keras
+
+from keras_freeze.checks import first_few
 from keras_freeze.cuts import Frontier, NoCut, Reason
+from keras_freeze.model_picture import every_layer
 from keras_freeze.prefix_cache.batches import Kind
 from keras_freeze.reports import readable_bytes
 
@@ -86,7 +90,7 @@ class Messages:
         rows: int,
         steps: int | None,
         inference: bool,
-        is_lowered: bool = False,
+        lowered: Sequence[keras.Layer] = (),
         validation: bool = False,
         views: int | None = None,
     ) -> None:
@@ -98,7 +102,7 @@ class Messages:
             rows: Int, samples in a batch.
             steps: Int, batches in an epoch; None if that is not known.
             inference: Bool, whether frozen layers run in inference mode.
-            is_lowered: Bool, whether frozen layers compute in bfloat16. Defaults to False.
+            lowered: The layers that compute in bfloat16. Defaults to none.
             validation: Bool, whether the cut is one of validation alone. Defaults to False.
             views: Int, how many augmented views of each sample are kept; None for none.
         """
@@ -112,8 +116,11 @@ class Messages:
             text += f" It ends there because {frontier.ended_by.detail}."
         if inference:
             text += " Frozen layers run in inference mode, without dropout."
-        if is_lowered:
-            text += " Layers before it compute in bfloat16, with 8 significant bits."
+        if lowered:
+            able = {id(part) for part in lowered}
+            others = [x.name for x in frontier.layers if able.isdisjoint(map(id, every_layer(x)))]
+            text += " Layers before it compute in bfloat16, with 8 significant bits"
+            text += f", but for {first_few(others)}." if others else "."
         if views:
             text += " Training sees these augmentations again instead of new ones."
         self._print(f"in validation, {text}" if validation else text)

@@ -84,6 +84,17 @@ def test_samples_that_mix_are_noticed(mixing, one_size):
     assert not audit.is_passed
 
 
+@pytest.mark.parametrize("rows", [BATCH.x[:1], BATCH.x[[1, 1, 1, 1]], BATCH.x[:2]], ids=len)
+def test_samples_that_can_not_matter_to_each_other_tell_nothing(rows):
+    prefix = Halved()
+    audit = Audit(prefix)
+    assert audit.passes(Batch(rows), [rows / 2], store=RowStore())
+    assert audit.is_passed and not audit.is_telling
+    audit.passes(BATCH, HALVES, store=RowStore())
+    assert audit.is_telling
+    assert prefix.batches[-1] == [3.0, 2.0, 3.0, 2.0]  # not the batch as it came
+
+
 def test_a_layer_that_takes_no_other_number_of_samples_does_not_pass():
     def of_four(x):
         return x.reshape(4, 1)

@@ -7,6 +7,8 @@ from cached import frozen, images
 from keras import layers
 
 import keras_freeze as kf
+from keras_freeze.cuts import Setting, find
+from keras_freeze.prefix_cache.lowering import lowerable
 
 pytestmark = pytest.mark.backend
 BACKEND = keras.backend.backend()
@@ -111,3 +113,121 @@ def test_what_prepares_inputs_stays_in_float32():
     data, build = (x, np.arange(16) % 3), frozen(build, layers=["low"])
     losses = fitted(build, data, precision="bfloat16")[2]
     np.testing.assert_allclose(losses, fitted(build, data)[2], rtol=0.02)
+
+
+def _ids_behind(*movers):
+    def build():
+        x = inputs = keras.Input((4,))
+        for mover in movers:
+            x = mover(x)
+        x = layers.GlobalAveragePooling1D(name="pool")(layers.Embedding(1000, 8, name="low")(x))
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    return build, np.random.default_rng(0).integers(512, 516, (16, 4))
+
+
+def _years_behind(*movers, normalized=None):
+    def build():
+        x = inputs = keras.Input((4,))
+        for mover in movers:
+            x = mover(x)
+        scale = normalized or layers.Normalization(mean=2010.0, variance=9.0, name="scale")
+        x = layers.Dense(8, name="low")(layers.Flatten(name="flat")(scale(x)))
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    return build, np.random.default_rng(0).integers(2005, 2016, (16, 4))
+
+
+def _masked():
+    inputs = keras.Input((4, 1))
+    x = layers.LSTM(8, name="low")(layers.Masking(-999.0, name="mask")(inputs))
+    return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+
+def _twice(x):
+    return layers.Concatenate(name="twice")([x, x])
+
+
+def _nested(x):
+    inside = keras.Input((4,))
+    return keras.Model(inside, layers.Reshape((2, 2), name="shape")(inside), name="inner")(x)
+
+
+#: Inputs that 8 significant bits would change, behind what only moves them.
+EXACT = {
+    "ids, reshaped": _ids_behind(layers.Reshape((4,))),
+    "ids, flattened and joined": _ids_behind(layers.Flatten(), _twice),
+    "years, reshaped": _years_behind(layers.Reshape((2, 2))),
+    "years, in a nested model": _years_behind(_nested),
+    "years, one by one": _years_behind(
+        layers.Reshape((4, 1)),
+        normalized=layers.TimeDistributed(layers.Rescaling(0.3, -603.0), name="scale"),
+    ),
+    "years, by a BatchNormalization": _years_behind(
+        normalized=layers.BatchNormalization(
+            moving_mean_initializer=keras.initializers.Constant(2010.0),
+            moving_variance_initializer=keras.initializers.Constant(9.0),
+            name="scale",
+        )
+    ),
+    "steps, masked": (_masked, np.random.default_rng(0).choice([-999.0, -1001.0], (16, 4, 1))),
+}
+
+
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize(("build", "x"), EXACT.values(), ids=EXACT)
+def test_inputs_are_not_rounded_before_they_are_used(build, x):
+    data = x.astype("float32"), np.arange(16) % 3
+    build = frozen(build, matching="low|scale")
+    _, cache, losses = fitted(build, data, precision="bfloat16")
+    assert cache.statistics.hits
+    np.testing.assert_allclose(losses, fitted(build, data)[2], rtol=0.02)
+
+
+def _names_of_lowered(model, frozen_layers):
+    kf.freeze(model, layers=frozen_layers)
+    frontier = find(model, Setting(trained=tuple(map(id, model.trainable_variables))))
+    return {layer.name for layer in lowerable(frontier)}
+
+
+def test_what_follows_the_first_product_is_computed_in_bfloat16():
+    build, _ = _years_behind(layers.Reshape((2, 2), name="shape"))
+    assert _names_of_lowered(build(), ["low", "scale"]) == {"low"}
+    build, _ = _ids_behind(layers.Reshape((4,), name="shape"))
+    assert _names_of_lowered(build(), ["low"]) == {"low", "pool"}
+
+
+def test_a_layer_that_also_gets_inputs_stays():
+    inputs = keras.Input((4,))
+    shared = layers.ReLU(name="shared")
+    low = layers.Dense(4, name="low")
+    x = layers.Add(name="sum")([shared(low(inputs)), shared(inputs)])
+    x = layers.Dense(4, name="next")(x)
+    model = keras.Model(inputs, layers.Dense(1, name="head")(x))
+    assert _names_of_lowered(model, ["low", "next"]) == {"low", "next"}
+
+
+def test_a_nested_model_is_walked_too():
+    inside = keras.Input((4,))
+    x = layers.ReLU(name="first")(inside)
+    x = layers.ReLU(name="then")(layers.Dense(4, name="low")(x))
+    inner = keras.Model(inside, x, name="inner")
+    inputs = keras.Input((4,))
+    model = keras.Model(
+        inputs, layers.Dense(1, name="head")(layers.ReLU(name="last")(inner(inputs)))
+    )
+    assert _names_of_lowered(model, ["inner"]) == {"low", "then", "last"}
+
+
+def test_what_stays_in_float32_is_named(capsys):
+    def build():
+        inputs = keras.Input((4,))
+        policy = keras.dtype_policies.DTypePolicyMap(default_policy="float32")
+        x = layers.Dense(8, name="mapped", dtype=policy)(inputs)
+        x = layers.Dense(8, name="low")(x)
+        return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    data = x, np.arange(16) % 3
+    fitted(frozen(build, layers=["mapped", "low"]), data, precision="bfloat16")
+    assert "8 significant bits, but for mapped." in capsys.readouterr().out

@@ -10,7 +10,7 @@ from cached import BACKEND, At, frozen, images, scale_kernel, vectors
 from keras import layers
 
 import keras_freeze as kf
-from keras_freeze.cuts import determinism_rules
+from keras_freeze.cuts import determinism, determinism_rules
 from keras_freeze.features.store import RowStore
 from keras_freeze.prefix_cache import feature_lookup
 from keras_freeze.prefix_cache.batches import Batch
@@ -233,7 +233,7 @@ class Audits:
 
     def __init__(self):
         self.now, self.count, self.audit, self.draw = 0.0, 0, self, None
-        self.is_passed = False
+        self.is_passed, self.is_telling = False, True
 
     def perf_counter(self):
         return self.now
@@ -243,6 +243,51 @@ class Audits:
         self.now += 0.5
         self.is_passed = True
         return True
+
+
+class Centred(layers.Layer):
+    """Depends on all samples of a batch."""
+
+    def call(self, x):
+        return x - keras.ops.mean(x, axis=0, keepdims=True)
+
+
+class OneFirst(keras.utils.PyDataset):
+    """The same sample alone as the first batch, then the others in another order each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.x, self.y = vectors(17)
+        self.epoch = 0
+        self.on_epoch_end()
+
+    def on_epoch_end(self):
+        self.order = 1 + np.random.default_rng(self.epoch).permutation(16)
+        self.epoch += 1
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        rows = self.order[8 * index - 8 : 8 * index] if index else [0]
+        return self.x[rows], self.y[rows]
+
+
+def test_a_sample_alone_does_not_prove_that_samples_do_not_matter_to_each_other(monkeypatch):
+    judged = determinism._judged
+    taken_for_pure = lambda op, how: None if isinstance(op, Centred) else judged(op, how)  # noqa: E731
+    monkeypatch.setattr(determinism, "_judged", taken_for_pure)
+
+    def build():
+        inputs = keras.Input((4,))
+        x = Centred()(layers.Dense(6, activation="tanh", name="low")(inputs))
+        model = keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+        kf.freeze(model, layers=["low"])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        return model
+
+    with pytest.warns(UserWarning, match="for a sample differs from an earlier one"):
+        build().fit(OneFirst(), epochs=3, verbose=0, callbacks=[kf.PrefixCache(auto=False)])
 
 
 def test_audits_take_no_more_than_their_share(monkeypatch):
