@@ -27,6 +27,7 @@ from keras_freeze.schedules import AfterSteps, OnPlateau, Phase, Warmup
 
 EPOCHS, ROWS, BATCH = 7, 24, 4
 _O = keras.optimizers
+_BACKBONE = ["low", "middle"]
 
 
 def build_dense():
@@ -96,6 +97,20 @@ CASES = {
         build_dense,
         lambda: _O.Nadam(0.05),
         lambda: [kf.FreezeScheduler(best_plan(), rates=2.6, verbose=0)],
+    ),
+    "race": (
+        build_dense,
+        lambda: _O.Adam(0.02),
+        lambda: [kf.GradualUnfreeze(schedules.Auto(budget=0.75), verbose=0, backbone=_BACKBONE)],
+    ),
+    "sequence": (
+        build_dense,
+        lambda: _O.Adam(0.05),
+        lambda: [
+            kf.GradualUnfreeze(
+                schedules.Auto("sequence", stall=1), verbose=0, backbone=_BACKBONE, cache=False
+            )
+        ],
     ),
     "accumulated": (
         build_normalised,

@@ -529,6 +529,46 @@ CASES = {
         ValueError,
         ['OnPlateau(mode=...) must be "min" or "max" where', "val_quality"],
     ),
+    "Auto method": (
+        lambda: schedules.Auto("halving"),
+        ValueError,
+        ['Auto(method=...) must be "race" or "sequence".', "'halving'."],
+    ),
+    "Auto then": (
+        lambda: schedules.Auto(then="end"),
+        ValueError,
+        ['Auto(then=...) must be "continue" or "stop".', "'end'."],
+    ),
+    "Auto monitor": (
+        lambda: schedules.Auto(monitor=None),
+        ValueError,
+        ["Auto(monitor=...) must be the name of a metric.", "Received: monitor=None."],
+    ),
+    "Auto mode": (
+        lambda: schedules.Auto(monitor="val_quality"),
+        ValueError,
+        ['Auto(mode=...) must be "min" or "max" where', "val_quality"],
+    ),
+    "Auto min_gain": (
+        lambda: schedules.Auto(min_gain=-0.1),
+        ValueError,
+        ["Auto(min_gain=...) must be a non-negative number.", "min_gain=-0.1."],
+    ),
+    "Auto budget": (
+        lambda: schedules.Auto(budget=1.0),
+        ValueError,
+        ["Auto(budget=...) must be between 0 and 1.", "budget=1.0."],
+    ),
+    "Auto stall": (
+        lambda: schedules.Auto(stall=0),
+        ValueError,
+        ["Auto(stall=...) must be a positive integer.", "stall=0."],
+    ),
+    "Auto patience": (
+        lambda: schedules.Auto(patience=0),
+        ValueError,
+        ["Auto(patience=...) must be a positive integer.", "patience=0."],
+    ),
     "When condition": (
         lambda: schedules.When("loss < 1"),
         TypeError,
@@ -797,7 +837,7 @@ CASES = {
     "GradualUnfreeze schedule": (
         lambda: kf.GradualUnfreeze("evenly"),
         ValueError,
-        ['GradualUnfreeze(schedule=...) must be "even", a positive int', "schedule='evenly'."],
+        ['GradualUnfreeze(schedule=...) must be "even", "auto", a positive', "'evenly'."],
     ),
     "GradualUnfreeze zero": (
         lambda: kf.GradualUnfreeze(0),

@@ -117,11 +117,11 @@ def _flush(path: str | Path, mode: int) -> None:
 
 def write(file: Any, state: Any) -> None:
     """Write plain data with arrays in it to an open file."""
-    arrays: list[np.ndarray] = []
+    arrays: dict[int, tuple[int, np.ndarray]] = {}
     manifest = json.dumps(_without_arrays(state, arrays))
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_MANIFEST, manifest)
-        for number, array in enumerate(arrays):
+        for number, array in arrays.values():
             with archive.open(f"{number}.npy", "w", force_zip64=True) as member:
                 np.save(member, _as_bytes(array), allow_pickle=False)
 
@@ -160,14 +160,15 @@ def _as_bytes(array: np.ndarray) -> np.ndarray:
     return np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
 
 
-def _without_arrays(value: Any, arrays: list[np.ndarray]) -> Any:
+def _without_arrays(value: Any, arrays: dict[int, tuple[int, np.ndarray]]) -> Any:
+    """Return plain data for JSON; arrays are collected by their ids, each once, with a number."""
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
         if not is_numeric(array.dtype):
             raise TypeError(f"A backup can't hold an array of dtype {array.dtype}.")
-        arrays.append(array)
+        number, _ = arrays.setdefault(id(array), (len(arrays), array))
         kind = "array" if isinstance(value, np.ndarray) else "scalar"
-        return {"$": kind, "n": len(arrays) - 1, "dtype": array.dtype.name, "shape": array.shape}
+        return {"$": kind, "n": number, "dtype": array.dtype.name, "shape": array.shape}
     if isinstance(value, dict):
         items = [[_without_arrays(k, arrays), _without_arrays(v, arrays)] for k, v in value.items()]
         return {"$": "counter" if type(value) is Counter else "dict", "items": items}

@@ -50,6 +50,8 @@ def check_schedule(plan: FitPlan) -> None:
 
 def warn_of_late_phases(plan: FitPlan) -> None:
     """Warn if a phase is not reached."""
+    if plan.adaptive is not None:  # which phases are reached is what it finds out
+        return
     _, advice = _unreached(plan)
     if advice:
         warnings.warn(f"{plan.owner}: {advice}", stacklevel=3)
@@ -201,6 +203,65 @@ def _check_owners(plan: FitPlan, label: str, phase: Phase) -> None:
 
 def _named(names: Iterable[str]) -> str:
     return f"optimizers of its own ({', '.join(names)})"
+
+
+# What compares an epoch's metrics with those of the epoch before, and what to use in a race.
+_COMPARING: tuple[tuple[type[keras.callbacks.Callback], str], ...] = (
+    (keras.callbacks.EarlyStopping, 'Pass Auto(then="stop"), which ends the fit where that stalls'),
+    (
+        keras.callbacks.ReduceLROnPlateau,
+        "Compile the model with a learning-rate schedule, which each depth follows by its own "
+        "iterations",
+    ),
+    (
+        keras.callbacks.ModelCheckpoint,
+        "Save the model after fit, which ends with its best epoch; or leave save_best_only out",
+    ),
+)
+
+
+def check_adaptive(plan: FitPlan, epoch: int, siblings: Sequence[keras.callbacks.Callback]) -> None:
+    """Raise if what an adaptive schedule needs isn't there, or a callback can't stand beside it.
+
+    Args:
+        plan: What the fit is to do.
+        epoch: Int, 0-based, the first epoch.
+        siblings: The callbacks beside the schedule's own.
+
+    Raises:
+        ValueError: if that is so.
+    """
+    if plan.adaptive is None:
+        return
+    if plan.total_epochs != plan.epochs:
+        raise ArgumentError(
+            plan.owner,
+            "total_epochs",
+            "be left out with an adaptive schedule, which needs a single fit",
+            received=f"total_epochs={plan.total_epochs}, in a fit of {plan.epochs} epochs",
+        )
+    if epoch:
+        raise ArgumentError(
+            "fit",
+            "initial_epoch",
+            f"be 0 with an adaptive schedule of {plan.owner}, since what it has seen and kept is "
+            "in no file of the model",
+            value=epoch,
+            advice="Use keras_freeze.BackupAndRestore to resume after an interruption. To train "
+            "the model further at the depth that was found, leave the callback out.",
+        )
+    for callback in siblings if plan.adaptive.schedule.is_race else ():
+        for kind, advice in _COMPARING:
+            compares = isinstance(callback, kind) and getattr(callback, "save_best_only", True)
+            if compares:
+                raise ArgumentError(
+                    "fit",
+                    "callbacks",
+                    f"not contain {type(callback).__name__} beside a race of {plan.owner}, in "
+                    "which depths take turns, so that epochs don't compare",
+                    received=repr(type(callback).__name__),
+                    advice=f'{advice}. Or use schedules.Auto("sequence").',
+                )
 
 
 def refuse_stock_backup(owner: str, siblings: Iterable[keras.callbacks.Callback]) -> None:

@@ -12,7 +12,7 @@ import xxhash
 
 from keras_freeze.base_callback import BaseCallback
 from keras_freeze.checks import ArgumentError, first_few, is_int
-from keras_freeze.engine import fingerprint, flags_in_force, sync_jax_state_by
+from keras_freeze.engine import fingerprint, flags_in_force, state_of, sync_jax_state_by
 from keras_freeze.keras_internals.callback_list import move_to_end
 from keras_freeze.keras_internals.trainer import model_of
 from keras_freeze.model_picture import (
@@ -47,6 +47,7 @@ class Run:
         hidden: Frozen layers with state that no variable holds, by id, with its fingerprints.
         moved: Ids of the weights that have been warned of.
         flipped: Ids and new flags that have been warned of since the last transition.
+        restored: Int, how often the model's whole training state has been replaced.
     """
 
     epoch: int = 0
@@ -59,6 +60,7 @@ class Run:
     )
     moved: set[int] = dataclasses.field(default_factory=set)
     flipped: set[tuple[int, bool]] = dataclasses.field(default_factory=set)
+    restored: int = 0
 
 
 class FreezeGuard(BaseCallback):
@@ -165,7 +167,9 @@ class FreezeGuard(BaseCallback):
         model = model_of(self)
         if run.in_force is None and not is_built(model):
             return
-        in_force = flags_in_force(model)
+        in_force, restored = flags_in_force(model), state_of(model).restored
+        if restored != run.restored:  # other weights, on purpose
+            run.restored, run.watched, run.hidden = restored, {}, {}
         is_new = in_force is not run.in_force
         if is_new:
             self._check_unfrozen(run, when)

@@ -15,6 +15,7 @@ import keras
 
 from keras_freeze.base_callback import BaseCallback
 from keras_freeze.callbacks import fit_checks, resume_point, transition_message
+from keras_freeze.callbacks.adaptive_run import AdaptiveRun, Memory, schedule_so_far
 from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
 from keras_freeze.engine import state_of, transition
@@ -34,6 +35,7 @@ from keras_freeze.policies import (
 from keras_freeze.prefix_cache import CacheDriver, PrefixCache
 from keras_freeze.schedules import (
     Curve,
+    Decisions,
     FreezeSchedule,
     GivenSchedule,
     Phase,
@@ -108,6 +110,7 @@ class FreezeScheduler(BaseCallback):
     _plan: FitPlan | None = None
     _run: ScheduleRun | None = None
     _cache: CacheDriver | None = None
+    _decisions: Decisions | None = None
     _siblings: tuple[keras.callbacks.Callback, ...] = ()
 
     def __init__(
@@ -285,7 +288,8 @@ class FreezeScheduler(BaseCallback):
         fit_checks.refuse_quantized_lora(owner, picture)
         schedule = self.planner.plan(picture, total)
         stride = getattr(model, "steps_per_execution", 1)
-        plan = FitPlan(owner, picture, schedule, epochs, total, steps, stride, self.rates)
+        adaptive = self.planner.adaptive(picture, total)
+        plan = FitPlan(owner, picture, schedule, epochs, total, steps, stride, self.rates, adaptive)
         fit_checks.check_schedule(plan)
         fit_checks.check_optimizers(plan)
         return plan
@@ -302,6 +306,7 @@ class FreezeScheduler(BaseCallback):
         """Make the plan for this fit, and check that it can be carried out."""
         self._check_alone()
         self._end()
+        self._decisions = None
         owner, model = type(self).__name__, self.model
         fit_checks.refuse_stock_backup(owner, self._siblings)
         plan = self._plan_for(model, self.params["epochs"], self.params.get("steps"))
@@ -315,7 +320,8 @@ class FreezeScheduler(BaseCallback):
         state.untouched = picture.untouched
         state.kept_by_lora |= kept_by_lora(picture, state.frozen_here)
         cache = fit_checks.cache_for(owner, self.cache, self._siblings, self.verbose)
-        self._plan, self._cache = plan, CacheDriver(cache, self)
+        is_race = plan.adaptive is not None and plan.adaptive.schedule.is_race
+        self._plan, self._cache = plan, CacheDriver(cache, self, keeps_cuts=is_race)
         self._cache.begin()
         if picture.pretrained is not None and picture.pretrained.layers:
             self._say([transition_message.what_is_pretrained(picture.pretrained)])
@@ -335,7 +341,9 @@ class FreezeScheduler(BaseCallback):
         resume_point.record(self._run, epoch)
 
     def _begin(self, plan: FitPlan, epoch: int) -> tuple[ScheduleRun, list[str]]:
-        fit_checks.warn_of_impatience(plan, epoch, self._siblings)
+        fit_checks.check_adaptive(plan, epoch, self._siblings)
+        if plan.adaptive is None:
+            fit_checks.warn_of_impatience(plan, epoch, self._siblings)
         keeps_unfrozen = self.planner.keeps_unfrozen
         start = resume_point.starting_point(plan, epoch, keeps_unfrozen)
         if epoch == 0 and keeps_unfrozen and resume_point.is_known(plan.picture.model):
@@ -345,7 +353,8 @@ class FreezeScheduler(BaseCallback):
                     "one ended, pass initial_epoch= to fit."
                 ]
             )
-        return ScheduleRun.begin(plan, start)
+        kind = ScheduleRun if plan.adaptive is None else AdaptiveRun
+        return kind.begin(plan, start)
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make a transition that is due in the middle of an epoch."""
@@ -369,6 +378,7 @@ class FreezeScheduler(BaseCallback):
         """Leave the flags as they are and end the group rates."""
         if self._cache is not None:
             self._cache.end()
+        self._decisions = self.decisions
         if self._run is not None:
             self._say(self._run.finish())
             fit_checks.warn_of_files(self._run)
@@ -384,6 +394,11 @@ class FreezeScheduler(BaseCallback):
         """The learning-rate curve of the present phase of a fit, None where there is none."""
         phase = self._run.progress.phase if self._run is not None else None
         return None if phase is None else phase.curve
+
+    @property
+    def decisions(self) -> Decisions | None:
+        """What an adaptive schedule decided in this or the last fit; None for one that is given."""
+        return self._run.record() if isinstance(self._run, AdaptiveRun) else self._decisions
 
     def training_state(self) -> dict[str, Any]:
         """Return where this fit is, as plain data and arrays, for a backup."""
@@ -401,13 +416,15 @@ class FreezeScheduler(BaseCallback):
             "multipliers": dict(run.multipliers),
             "counts": list(run.counts),
             "best": run.best and [run.best.value, run.best.epoch, run.best.steps, run.best.state],
+            "adaptive": run.memory.to_plain() if isinstance(run, AdaptiveRun) else None,
         }
 
     def check_training_state(self, state: Mapping[str, Any]) -> None:
         """Raise a `ValueError` if a backup was made by another schedule, or other arguments."""
         if self._plan is None or state["plan"] is None:
             return
-        made_with = {"lora": "adapters", **state["plan"]}  # not in those of 0.1
+        # Not all was in those of earlier versions.
+        made_with = {"lora": "adapters", "adaptive": None, **state["plan"]}
         for name, own in self._script(self._plan).items():
             if made_with[name] != own:
                 total, before = self._plan.total_epochs, state.get("total_epochs")
@@ -432,18 +449,23 @@ class FreezeScheduler(BaseCallback):
         if plan is None or state["plan"] is None:
             return
         index, trigger = state["progress"]
-        self._run = ScheduleRun(
-            plan,
-            Progress(plan.schedule, index, trigger),
-            epoch=state["epoch"] - 1,
-            batch=0,
-            steps=state["steps"],
-            kept=frozenset(state["kept"]),
-            frozen=tuple(state["frozen"]),
-            multipliers=dict(state["multipliers"]),
-            counts=(state["counts"][0], state["counts"][1]),
-            best=state["best"] and Best(*state["best"]),
-        )
+        arguments: dict[str, Any] = {
+            "epoch": state["epoch"] - 1,
+            "batch": 0,
+            "steps": state["steps"],
+            "kept": frozenset(state["kept"]),
+            "frozen": tuple(state["frozen"]),
+            "multipliers": dict(state["multipliers"]),
+            "counts": (state["counts"][0], state["counts"][1]),
+            "best": state["best"] and Best(*state["best"]),
+        }
+        if plan.adaptive is None:
+            self._run = ScheduleRun(plan, Progress(plan.schedule, index, trigger), **arguments)
+        else:
+            memory = Memory.of_plain(state["adaptive"])
+            schedule = schedule_so_far(plan.adaptive, memory.outcomes)
+            progress = Progress(schedule, index, trigger)
+            self._run = AdaptiveRun(plan, progress, **arguments, memory=memory)
         # For a training that was complete, in which no epoch will record it.
         resume_point.record(self._run, state["epoch"])
 
@@ -454,6 +476,7 @@ class FreezeScheduler(BaseCallback):
             "schedule": fingerprint(plan.schedule),
             "rates": dict(self.rates) if isinstance(self.rates, Mapping) else self.rates,
             "lora": self.lora,
+            "adaptive": plan.adaptive and repr(plan.adaptive),
             "groups": {
                 group.name: [numbers[id(v)] for v in group.variables]
                 for group in plan.picture.groups
@@ -478,6 +501,7 @@ class FreezeScheduler(BaseCallback):
 
     def _add_to(self, logs: dict[str, Any], run: ScheduleRun) -> None:
         logs["trainable_params"], logs["non_trainable_params"] = run.counts
+        logs.update(run.labels)
         if self.log_details:
             logs["phase"] = run.progress.index
             logs["frozen_groups"] = len(run.frozen)

@@ -10,7 +10,7 @@ from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
 from keras_freeze.groups import Backbone, Groups
 from keras_freeze.policies import BatchNormMode, KeepFrozen
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.schedules import FromTheHead, Planner, Rates, TriggerLike
+from keras_freeze.schedules import Auto, FromTheHead, Planner, Rates, TriggerLike
 
 
 class GradualUnfreeze(FreezeScheduler):
@@ -37,7 +37,9 @@ class GradualUnfreeze(FreezeScheduler):
             those that it does not name. A regular expression for whole names stands for several
             groups, `"rest"` for all that are not named. A trigger, such as
             `schedules.OnPlateau("val_loss")`, or a callable `(logs) -> bool`, unfreezes one more
-            group each time it fires, and ends the fit when it fires with all unfrozen.
+            group each time it fires, and ends the fit when it fires with all unfrozen. `"auto"`, or
+            a `schedules.Auto` with arguments of your own, finds out how many groups to unfreeze,
+            by validation data, and ends with the model trained so.
         backbone: What is pretrained, as for `layer_groups`: a model or layer that the model was
             built from, a name, a pattern, or several. Everything else is new: it is the last group,
             trains from the first step, and its `BatchNormalization` layers learn. Kept by name.
@@ -90,7 +92,7 @@ class GradualUnfreeze(FreezeScheduler):
 
     def __init__(
         self,
-        schedule: str | Mapping[int, str | Sequence[str]] | TriggerLike = "even",
+        schedule: str | Mapping[int, str | Sequence[str]] | TriggerLike | Auto = "even",
         *,
         backbone: Backbone | None = None,
         keep_frozen: KeepFrozen | None = None,

@@ -7,7 +7,7 @@ import functools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -36,6 +36,7 @@ from keras_freeze.model_picture import (
 from keras_freeze.policies import Flags, Selection, everything, kept_by_lora, phase_flags
 from keras_freeze.reports import parameter_counts
 from keras_freeze.schedules import (
+    AdaptivePlan,
     FreezeSchedule,
     Moment,
     OnPlateau,
@@ -63,6 +64,7 @@ class FitPlan:
         steps_per_epoch: Int, batches in an epoch; None if not known.
         stride: Int, batches in an execution of the train step.
         rates: Learning rates for phases that have none of their own.
+        adaptive: What decides the phases while they run; None where `schedule` is all there is.
     """
 
     owner: str
@@ -73,6 +75,7 @@ class FitPlan:
     steps_per_epoch: int | None
     stride: int
     rates: Rates
+    adaptive: AdaptivePlan | None = None
 
     @functools.cached_property
     def moments(self) -> tuple[Moment | None, ...]:
@@ -136,6 +139,10 @@ class Best:
     steps: int
     state: snapshot.State
 
+    def as_of(self, steps: int) -> Best:
+        """Return it for a phase that begins now, in a state after so many steps of the last."""
+        return dataclasses.replace(self, steps=0 if self.steps == steps else -1)
+
 
 @dataclasses.dataclass(frozen=True)
 class StartingPoint:
@@ -192,6 +199,8 @@ class ScheduleRun:
     has_warned_of_steps: bool = False
     ticks: int = 0
     marks: Mapping[str, tuple[bytes, ...]] = dataclasses.field(default_factory=dict)
+    #: What asks for the best epoch, and by which argument, for errors.
+    asking: ClassVar[tuple[str, str]] = ("Phase", "restore_best")
 
     @classmethod
     def begin(cls, plan: FitPlan, start: StartingPoint) -> tuple[ScheduleRun, list[str]]:
@@ -228,6 +237,11 @@ class ScheduleRun:
         moment = self.plan.moments[self.progress.index + 1]
         return None if moment is None else moment.epoch + (moment.step > 0)
 
+    @property
+    def labels(self) -> dict[str, int]:
+        """What the logs of each epoch have beside the counts: nothing here."""
+        return {}
+
     def begin_epoch(self, epoch: int) -> list[str]:
         """Make the transition that is due before an epoch; return the lines to print."""
         self.epoch, self.batch = epoch, 0
@@ -250,24 +264,23 @@ class ScheduleRun:
     def end_epoch(self, logs: Mapping[str, Any]) -> list[str]:
         """Take an epoch's metrics into account; return the lines to print."""
         self._count_steps(self.batch + self._execution)
-        self._keep_best(logs)
+        self.keep_best(logs)
         self._warn_of_no_step()
         self._warn_of_no_number(logs)
         self.progress = self.progress.after_epoch(logs)
+        lines = self.judge(logs)
         if self.progress.is_last and self.progress.is_over:
             self.plan.picture.model.stop_training = True
             when = transition_message.moment(self.epoch, self.plan.epochs, 0)
-            return [f"{when}: the last phase is over, and training ends."]
-        return []
+            lines.append(f"{when}: the last phase is over, and training ends.")
+        return lines
 
     def finish(self) -> list[str]:
         """End the fit: go back to the best of the last phase, and end the group rates."""
-        lines = []
         self._warn_of_standstill()
-        continues = self.epoch + 1 == self.plan.epochs < self.plan.total_epochs
-        if self.progress.is_last and not continues:
-            lines += self._restore_best("After training")
-        lines += self._summary()
+        lines = self.conclude()
+        if set(self.multipliers.values()) - {1.0}:
+            lines.append(transition_message.rates_end(learning_rate_of(self.plan.picture.model)))
         transition(self.model, Flags(), {})
         return lines
 
@@ -281,7 +294,8 @@ class ScheduleRun:
         return float(keras.ops.convert_to_numpy(active.curve.factor(done, active.steps)))
 
     @property
-    def _now(self) -> str:
+    def now(self) -> str:
+        """The present moment, as lines begin with it."""
         return transition_message.moment(self.epoch, self.plan.epochs, self.batch)
 
     @property
@@ -304,7 +318,7 @@ class ScheduleRun:
         index = self.progress.index
         while self.progress.is_over and not self.progress.is_last:
             self._warn_of_standstill()
-            lines += self._restore_best(self._now)
+            lines += self.leave()
             self.progress, self.steps = self.progress.next(), 0
         if self.progress.index != index:
             lines += self.enter(None)
@@ -316,7 +330,7 @@ class ScheduleRun:
         phase, plan, model = self.progress.phase, self.plan, self.model
         if phase is None:
             return []
-        frozen_before = None if is_first else self.frozen
+        frozen_before = None if is_first or self.begins_anew else self.frozen
         flags_before = [variable.trainable for variable in model.weights]
         frozen = self._without_kept(plan.frozen(phase))
         self.multipliers = plan.multipliers(phase)
@@ -345,7 +359,33 @@ class ScheduleRun:
         )
         rates = dict(zip(change.groups, self.multipliers.values(), strict=True))
         sentence = transition_message.sentence(change, self.counts, rates, learning_rate_of(model))
-        return [f"{self._now}: {sentence}"]
+        return [f"{self.now}: {sentence}"]
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether a phase begins another training, so that a change of flags means nothing."""
+        return False
+
+    def judge(self, logs: Mapping[str, Any]) -> list[str]:
+        """Decide by an epoch's metrics what follows; return lines to print. Here it is given."""
+        return []
+
+    def leave(self) -> list[str]:
+        """End a phase that another follows; return lines to print."""
+        return self.restore_best(self.now)
+
+    def conclude(self) -> list[str]:
+        """End the last phase, and say what ran; return the lines."""
+        lines, continues = [], self.epoch + 1 == self.plan.epochs < self.plan.total_epochs
+        if self.progress.is_last and not continues:
+            lines += self.restore_best("After training")
+        later = self.plan.moments[self.progress.index + 1 :]
+        next_moment = later[0] if later else None
+        return lines + transition_message.summary(
+            phases=(self.progress.index + 1, len(self.plan.schedule.phases)),
+            frozen=self._labels(self.frozen),
+            next_epoch=None if next_moment is None else next_moment.epoch,
+        )
 
     def _warn_of_standstill(self) -> None:
         """Warn of groups that trained for a whole phase and have not moved by one bit."""
@@ -397,15 +437,19 @@ class ScheduleRun:
         layers = {id(layer) for group in kept for layer in group.layers}
         return selection - Selection(frozenset(variables), frozenset(layers))
 
-    def _keep_best(self, logs: Mapping[str, Any]) -> None:
+    def keep_best(self, logs: Mapping[str, Any]) -> None:
         """Copy the model if this was the best epoch of a phase that asks for it."""
-        phase = self.progress.phase
-        if phase is None or phase.best_by is None:
+        if self.best_by is None:
             return
-        monitor, mode, min_delta = phase.best_by
-        value = monitored("Phase", monitor, logs, argument="restore_best")
+        monitor, mode, min_delta = self.best_by
+        value = monitored(self.asking[0], monitor, logs, self.asking[1])
         if improves(value, self.best.value if self.best else None, min_delta, mode):
             self.best = Best(value, self.epoch, self.steps, snapshot.capture(self.model))
+
+    @property
+    def best_by(self) -> tuple[str, str, float] | None:
+        """The metric by which the best epoch is kept, its mode and the least difference."""
+        return None if self.progress.phase is None else self.progress.phase.best_by
 
     def _ticks(self) -> int:
         return max(iterations(optimizer) for optimizer in optimizers_of(self.plan.picture.model))
@@ -438,29 +482,17 @@ class ScheduleRun:
                     stacklevel=2,
                 )
 
-    def _restore_best(self, when: str) -> list[str]:
+    def restore_best(self, when: str) -> list[str]:
         """Take the model back to the best epoch of the phase that ends, if that is another.
 
         The learning rate stays, since other callbacks may have changed it on purpose.
         """
-        (best, self.best), phase = (self.best, None), self.progress.phase
-        if best is None or phase is None or phase.best_by is None or best.steps == self.steps:
+        best, self.best = self.best, None
+        if best is None or self.best_by is None or best.steps == self.steps:
             return []
         snapshot.restore(self.model, best.state, learning_rate=False)
-        metric = f"{phase.best_by[0]} {best.value:.4g}"
+        metric = f"{self.best_by[0]} {best.value:.4g}"
         return [f"{when}: restored epoch {best.epoch + 1} ({metric})."]
-
-    def _summary(self) -> list[str]:
-        """Say which phases ran, what stays frozen and why, and what ends with the fit."""
-        later = self.plan.moments[self.progress.index + 1 :]
-        next_moment = later[0] if later else None
-        return transition_message.summary(
-            phases=(self.progress.index + 1, len(self.plan.schedule.phases)),
-            frozen=self._labels(self.frozen),
-            next_epoch=None if next_moment is None else next_moment.epoch,
-            has_rates=bool(set(self.multipliers.values()) - {1.0}),
-            rate=learning_rate_of(self.plan.picture.model),
-        )
 
 
 def _is_coarse(group: LayerGroup) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from keras_freeze.checks import counted, first_few
 from keras_freeze.model_picture import Pretrained
+from keras_freeze.schedules import Finding
 
 # With more groups than this, a line gives their number and the first and last.
 _FEW = 3
@@ -39,6 +40,17 @@ def moment(epoch: int, epochs: int, step: int) -> str:
         ('Epoch 3/10', 'Epoch 3/10, step 120')
     """
     return f"Epoch {epoch + 1}/{epochs}" + (f", step {step}" if step else "")
+
+
+def finding(found: Finding, metric: str) -> str:
+    """Say what was decided, by which value of a metric and against which.
+
+    Example:
+        >>> finding(Finding("depth 0 is dropped", 2.05, 1.98), "val_loss")
+        'depth 0 is dropped (val_loss 2.05, against 1.98).'
+    """
+    against = "" if found.threshold is None else f", against {found.threshold:.4g}"
+    return f"{found.what} ({metric} {found.value:.4g}{against})."
 
 
 def what_is_pretrained(part: Pretrained) -> str:
@@ -147,31 +159,21 @@ def _verb(names: Sequence[str], verb: str) -> str:
     return verb if len(names) > 1 else f"{verb}s"
 
 
-def summary(
-    phases: tuple[int, int],
-    frozen: Sequence[str],
-    next_epoch: int | None,
-    has_rates: bool,
-    rate: float | None,
-) -> list[str]:
-    """Say at the end of a fit which phases ran, what is still frozen and why, and what ends.
+def summary(phases: tuple[int, int], frozen: Sequence[str], next_epoch: int | None) -> list[str]:
+    """Say at the end of a fit which phases ran, and what is still frozen and why.
 
     Args:
         phases: How many phases ran, and of how many.
         frozen: The groups that are frozen at the end, from input to head.
         next_epoch: Int, 0-based, in which the next phase would begin; None if that depends on
             the metrics, or if there is none.
-        has_rates: Bool, whether groups trained at rates of their own.
-        rate: As for `sentence`.
 
     Returns:
-        List of at most two lines; none where all went as it was planned.
+        List of a line; none where all went as it was planned.
 
     Example:
-        >>> for line in summary((2, 3), ["block1"], 8, True, 0.01):
-        ...     print(line)
-        After training: 2 of 3 phases ran, and block1 is frozen; the next phase begins at epoch 9.
-        After training: group learning rates are reset; a further fit trains at 1.0e-02 everywhere.
+        >>> summary((2, 3), ["block1"], 8)[0]
+        'After training: 2 of 3 phases ran, and block1 is frozen; the next phase begins at epoch 9.'
     """
     parts = []
     if phases[0] < phases[1]:
@@ -183,11 +185,18 @@ def summary(
         reason = ", as no phase of the schedule unfreezes more"
     elif next_epoch is not None:
         reason = f"; the next phase begins at epoch {next_epoch + 1}"
-    lines = [f"After training: {', and '.join(parts)}{reason}."] if parts else []
-    if has_rates:
-        base = "the compiled rate" if rate is None else f"{rate:.1e}"
-        lines.append(
-            f"After training: group learning rates are reset; a further fit trains at {base} "
-            "everywhere."
-        )
-    return lines
+    return [f"After training: {', and '.join(parts)}{reason}."] if parts else []
+
+
+def rates_end(rate: float | None) -> str:
+    """Say at the end of a fit that the groups' learning rates end with it; rate as for `sentence`.
+
+    Example:
+        >>> rates_end(0.01)[:51]
+        'After training: group learning rates are reset; a f'
+    """
+    base = "the compiled rate" if rate is None else f"{rate:.1e}"
+    return (
+        f"After training: group learning rates are reset; a further fit trains at {base} "
+        "everywhere."
+    )

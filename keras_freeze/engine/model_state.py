@@ -56,6 +56,7 @@ class ModelState:
         untouched: Ids of the layers that had the values they were made with when a fit began.
         trained_by: Ids of the variables that each optimizer was ever built for, in order, of a
             model that holds several: whose a frozen variable is.
+        restored: Int, how often its whole training state was replaced, frozen weights too.
     """
 
     traced: StepRecord = dataclasses.field(default_factory=_nothing_known)
@@ -68,6 +69,7 @@ class ModelState:
     kept_by_lora: frozenset[int] = frozenset()
     kept_frozen: frozenset[int] = frozenset()
     untouched: frozenset[int] = frozenset()
+    restored: int = 0
     trained_by: weakref.WeakKeyDictionary[Any, tuple[int, ...]] = dataclasses.field(
         default_factory=weakref.WeakKeyDictionary
     )

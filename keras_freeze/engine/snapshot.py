@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_freeze.engine import optimizer_state, update_rules
+from keras_freeze.engine.model_state import state_of
 from keras_freeze.engine.transitions import strategy_scope, transition
 from keras_freeze.engine.update_rules import Curve
 from keras_freeze.keras_internals.host_arrays import to_host
@@ -85,13 +86,20 @@ def capture_all(model: keras.Model) -> State:
     }
 
 
-def restore_all(model: keras.Model, state: Mapping[str, Any], curve: Curve | None) -> None:
+def restore_all(
+    model: keras.Model,
+    state: Mapping[str, Any],
+    curve: Curve | None,
+    *,
+    learning_rate: bool = True,
+) -> None:
     """Restore a model to the state that `capture_all` captured, flags included.
 
     Args:
         model: `keras.Model`, compiled, with the same structure.
         state: What `capture_all` returned.
         curve: The learning-rate curve of its phase; length and start are in the state.
+        learning_rate: Bool, whether to restore the learning rate too. Defaults to True.
 
     Raises:
         ValueError: if model or optimizer don't fit. No value has changed then.
@@ -108,7 +116,7 @@ def restore_all(model: keras.Model, state: Mapping[str, Any], curve: Curve | Non
         with strategy_scope(model):
             optimizer.build(model.trainable_variables)
     transition(model, flags, {})
-    restore(model, state)
+    restore(model, state, learning_rate=learning_rate)
     for variable, value in zip(_seeds(model), state["seeds"], strict=True):
         variable.assign(value)
     by_variables = {tuple(rules["variables"]): rules for rules in state["rules"]}
@@ -118,6 +126,7 @@ def restore_all(model: keras.Model, state: Mapping[str, Any], curve: Curve | Non
             variables = built_variables(leaf)
             update_rules.set_rules(leaf, variables, _rules(rules, weights, curve))
     transition(model, Flags(), force=True)
+    state_of(model).restored += 1
 
 
 def _trained(optimizer: Any, numbers: Mapping[int, int]) -> list[int]:

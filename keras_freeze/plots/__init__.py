@@ -1,7 +1,11 @@
-"""Pictures of trainings, searches and rankings. matplotlib is imported when a picture is drawn."""
+"""Pictures of trainings, searches, rankings and decisions.
 
+matplotlib is imported when a picture is drawn.
+"""
+
+from keras_freeze.plots.adaptive import decisions
 from keras_freeze.plots.rankings import ranking
 from keras_freeze.plots.searches import search
 from keras_freeze.plots.trainings import comparison, training, transitions
 
-__all__ = ["comparison", "ranking", "search", "training", "transitions"]
+__all__ = ["comparison", "decisions", "ranking", "search", "training", "transitions"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import keras
 
+from keras_freeze.features import Library, present, shared
 from keras_freeze.prefix_cache.callback import PrefixCache
 
 
@@ -13,18 +16,31 @@ class CacheDriver:
     Args:
         cache: `PrefixCache`, or None.
         callback: `keras.callbacks.Callback` whose fit it is.
+        keeps_cuts: Bool, whether features are kept when the cut moves, for a fit that comes back to
+            cuts it had before. Defaults to False.
     """
 
-    def __init__(self, cache: PrefixCache | None, callback: keras.callbacks.Callback) -> None:
+    def __init__(
+        self,
+        cache: PrefixCache | None,
+        callback: keras.callbacks.Callback,
+        *,
+        keeps_cuts: bool = False,
+    ) -> None:
         self._cache = cache
         self._callback = callback
+        self._keeps_cuts = keeps_cuts
+        self._library: Library | None = None
 
     def begin(self) -> None:
         """Put the cache into the model's steps, as training begins."""
         if self._cache is not None:
             self._cache.set_params(self._callback.params)
             self._cache.set_model(self._callback.model)
-            self._cache.on_train_begin()
+            if self._keeps_cuts and not self._cache.keep and present() is None:
+                self._library = self._cache.new_library()
+            with contextlib.nullcontext() if self._library is None else shared(self._library):
+                self._cache.on_train_begin()
 
     def begin_epoch(self, epoch: int) -> None:
         """Do what the cache does as an epoch (0-based) begins."""
@@ -41,3 +57,6 @@ class CacheDriver:
         if self._cache is not None:
             self._cache.on_train_end()
             self._cache = None
+        if self._library is not None:
+            self._library.clear()
+            self._library = None

@@ -9,7 +9,15 @@ for a callback; to apply one is the work of `FreezeScheduler` and `GradualUnfree
 import warnings
 from typing import Any
 
+from keras_freeze.schedules.adaptive import (
+    AdaptivePlan as AdaptivePlan,
+    AdaptiveSchedule as AdaptiveSchedule,
+    Decision as Decision,
+    Finding as Finding,
+    Outcome as Outcome,
+)
 from keras_freeze.schedules.as_dict import fingerprint as fingerprint
+from keras_freeze.schedules.auto import Auto
 from keras_freeze.schedules.builders import (
     chain_thaw,
     gradual,
@@ -17,6 +25,7 @@ from keras_freeze.schedules.builders import (
     progressive_freeze,
 )
 from keras_freeze.schedules.curves import Cosine, Curve, SlantedTriangular, Warmup
+from keras_freeze.schedules.decisions import DecisionRow, Decisions, Measured
 from keras_freeze.schedules.epoch_plans import even_starts, unfreeze_plan
 from keras_freeze.schedules.locations import placed as placed
 from keras_freeze.schedules.metrics import improves as improves, monitored as monitored
@@ -61,9 +70,13 @@ __all__ = [
     "AfterSteps",
     "AllOf",
     "AnyOf",
+    "Auto",
     "Cosine",
     "Curve",
+    "DecisionRow",
+    "Decisions",
     "FreezeSchedule",
+    "Measured",
     "OnPlateau",
     "Phase",
     "SchedulePreview",

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
 from keras_freeze.model_picture import GroupNames, ModelPicture, all_untouched
 from keras_freeze.policies import BatchNormMode, check_batch_norm
+from keras_freeze.schedules.adaptive import AdaptivePlan, AdaptiveSchedule, Setting
+from keras_freeze.schedules.auto import Auto
 from keras_freeze.schedules.builders import gradual
 from keras_freeze.schedules.epoch_plans import check_plan, even_starts, unfreeze_plan
 from keras_freeze.schedules.phase import Phase
@@ -48,6 +50,13 @@ class Planner(abc.ABC):
     def finds_nothing_pretrained(self, picture: ModelPicture) -> bool:
         """Tell whether everything counts as new, and trains from the first step."""
         return False
+
+    def adaptive(self, picture: ModelPicture, epochs: int) -> AdaptivePlan | None:
+        """Return what decides the phases while they run, None where the plan is all there is.
+
+        The plan then shows what is known beforehand. Arguments as for `plan`.
+        """
+        return None
 
     @abc.abstractmethod
     def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
@@ -124,7 +133,8 @@ class FromTheHead(Planner):
         schedule: When groups unfreeze: `"even"` (default) spreads them over the epochs; an int
             is a number of epochs per group; a mapping from epoch to a group's name or names
             unfreezes these then; a trigger or callable unfreezes one more group each time it fires,
-            and ends the fit when it fires with all groups unfrozen.
+            and ends the fit when it fires with all groups unfrozen; `"auto"` or an `Auto` finds the
+            depth.
         batch_norm: Mode for `BatchNormalization` in all phases. Defaults to `"frozen"`.
         judges_values: Bool, whether a backbone whose layers are all untouched counts as new: all
             of the model then trains in one phase, but where a mapping says otherwise. Defaults to
@@ -143,7 +153,7 @@ class FromTheHead(Planner):
     """
 
     owner: str
-    schedule: str | Mapping[int, str | Sequence[str]] | TriggerLike = "even"
+    schedule: str | Mapping[int, str | Sequence[str]] | TriggerLike | AdaptiveSchedule = "even"
     batch_norm: BatchNormMode = "frozen"
     judges_values: bool = False
     keeps_unfrozen: ClassVar[bool] = True
@@ -155,7 +165,9 @@ class FromTheHead(Planner):
             check_plan(self.owner, schedule)
             if min(schedule) == 0:
                 return
-        elif schedule == "even" or (is_int(schedule) and schedule > 0):
+        elif (
+            schedule == "even" or (is_int(schedule) and schedule > 0) or self._adaptive is not None
+        ):
             return
         elif isinstance(schedule, Trigger) or callable(schedule):
             as_trigger(schedule, self.owner, "schedule")
@@ -163,8 +175,8 @@ class FromTheHead(Planner):
         raise ArgumentError(
             self.owner,
             "schedule",
-            'be "even", a positive int (epochs per group), a mapping from epoch to groups '
-            "that begins at epoch 0, or a trigger such as schedules.OnPlateau()",
+            'be "even", "auto", a positive int (epochs per group), a mapping from epoch to groups '
+            "that begins at epoch 0, a trigger such as schedules.OnPlateau(), or a schedules.Auto",
             value=schedule,
         )
 
@@ -185,6 +197,22 @@ class FromTheHead(Planner):
         batch_norm: BatchNormMode = "follow" if self.batch_norm == "frozen" else self.batch_norm
         return FreezeSchedule([Phase(rates=1.0, batch_norm=batch_norm, until=until)])
 
+    def adaptive(self, picture: ModelPicture, epochs: int) -> AdaptivePlan | None:
+        """Return what decides the phases; None where there is nothing to decide."""
+        names = GroupNames.of(picture.groups_that_may_train)
+        if self._adaptive is None or len(names) == 1 or self.finds_nothing_pretrained(picture):
+            return None
+        return AdaptivePlan(self._adaptive, self._setting(names, epochs))
+
+    @property
+    def _adaptive(self) -> AdaptiveSchedule | None:
+        if isinstance(self.schedule, AdaptiveSchedule):
+            return self.schedule
+        return Auto() if self.schedule == "auto" else None
+
+    def _setting(self, names: Sequence[str], epochs: int) -> Setting:
+        return Setting(tuple(names), epochs, self.batch_norm)
+
     def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
         """Return a sentence where the epochs are too few for one group at a time."""
         if self.finds_nothing_pretrained(picture):
@@ -194,6 +222,10 @@ class FromTheHead(Planner):
     def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
         """Return the schedule."""
         schedule: Any = self.schedule
+        if self._adaptive is not None:
+            if len(names) == 1:
+                return FreezeSchedule([Phase(batch_norm=self.batch_norm)])
+            return self._adaptive.outline(self._setting(names, epochs))
         if isinstance(schedule, Trigger) or callable(schedule):
             if len(names) == 1:
                 phase = Phase(batch_norm=self.batch_norm, until=schedule)
@@ -210,7 +242,7 @@ class FromTheHead(Planner):
 
     def remarks_for(self, names: Sequence[str], epochs: int) -> tuple[str, ...]:
         """Return a sentence where the epochs are too few for one group at a time."""
-        is_even = isinstance(self.schedule, str)
+        is_even = self.schedule == "even"
         if not is_even or epochs >= len(names):
             return ()
         length = f"{epochs} epoch{'s' if epochs > 1 else ''}"

@@ -95,6 +95,8 @@ class Recorder(keras.callbacks.Callback):
             execution.history.setdefault(name, []).append(_plain(value))
         if self.objective.has_value(logs):
             self._compare(float(self.objective.get_value(logs)))
+            if "freeze_depth" in logs and execution.best_epoch == execution.end:
+                self.record.freeze_depth = int(logs["freeze_depth"])  # which training has found
         elif self.kept.score is None:
             # What counts is returned after training, so that the last epoch is the one.
             self.kept.best = self._captured()

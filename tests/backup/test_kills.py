@@ -80,6 +80,8 @@ def assert_same(folder, whole):
 # One kill of each kind, each in another case, and one before a change lands.
 HANDFUL = [
     pytest.param("mixed", "transition", 3, marks=pytest.mark.landing),
+    pytest.param("race", "begin", 5, marks=pytest.mark.slow),
+    pytest.param("sequence", "write", 60, marks=pytest.mark.slow),
     pytest.param("even", "write", 20, marks=pytest.mark.slow),
     pytest.param("best", "rename", 3, marks=pytest.mark.slow),
     pytest.param("scaled", "batch", 16, marks=pytest.mark.slow),

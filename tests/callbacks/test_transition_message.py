@@ -2,7 +2,13 @@
 
 import pytest
 
-from keras_freeze.callbacks.transition_message import Change, moment, sentence, summary
+from keras_freeze.callbacks.transition_message import (
+    Change,
+    moment,
+    rates_end,
+    sentence,
+    summary,
+)
 
 NAMES = tuple(f"block{n}" for n in range(14))
 ALL = (*NAMES, "head")
@@ -116,4 +122,5 @@ ENDED = {
 
 @pytest.mark.parametrize(("ended", "lines"), ENDED.values(), ids=ENDED)
 def test_what_a_fit_leaves_behind(ended, lines):
-    assert summary(*ended, 1e-3) == lines
+    *ran, has_rates = ended
+    assert [*summary(*ran), *[rates_end(1e-3)] * has_rates] == lines

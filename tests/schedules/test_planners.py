@@ -172,8 +172,9 @@ ERRORS = {  # the planner, its arguments, the exception and its beginning
         f"head: {schedule!r}": (
             (FromTheHead, schedule),
             ValueError,
-            'Own(schedule=...) must be "even", a positive int (epochs per group), a mapping from '
-            "epoch to groups that begins at epoch 0, or a trigger such as schedules.OnPlateau(). "
+            'Own(schedule=...) must be "even", "auto", a positive int (epochs per group), a '
+            "mapping from epoch to groups that begins at epoch 0, a trigger such as "
+            "schedules.OnPlateau(), or a schedules.Auto. "
             f"Received: schedule={schedule!r}.",
         )
         for schedule in ("odd", 0, True, 2.5, None, {}, {1: "head"})

@@ -138,3 +138,18 @@ def test_a_model_that_its_first_step_builds(tmp_path):
     tuner.search(X, Y, **FIT)
     (row,) = tuner.rows()
     assert (row["status"], row["trainable_params"], row["epochs"]) == ("COMPLETED", 27, 2)
+
+
+def test_the_depth_that_training_has_found(tmp_path):
+    class Model(keras_tuner.HyperModel):
+        def build(self, hp):
+            return build()
+
+        def fit(self, hp, model, *args, callbacks=(), **kwargs):
+            callback = kf.GradualUnfreeze("auto", backbone=["low", "middle"], verbose=0)
+            return model.fit(*args, callbacks=[callback, *callbacks], **kwargs)
+
+    record = record_of(Model(), tmp_path, X, Y, **{**FIT, "epochs": 6})
+    (execution,) = record.executions
+    assert record.freeze_depth == execution.history["freeze_depth"][execution.best_epoch]
+    assert execution.score == min(execution.history["val_loss"])

@@ -1,0 +1,168 @@
+"""Schedules that are decided while they run: each phase follows from what those before brought.
+
+Pure: what the phases brought goes in, and the next phase comes out. The same outcomes always give
+the same decision, so a training that is resumed needs to keep no more than them.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+
+from keras_freeze.checks import first_few
+from keras_freeze.policies import BatchNormMode
+from keras_freeze.schedules.metrics import Direction
+from keras_freeze.schedules.phase import Phase
+from keras_freeze.schedules.schedule import FreezeSchedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What an adaptive schedule is for.
+
+    Attributes:
+        groups: Names of the layer groups that may train, from input to head.
+        epochs: Int, the epochs of the training.
+        batch_norm: Mode for `BatchNormalization` in all phases.
+    """
+
+    groups: tuple[str, ...]
+    epochs: int
+    batch_norm: BatchNormMode = "frozen"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a phase brought.
+
+    Attributes:
+        values: The monitored metric after each of its epochs.
+    """
+
+    values: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What a decision rests on.
+
+    Attributes:
+        what: Str, what is decided.
+        value: Float, by which value.
+        threshold: Float, against which; None for none.
+    """
+
+    what: str
+    value: float
+    threshold: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What follows a phase. States are kept under names: weights, optimizer, seeds, best epoch.
+
+    Attributes:
+        phase: The phase that follows; None to end the training.
+        is_final: Bool, whether nothing is decided after that phase.
+        restores_best: Bool, whether the model goes back to the best epoch of the phase that has
+            ended, before anything else.
+        keeps: Str, the name under which the state of the training is kept; None for no state.
+        returns_to: Str, the kept state in which the next phase begins; None for the present one.
+        forgets: Names of the kept states that are needed no longer after that.
+        findings: What it rests on, for the lines and the table.
+        labels: Numbers that each epoch of the next phase has in its logs.
+    """
+
+    phase: Phase | None
+    is_final: bool = False
+    restores_best: bool = False
+    keeps: str | None = None
+    returns_to: str | None = None
+    forgets: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    labels: tuple[tuple[str, int], ...] = ()
+
+
+def depth_in_words(groups: Sequence[str], depth: int) -> str:
+    """Say how deep a model is frozen, and what trains.
+
+    Example:
+        >>> depth_in_words(["block1", "block2", "head"], 1)
+        'depth 1 of 2: head and block2 train'
+        >>> depth_in_words(["block1", "block2", "head"], 0)
+        'depth 0 of 2: all groups train'
+    """
+    if depth == 0:
+        return f"depth 0 of {len(groups) - 1}: all groups train"
+    training = list(reversed(groups[depth:]))
+    verb = "train" if len(training) > 1 else "trains"
+    return f"depth {depth} of {len(groups) - 1}: {first_few(training)} {verb}"
+
+
+class AdaptiveSchedule(abc.ABC):
+    """A schedule whose next phase depends on what those before it brought."""
+
+    @property
+    @abc.abstractmethod
+    def best_by(self) -> tuple[str, Direction]:
+        """The metric that decides, and whether it is to fall or to rise."""
+
+    @property
+    @abc.abstractmethod
+    def is_race(self) -> bool:
+        """Whether several trainings take turns in one fit, so that its epochs do not compare."""
+
+    @abc.abstractmethod
+    def outline(self, setting: Setting) -> FreezeSchedule:
+        """Return the phases as far as they are known beforehand.
+
+        Raises:
+            ValueError: if the setting doesn't allow for such a schedule.
+        """
+
+    @abc.abstractmethod
+    def decide(self, setting: Setting, outcomes: Sequence[Outcome]) -> Decision:
+        """Return what follows the phases that have ended; the first phase after none."""
+
+    @abc.abstractmethod
+    def conclude(self, setting: Setting, outcomes: Sequence[Outcome]) -> Decision:
+        """Return where a training ends that doesn't reach its final phase.
+
+        Args:
+            setting: What the schedule is for.
+            outcomes: Those of all phases, the last as far as it came; at least one.
+
+        Returns:
+            `Decision` for the phase of the best depth, which returns to its state unless that is
+            the present one.
+        """
+
+    @abc.abstractmethod
+    def verdict(self, setting: Setting, outcomes: Sequence[Outcome]) -> str:
+        """Return in words what was found; arguments as there, without a final phase."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptivePlan:
+    """An adaptive schedule for a model and a number of epochs.
+
+    Attributes:
+        schedule: The schedule.
+        setting: What it is for.
+    """
+
+    schedule: AdaptiveSchedule
+    setting: Setting
+
+    def decide(self, outcomes: Sequence[Outcome]) -> Decision:
+        """Return what follows the phases that have ended; the first phase after none."""
+        return self.schedule.decide(self.setting, outcomes)
+
+    def conclude(self, outcomes: Sequence[Outcome]) -> Decision:
+        """Return where a training ends that doesn't reach its final phase."""
+        return self.schedule.conclude(self.setting, outcomes)
+
+    def verdict(self, outcomes: Sequence[Outcome]) -> str:
+        """Return in a sentence what was found."""
+        return self.schedule.verdict(self.setting, outcomes)

@@ -1,0 +1,77 @@
+"""What an adaptive schedule decided in a fit, and by what, as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from keras_freeze.reports import Column, ShownAsTable, Table
+
+
+@dataclasses.dataclass(frozen=True)
+class DecisionRow:
+    """One decision.
+
+    Attributes:
+        epoch: Int, 0-based, the epoch at whose end it was made.
+        what: Str, what was decided.
+        value: Float, by which value.
+        threshold: Float, against which; None for none.
+    """
+
+    epoch: int
+    what: str
+    value: float
+    threshold: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A value that decisions rest on.
+
+    Attributes:
+        epoch: Int, 0-based.
+        depth: Int, how many layer groups were frozen.
+        value: Float.
+    """
+
+    epoch: int
+    depth: int
+    value: float
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Decisions(ShownAsTable):
+    """What an adaptive schedule decided; printed as text, with rich, or as HTML in a notebook.
+
+    Attributes:
+        criterion: Str, what was measured, such as `"val_loss"`.
+        rows: Tuple of `DecisionRow`, in order.
+        measured: Tuple of `Measured`, in order.
+        verdict: Str, what was found.
+    """
+
+    criterion: str
+    rows: tuple[DecisionRow, ...]
+    measured: tuple[Measured, ...]
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all as plain data, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def __repr__(self) -> str:
+        return f"Decisions(criterion={self.criterion!r}, rows={len(self.rows)}, {self.verdict!r})"
+
+    def _table(self) -> Table:
+        columns = (
+            Column("epoch", align="right"),
+            Column("decision", fit="wrap"),
+            Column(self.criterion, align="right"),
+            Column("against", align="right"),
+        )
+        rows = []
+        for row in self.rows:
+            against = "" if row.threshold is None else f"{row.threshold:.4g}"
+            rows.append((str(row.epoch + 1), row.what, f"{row.value:.4g}", against))
+        return Table(self.verdict, columns, tuple(rows))

@@ -1,0 +1,288 @@
+"""`GradualUnfreeze("auto")`: what a fit does with the model, compared with trainings by hand."""
+
+import copy
+
+import keras
+import numpy as np
+import pytest
+from effects import values
+
+import keras_freeze as kf
+from keras_freeze.schedules import Auto
+
+pytestmark = pytest.mark.backend
+
+LAYERS = ("low", "middle", "high")
+
+
+def build(seed=1):
+    """A net whose dropout shows whether random states were restored."""
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            *[layers.Dense(8, activation="relu", name=name) for name in LAYERS],
+            layers.Dropout(0.2, name="drop", seed=3),
+            layers.Dense(3, activation="softmax", name="head"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    return model
+
+
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(48, 6)).astype("float32")
+    y = (np.abs(x).argmax(axis=1) % 3).astype("int32")
+    return x[:32], y[:32], (x[32:], y[32:])
+
+
+def fit(model, callback, epochs=12, **arguments):
+    x, y, validation = data()
+    arguments = {"shuffle": False, "batch_size": 8, "verbose": 0, **arguments}
+    callbacks = [callback, *arguments.pop("beside", [])]
+    if arguments.pop("validated", True):
+        arguments["validation_data"] = validation
+    return model.fit(x, y, epochs=epochs, callbacks=callbacks, **arguments)
+
+
+def auto(schedule="auto", **arguments):
+    arguments = {"backbone": list(LAYERS), "verbose": 0, "cache": False, **arguments}
+    return kf.GradualUnfreeze(schedule, **arguments)
+
+
+def state(model):
+    """All that training has changed: weights, optimizer, seeds."""
+    variables = [*model.weights, *model.optimizer.variables]
+    variables += [v for layer in model.layers for v in layer.variables if "seed" in v.path]
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+
+
+def assert_same(model, other):
+    for one, two in zip(state(model), state(other), strict=True):
+        if keras.backend.backend() == "tensorflow":
+            np.testing.assert_array_equal(one, two)
+        else:
+            np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+
+
+class LastEpoch(keras.callbacks.Callback):
+    """Remembers the weights after each epoch."""
+
+    def on_train_begin(self, logs=None):
+        self.weights = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.weights.append(list(values(self.model).values()))
+
+
+def test_the_winner_of_a_race_is_trained_as_if_alone():
+    raced, seen = build(), LastEpoch()
+    history = fit(raced, auto(), epochs=18, beside=[seen]).history
+    depth = int(history["freeze_depth"][-1])
+    own = [n for n, value in enumerate(history["freeze_depth"]) if value == depth]
+    assert 2 < len(own) < 18
+    assert len(set(history["freeze_depth"][:4])) == 4
+    alone, seen_alone = build(), LastEpoch()
+    rates = {name: 2.6 ** (n - 3) for n, name in enumerate([*LAYERS, "head"])}
+    schedule = kf.FreezeScheduler(
+        {0: depth}, backbone=list(LAYERS), rates=rates, cache=False, verbose=0
+    )
+    by_hand = fit(alone, schedule, epochs=len(own), beside=[seen_alone]).history
+    close = {"rtol": 0 if keras.backend.backend() == "tensorflow" else 1e-5}
+    np.testing.assert_allclose([history["val_loss"][n] for n in own], by_hand["val_loss"], **close)
+    for n, weights in zip(own, seen_alone.weights, strict=True):
+        for one, two in zip(seen.weights[n], weights, strict=True):
+            np.testing.assert_allclose(one, two, atol=0 if close["rtol"] == 0 else 1e-6)
+    # At the end the model is as it was in the best epoch of that depth.
+    best = own[int(np.argmin([history["val_loss"][n] for n in own]))]
+    for one, two in zip(values(raced).values(), seen.weights[best], strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert {g.name for g in kf.layer_groups(raced, backbone=list(LAYERS))[:depth]} == {
+        layer.name for layer in raced.layers if layer.weights and not layer.trainable
+    }
+
+
+def test_iterations_are_those_of_each_candidate():
+    model = build()
+    iterations = []
+    record = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: iterations.append(int(model.optimizer.iterations))
+    )
+    history = fit(model, auto(), beside=[record]).history
+    epochs = {}
+    for candidate, count in zip(history["candidate"], iterations, strict=True):
+        epochs[candidate] = epochs.get(candidate, 0) + 1
+        assert count == 4 * epochs[candidate]
+
+
+def test_a_group_that_brings_no_gain_is_undone_wholly():
+    whole, part = build(), build()
+    schedule = Auto("sequence", stall=2, min_gain=10.0, then="stop")
+    history = fit(whole, auto(schedule), epochs=12).history
+    assert history["freeze_depth"] == [3, 3, 3, 2, 2, 2]
+    head = kf.FreezeScheduler({0: 3}, backbone=list(LAYERS), cache=False, verbose=0)
+    fit(part, head, epochs=1)  # the best by so large a gain is the first
+    assert [v.trainable for v in whole.weights] == [v.trainable for v in part.weights]
+
+
+def test_a_sequence_goes_on_from_the_best_epoch_of_each_phase(capsys):
+    model, seen = build(), LastEpoch()
+    callback = auto(Auto("sequence", stall=1, min_gain=0.02), verbose=1)
+    history = fit(model, callback, epochs=30, beside=[seen]).history
+    assert len(set(history["freeze_depth"])) > 1
+    best = int(np.argmin(history["val_loss"]))
+    for one, two in zip(values(model).values(), seen.weights[best], strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert "After training: depth" in capsys.readouterr().out
+
+
+def test_training_goes_on_at_the_best_depth_or_ends():
+    arguments = {"stall": 1, "min_gain": 0.5}
+    goes_on = fit(build(), auto(Auto("sequence", **arguments)), epochs=9).history
+    assert goes_on["freeze_depth"] == [3, 3, 2, 2] + [3] * 5
+    stops = fit(build(), auto(Auto("sequence", **arguments, then="stop")), epochs=9).history
+    assert stops["freeze_depth"] == [3, 3, 2, 2]
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends a fit after some epochs, as a button would."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 == self.epochs:
+            self.model.stop_training = True
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 5])
+def test_a_race_that_another_callback_ends_leaves_its_best_depth(epochs):
+    model, seen = build(), LastEpoch()
+    history = fit(model, auto(), epochs=18, beside=[seen, Stop(epochs)]).history
+    best = int(np.argmin(history["val_loss"]))
+    for one, two in zip(values(model).values(), seen.weights[best], strict=True):
+        np.testing.assert_array_equal(one, two)
+    depth = int(history["freeze_depth"][best])
+    assert [layer.trainable for layer in model.layers[:3]] == [n >= depth for n in range(3)]
+
+
+def test_the_cache_serves_each_depth_from_the_features_that_it_made():
+    model = build()
+    cache = kf.PrefixCache(auto=False, verbose=0)
+    plain = fit(build(), auto(), epochs=18).history
+    cached = fit(model, auto(cache=cache), epochs=18).history
+    assert cached["freeze_depth"] == plain["freeze_depth"]
+    np.testing.assert_allclose(cached["val_loss"], plain["val_loss"], rtol=1e-4)
+    frozen_epochs = sum(depth > 0 for depth in cached["freeze_depth"])
+    cuts = len({depth for depth in cached["freeze_depth"] if depth > 0})
+    # 32 rows are trained on and 16 validated on in an epoch; a cut computes each once.
+    assert cache.statistics.hits >= 48 * (frozen_epochs - cuts)
+
+
+def test_the_guard_takes_restored_weights_for_what_they_are():
+    fit(build(), auto(), epochs=18, beside=[kf.FreezeGuard(every=1)])
+
+
+COMPARING = {
+    "EarlyStopping": lambda: keras.callbacks.EarlyStopping(),
+    "ReduceLROnPlateau": lambda: keras.callbacks.ReduceLROnPlateau(),
+    "ModelCheckpoint": lambda: keras.callbacks.ModelCheckpoint("x.keras", save_best_only=True),
+}
+
+
+@pytest.mark.parametrize("make", COMPARING.values(), ids=COMPARING)
+def test_what_compares_epochs_can_not_stand_beside_a_race(make):
+    with pytest.raises(
+        ValueError, match=r"fit\(callbacks=\.\.\.\) must not contain .* beside a race"
+    ):
+        fit(build(), auto(), beside=[make()])
+
+
+def test_what_compares_epochs_may_stand_beside_a_sequence(tmp_path):
+    every = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    fit(build(), auto(), epochs=6, beside=[every])
+    best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True)
+    fit(build(), auto(Auto("sequence")), epochs=3, beside=[best])
+    assert len(list(tmp_path.glob("*.keras"))) == 7
+
+
+def test_without_validation_data_it_says_what_to_do():
+    with pytest.raises(ValueError, match=r"Auto\(monitor=\.\.\.\).*Pass validation_data= to fit"):
+        fit(build(), auto(), validated=False)
+
+
+def test_a_metric_of_the_training_may_be_named():
+    history = fit(build(), auto(Auto(monitor="loss")), validated=False).history
+    assert "candidate" in history
+
+
+def test_a_second_fit_can_not_go_on_with_a_race():
+    model = build()
+    with pytest.raises(ValueError, match=r"fit\(initial_epoch=\.\.\.\) must be 0"):
+        fit(model, auto(), epochs=12, initial_epoch=3)
+    with pytest.raises(ValueError, match=r"total_epochs=\.\.\.\) must be left out"):
+        fit(model, auto(total_epochs=30), epochs=12)
+
+
+def test_one_callback_serves_two_fits():
+    callback = auto()
+    first = fit(build(), callback, epochs=12).history
+    second = fit(build(), callback, epochs=12).history
+    copied = fit(build(), copy.deepcopy(callback), epochs=12).history
+    assert first == second == copied
+
+
+def test_nothing_pretrained_trains_from_the_first_step():
+    with pytest.warns(UserWarning, match="nothing in model"):
+        history = fit(build(), kf.GradualUnfreeze("auto", verbose=0, cache=False)).history
+    assert "candidate" not in history
+
+
+def test_the_lines_of_a_race(capsys):
+    fit(build(), auto(verbose=1), epochs=9)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("Epoch 1/9: head trains at 1.0e-02, low, middle and high are frozen")
+    assert lines[2].startswith("Epoch 2/9: 4 groups (head to low) train at 1.0e-02 to 5.7e-04;")
+    assert "is dropped (val_loss" in lines[3]
+    assert lines[-2].startswith("After training: depth ")
+
+
+def test_a_preview_shows_the_first_round():
+    table = auto().preview(build(), epochs=18)
+    assert [row.training for row in table.rows] == [
+        ("head",),
+        ("head", "high"),
+        ("head", "high", "middle"),
+        ("head", "high", "middle", "low"),
+    ]
+
+
+def test_decisions_say_when_what_and_by_which_value():
+    callback = auto()
+    assert callback.decisions is None
+    history = fit(build(), callback, epochs=18).history
+    found = callback.decisions
+    losses = history["val_loss"]
+    measured = [(point.epoch, point.depth, point.value) for point in found.measured]
+    assert measured == [
+        (n, depth, losses[n]) for n, depth in enumerate(history["freeze_depth"][: len(measured)])
+    ]
+    dropped = [row for row in found.rows if "dropped" in row.what]
+    assert [row.epoch for row in dropped[:2]] == [3, 3]
+    for row in dropped:
+        depth = int(row.what.split()[1])
+        scores = [value for epoch, d, value in measured if d == depth and epoch <= row.epoch]
+        assert row.value == min(scores) >= row.threshold
+    assert found.verdict.startswith(f"depth {int(history['freeze_depth'][-1])} of 3: ")
+    assert "against" in str(found)
+    fit(build(), kf.GradualUnfreeze(backbone=list(LAYERS), verbose=0, cache=False), epochs=2)
+    assert callback.decisions == found
+
+
+def test_a_fit_by_a_given_schedule_has_decided_nothing():
+    callback = auto("even")
+    fit(build(), callback, epochs=2)
+    assert callback.decisions is None

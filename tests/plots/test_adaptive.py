@@ -1,0 +1,55 @@
+"""The picture of decisions: what was measured for each depth, and against what it was decided."""
+
+import pytest
+
+import keras_freeze as kf
+from keras_freeze import plots
+from keras_freeze.schedules import DecisionRow, Decisions, Measured
+
+MEASURED = tuple(
+    Measured(epoch, depth, value)
+    for epoch, (depth, value) in enumerate([(2, 2.2), (1, 1.9), (0, 2.1), (1, 1.8)])
+)
+ROWS = (
+    DecisionRow(2, "depth 2 is dropped", 2.2, 1.9),
+    DecisionRow(2, "depth 0 is dropped", 2.1, 1.9),
+    DecisionRow(3, "depth 1 goes on", 1.8, None),
+)
+MADE = Decisions("val_loss", ROWS, MEASURED, "depth 1 of 2: head and high train; and more")
+
+
+def lines(axes):
+    return {
+        line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines
+    }
+
+
+def test_a_line_for_each_depth_at_its_epochs():
+    (axes,) = plots.decisions(MADE).axes
+    found = lines(axes)
+    assert found["depth 2"] == ([1], [2.2])
+    assert found["depth 1"] == ([2, 4], [1.9, 1.8])
+    assert found["depth 0"] == ([3], [2.1])
+    assert found["threshold"][1] == [1.9, 1.9]
+    assert axes.get_title(loc="left") == "depth 1 of 2: head and high train"
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["depth 2", "depth 1", "depth 0", "threshold"]
+
+
+def test_thirty_depths_can_be_told_apart():
+    measured = tuple(Measured(n, n, 2.0 + n) for n in range(30))
+    (axes,) = plots.decisions(Decisions("val_loss", (), measured, "depth 0 of 29")).axes
+    styles = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axes.lines}
+    assert len(styles) == 30
+
+
+def test_into_axes_of_ones_own():
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots()
+    assert plots.decisions(MADE, ax=axes) is figure
+
+
+def test_what_has_decided_nothing():
+    with pytest.raises(ValueError, match=r"decisions\(made=\.\.\.\) must have decided something"):
+        plots.decisions(kf.GradualUnfreeze())
