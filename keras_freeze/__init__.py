@@ -2,7 +2,7 @@
 
 from keras_freeze import plots, policies, schedules, tuning
 from keras_freeze.backup import BackupAndRestore
-from keras_freeze.callbacks import FreezeGuard, FreezeScheduler, GradualUnfreeze
+from keras_freeze.callbacks import AutoFreeze, FreezeGuard, FreezeScheduler, GradualUnfreeze
 from keras_freeze.engine import recompile
 from keras_freeze.freezing import FreezeResult, freeze, unfreeze, unfreeze_only
 from keras_freeze.groups import LayerGroup, layer_groups
@@ -13,6 +13,7 @@ from keras_freeze.reports import ParameterReport, parameter_report
 __version__ = "0.2.0"
 
 __all__ = [
+    "AutoFreeze",
     "BackupAndRestore",
     "FreezeGuard",
     "FreezeResult",

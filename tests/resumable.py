@@ -112,6 +112,11 @@ CASES = {
             )
         ],
     ),
+    "settling": (
+        build_dense,
+        lambda: _O.Adam(0.02),
+        lambda: [kf.AutoFreeze(intervals=9, verbose=0, backbone=_BACKBONE, cache=False)],
+    ),
     "accumulated": (
         build_normalised,
         lambda: _O.SGD(0.1, momentum=0.9, gradient_accumulation_steps=4, use_ema=True),

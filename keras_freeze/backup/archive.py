@@ -193,5 +193,8 @@ def _with_arrays(value: Any, arrays: dict[int, np.ndarray]) -> Any:
     if value["$"] in ("tuple", "set"):
         kind = tuple if value["$"] == "tuple" else set
         return kind(_with_arrays(item, arrays) for item in value["items"])
-    array = arrays[value["n"]].view(np.dtype(value["dtype"])).reshape(value["shape"])
+    raw, dtype, shape = arrays[value["n"]], np.dtype(value["dtype"]), tuple(value["shape"])
+    is_done = raw.dtype == dtype and raw.shape == shape
+    # One object for each, however often it is named: it is written once again too.
+    array = arrays[value["n"]] = raw if is_done else raw.view(dtype).reshape(shape)
     return array if value["$"] == "array" else array[()]

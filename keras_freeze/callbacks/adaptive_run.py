@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from keras_freeze.callbacks import transition_message
 from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun, StartingPoint
-from keras_freeze.engine import snapshot
+from keras_freeze.engine import gradient_sums, snapshot
 from keras_freeze.schedules import (
     AdaptivePlan,
     Decision,
@@ -19,9 +21,11 @@ from keras_freeze.schedules import (
     FreezeSchedule,
     Measured,
     Outcome,
+    Phase,
     Progress,
     beginning,
     monitored,
+    timeline,
 )
 
 
@@ -58,13 +62,13 @@ class Memory:
             name: [kept.state, kept.best and [getattr(kept.best, n) for n in _BEST_FIELDS]]
             for name, kept in self.kept.items()
         }
-        outcomes = [list(outcome.values) for outcome in self.outcomes]
+        outcomes = [[list(o.values), o.end, dict(o.measures)] for o in self.outcomes]
         return {"outcomes": outcomes, "values": list(self.values), "kept": kept}
 
     @classmethod
     def of_plain(cls, state: Mapping[str, Any]) -> Memory:
         """Return what `to_plain` returned as plain data."""
-        outcomes = [Outcome(tuple(values)) for values in state["outcomes"]]
+        outcomes = [Outcome(tuple(values), *rest) for values, *rest in state["outcomes"]]
         kept = {name: Kept(s, best and Best(*best)) for name, (s, best) in state["kept"].items()}
         return cls(outcomes, list(state["values"]), kept)
 
@@ -120,66 +124,136 @@ class AdaptiveRun(ScheduleRun):
         return _adaptive(self.plan).schedule.is_race
 
     @property
-    def best_by(self) -> tuple[str, str, float]:
-        """The metric that decides, its direction and the least difference."""
-        return *_adaptive(self.plan).schedule.best_by, 0.0
+    def best_by(self) -> tuple[str, str, float] | None:
+        """The metric that decides, its direction and the least difference; None if none does."""
+        found = _adaptive(self.plan).schedule.best_by
+        return None if found is None else (*found, 0.0)
+
+    @property
+    def is_in_last_phase(self) -> bool:
+        """Whether no phase will follow."""
+        return self._is_final or (self._is_decided and self.decisions[-1].phase is None)
+
+    @property
+    def _is_decided(self) -> bool:
+        """Whether it is decided what follows the present phase."""
+        return len(self.memory.outcomes) > self.progress.index
+
+    @property
+    def sums_gradients(self) -> bool:
+        """Whether gradients are added up in the present phase."""
+        return _adaptive(self.plan).schedule.sums_gradients and not self._is_final
 
     @property
     def labels(self) -> dict[str, int]:
         """The freeze depth, and in a race the candidate that an epoch belongs to."""
-        phase = self.decisions[self.progress.index].phase
-        depth = len(phase.names) if phase is not None else 0
-        return {"freeze_depth": depth, **dict(self.decisions[self.progress.index].labels)}
+        decision = self.decisions[self.progress.index]
+        return {"freeze_depth": _depth_of(decision), **dict(decision.labels)}
 
     @property
     def next_transition(self) -> int | None:
         """The first epoch that is wholly behind the present phase; None where that isn't known."""
-        phase = self.progress.phase
-        if phase is None or phase.trigger is None:
+        phases = self.progress.schedule.phases[: self.progress.index + 1]
+        if phases[-1].trigger is None:
             return self.plan.epochs
-        length = phase.trigger.length(1, 0)
-        done = sum(len(outcome.values) for outcome in self.memory.outcomes)
-        return None if length is None else done + length
+        schedule = FreezeSchedule([*phases, Phase()])
+        moment = timeline(schedule, self.plan.steps_per_epoch, self.plan.stride)[-1]
+        return None if moment is None else moment.epoch + (moment.step > 0)
 
     def record(self) -> Decisions:
         """Return what was decided so far, and by what."""
         rows: list[DecisionRow] = []
         measured: list[Measured] = []
-        seen, made = self._seen(), self.decisions
+        adaptive, seen, made = _adaptive(self.plan), self._seen(), self.decisions
         for n, outcome in enumerate(seen):
-            phase = made[n].phase
-            depth = 0 if phase is None else len(phase.names)
-            begun = len(measured)  # each epoch has a value
-            measured += [Measured(begun + i, depth, v) for i, v in enumerate(outcome.values)]
-            for found in made[n + 1].findings if n + 1 < len(made) else ():
-                rows.append(
-                    DecisionRow(len(measured) - 1, found.what, found.value, found.threshold)
-                )
-        verdict = _adaptive(self.plan).verdict(seen)
-        return Decisions(self.best_by[0], tuple(rows), tuple(measured), verdict)
+            label = f"depth {_depth_of(made[n])}"
+            first = outcome.end - len(outcome.values) + 1
+            measured += [Measured(first + i, label, v) for i, v in enumerate(outcome.values)]
+            if n + 1 < len(made):
+                found, end = made[n + 1], outcome.end
+                measured += [Measured(end, name, value) for name, value in found.measured]
+                rows += [DecisionRow(end, f.what, f.value, f.threshold) for f in found.findings]
+        verdict = adaptive.verdict(seen)
+        return Decisions(adaptive.schedule.criterion, tuple(rows), tuple(measured), verdict)
+
+    @property
+    def _epochs_done(self) -> float:
+        steps = self.plan.steps_per_epoch
+        return self.epoch + (self.batch / steps if steps else 1.0)
 
     def _seen(self) -> list[Outcome]:
         """Return the outcomes so far; the last is that of a phase that has not ended, if any."""
         seen = list(self.memory.outcomes)
         if self.memory.values or not seen:
-            seen.append(Outcome(tuple(self.memory.values)))
+            seen.append(Outcome(tuple(self.memory.values), self._epochs_done))
         return seen
+
+    def before_batch(self, batch: int) -> list[str]:
+        """Decide and make the transition that is due in the middle of an epoch; return lines."""
+        self.count_steps(batch)
+        return [*self._decide(), *super().before_batch(batch)]
 
     def judge(self, logs: Mapping[str, Any]) -> list[str]:
         """Take an epoch into account, and decide what follows if the phase has ended."""
-        if self._is_final:
+        if self.best_by is not None and not self._is_final:
+            value = monitored(self.asking[0], self.best_by[0], logs)
+            self.memory.values.append(value)
+            self._warn_unless_finite(value)
+        return self._decide()
+
+    def _warn_unless_finite(self, value: float) -> None:
+        """Warn once that a metric is no number, which is never the best."""
+        if not self.has_warned and self.best_by is not None and not math.isfinite(value):
+            self.has_warned = True
+            warnings.warn(
+                f"{self.plan.owner}: {self.best_by[0]} is {value} in epoch {self.epoch + 1}. Such "
+                "an epoch is never the best. A lower learning rate or clipnorm= may help.",
+                stacklevel=2,
+            )
+
+    def _decide(self) -> list[str]:
+        """Decide what follows the present phase if it has ended; return lines to print."""
+        if self._is_final or self._is_decided or not self.progress.is_over:
             return []
-        metric = self.best_by[0]
-        self.memory.values.append(monitored(self.asking[0], metric, logs))
-        if not self.progress.is_over:
-            return []
-        self.memory.outcomes.append(Outcome(tuple(self.memory.values)))
+        outcome = Outcome(tuple(self.memory.values), self._epochs_done, self._measured())
+        self.memory.outcomes.append(outcome)
         self.memory.values = []
-        schedule = schedule_so_far(_adaptive(self.plan), self.memory.outcomes)
+        adaptive = _adaptive(self.plan)
+        schedule = schedule_so_far(adaptive, self.memory.outcomes)
         self.progress = dataclasses.replace(self.progress, schedule=schedule)
-        when = transition_message.moment(self.epoch, self.plan.epochs, 0)
+        step = self.batch if self.batch < (self.plan.steps_per_epoch or 0) else 0
+        when = transition_message.moment(self.epoch, self.plan.epochs, step)
+        criterion = adaptive.schedule.criterion
         findings = self.decisions[-1].findings
-        return [f"{when}: {transition_message.finding(found, metric)}" for found in findings]
+        return [f"{when}: {transition_message.finding(found, criterion)}" for found in findings]
+
+    def _measured(self) -> dict[str, float]:
+        """Return the norm (L1) of each group's gradients, added up over the phase."""
+        sums = gradient_sums.read(self.model) if self.sums_gradients else {}
+        norms = {}
+        for group in self.plan.picture.groups:
+            own = [sums[id(v)] for v in group.variables if id(v) in sums]
+            if own:
+                norms[group.name] = sum(float(np.abs(s.astype("float64")).sum()) for s in own)
+        return norms
+
+    def _check_weights(self) -> None:
+        """Raise if the model has other weights than the states that are kept."""
+        model = self.plan.picture.model
+        kept = next(iter(self.memory.kept.values()), None)
+        if kept is not None and len(kept.state["weights"]) != len(model.weights):
+            raise ValueError(
+                f"{self.plan.owner}: model {model.name!r} must keep its weights while an adaptive "
+                f"schedule keeps states of it. Received: {len(model.weights)} weights after "
+                f"{len(kept.state['weights'])}. Call enable_lora or quantize before fit."
+            )
+
+    def enter(self, joined: Mapping[int, int] | None, *, is_first: bool = False) -> list[str]:
+        """Make the model ready for the present phase; return the line that says what changed."""
+        lines = super().enter(joined, is_first=is_first)
+        if self.sums_gradients:
+            gradient_sums.reset(self.model)
+        return lines
 
     def leave(self) -> list[str]:
         """End a phase that another follows; return lines to print."""
@@ -200,6 +274,7 @@ class AdaptiveRun(ScheduleRun):
 
     def carry_out(self, decision: Decision) -> list[str]:
         """Keep and restore states as a decision says; return lines to print."""
+        self._check_weights()
         lines, best = [], self.best
         if decision.restores_best:
             lines = self.restore_best(self.now)
@@ -237,6 +312,10 @@ def _adaptive(plan: FitPlan) -> AdaptivePlan:
     if plan.adaptive is None:
         raise TypeError("An AdaptiveRun needs the plan of an adaptive schedule.")
     return plan.adaptive
+
+
+def _depth_of(decision: Decision) -> int:
+    return 0 if decision.phase is None else len(decision.phase.names)
 
 
 def _trains_alike(progress: Progress, decision: Decision) -> bool:

@@ -28,7 +28,7 @@ from keras_freeze.model_picture import (
 )
 from keras_freeze.policies import lost_in_a_file, phase_flags, warn_of_hidden_state
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.schedules import Phase, placed, soonest, timeline
+from keras_freeze.schedules import OnPlateau, Phase, placed, soonest, timeline
 
 # Multiples of a learning rate that may have been meant for learning rates.
 _TINY = 0.01
@@ -205,7 +205,7 @@ def _named(names: Iterable[str]) -> str:
     return f"optimizers of its own ({', '.join(names)})"
 
 
-# What compares an epoch's metrics with those of the epoch before, and what to use in a race.
+# What takes an epoch for the one after the epoch before, and what to use in a race.
 _COMPARING: tuple[tuple[type[keras.callbacks.Callback], str], ...] = (
     (keras.callbacks.EarlyStopping, 'Pass Auto(then="stop"), which ends the fit where that stalls'),
     (
@@ -214,18 +214,23 @@ _COMPARING: tuple[tuple[type[keras.callbacks.Callback], str], ...] = (
         "iterations",
     ),
     (
+        keras.callbacks.LearningRateScheduler,
+        "Compile the model with a learning-rate schedule, which each depth follows by its own "
+        "iterations",
+    ),
+    (keras.callbacks.TerminateOnNaN, "A depth whose metric is no number is dropped"),
+    (
         keras.callbacks.ModelCheckpoint,
         "Save the model after fit, which ends with its best epoch; or leave save_best_only out",
     ),
 )
 
 
-def check_adaptive(plan: FitPlan, epoch: int, siblings: Sequence[keras.callbacks.Callback]) -> None:
-    """Raise if what an adaptive schedule needs isn't there, or a callback can't stand beside it.
+def check_adaptive(plan: FitPlan, siblings: Sequence[keras.callbacks.Callback]) -> None:
+    """Raise if an adaptive schedule can't run in a fit, or a callback can't stand beside it.
 
     Args:
         plan: What the fit is to do.
-        epoch: Int, 0-based, the first epoch.
         siblings: The callbacks beside the schedule's own.
 
     Raises:
@@ -233,6 +238,16 @@ def check_adaptive(plan: FitPlan, epoch: int, siblings: Sequence[keras.callbacks
     """
     if plan.adaptive is None:
         return
+    own = own_optimizers(plan.picture.model)
+    if own:
+        raise ArgumentError(
+            plan.owner,
+            "model",
+            "train with the optimizer that it is compiled with, and no other, for an adaptive "
+            "schedule, which keeps states of the training",
+            received=f"{plan.picture.model.name!r}, with {_named(own)}",
+            advice="Pass a schedule by epochs.",
+        )
     if plan.total_epochs != plan.epochs:
         raise ArgumentError(
             plan.owner,
@@ -240,7 +255,36 @@ def check_adaptive(plan: FitPlan, epoch: int, siblings: Sequence[keras.callbacks
             "be left out with an adaptive schedule, which needs a single fit",
             received=f"total_epochs={plan.total_epochs}, in a fit of {plan.epochs} epochs",
         )
-    if epoch:
+    for callback in siblings:
+        if plan.adaptive.schedule.is_race:
+            _refuse_in_a_race(plan.owner, callback)
+        elif isinstance(callback, keras.callbacks.EarlyStopping):
+            trigger = plan.schedule.phases[0].trigger
+            if isinstance(trigger, OnPlateau) and callback.patience <= trigger.patience:
+                warnings.warn(
+                    f"EarlyStopping(patience={callback.patience}) may end training at the first "
+                    f"stall, before {plan.owner} unfreezes a group. Pass a patience of more than "
+                    f"{trigger.patience} epochs, or leave it out.",
+                    stacklevel=3,
+                )
+
+
+def _refuse_in_a_race(owner: str, callback: keras.callbacks.Callback) -> None:
+    for kind, advice in _COMPARING:
+        if isinstance(callback, kind) and getattr(callback, "save_best_only", True):
+            raise ArgumentError(
+                "fit",
+                "callbacks",
+                f"not contain {type(callback).__name__} beside a race of {owner}, in which depths "
+                "take turns, so that an epoch does not follow the one before",
+                received=repr(type(callback).__name__),
+                advice=f'{advice}. Or use schedules.Auto("sequence").',
+            )
+
+
+def refuse_later_start(plan: FitPlan, epoch: int) -> None:
+    """Raise a `ValueError` if an adaptive schedule is to begin in the middle of a training."""
+    if plan.adaptive is not None and epoch:
         raise ArgumentError(
             "fit",
             "initial_epoch",
@@ -250,18 +294,6 @@ def check_adaptive(plan: FitPlan, epoch: int, siblings: Sequence[keras.callbacks
             advice="Use keras_freeze.BackupAndRestore to resume after an interruption. To train "
             "the model further at the depth that was found, leave the callback out.",
         )
-    for callback in siblings if plan.adaptive.schedule.is_race else ():
-        for kind, advice in _COMPARING:
-            compares = isinstance(callback, kind) and getattr(callback, "save_best_only", True)
-            if compares:
-                raise ArgumentError(
-                    "fit",
-                    "callbacks",
-                    f"not contain {type(callback).__name__} beside a race of {plan.owner}, in "
-                    "which depths take turns, so that epochs don't compare",
-                    received=repr(type(callback).__name__),
-                    advice=f'{advice}. Or use schedules.Auto("sequence").',
-                )
 
 
 def refuse_stock_backup(owner: str, siblings: Iterable[keras.callbacks.Callback]) -> None:
@@ -402,14 +434,17 @@ def warn_of_files(run: ScheduleRun) -> None:
     """Warn if a fit leaves flags behind that a plain file of the model can't keep."""
     lost = lost_in_a_file(run.plan.picture)
     if lost:
-        owner = run.plan.owner
+        owner, prepare = run.plan.owner, ""
+        if run.plan.adaptive is None:
+            prepare = (
+                "To continue from such a file with the optimizer's state: load it, call "
+                f"`{owner}(...).prepare(model, phase={run.progress.index})`, then "
+                "`model.load_weights(path)`. "
+            )
         warnings.warn(
             f"{owner}: model {run.plan.picture.model.name!r} ends with flags of single variables "
             f"({first_few(lost)}), which a plain .keras file can't keep, and a .h5 file loads "
-            "mixed up. To continue from such a "
-            f"file with the optimizer's state: load it, call `{owner}(...).prepare(model, "
-            f"phase={run.progress.index})`, then `model.load_weights(path)`. "
-            "keras_freeze.BackupAndRestore keeps everything.",
+            f"mixed up. {prepare}keras_freeze.BackupAndRestore keeps everything.",
             stacklevel=3,
         )
 

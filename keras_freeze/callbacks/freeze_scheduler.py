@@ -204,7 +204,10 @@ class FreezeScheduler(BaseCallback):
         Returns:
             Tuple of int; None where the beginning depends on the logs or on steps.
         """
-        return self._schedule_for(self._picture_of(model), epochs).starts()
+        picture = self._picture_of(model)
+        if self.planner.adaptive(picture, epochs) is not None:
+            return 0, None
+        return self._schedule_for(picture, epochs).starts()
 
     def to_yaml(
         self,
@@ -233,6 +236,7 @@ class FreezeScheduler(BaseCallback):
             ValueError: if the schedule names what the model does not have.
         """
         picture = self._picture_of(model)
+        self._refuse_adaptive(picture, epochs, "written to a file")
         schedule = self._schedule_for(picture, epochs)
         phases: list[Phase] = []
         for phase, epoch in zip(schedule.phases, schedule.starts(), strict=True):
@@ -264,9 +268,20 @@ class FreezeScheduler(BaseCallback):
         """
         picture = self._picture_of(model)
         total = epochs or self.total_epochs or len(picture.groups)
+        self._refuse_adaptive(picture, total, "prepared for")
         planned = self.planner.plan(picture, total).phases[phase]
         frozen = planned.policy(picture.division).select_in(picture)
         transition(model, phase_flags(picture, frozen, planned.batch_norm))
+
+    def _refuse_adaptive(self, picture: ModelPicture, epochs: int, verb: str) -> None:
+        if self.planner.adaptive(picture, epochs) is not None:
+            raise ArgumentError(
+                type(self).__name__,
+                "schedule",
+                f"be known before training to be {verb}",
+                value=self.schedule,
+                advice="After a fit, its history has the freeze depth; write a schedule with that.",
+            )
 
     def _picture_of(self, model: keras.Model) -> ModelPicture:
         is_whole = self.lora == "with_base"
@@ -286,9 +301,9 @@ class FreezeScheduler(BaseCallback):
         owner, total = type(self).__name__, self.total_epochs or epochs
         picture = self._picture_of(model)
         fit_checks.refuse_quantized_lora(owner, picture)
-        schedule = self.planner.plan(picture, total)
         stride = getattr(model, "steps_per_execution", 1)
-        adaptive = self.planner.adaptive(picture, total)
+        schedule = self.planner.plan(picture, total)
+        adaptive = self.planner.adaptive(picture, total, steps)
         plan = FitPlan(owner, picture, schedule, epochs, total, steps, stride, self.rates, adaptive)
         fit_checks.check_schedule(plan)
         fit_checks.check_optimizers(plan)
@@ -311,6 +326,7 @@ class FreezeScheduler(BaseCallback):
         fit_checks.refuse_stock_backup(owner, self._siblings)
         plan = self._plan_for(model, self.params["epochs"], self.params.get("steps"))
         picture = plan.picture
+        fit_checks.check_adaptive(plan, self._siblings)
         fit_checks.warn_of_late_phases(plan)
         fit_checks.warn_of_initial_values(plan)
         fit_checks.warn_of_state_that_can_not_freeze(plan)
@@ -341,7 +357,7 @@ class FreezeScheduler(BaseCallback):
         resume_point.record(self._run, epoch)
 
     def _begin(self, plan: FitPlan, epoch: int) -> tuple[ScheduleRun, list[str]]:
-        fit_checks.check_adaptive(plan, epoch, self._siblings)
+        fit_checks.refuse_later_start(plan, epoch)
         if plan.adaptive is None:
             fit_checks.warn_of_impatience(plan, epoch, self._siblings)
         keeps_unfrozen = self.planner.keeps_unfrozen
@@ -428,15 +444,16 @@ class FreezeScheduler(BaseCallback):
         for name, own in self._script(self._plan).items():
             if made_with[name] != own:
                 total, before = self._plan.total_epochs, state.get("total_epochs")
+                how = "epochs" if self._plan.adaptive is not None else "total_epochs"
                 longer = (
                     f"The backup was made in a training of {before} epochs, and this one has "
-                    f"{total}: pass total_epochs={before} to keep its schedule. "
+                    f"{total}: pass {how}={before} to keep its schedule. "
                     if before not in (None, total)
                     else ""
                 )
                 raise ArgumentError(
                     type(self).__name__,
-                    name,
+                    "schedule" if name == "adaptive" else name,
                     "be that of the backup",
                     received=f"{own}, but the backup was made with {made_with[name]}",
                     advice=f"{longer}Restore the script as it was, or delete the backup to start "
@@ -476,7 +493,7 @@ class FreezeScheduler(BaseCallback):
             "schedule": fingerprint(plan.schedule),
             "rates": dict(self.rates) if isinstance(self.rates, Mapping) else self.rates,
             "lora": self.lora,
-            "adaptive": plan.adaptive and repr(plan.adaptive),
+            "adaptive": plan.adaptive and repr(plan.adaptive.schedule),
             "groups": {
                 group.name: [numbers[id(v)] for v in group.variables]
                 for group in plan.picture.groups

@@ -139,10 +139,6 @@ class Best:
     steps: int
     state: snapshot.State
 
-    def as_of(self, steps: int) -> Best:
-        """Return it for a phase that begins now, in a state after so many steps of the last."""
-        return dataclasses.replace(self, steps=0 if self.steps == steps else -1)
-
 
 @dataclasses.dataclass(frozen=True)
 class StartingPoint:
@@ -251,25 +247,25 @@ class ScheduleRun:
 
     def before_batch(self, batch: int) -> list[str]:
         """Make the transition that is due in the middle of an epoch; return the lines to print."""
-        self._count_steps(batch)
+        self.count_steps(batch)
         lines = []
         if self.progress.is_over and not self.progress.is_last:
             lines = self.advance()
             self.ticks = self._ticks()
-        if self.progress.is_last and self.progress.after_steps(self._execution).is_over:
+        if self.is_in_last_phase and self.progress.after_steps(self._execution).is_over:
             # Keras looks at it after this execution.
             self.plan.picture.model.stop_training = True
         return lines
 
     def end_epoch(self, logs: Mapping[str, Any]) -> list[str]:
         """Take an epoch's metrics into account; return the lines to print."""
-        self._count_steps(self.batch + self._execution)
+        self.count_steps(self.batch + self._execution)
         self.keep_best(logs)
         self._warn_of_no_step()
         self._warn_of_no_number(logs)
         self.progress = self.progress.after_epoch(logs)
         lines = self.judge(logs)
-        if self.progress.is_last and self.progress.is_over:
+        if self.is_in_last_phase and self.progress.is_over:
             self.plan.picture.model.stop_training = True
             when = transition_message.moment(self.epoch, self.plan.epochs, 0)
             lines.append(f"{when}: the last phase is over, and training ends.")
@@ -305,7 +301,7 @@ class ScheduleRun:
             return self.plan.stride
         return min(self.plan.stride, self.plan.steps_per_epoch - self.batch)
 
-    def _count_steps(self, batch: int) -> None:
+    def count_steps(self, batch: int) -> None:
         """Record that so many batches of the present epoch are done."""
         if batch > self.batch:
             self.progress = self.progress.after_steps(batch - self.batch)
@@ -341,7 +337,7 @@ class ScheduleRun:
         }
         flags = phase_flags(plan.picture, frozen, phase.batch_norm)
         curve = plan.curve(phase, self.epoch, self.batch, self.steps)
-        transition(model, flags, by_variable, curve, joined)
+        transition(model, flags, by_variable, curve, joined, sums=self.sums_gradients)
         self.frozen = frozen_groups(plan.picture, frozen)
         self.counts = parameter_counts(model)
         self.marks = {
@@ -360,6 +356,16 @@ class ScheduleRun:
         rates = dict(zip(change.groups, self.multipliers.values(), strict=True))
         sentence = transition_message.sentence(change, self.counts, rates, learning_rate_of(model))
         return [f"{self.now}: {sentence}"]
+
+    @property
+    def is_in_last_phase(self) -> bool:
+        """Whether no phase will follow."""
+        return self.progress.is_last
+
+    @property
+    def sums_gradients(self) -> bool:
+        """Whether gradients are added up in the present phase."""
+        return False
 
     @property
     def begins_anew(self) -> bool:

@@ -78,7 +78,10 @@ def carry_over(
         optimizers.forget_slots(opt)
     with scope or contextlib.nullcontext():
         optimizer.build(list(variables))
-    optimizer.built = True
+        optimizer.built = True
+        for opt, _ in states:
+            if optimizers.records_gradients(opt):
+                optimizers.add_gradient_sums(opt)
     for opt, state in states:
         _restore(opt, state)
 
@@ -149,7 +152,11 @@ def restore(
         for name, variable in optimizers.scalars_of(opt).items():
             variable.assign(state["scalars"][name])
         position = {number: n for n, number in enumerate(state["variables"])}
+        if optimizers.GRADIENT_SUMS in state["slots"]:
+            optimizers.add_gradient_sums(opt)
         for name, slots in optimizers.slots_of(opt).items():
+            if name not in state["slots"]:  # sums of gradients that were not recorded then
+                continue
             for slot, variable in zip(slots, optimizers.built_variables(opt), strict=True):
                 if slot is not None:
                     slot.assign(state["slots"][name][position[index[id(variable)]]])
@@ -165,7 +172,8 @@ def _paired(
     """
 
     def form(kind: str, variables: Any, slots: Any, scalars: Any) -> tuple[Any, ...]:
-        return kind, tuple(sorted(variables)), tuple(sorted(slots)), tuple(sorted(scalars))
+        names = sorted(set(slots) - {optimizers.GRADIENT_SUMS})
+        return kind, tuple(sorted(variables)), tuple(names), tuple(sorted(scalars))
 
     present, saved = {}, {}
     for opt in _all(optimizer):

@@ -139,6 +139,7 @@ def _plain_rules(optimizer: Any, numbers: Mapping[int, int]) -> State:
         "variables": _trained(optimizer, numbers),
         "cohorts": {str(numbers[i]): [c.start, c.multiplier] for i, c in rules.cohorts.items()},
         "pace": None if rules.curve is None else [rules.curve.steps, rules.curve.start],
+        "sums": rules.sums,
     }
 
 
@@ -151,10 +152,11 @@ def _rules(
         id(weights[int(number)]): update_rules.Cohort(start, multiplier)
         for number, (start, multiplier) in state["cohorts"].items()
     }
+    sums = state.get("sums", False)  # since 0.3
     if curve is None or state["pace"] is None:
-        return update_rules.Rules(cohorts)
+        return update_rules.Rules(cohorts, sums=sums)
     steps, start = state["pace"]
-    return update_rules.Rules(cohorts, update_rules.ActiveCurve(curve, steps, start))
+    return update_rules.Rules(cohorts, update_rules.ActiveCurve(curve, steps, start), sums)
 
 
 def _numbers(model: keras.Model) -> dict[int, int]:

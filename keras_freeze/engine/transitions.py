@@ -74,6 +74,7 @@ def transition(
     curve: update_rules.ActiveCurve | None = None,
     starts: Mapping[int, int] | None = None,
     *,
+    sums: bool = False,
     force: bool = False,
 ) -> bool:
     """Set flags and learning-rate multipliers on a model, compiled or not.
@@ -85,6 +86,8 @@ def transition(
             current ones and the active curve.
         curve: Learning-rate curve from this moment on. Defaults to none.
         starts: As for `update_rules.new_rules`.
+        sums: Bool, whether gradients are added up from now on (`gradient_sums`); where
+            `multipliers` is None, it stays as it was. Defaults to False.
         force: Bool. Rebuild even if nothing has changed.
 
     Returns:
@@ -109,7 +112,7 @@ def transition(
         _set_flags(flags)
         _check_owners(model)
         carried = [
-            _update_optimizer(model, optimizer, multipliers, curve, starts, force)
+            _update_optimizer(model, optimizer, multipliers, curve, starts, sums, force)
             for optimizer in optimizers_of(model)
         ]
         rebuilt = _update_functions(model, baked, any(carried) or force)
@@ -289,6 +292,7 @@ def _update_optimizer(
     multipliers: Mapping[int, float] | None,
     curve: update_rules.ActiveCurve | None,
     starts: Mapping[int, int] | None,
+    sums: bool,
     force: bool,
 ) -> bool:
     variables = _to_train(model, optimizer)
@@ -300,14 +304,15 @@ def _update_optimizer(
     stale = _ids(variables) != _ids(built_variables(optimizer))
     if was_built and (stale or force):
         optimizer_state.carry_over(optimizer, variables, strategy_scope(model))
-    elif not was_built and (multipliers or curve):
+    elif not was_built and (multipliers or curve or sums):
         with strategy_scope(model):
             optimizer.build(variables)
     for leaf in optimizer_state.leaf_optimizers(optimizer):
         trained = built_variables(leaf)
         joined = [v for v in trained if was_built and id(v) not in old]
-        rules = update_rules.new_rules(leaf, trained, joined, multipliers, curve, starts)
-        update_rules.set_rules(leaf, trained, rules)
+        rules = update_rules.new_rules(leaf, trained, joined, multipliers, curve, starts, sums=sums)
+        with strategy_scope(model):
+            update_rules.set_rules(leaf, trained, rules)
     return was_built and stale
 
 
@@ -344,7 +349,7 @@ def _baked_in(model: keras.Model) -> tuple[Any, ...]:
     optimizers = optimizers_of(model)
     leaves = (leaf for opt in optimizers for leaf in optimizer_state.leaf_optimizers(opt))
     rules = tuple(
-        (tuple(sorted(rules.cohorts.items())), rules.curve)
+        (tuple(sorted(rules.cohorts.items())), rules.curve, rules.sums)
         for rules in map(update_rules.rules_of, leaves)
     )
     layers = tuple(layer.trainable for layer in every_layer(model))

@@ -66,10 +66,12 @@ class Rules:
     Attributes:
         cohorts: `Cohort` by variable id, without the plain ones.
         curve: The active learning-rate curve, if there is one.
+        sums: Bool, whether gradients are added up.
     """
 
     cohorts: Mapping[int, Cohort] = dataclasses.field(default_factory=dict)
     curve: ActiveCurve | None = None
+    sums: bool = False
 
 
 _PLAIN = Cohort()
@@ -88,6 +90,8 @@ def new_rules(
     multipliers: Mapping[int, float] | None,
     curve: ActiveCurve | None,
     starts: Mapping[int, int] | None = None,
+    *,
+    sums: bool = False,
 ) -> Rules:
     """Return the rules of one optimizer after a transition.
 
@@ -100,6 +104,7 @@ def new_rules(
         curve: The learning-rate curve; its start is taken as batches from now.
         starts: Iteration count by variable id at which it began to train, where that is known
             better than by the transitions that this optimizer object has been through.
+        sums: Bool, whether gradients are added up; kept too where `multipliers` is None.
     """
     now, before = optimizers.iterations(optimizer), rules_of(optimizer)
     new_ids, after = {id(v) for v in joined}, {}
@@ -112,8 +117,8 @@ def new_rules(
         if cohort != _PLAIN:
             after[id(variable)] = cohort
     if multipliers is None:
-        return Rules(after, before.curve)
-    return Rules(after, curve and dataclasses.replace(curve, start=now + curve.start))
+        return Rules(after, before.curve, before.sums)
+    return Rules(after, curve and dataclasses.replace(curve, start=now + curve.start), sums)
 
 
 def _whole_window(optimizer: Any, start: int) -> int:
@@ -125,7 +130,11 @@ def _whole_window(optimizer: Any, start: int) -> int:
 def set_rules(optimizer: Any, variables: Sequence[keras.Variable], rules: Rules) -> None:
     """Make one optimizer follow rules for the variables that it trains."""
     optimizers.restore_update_methods(optimizer)
-    if rules.cohorts or rules.curve:
+    if rules.sums:
+        optimizers.record_gradients(optimizer)
+    else:
+        optimizers.forget_gradients(optimizer)
+    if rules.cohorts or rules.curve or rules.sums:
         by_key = {
             optimizers.key_of(optimizer, v): rules.cohorts[id(v)]
             for v in variables

@@ -25,12 +25,16 @@ _CHANGED_IN_PLACE = {
     "_self_unconditional_checkpoint_dependencies",
     "_self_unconditional_dependency_names",
 }
+#: The attribute that holds the sums of gradients (`record_gradients`), float32.
+GRADIENT_SUMS = "_gradient_sums"
+_APPLY, _SAVE, _LOAD = "_backend_apply_gradients", "save_own_variables", "load_own_variables"
 _UPDATE_STEP, _WEIGHT_DECAY = "_backend_update_step", "_apply_weight_decay"
 _CHECK_KNOWN = "_check_variables_are_known"
 
 
 def _check_names(optimizer: Any) -> None:
     names: tuple[str, ...] = (
+        _APPLY,
         _UPDATE_STEP,
         _WEIGHT_DECAY,
         _CHECK_KNOWN,
@@ -210,6 +214,78 @@ def restore_update_methods(optimizer: Any) -> None:
     """Restore an optimizer's own update step and weight decay."""
     for name in (_UPDATE_STEP, _WEIGHT_DECAY):
         vars(optimizer).pop(name, None)
+
+
+# Sums of gradients.
+
+
+def record_gradients(optimizer: Any) -> None:
+    """Make an optimizer add up the gradients that it gets: unscaled, before they are clipped."""
+    if not records_gradients(optimizer):
+        _override(optimizer, _APPLY, _Recording(optimizer, getattr(optimizer, _APPLY)))
+        for name in (_SAVE, _LOAD):
+            _override(optimizer, name, _WithoutSums(optimizer, name))
+    add_gradient_sums(optimizer)
+
+
+def records_gradients(optimizer: Any) -> bool:
+    """Tell whether an optimizer adds up gradients."""
+    return _APPLY in vars(optimizer)
+
+
+def add_gradient_sums(optimizer: Any) -> None:
+    """Give an optimizer sums for the variables that it was built for, unless it has them."""
+    built = built_variables(optimizer)
+    if len(gradient_sums(optimizer)) == len(built):
+        return
+    sums = [
+        optimizer.add_variable(shape=v.shape, dtype="float32", name=f"sum_{n}")
+        for n, v in enumerate(built)
+    ]
+    _override(optimizer, GRADIENT_SUMS, sums)
+
+
+def gradient_sums(optimizer: Any) -> Sequence[keras.Variable]:
+    """Return the sums, one for each of `built_variables`; none where nothing is recorded."""
+    return vars(optimizer).get(GRADIENT_SUMS, ())
+
+
+def forget_gradients(optimizer: Any) -> None:
+    """End what `record_gradients` has begun."""
+    untrack(optimizer, gradient_sums(optimizer))
+    for name in (GRADIENT_SUMS, _APPLY, _SAVE, _LOAD):
+        vars(optimizer).pop(name, None)
+
+
+class _Recording:
+    """Adds gradients to their sums, and has them applied as always."""
+
+    def __init__(self, optimizer: Any, own: Callable[..., Any]) -> None:
+        self.optimizer, self.own = optimizer, own
+
+    def __call__(self, grads: Any, trainable_variables: Any) -> None:
+        indices, sums = self.optimizer._trainable_variables_indices, gradient_sums(self.optimizer)
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            total = sums[indices[key_of(self.optimizer, variable)]]
+            dense = keras.ops.cast(keras.ops.convert_to_tensor(gradient), "float32")
+            total.assign(total + dense)
+        self.own(grads, trainable_variables)
+
+
+class _WithoutSums:
+    """Saves or loads an optimizer as one that records nothing: files are plain Keras."""
+
+    def __init__(self, optimizer: Any, name: str) -> None:
+        self.optimizer, self.name = optimizer, name
+
+    def __call__(self, store: Any) -> None:
+        optimizer = self.optimizer
+        tracked, sums = optimizer._variables, {id(v) for v in gradient_sums(optimizer)}
+        _override(optimizer, "_variables", [v for v in tracked if id(v) not in sums])
+        try:
+            getattr(type(optimizer), self.name)(optimizer, store)
+        finally:
+            _override(optimizer, "_variables", tracked)
 
 
 def refuse_unknown(optimizer: Any, model: str) -> None:

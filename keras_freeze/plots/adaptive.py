@@ -18,7 +18,7 @@ _LINES = ("-", "--", "-.", ":")
 
 
 def decisions(made: FreezeScheduler | Decisions, *, ax: Axes | None = None) -> Figure | SubFigure:
-    """Draw what an adaptive schedule measured for each freeze depth, and against what it decided.
+    """Draw what an adaptive schedule measured, and against what it decided.
 
     Args:
         made: A callback with an adaptive schedule, such as `GradualUnfreeze("auto")`, after a fit;
@@ -33,8 +33,8 @@ def decisions(made: FreezeScheduler | Decisions, *, ax: Axes | None = None) -> F
 
     Example:
         >>> from keras_freeze.schedules import DecisionRow, Measured
-        >>> measured = (Measured(0, 1, 2.0), Measured(1, 0, 2.2))
-        >>> row = DecisionRow(1, "depth 0 is dropped", 2.2, 2.0)
+        >>> measured = (Measured(1, "depth 1", 2.0), Measured(2, "depth 0", 2.2))
+        >>> row = DecisionRow(2, "depth 0 is dropped", 2.2, 2.0)
         >>> figure = decisions(Decisions("val_loss", (row,), measured, "depth 1 of 1: head trains"))
         >>> figure.axes[0].get_ylabel()
         'val_loss'
@@ -58,25 +58,25 @@ def decisions(made: FreezeScheduler | Decisions, *, ax: Axes | None = None) -> F
             _, ax = plt.subplots(
                 figsize=(6.4, 3.8), layout="constrained", FigureClass=figure_class()
             )
-    depths = sorted({point.depth for point in found.measured}, reverse=True)
-    for n, depth in enumerate(depths):
-        points = [point for point in found.measured if point.depth == depth]
+    labels = dict.fromkeys(point.label for point in found.measured)
+    for n, label in enumerate(labels):
+        points = [point for point in found.measured if point.label == label]
         ax.plot(
-            [point.epoch + 1 for point in points],
+            [point.epochs for point in points],
             [point.value for point in points],
-            label=f"depth {depth}",
+            label=label,
             color=COLOURS[n % len(COLOURS)],
             marker=_MARKERS[n % len(_MARKERS)],
             markersize=5,
             linestyle=_LINES[n // len(COLOURS) % len(_LINES)],
         )
     label = "threshold"
-    for epoch in sorted({row.epoch for row in found.rows}):
-        ax.axvline(epoch + 1.5, color="#777777", linestyle=":", linewidth=1)
+    for epochs in sorted({row.epochs for row in found.rows}):
+        ax.axvline(epochs + 0.5, color="#777777", linestyle=":", linewidth=1)
         for row in found.rows:
-            if row.epoch == epoch and row.threshold is not None:
+            if row.epochs == epochs and row.threshold is not None:
                 ends = [row.threshold, row.threshold]
-                ax.plot([epoch + 0.7, epoch + 1.3], ends, color="#444444", label=label)
+                ax.plot([epochs - 0.3, epochs + 0.3], ends, color="#444444", label=label)
                 label = "_again"
     ax.set_xlabel("epoch")
     ax.set_ylabel(found.criterion)

@@ -25,12 +25,17 @@ from keras_freeze.schedules.builders import (
     progressive_freeze,
 )
 from keras_freeze.schedules.curves import Cosine, Curve, SlantedTriangular, Warmup
-from keras_freeze.schedules.decisions import DecisionRow, Decisions, Measured
+from keras_freeze.schedules.decisions import (
+    DecisionRow as DecisionRow,
+    Decisions,
+    Measured as Measured,
+)
 from keras_freeze.schedules.epoch_plans import even_starts, unfreeze_plan
 from keras_freeze.schedules.locations import placed as placed
 from keras_freeze.schedules.metrics import improves as improves, monitored as monitored
 from keras_freeze.schedules.phase import Phase
 from keras_freeze.schedules.planners import (
+    ByDecisions as ByDecisions,
     FromTheHead as FromTheHead,
     GivenSchedule as GivenSchedule,
     Planner as Planner,
@@ -51,6 +56,7 @@ from keras_freeze.schedules.rates import (
     multipliers,
 )
 from keras_freeze.schedules.schedule import FreezeSchedule
+from keras_freeze.schedules.settling import Settling as Settling
 from keras_freeze.schedules.triggers import (
     AfterEpochs,
     AfterSteps,
@@ -73,10 +79,8 @@ __all__ = [
     "Auto",
     "Cosine",
     "Curve",
-    "DecisionRow",
     "Decisions",
     "FreezeSchedule",
-    "Measured",
     "OnPlateau",
     "Phase",
     "SchedulePreview",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from keras_freeze.checks import first_few
 from keras_freeze.policies import BatchNormMode
@@ -25,11 +25,13 @@ class Setting:
         groups: Names of the layer groups that may train, from input to head.
         epochs: Int, the epochs of the training.
         batch_norm: Mode for `BatchNormalization` in all phases.
+        steps_per_epoch: Int, batches in an epoch; None if not known.
     """
 
     groups: tuple[str, ...]
     epochs: int
     batch_norm: BatchNormMode = "frozen"
+    steps_per_epoch: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +39,14 @@ class Outcome:
     """What a phase brought.
 
     Attributes:
-        values: The monitored metric after each of its epochs.
+        values: The monitored metric after each of its epochs; none where nothing is monitored.
+        end: Float, the epochs of the training that were done by its end.
+        measures: What was measured of each group that trained, for schedules that measure.
     """
 
     values: tuple[float, ...]
+    end: float = 0.0
+    measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +77,7 @@ class Decision:
         returns_to: Str, the kept state in which the next phase begins; None for the present one.
         forgets: Names of the kept states that are needed no longer after that.
         findings: What it rests on, for the lines and the table.
+        measured: Pairs of a label and a value: all that was compared, for the picture.
         labels: Numbers that each epoch of the next phase has in its logs.
     """
 
@@ -81,6 +88,7 @@ class Decision:
     returns_to: str | None = None
     forgets: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    measured: tuple[tuple[str, float], ...] = ()
     labels: tuple[tuple[str, int], ...] = ()
 
 
@@ -90,11 +98,7 @@ def depth_in_words(groups: Sequence[str], depth: int) -> str:
     Example:
         >>> depth_in_words(["block1", "block2", "head"], 1)
         'depth 1 of 2: head and block2 train'
-        >>> depth_in_words(["block1", "block2", "head"], 0)
-        'depth 0 of 2: all groups train'
     """
-    if depth == 0:
-        return f"depth 0 of {len(groups) - 1}: all groups train"
     training = list(reversed(groups[depth:]))
     verb = "train" if len(training) > 1 else "trains"
     return f"depth {depth} of {len(groups) - 1}: {first_few(training)} {verb}"
@@ -105,8 +109,18 @@ class AdaptiveSchedule(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def best_by(self) -> tuple[str, Direction]:
-        """The metric that decides, and whether it is to fall or to rise."""
+    def best_by(self) -> tuple[str, Direction] | None:
+        """The metric by which an epoch is the best, and its direction; None to monitor nothing."""
+
+    @property
+    @abc.abstractmethod
+    def criterion(self) -> str:
+        """What decisions rest on, such as the name of a metric."""
+
+    @property
+    def sums_gradients(self) -> bool:
+        """Whether the gradients of each phase are added up, and their norms measured."""
+        return False
 
     @property
     @abc.abstractmethod

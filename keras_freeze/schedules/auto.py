@@ -21,18 +21,20 @@ from keras_freeze.schedules.triggers import OnPlateau
 class Auto(AdaptiveSchedule):
     """Find the freeze depth while training; for `GradualUnfreeze`, where `"auto"` stands for it.
 
-    As a *race* (successive halving): depths start side by side from the pretrained weights and the
-    same new head, the deepest first, an epoch or a few each. The worse half is dropped, the others
-    go on where they were, until one is left, which trains for the rest of the epochs. Each depth
-    has its own weights, optimizer state and iteration count; the logs have `freeze_depth` and
-    `candidate`.
+    As a *race* (successive halving): depths take turns, the deepest first, an epoch or a few each,
+    all from the weights at the start of `fit`. The worse half is dropped, the others go on where
+    they were, until one is left, which trains for the rest of the epochs. Each depth has its own
+    weights, optimizer state and iteration count; the learning rate that other callbacks set is
+    shared. The logs have `freeze_depth`, and `candidate`, the number of the depth in the race.
 
-    In *sequence*: the head trains until the metric stalls and goes back to its best epoch; then one
-    more group unfreezes, and so on. What brings no gain is undone, and training ends or goes on
-    with the best depth.
+    In *sequence*: the last group trains until the metric stalls and goes back to its best epoch;
+    then one more group unfreezes, and so on. At the end the groups are undone that came after the
+    last gain, and training ends or goes on at the depth that is left.
 
-    Either way the model ends with the best epoch of the depth that was found. One copy of the
-    training state is kept on the host in sequence, and one for each depth in a race.
+    Either way the model ends with the best epoch of the depth that was found. Until then the host's
+    memory holds the last and the best state of each depth in the race (in sequence, of the best
+    depth): weights that are the same in several are held once, optimizer state of what trains each
+    time.
 
     Args:
         method: `"race"` (default) or `"sequence"`.
@@ -45,7 +47,8 @@ class Auto(AdaptiveSchedule):
             too few for all depths, some are left out. Defaults to a third.
         stall: Int, positive: after so many epochs without improvement a phase of a sequence ends,
             and the training with `then="stop"`. Defaults to 3.
-        patience: Int, positive: a sequence ends after so many groups without gain. Defaults to 1.
+        patience: Int, positive, in groups: a sequence ends after so many in a row that bring no
+            gain. Defaults to 1.
         then: `"continue"` (default) to train at the depth that was found for all epochs of the fit,
             or `"stop"` to end the fit when that stalls or, in sequence, when it is found.
 
@@ -88,9 +91,14 @@ class Auto(AdaptiveSchedule):
         check_count("Auto", "patience", self.patience)
 
     @property
-    def best_by(self) -> tuple[str, Direction]:
+    def best_by(self) -> tuple[str, Direction] | None:
         """The metric that decides, and whether it is to fall or to rise."""
         return self._method.best_by
+
+    @property
+    def criterion(self) -> str:
+        """The metric that decides."""
+        return self.monitor
 
     @property
     def is_race(self) -> bool:

@@ -13,13 +13,13 @@ class DecisionRow:
     """One decision.
 
     Attributes:
-        epoch: Int, 0-based, the epoch at whose end it was made.
+        epochs: Float, the epochs that were done when it was made.
         what: Str, what was decided.
         value: Float, by which value.
         threshold: Float, against which; None for none.
     """
 
-    epoch: int
+    epochs: float
     what: str
     value: float
     threshold: float | None
@@ -30,13 +30,13 @@ class Measured:
     """A value that decisions rest on.
 
     Attributes:
-        epoch: Int, 0-based.
-        depth: Int, how many layer groups were frozen.
+        epochs: Float, the epochs that were done when it was measured.
+        label: Str, of what: a freeze depth, or a layer group.
         value: Float.
     """
 
-    epoch: int
-    depth: int
+    epochs: float
+    label: str
     value: float
 
 
@@ -73,5 +73,5 @@ class Decisions(ShownAsTable):
         rows = []
         for row in self.rows:
             against = "" if row.threshold is None else f"{row.threshold:.4g}"
-            rows.append((str(row.epoch + 1), row.what, f"{row.value:.4g}", against))
+            rows.append((f"{row.epochs:.3g}", row.what, f"{row.value:.4g}", against))
         return Table(self.verdict, columns, tuple(rows))

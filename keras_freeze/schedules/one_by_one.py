@@ -46,6 +46,11 @@ class OneByOne(AdaptiveSchedule):
         return self.metric.name, self.metric.direction
 
     @property
+    def criterion(self) -> str:
+        """The metric that decides."""
+        return self.metric.name
+
+    @property
     def is_race(self) -> bool:
         """Whether several trainings take turns: there is one."""
         return False
@@ -62,48 +67,54 @@ class OneByOne(AdaptiveSchedule):
             return Decision(self._phase(setting, deepest, self.until))
         values = self._values(outcomes)
         gains = self.metric.gains(values)
-        depth, last = self._best_depth(setting, gains), deepest - (ran - 1)
-        threshold = self.metric.best(values[:-1]) if ran > 1 else None
-        what = f"{setting.groups[last]} {'unfrozen' if ran > 1 else 'alone'}"
-        findings: tuple[Finding, ...] = (Finding(what, values[-1], threshold),)
+        last = deepest - (ran - 1)
+        best = _last_gain(gains)
+        depth = deepest - best
+        before = values[_last_gain(gains[:-1])] if ran > 1 else None
+        verb = "brings a gain" if gains[-1] else "brings no gain"
+        what = f"{setting.groups[last]} {verb}" if ran > 1 else f"{setting.groups[last]} alone"
+        findings: tuple[Finding, ...] = (Finding(what, values[-1], before),)
         is_over = depth - last >= self.patience or last == 0
-        keeps = _BEST if gains[-1] else None
         if not is_over:
             phase = self._phase(setting, deepest - ran, self.until)
+            keeps = _BEST if gains[-1] else None
             return Decision(phase, restores_best=True, keeps=keeps, findings=findings)
-        findings += (Finding(f"depth {depth} is the best", self.metric.best(values)),)
+        findings += (Finding(f"depth {depth} is the best", values[best]),)
         goes_on = self.then == "continue"
         return Decision(
             self._phase(setting, depth, None) if goes_on else None,
             is_final=True,
             restores_best=gains[-1],
-            keeps=keeps,
             returns_to=None if gains[-1] else _BEST,
+            forgets=(_BEST,) if goes_on else (),
             findings=findings,
         )
 
     def conclude(self, setting: Setting, outcomes: Sequence[Outcome]) -> Decision:
         """Return the best state if the last group has brought no gain so far."""
         gains = self.metric.gains(self._values(outcomes))
-        phase = self._phase(setting, self._best_depth(setting, gains), None)
+        depth = len(setting.groups) - 1 - _last_gain(gains)
+        phase = self._phase(setting, depth, None)
         return Decision(phase, is_final=True, returns_to=None if gains[-1] else _BEST)
 
     def verdict(self, setting: Setting, outcomes: Sequence[Outcome]) -> str:
-        """Return the best depth, and what the group below it brought."""
+        """Return the best depth, and what each group brought."""
         values = self._values(outcomes)
-        depth = self._best_depth(setting, self.metric.gains(values))
-        text = f"{depth_in_words(setting.groups, depth)}; {self.metric.name} {values[0]:.4g} alone"
+        gains = self.metric.gains(values)
+        depth = len(setting.groups) - 1 - _last_gain(gains)
+        text = f"{depth_in_words(setting.groups, depth)}; {self.metric.name} {values[0]:.4g} "
+        text += f"with {setting.groups[-1]} alone"
         for n in range(1, len(values)):
-            group, change = setting.groups[-1 - n], values[n] - self.metric.best(values[:n])
-            text += f", {change:+.2g} by unfreezing {group}"
+            change = values[n] - values[_last_gain(gains[:n])]
+            text += f", {change:+.2g} by unfreezing {setting.groups[-1 - n]}"
         return text
 
     def _values(self, outcomes: Sequence[Outcome]) -> list[float]:
         return [self.metric.best(outcome.values) for outcome in outcomes]
 
-    @staticmethod
-    def _best_depth(setting: Setting, gains: Sequence[bool]) -> int:
-        return len(setting.groups) - 1 - max(n for n, is_gain in enumerate(gains) if is_gain)
-
     def _phase(self, setting: Setting, depth: int, until: Trigger | None) -> Phase:
         return Phase(setting.groups[:depth], until=until, batch_norm=setting.batch_norm)
+
+
+def _last_gain(gains: Sequence[bool]) -> int:
+    return max(n for n, is_gain in enumerate(gains) if is_gain)

@@ -51,10 +51,17 @@ class Planner(abc.ABC):
         """Tell whether everything counts as new, and trains from the first step."""
         return False
 
-    def adaptive(self, picture: ModelPicture, epochs: int) -> AdaptivePlan | None:
+    def adaptive(
+        self, picture: ModelPicture, epochs: int, steps: int | None = None
+    ) -> AdaptivePlan | None:
         """Return what decides the phases while they run, None where the plan is all there is.
 
-        The plan then shows what is known beforehand. Arguments as for `plan`.
+        The plan then shows what is known beforehand.
+
+        Args:
+            picture: As for `plan`.
+            epochs: As for `plan`.
+            steps: Int, batches in an epoch; None if not known.
         """
         return None
 
@@ -122,6 +129,34 @@ class GivenSchedule(Planner):
             is_phase = isinstance(value, Phase)
             phases[epoch] = value if is_phase else Phase(value, batch_norm=self.batch_norm)
         return FreezeSchedule(phases)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByDecisions(Planner):
+    """Plan by an adaptive schedule that is given as such, for all groups.
+
+    Args:
+        owner: Str, the class in whose name errors are raised.
+        schedule: The schedule.
+        batch_norm: Mode for `BatchNormalization` in all phases.
+    """
+
+    owner: str
+    schedule: AdaptiveSchedule
+    batch_norm: BatchNormMode
+
+    def adaptive(
+        self, picture: ModelPicture, epochs: int, steps: int | None = None
+    ) -> AdaptivePlan | None:
+        """Return what decides the phases; None for a single group, where nothing is decided."""
+        names = tuple(GroupNames.of(picture.groups_that_may_train))
+        if len(names) == 1:
+            return None
+        return AdaptivePlan(self.schedule, Setting(names, epochs, self.batch_norm, steps))
+
+    def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
+        """Return what is known beforehand."""
+        return self.schedule.outline(Setting(tuple(names), epochs, self.batch_norm))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,12 +232,14 @@ class FromTheHead(Planner):
         batch_norm: BatchNormMode = "follow" if self.batch_norm == "frozen" else self.batch_norm
         return FreezeSchedule([Phase(rates=1.0, batch_norm=batch_norm, until=until)])
 
-    def adaptive(self, picture: ModelPicture, epochs: int) -> AdaptivePlan | None:
+    def adaptive(
+        self, picture: ModelPicture, epochs: int, steps: int | None = None
+    ) -> AdaptivePlan | None:
         """Return what decides the phases; None where there is nothing to decide."""
         names = GroupNames.of(picture.groups_that_may_train)
         if self._adaptive is None or len(names) == 1 or self.finds_nothing_pretrained(picture):
             return None
-        return AdaptivePlan(self._adaptive, self._setting(names, epochs))
+        return AdaptivePlan(self._adaptive, self._setting(names, epochs, steps))
 
     @property
     def _adaptive(self) -> AdaptiveSchedule | None:
@@ -210,8 +247,8 @@ class FromTheHead(Planner):
             return self.schedule
         return Auto() if self.schedule == "auto" else None
 
-    def _setting(self, names: Sequence[str], epochs: int) -> Setting:
-        return Setting(tuple(names), epochs, self.batch_norm)
+    def _setting(self, names: Sequence[str], epochs: int, steps: int | None = None) -> Setting:
+        return Setting(tuple(names), epochs, self.batch_norm, steps)
 
     def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
         """Return a sentence where the epochs are too few for one group at a time."""

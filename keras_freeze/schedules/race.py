@@ -64,6 +64,11 @@ class Race(AdaptiveSchedule):
         return self.metric.name, self.metric.direction
 
     @property
+    def criterion(self) -> str:
+        """The metric that decides."""
+        return self.metric.name
+
+    @property
     def is_race(self) -> bool:
         """Whether several trainings take turns: they do."""
         return True
@@ -131,14 +136,18 @@ class Race(AdaptiveSchedule):
             scores = self._scores(done, outcomes)
             ranked = self.metric.ranked({depth: scores[depth] for depth in survivors})
             staying = ranked[: math.ceil(len(ranked) / 2)]
-            dropped, threshold = tuple(ranked[len(staying) :]), scores[staying[-1]]
+            dropped, worst = tuple(ranked[len(staying) :]), staying[-1]
             findings = tuple(
-                Finding(f"depth {depth} is dropped", scores[depth], threshold)
+                Finding(
+                    f"depth {depth} is dropped",
+                    scores[depth],
+                    self.metric.needed(depth, worst, scores[worst]),
+                )
                 for depth in sorted(dropped, reverse=True)
             )
             survivors = sorted(staying, reverse=True)
         winner = survivors[0]
-        best = Finding(f"depth {winner} goes on", scores[winner], None)
+        best = Finding(f"depth {winner} wins", scores[winner], None)
         yield _Leg(winner, None, dropped=dropped, findings=(*findings, best))
 
     def _scores(self, legs: Sequence[_Leg], outcomes: Sequence[Outcome]) -> dict[int, float]:

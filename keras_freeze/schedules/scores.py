@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from keras_freeze.schedules.metrics import Direction, improves
 
@@ -52,7 +52,7 @@ class Metric:
             best = value if gains[-1] else best
         return gains
 
-    def ranked(self, scores: dict[int, float]) -> list[int]:
+    def ranked(self, scores: Mapping[int, float]) -> list[int]:
         """Return freeze depths by their scores, the best first; of equal ones the deepest.
 
         Example:
@@ -61,11 +61,18 @@ class Metric:
             >>> Metric("val_loss", "min", min_gain=0.2).ranked({2: 0.5, 1: 0.4, 0: 0.05})
             [0, 2, 1]
         """
+        return sorted(scores, key=lambda depth: (self._cost(scores[depth], depth), -depth))
+
+    def needed(self, depth: int, other: int, score: float) -> float:
+        """Return the score that a depth needs to be as good as another with its score.
+
+        Example:
+            >>> round(Metric("val_loss", "min", min_gain=0.1).needed(1, 3, 2.0), 3)
+            1.8
+        """
         sign = 1 if self.direction == "min" else -1
+        return score - sign * self.min_gain * (other - depth)
 
-        def cost(depth: int) -> tuple[float, int]:
-            score = scores[depth]
-            price = self.min_gain * (max(scores) - depth)
-            return (sign * score + price if math.isfinite(score) else math.inf, -depth)
-
-        return sorted(scores, key=cost)
+    def _cost(self, score: float, depth: int) -> float:
+        sign = 1 if self.direction == "min" else -1
+        return sign * score - self.min_gain * depth if math.isfinite(score) else math.inf

@@ -10,7 +10,7 @@ from keras_freeze.callbacks import GradualUnfreeze
 from keras_freeze.checks import ArgumentError
 from keras_freeze.model_picture import GroupNames, ModelPicture
 from keras_freeze.policies import of_groups
-from keras_freeze.schedules import FreezeSchedule, FromTheHead, Planner
+from keras_freeze.schedules import AdaptivePlan, FreezeSchedule, FromTheHead, Planner
 from keras_freeze.tuning.depth_in_force import Depth, depth_of
 
 
@@ -47,6 +47,21 @@ class AboveDepth(Planner):
             for phase in plan.phases
         ]
         return dataclasses.replace(plan, phases=phases)
+
+    def adaptive(
+        self, picture: ModelPicture, epochs: int, steps: int | None = None
+    ) -> AdaptivePlan | None:
+        """Return what the planner does, where no depth was asked for."""
+        found = self.planner.adaptive(picture, epochs, steps)
+        if found is not None and depth_of(picture.model) is not None:
+            raise ArgumentError(
+                self.planner.owner,
+                "schedule",
+                "not find the freeze depth itself in a model that freeze_depth has frozen",
+                value=self.planner.schedule,
+                advice="Leave freeze_depth out of the build function.",
+            )
+        return found
 
     def finds_nothing_pretrained(self, picture: ModelPicture) -> bool:
         """Tell it as the planner does, where no depth was asked for."""

@@ -15,9 +15,27 @@ pytestmark = pytest.mark.backend
 LAYERS = ("low", "middle", "high")
 
 
-def build(seed=1):
+OPTIMIZERS = {
+    "Adam": lambda: keras.optimizers.Adam(0.01),
+    "MultiOptimizer": lambda: keras.optimizers.MultiOptimizer(ByLayer()),
+    "LossScale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
+    "EMA": lambda: keras.optimizers.SGD(0.1, use_ema=True, gradient_accumulation_steps=2),
+}
+
+
+class ByLayer:
+    """Gives the lowest layer an optimizer of its own."""
+
+    def __init__(self):
+        self.optimizers = keras.optimizers.SGD(0.1), keras.optimizers.Adam(0.01)
+
+    def __call__(self, variable):
+        return self.optimizers[0 if "low" in variable.path else 1]
+
+
+def build(optimizer="Adam"):
     """A net whose dropout shows whether random states were restored."""
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(1)
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -27,7 +45,7 @@ def build(seed=1):
             layers.Dense(3, activation="softmax", name="head"),
         ]
     )
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.compile(OPTIMIZERS[optimizer](), "sparse_categorical_crossentropy")
     return model
 
 
@@ -53,9 +71,8 @@ def auto(schedule="auto", **arguments):
 
 
 def state(model):
-    """All that training has changed: weights, optimizer, seeds."""
+    """Weights and optimizer; a best epoch is gone back to without the states of generators."""
     variables = [*model.weights, *model.optimizer.variables]
-    variables += [v for layer in model.layers for v in layer.variables if "seed" in v.path]
     return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
@@ -77,14 +94,16 @@ class LastEpoch(keras.callbacks.Callback):
         self.weights.append(list(values(self.model).values()))
 
 
-def test_the_winner_of_a_race_is_trained_as_if_alone():
-    raced, seen = build(), LastEpoch()
+@pytest.mark.at_commit("Adam")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_winner_of_a_race_is_trained_as_if_alone(optimizer):
+    raced, seen = build(optimizer), LastEpoch()
     history = fit(raced, auto(), epochs=18, beside=[seen]).history
     depth = int(history["freeze_depth"][-1])
     own = [n for n, value in enumerate(history["freeze_depth"]) if value == depth]
     assert 2 < len(own) < 18
     assert len(set(history["freeze_depth"][:4])) == 4
-    alone, seen_alone = build(), LastEpoch()
+    alone, seen_alone = build(optimizer), LastEpoch()
     rates = {name: 2.6 ** (n - 3) for n, name in enumerate([*LAYERS, "head"])}
     schedule = kf.FreezeScheduler(
         {0: depth}, backbone=list(LAYERS), rates=rates, cache=False, verbose=0
@@ -117,13 +136,16 @@ def test_iterations_are_those_of_each_candidate():
         assert count == 4 * epochs[candidate]
 
 
-def test_a_group_that_brings_no_gain_is_undone_wholly():
+@pytest.mark.parametrize("then", ["stop", "continue"])
+def test_a_group_that_brings_no_gain_is_undone_wholly(then):
     whole, part = build(), build()
-    schedule = Auto("sequence", stall=2, min_gain=10.0, then="stop")
-    history = fit(whole, auto(schedule), epochs=12).history
+    schedule = Auto("sequence", stall=2, min_gain=10.0, then=then)
+    history = fit(whole, auto(schedule), epochs=6).history
     assert history["freeze_depth"] == [3, 3, 3, 2, 2, 2]
+    best = int(np.argmin(history["val_loss"][:3])) + 1
     head = kf.FreezeScheduler({0: 3}, backbone=list(LAYERS), cache=False, verbose=0)
-    fit(part, head, epochs=1)  # the best by so large a gain is the first
+    fit(part, head, epochs=best)
+    assert_same(whole, part)
     assert [v.trainable for v in whole.weights] == [v.trainable for v in part.weights]
 
 
@@ -189,6 +211,8 @@ def test_the_guard_takes_restored_weights_for_what_they_are():
 COMPARING = {
     "EarlyStopping": lambda: keras.callbacks.EarlyStopping(),
     "ReduceLROnPlateau": lambda: keras.callbacks.ReduceLROnPlateau(),
+    "LearningRateScheduler": lambda: keras.callbacks.LearningRateScheduler(lambda epoch: 0.1),
+    "TerminateOnNaN": lambda: keras.callbacks.TerminateOnNaN(),
     "ModelCheckpoint": lambda: keras.callbacks.ModelCheckpoint("x.keras", save_best_only=True),
 }
 
@@ -207,6 +231,61 @@ def test_what_compares_epochs_may_stand_beside_a_sequence(tmp_path):
     best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True)
     fit(build(), auto(Auto("sequence")), epochs=3, beside=[best])
     assert len(list(tmp_path.glob("*.keras"))) == 7
+
+
+def test_early_stopping_beside_a_sequence_has_to_wait_for_its_stalls():
+    early = keras.callbacks.EarlyStopping(patience=3)
+    with pytest.warns(UserWarning, match="may end training at the first stall"):
+        fit(build(), auto(Auto("sequence", stall=3)), epochs=1, beside=[early])
+    late = keras.callbacks.EarlyStopping(patience=4)
+    fit(build(), auto(Auto("sequence", stall=3)), epochs=1, beside=[late])
+
+
+def test_a_model_with_optimizers_of_its_own_is_refused():
+    model = build()
+    model.own = keras.optimizers.SGD(0.1)
+    model.own.build(model.trainable_variables)
+    with pytest.raises(ValueError, match=r"for an adaptive|on the JAX backend"):
+        fit(model, auto())
+
+
+def test_what_is_not_known_before_training_is_not_written_or_prepared(tmp_path):
+    model, callback = build(), auto()
+    assert callback.phase_starts(model, 12) == (0, None)
+    with pytest.raises(ValueError, match="must be known before training to be written to a file"):
+        callback.to_yaml(tmp_path / "x.yaml", model, 12)
+    with pytest.raises(ValueError, match="must be known before training to be prepared for"):
+        callback.prepare(model, epochs=12)
+
+
+class Adapts(keras.callbacks.Callback):
+    """Adds LoRA in the middle of a fit."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            self.model.get_layer("low").enable_lora(2)
+            kf.recompile(self.model, force=True)
+
+
+def test_weights_that_come_in_the_middle_of_a_race_are_refused():
+    model = build()
+    with pytest.raises(ValueError, match="must keep its weights while an adaptive schedule"):
+        fit(model, auto(), beside=[Adapts()])
+
+
+def test_a_metric_that_is_no_number_is_warned_of_once():
+    model = build()
+    model.compile("sgd", lambda y, p: keras.ops.sum(p) * float("nan"))
+    with pytest.warns(UserWarning, match="is nan in epoch 1") as caught:
+        fit(model, auto())
+    assert sum("is nan in epoch" in str(w.message) for w in caught) == 1
+
+
+def test_a_race_that_is_to_stop_ends_where_the_winner_stalls():
+    schedule = Auto(then="stop", stall=2, min_gain=5.0)
+    history = fit(build(), auto(schedule), epochs=30).history
+    raced = 4 * 1 + 2 * 2  # 4 depths for an epoch, the better two for two more
+    assert len(history["loss"]) == raced + 3
 
 
 def test_without_validation_data_it_says_what_to_do():
@@ -266,15 +345,16 @@ def test_decisions_say_when_what_and_by_which_value():
     history = fit(build(), callback, epochs=18).history
     found = callback.decisions
     losses = history["val_loss"]
-    measured = [(point.epoch, point.depth, point.value) for point in found.measured]
+    measured = [(point.epochs, point.label, point.value) for point in found.measured]
     assert measured == [
-        (n, depth, losses[n]) for n, depth in enumerate(history["freeze_depth"][: len(measured)])
+        (n + 1, f"depth {depth}", losses[n])
+        for n, depth in enumerate(history["freeze_depth"][: len(measured)])
     ]
     dropped = [row for row in found.rows if "dropped" in row.what]
-    assert [row.epoch for row in dropped[:2]] == [3, 3]
+    assert [row.epochs for row in dropped[:2]] == [4, 4]
     for row in dropped:
-        depth = int(row.what.split()[1])
-        scores = [value for epoch, d, value in measured if d == depth and epoch <= row.epoch]
+        depth = row.what.removesuffix(" is dropped")
+        scores = [value for n, label, value in measured if label == depth and n <= row.epochs]
         assert row.value == min(scores) >= row.threshold
     assert found.verdict.startswith(f"depth {int(history['freeze_depth'][-1])} of 3: ")
     assert "against" in str(found)

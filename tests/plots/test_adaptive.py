@@ -7,13 +7,13 @@ from keras_freeze import plots
 from keras_freeze.schedules import DecisionRow, Decisions, Measured
 
 MEASURED = tuple(
-    Measured(epoch, depth, value)
-    for epoch, (depth, value) in enumerate([(2, 2.2), (1, 1.9), (0, 2.1), (1, 1.8)])
+    Measured(epochs, f"depth {depth}", value)
+    for epochs, (depth, value) in enumerate([(2, 2.2), (1, 1.9), (0, 2.1), (1, 1.8)], 1)
 )
 ROWS = (
-    DecisionRow(2, "depth 2 is dropped", 2.2, 1.9),
-    DecisionRow(2, "depth 0 is dropped", 2.1, 1.9),
-    DecisionRow(3, "depth 1 goes on", 1.8, None),
+    DecisionRow(3, "depth 2 is dropped", 2.2, 1.9),
+    DecisionRow(3, "depth 0 is dropped", 2.1, 1.9),
+    DecisionRow(4, "depth 1 goes on", 1.8, None),
 )
 MADE = Decisions("val_loss", ROWS, MEASURED, "depth 1 of 2: head and high train; and more")
 
@@ -37,7 +37,7 @@ def test_a_line_for_each_depth_at_its_epochs():
 
 
 def test_thirty_depths_can_be_told_apart():
-    measured = tuple(Measured(n, n, 2.0 + n) for n in range(30))
+    measured = tuple(Measured(n, f"depth {n}", 2.0 + n) for n in range(30))
     (axes,) = plots.decisions(Decisions("val_loss", (), measured, "depth 0 of 29")).axes
     styles = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axes.lines}
     assert len(styles) == 30

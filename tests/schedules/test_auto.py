@@ -207,9 +207,39 @@ def test_a_sequence_that_is_to_stop_has_no_last_phase():
     ended = plan.conclude(outcomes)
     assert (depth_of(ended), ended.returns_to) == (2, "best")
     assert plan.verdict(outcomes) == (
-        "depth 2 of 3: head and block3 train; val_loss 2 alone, -0.5 by unfreezing block3, +0.1 by "
-        "unfreezing block2"
+        "depth 2 of 3: head and block3 train; val_loss 2 with head alone, -0.5 by unfreezing "
+        "block3, +0.1 by unfreezing block2"
     )
+
+
+def test_a_sequence_says_what_each_group_brought():
+    """Compared with the last gain, not with a better value that was too little of a gain."""
+    plan = plan_of(Auto("sequence", min_gain=0.1, patience=2))
+    values = {3: 0.9, 2: 0.85, 1: 0.83}
+    found, outcomes = played(plan, lambda depth, epoch: values[depth])
+    told = [(f.what, f.value, f.threshold) for d in found for f in d.findings]
+    assert told == [
+        ("head alone", 0.9, None),
+        ("block3 brings no gain", 0.85, 0.9),
+        ("block2 brings no gain", 0.83, 0.9),
+        ("depth 3 is the best", 0.9, None),
+    ]
+    assert "-0.05 by unfreezing block3, -0.07 by unfreezing block2" in plan.verdict(outcomes)
+
+
+def test_what_a_depth_needed_includes_the_least_gain():
+    value = {3: 2.0, 2: 2.4, 1: 2.5, 0: 1.95}
+    found, _ = played(plan_of(Auto(min_gain=0.1)), lambda depth, epoch: value[depth])
+    told = {f.what: (f.value, f.threshold) for d in found for f in d.findings}
+    assert told["depth 0 is dropped"] == (1.95, pytest.approx(1.7))
+    for value, needed in told.values():
+        assert needed is None or value >= needed
+
+
+def test_a_sequence_forgets_its_state_where_it_is_not_needed():
+    for values in ({3: 2.0, 2: 1.5, 1: 1.6}, {3: 2.0, 2: 1.5, 1: 1.4, 0: 1.3}):
+        found, _ = played(plan_of(Auto("sequence")), lambda depth, epoch, own=values: own[depth])
+        assert found[-1].forgets == ("best",)
 
 
 def test_a_sequence_that_is_cut_off_keeps_a_gain_and_undoes_a_loss():

@@ -78,3 +78,17 @@ def test_only_groups_above_the_depth_need_an_epoch_each(plain, depth, capsys):
     callback = tuning.schedule(hp, choices=["even"])
     model.fit(np.ones((4, 4)), np.zeros(4), epochs=2, verbose=0, callbacks=[callback])
     assert ("several groups unfreeze at once" in capsys.readouterr().out) == (depth == 0)
+
+
+def test_a_schedule_that_finds_the_depth_itself(plain):
+    hp = fixed(schedule="auto")
+    model = plain()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = np.ones((4, 4)), np.zeros(4)
+    arguments = {"epochs": 6, "validation_data": (x, y), "verbose": 0}
+    callback = tuning.schedule(hp, choices=["auto", "even"], verbose=0)
+    history = model.fit(x, y, callbacks=[callback], **arguments).history
+    assert "freeze_depth" in history
+    tuning.freeze_depth(fixed(freeze_depth=1), model)
+    with pytest.raises(ValueError, match="not find the freeze depth itself"):
+        model.fit(x, y, callbacks=[callback], **arguments)
