@@ -207,3 +207,34 @@ class TestPhotographs:
         model.fit(x, y, epochs=1, verbose=0, callbacks=[arms["block5 to head"].callback()])
         trained = {v.path.split("/")[0].split("_")[0] for v in model.trainable_variables}
         assert trained == {"block5", "scale", "hidden", "classes"}
+
+
+class TestAdaptive:
+    def rows(self, adaptive):
+        """A seed in which depth 3 has the best validation loss, and another with depth 4."""
+        rows = []
+        for seed, best in ((0, 3), (1, 4)):
+            for n, name in enumerate(adaptive.ARMS):
+                loss = 1.0 if name == f"depth {best}" else 2.0 + n
+                row = {"arm": name, "seed": seed, "accuracy": 0.01 * n, "val_loss": loss}
+                rows.append({**row, "cpu_s": 10.0})
+        return rows
+
+    def test_a_sweep_costs_the_time_of_all_and_has_the_accuracy_of_the_best_by_validation(
+        self, script
+    ):
+        adaptive = script("adaptive")
+        rows = self.rows(adaptive)
+        chosen = adaptive.with_choices(rows)[adaptive.SWEEP]
+        accuracy = {(row["arm"], row["seed"]): row["accuracy"] for row in rows}
+        for seed, best in ((0, "depth 3"), (1, "depth 4")):
+            assert chosen[seed]["chosen"] == best
+            assert chosen[seed]["accuracy"] == accuracy[best, seed]
+            assert chosen[seed]["cpu_s"] == 10.0 * adaptive.GROUPS
+
+    def test_the_table_compares_seed_by_seed(self, script):
+        adaptive = script("adaptive")
+        lines = adaptive.table(self.rows(adaptive)).splitlines()
+        auto = next(line for line in lines if line.startswith(f"| {adaptive.AUTO} |"))
+        assert auto.endswith(f"| {1 / adaptive.GROUPS:.2f} |")
+        assert lines[-1].startswith(f"| {adaptive.SWEEP} |")

@@ -136,6 +136,8 @@ def test_iterations_are_those_of_each_candidate():
         assert count == 4 * epochs[candidate]
 
 
+@pytest.mark.slow_on_jax
+@pytest.mark.at_commit("continue")
 @pytest.mark.parametrize("then", ["stop", "continue"])
 def test_a_group_that_brings_no_gain_is_undone_wholly(then):
     whole, part = build(), build()
@@ -160,6 +162,7 @@ def test_a_sequence_goes_on_from_the_best_epoch_of_each_phase(capsys):
     assert "After training: depth" in capsys.readouterr().out
 
 
+@pytest.mark.slow_on_jax
 def test_training_goes_on_at_the_best_depth_or_ends():
     arguments = {"stall": 1, "min_gain": 0.5}
     goes_on = fit(build(), auto(Auto("sequence", **arguments)), epochs=9).history
@@ -180,6 +183,7 @@ class Stop(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+@pytest.mark.at_commit("3")
 @pytest.mark.parametrize("epochs", [1, 3, 5])
 def test_a_race_that_another_callback_ends_leaves_its_best_depth(epochs):
     model, seen = build(), LastEpoch()
@@ -191,6 +195,7 @@ def test_a_race_that_another_callback_ends_leaves_its_best_depth(epochs):
     assert [layer.trainable for layer in model.layers[:3]] == [n >= depth for n in range(3)]
 
 
+@pytest.mark.slow
 def test_the_cache_serves_each_depth_from_the_features_that_it_made():
     model = build()
     cache = kf.PrefixCache(auto=False, verbose=0)
@@ -204,8 +209,9 @@ def test_the_cache_serves_each_depth_from_the_features_that_it_made():
     assert cache.statistics.hits >= 48 * (frozen_epochs - cuts)
 
 
+@pytest.mark.slow_on_jax
 def test_the_guard_takes_restored_weights_for_what_they_are():
-    fit(build(), auto(), epochs=18, beside=[kf.FreezeGuard(every=1)])
+    fit(build(), auto(Auto(budget=0.5)), beside=[kf.FreezeGuard(every=1)])
 
 
 COMPARING = {
@@ -217,6 +223,8 @@ COMPARING = {
 }
 
 
+@pytest.mark.slow_on_jax
+@pytest.mark.at_commit("ReduceLROnPlateau", "ModelCheckpoint")
 @pytest.mark.parametrize("make", COMPARING.values(), ids=COMPARING)
 def test_what_compares_epochs_can_not_stand_beside_a_race(make):
     with pytest.raises(
@@ -225,6 +233,7 @@ def test_what_compares_epochs_can_not_stand_beside_a_race(make):
         fit(build(), auto(), beside=[make()])
 
 
+@pytest.mark.slow_on_jax
 def test_what_compares_epochs_may_stand_beside_a_sequence(tmp_path):
     every = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
     fit(build(), auto(), epochs=6, beside=[every])
@@ -233,6 +242,7 @@ def test_what_compares_epochs_may_stand_beside_a_sequence(tmp_path):
     assert len(list(tmp_path.glob("*.keras"))) == 7
 
 
+@pytest.mark.slow_on_jax
 def test_early_stopping_beside_a_sequence_has_to_wait_for_its_stalls():
     early = keras.callbacks.EarlyStopping(patience=3)
     with pytest.warns(UserWarning, match="may end training at the first stall"):
@@ -241,6 +251,7 @@ def test_early_stopping_beside_a_sequence_has_to_wait_for_its_stalls():
     fit(build(), auto(Auto("sequence", stall=3)), epochs=1, beside=[late])
 
 
+@pytest.mark.slow_on_jax
 def test_a_model_with_optimizers_of_its_own_is_refused():
     model = build()
     model.own = keras.optimizers.SGD(0.1)
@@ -249,6 +260,7 @@ def test_a_model_with_optimizers_of_its_own_is_refused():
         fit(model, auto())
 
 
+@pytest.mark.slow_on_jax
 def test_what_is_not_known_before_training_is_not_written_or_prepared(tmp_path):
     model, callback = build(), auto()
     assert callback.phase_starts(model, 12) == (0, None)
@@ -267,12 +279,14 @@ class Adapts(keras.callbacks.Callback):
             kf.recompile(self.model, force=True)
 
 
+@pytest.mark.slow_on_jax
 def test_weights_that_come_in_the_middle_of_a_race_are_refused():
     model = build()
     with pytest.raises(ValueError, match="must keep its weights while an adaptive schedule"):
         fit(model, auto(), beside=[Adapts()])
 
 
+@pytest.mark.slow_on_jax
 def test_a_metric_that_is_no_number_is_warned_of_once():
     model = build()
     model.compile("sgd", lambda y, p: keras.ops.sum(p) * float("nan"))
@@ -281,6 +295,7 @@ def test_a_metric_that_is_no_number_is_warned_of_once():
     assert sum("is nan in epoch" in str(w.message) for w in caught) == 1
 
 
+@pytest.mark.slow_on_jax
 def test_a_race_that_is_to_stop_ends_where_the_winner_stalls():
     schedule = Auto(then="stop", stall=2, min_gain=5.0)
     history = fit(build(), auto(schedule), epochs=30).history
@@ -288,16 +303,19 @@ def test_a_race_that_is_to_stop_ends_where_the_winner_stalls():
     assert len(history["loss"]) == raced + 3
 
 
+@pytest.mark.slow_on_jax
 def test_without_validation_data_it_says_what_to_do():
     with pytest.raises(ValueError, match=r"Auto\(monitor=\.\.\.\).*Pass validation_data= to fit"):
         fit(build(), auto(), validated=False)
 
 
+@pytest.mark.slow_on_jax
 def test_a_metric_of_the_training_may_be_named():
     history = fit(build(), auto(Auto(monitor="loss")), validated=False).history
     assert "candidate" in history
 
 
+@pytest.mark.slow_on_jax
 def test_a_second_fit_can_not_go_on_with_a_race():
     model = build()
     with pytest.raises(ValueError, match=r"fit\(initial_epoch=\.\.\.\) must be 0"):
@@ -306,20 +324,23 @@ def test_a_second_fit_can_not_go_on_with_a_race():
         fit(model, auto(total_epochs=30), epochs=12)
 
 
+@pytest.mark.slow_on_jax
 def test_one_callback_serves_two_fits():
     callback = auto()
-    first = fit(build(), callback, epochs=12).history
-    second = fit(build(), callback, epochs=12).history
-    copied = fit(build(), copy.deepcopy(callback), epochs=12).history
+    first = fit(build(), callback, epochs=6).history
+    second = fit(build(), callback, epochs=6).history
+    copied = fit(build(), copy.deepcopy(callback), epochs=6).history
     assert first == second == copied
 
 
+@pytest.mark.slow_on_jax
 def test_nothing_pretrained_trains_from_the_first_step():
     with pytest.warns(UserWarning, match="nothing in model"):
         history = fit(build(), kf.GradualUnfreeze("auto", verbose=0, cache=False)).history
     assert "candidate" not in history
 
 
+@pytest.mark.slow_on_jax
 def test_the_lines_of_a_race(capsys):
     fit(build(), auto(verbose=1), epochs=9)
     lines = capsys.readouterr().out.splitlines()
@@ -329,6 +350,7 @@ def test_the_lines_of_a_race(capsys):
     assert lines[-2].startswith("After training: depth ")
 
 
+@pytest.mark.slow_on_jax
 def test_a_preview_shows_the_first_round():
     table = auto().preview(build(), epochs=18)
     assert [row.training for row in table.rows] == [
@@ -339,6 +361,7 @@ def test_a_preview_shows_the_first_round():
     ]
 
 
+@pytest.mark.slow_on_jax
 def test_decisions_say_when_what_and_by_which_value():
     callback = auto()
     assert callback.decisions is None
@@ -362,6 +385,7 @@ def test_decisions_say_when_what_and_by_which_value():
     assert callback.decisions == found
 
 
+@pytest.mark.slow_on_jax
 def test_a_fit_by_a_given_schedule_has_decided_nothing():
     callback = auto("even")
     fit(build(), callback, epochs=2)

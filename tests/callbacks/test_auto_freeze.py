@@ -80,6 +80,7 @@ def by_hand(percentile):
     return model, depths
 
 
+@pytest.mark.at_commit("50")
 @pytest.mark.parametrize("percentile", [50, 80])
 def test_what_freezes_when_is_what_gradients_by_hand_say(percentile):
     expected, depths = by_hand(percentile)
@@ -92,6 +93,7 @@ def test_what_freezes_when_is_what_gradients_by_hand_say(percentile):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow_on_jax
 def test_nothing_of_the_recording_is_left():
     model = build()
     fit(model, auto_freeze())
@@ -99,6 +101,7 @@ def test_nothing_of_the_recording_is_left():
     assert not [name for name in vars(model.optimizer) if "sums" in name]
 
 
+@pytest.mark.slow
 def test_what_is_frozen_is_cached():
     model = build()
     cache = kf.PrefixCache(auto=False, verbose=0)
@@ -109,6 +112,7 @@ def test_what_is_frozen_is_cached():
     assert cache.statistics.hits
 
 
+@pytest.mark.slow_on_jax
 def test_decisions_name_the_groups(capsys):
     callback = auto_freeze(verbose=1)
     history = fit(build(), callback).history

@@ -65,6 +65,7 @@ def assert_close(found, expected, times=1):
         np.testing.assert_allclose(found[i], times * total, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.at_commit("clipped", "scaled")
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_every_batch_counts_unscaled_and_before_clipping(make):
     model = build(make())
@@ -77,6 +78,7 @@ def test_every_batch_counts_unscaled_and_before_clipping(make):
     assert_close(gradient_sums.read(model), expected)
 
 
+@pytest.mark.slow_on_jax
 def test_nothing_is_recorded_by_default_or_any_more():
     model = build(OPT.SGD(0.1))
     fit(model)
@@ -126,6 +128,7 @@ def test_sums_are_captured_and_restored(tmp_path):
         np.testing.assert_allclose(mine, yours, rtol=1e-6)
 
 
+@pytest.mark.slow_on_jax
 def test_training_is_the_same():
     plain, recorded = build(OPT.Adam(0.01)), build(OPT.Adam(0.01))
     transition(recorded, Flags(), {}, sums=True)

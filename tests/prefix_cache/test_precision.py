@@ -175,6 +175,7 @@ EXACT = {
 
 
 @pytest.mark.slow_on_jax
+@pytest.mark.at_commit("ids, reshaped", "years, in a nested model", "steps, masked")
 @pytest.mark.parametrize(("build", "x"), EXACT.values(), ids=EXACT)
 def test_inputs_are_not_rounded_before_they_are_used(build, x):
     data = x.astype("float32"), np.arange(16) % 3
