@@ -1,8 +1,9 @@
 """Measure how deep to unfreeze, found by training itself, against depths that are fixed.
 
-The demo's photographs (VGG16, 90 patches of 48 x 48 pixels for training, 120 for validation), up to
-40 epochs, the head at 1e-3 and the same group rates in every arm but one. Each arm ends with its
-best epoch by validation loss. The arms of a seed run in a process of their own, in turns; time is
+The demo's photographs (VGG16, 90 patches of 48 x 48 pixels for training, 120 for validation), the
+head at 1e-3 and the same group rates in every arm but one. A training ends after 5 epochs without
+improvement, or after 40, and goes back to its best epoch by validation loss; `GradualUnfreeze()`,
+whose groups wait for their epochs, takes all 40. The arms of a seed run in a process of their own, in turns; time is
 that of the processor, over all cores, with the prefix cache as it is by default. Test accuracy is
 looked at once, at the end of each training.
 
@@ -33,12 +34,13 @@ from keras_freeze.demo import run as demo, vgg
 RESULTS = Path(__file__).parent / "results" / "adaptive.jsonl"
 SEEDS = range(10)
 EPOCHS = 40
+PATIENCE = 5
 GROUPS = 6
 # All at once is also tried at these multiples of the head's rate, the same for all groups.
 MULTIPLES = (0.1, 0.3, 1.0)
 SWEEP = "best fixed depth, by a sweep"
 ALL = "all at once, best of three rates"
-AUTO = 'GradualUnfreeze("auto"), a race'
+AUTO = "Auto(), a race"
 
 
 def _fixed(depth: int, **arguments: Any) -> Callable[[], kf.FreezeScheduler]:
@@ -55,8 +57,11 @@ ARMS: dict[str, tuple[Callable[[], kf.FreezeScheduler], float]] = {
     **{f"all at once, rate x{m:g}": (_fixed(0, rates=None), m) for m in MULTIPLES},
     **{f"depth {depth}": (_fixed(depth), 1.0) for depth in range(GROUPS)},
     "GradualUnfreeze()": (_gradual("even"), 1.0),
-    AUTO: (_gradual("auto"), 1.0),
-    'Auto("sequence")': (_gradual(kf.schedules.Auto("sequence")), 1.0),
+    AUTO: (_gradual(kf.schedules.Auto(stall=PATIENCE, then="stop")), 1.0),
+    'Auto("sequence")': (
+        _gradual(kf.schedules.Auto("sequence", stall=PATIENCE, then="stop")),
+        1.0,
+    ),
 }
 
 
@@ -74,7 +79,8 @@ def measure(seed: int, names: list[str], settings: demo.Settings = demo.FULL) ->
         )
         callback = make()
         is_auto = isinstance(callback, kf.GradualUnfreeze) and callback.schedule != "even"
-        best = keras.callbacks.EarlyStopping(patience=EPOCHS, restore_best_weights=True)
+        patience = EPOCHS if isinstance(callback, kf.GradualUnfreeze) else PATIENCE
+        best = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
         began = time.process_time()
         history = model.fit(
             data.train.x,
@@ -90,6 +96,7 @@ def measure(seed: int, names: list[str], settings: demo.Settings = demo.FULL) ->
         test = model.evaluate(data.test.x, data.test.y, verbose=0, return_dict=True)
         row = {"arm": name, "seed": seed, "accuracy": round(test["accuracy"], 5)}
         row |= {"val_loss": round(scores["loss"], 5), "cpu_s": round(seconds, 2)}
+        row["epochs"] = len(history["loss"])
         if is_auto:
             row["depth"] = int(history["freeze_depth"][-1])
         runs.append(RESULTS, {**row, "machine": runs.machine()})
