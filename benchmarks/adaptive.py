@@ -3,9 +3,9 @@
 The demo's photographs (VGG16, 90 patches of 48 x 48 pixels for training, 120 for validation), the
 head at 1e-3 and the same group rates in every arm but one. A training ends after 5 epochs without
 improvement, or after 40, and goes back to its best epoch by validation loss; `GradualUnfreeze()`,
-whose groups wait for their epochs, takes all 40. The arms of a seed run in a process of their own, in turns; time is
-that of the processor, over all cores, with the prefix cache as it is by default. Test accuracy is
-looked at once, at the end of each training.
+whose groups wait for their epochs, takes all 40. The arms of a seed run in a process of their own,
+in turns; time is that of the processor, over all cores, with the prefix cache as it is by default.
+Test accuracy is looked at once, at the end of each training.
 
     python benchmarks/adaptive.py run
     python benchmarks/adaptive.py table
