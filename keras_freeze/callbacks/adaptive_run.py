@@ -76,15 +76,10 @@ class Memory:
 _BEST_FIELDS = tuple(field.name for field in dataclasses.fields(Best))
 
 
-def decided(plan: AdaptivePlan, outcomes: Sequence[Outcome]) -> list[Decision]:
-    """Return what was decided: the phases that have run, and what follows."""
-    return [plan.decide(outcomes[:n]) for n in range(len(outcomes) + 1)]
-
-
 def schedule_so_far(plan: AdaptivePlan, outcomes: Sequence[Outcome] = ()) -> FreezeSchedule:
     """Return the phases that have run, and the one that follows if there is one."""
-    phases = [decision.phase for decision in decided(plan, outcomes)]
-    return FreezeSchedule([phase for phase in phases if phase is not None])
+    decisions = [plan.decide(outcomes[:n]) for n in range(len(outcomes) + 1)]
+    return FreezeSchedule([d.phase for d in decisions if d.phase is not None])
 
 
 @dataclasses.dataclass
@@ -93,9 +88,11 @@ class AdaptiveRun(ScheduleRun):
 
     Attributes:
         memory: What has been seen, and is kept.
+        made: What was decided so far, as it follows from what has been seen.
     """
 
     memory: Memory = dataclasses.field(default_factory=Memory)
+    made: list[Decision] = dataclasses.field(default_factory=list)
     asking: ClassVar[tuple[str, str]] = ("Auto", "monitor")
 
     @classmethod
@@ -111,7 +108,10 @@ class AdaptiveRun(ScheduleRun):
     @property
     def decisions(self) -> list[Decision]:
         """What was decided: the phases that have run, and what follows."""
-        return decided(_adaptive(self.plan), self.memory.outcomes)
+        outcomes = self.memory.outcomes
+        while len(self.made) <= len(outcomes):  # decided once, since each batch asks
+            self.made.append(_adaptive(self.plan).decide(outcomes[: len(self.made)]))
+        return self.made
 
     @property
     def _is_final(self) -> bool:
@@ -213,7 +213,7 @@ class AdaptiveRun(ScheduleRun):
 
     def _decide(self) -> list[str]:
         """Decide what follows the present phase if it has ended; return lines to print."""
-        if self._is_final or self._is_decided or not self.progress.is_over:
+        if not self.progress.is_over or self._is_decided or self._is_final:
             return []
         outcome = Outcome(tuple(self.memory.values), self._epochs_done, self._measured())
         self.memory.outcomes.append(outcome)

@@ -17,7 +17,12 @@ from keras_freeze.checks import first_few
 from keras_freeze.engine import optimizer_state, update_rules
 from keras_freeze.engine.model_state import StepRecord, state_of
 from keras_freeze.keras_internals import layers, trainer
-from keras_freeze.keras_internals.optimizers import built_variables, refuse_unknown
+from keras_freeze.keras_internals.optimizers import (
+    built_variables,
+    forget_gradients,
+    refuse_unknown,
+    save_without_sums,
+)
 from keras_freeze.model_picture import every_layer, optimizers_of, own_optimizers
 from keras_freeze.policies import Flags
 
@@ -313,6 +318,10 @@ def _update_optimizer(
         rules = update_rules.new_rules(leaf, trained, joined, multipliers, curve, starts, sums=sums)
         with strategy_scope(model):
             update_rules.set_rules(leaf, trained, rules)
+        if leaf is not optimizer and rules.sums:
+            save_without_sums(optimizer)
+        elif leaf is not optimizer:
+            forget_gradients(optimizer)
     return was_built and stale
 
 

@@ -223,9 +223,14 @@ def record_gradients(optimizer: Any) -> None:
     """Make an optimizer add up the gradients that it gets: unscaled, before they are clipped."""
     if not records_gradients(optimizer):
         _override(optimizer, _APPLY, _Recording(optimizer, getattr(optimizer, _APPLY)))
-        for name in (_SAVE, _LOAD):
-            _override(optimizer, name, _WithoutSums(optimizer, name))
+        save_without_sums(optimizer)
     add_gradient_sums(optimizer)
+
+
+def save_without_sums(optimizer: Any) -> None:
+    """Make an optimizer leave sums out of files: its own, and those of what it wraps."""
+    for name in (_SAVE, _LOAD):
+        _override(optimizer, name, _WithoutSums(optimizer, name))
 
 
 def records_gradients(optimizer: Any) -> bool:
@@ -279,13 +284,18 @@ class _WithoutSums:
         self.optimizer, self.name = optimizer, name
 
     def __call__(self, store: Any) -> None:
-        optimizer = self.optimizer
-        tracked, sums = optimizer._variables, {id(v) for v in gradient_sums(optimizer)}
-        _override(optimizer, "_variables", [v for v in tracked if id(v) not in sums])
+        every = [self.optimizer]
+        for optimizer in every:
+            every += inner_optimizers(optimizer)
+        tracked = [optimizer._variables for optimizer in every]
+        sums = {id(v) for optimizer in every for v in gradient_sums(optimizer)}
         try:
-            getattr(type(optimizer), self.name)(optimizer, store)
+            for optimizer, variables in zip(every, tracked, strict=True):
+                _override(optimizer, "_variables", [v for v in variables if id(v) not in sums])
+            getattr(type(self.optimizer), self.name)(self.optimizer, store)
         finally:
-            _override(optimizer, "_variables", tracked)
+            for optimizer, variables in zip(every, tracked, strict=True):
+                _override(optimizer, "_variables", variables)
 
 
 def refuse_unknown(optimizer: Any, model: str) -> None:
