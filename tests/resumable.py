@@ -28,6 +28,7 @@ from keras_freeze.schedules import AfterSteps, OnPlateau, Phase, Warmup
 EPOCHS, ROWS, BATCH = 7, 24, 4
 _O = keras.optimizers
 _BACKBONE = ["low", "middle"]
+_PROBE = np.random.default_rng(3).normal(size=(20, 6)).astype("float32")
 
 
 def build_dense():
@@ -116,6 +117,22 @@ CASES = {
         build_dense,
         lambda: _O.Adam(0.02),
         lambda: [kf.AutoFreeze(intervals=9, verbose=0, backbone=_BACKBONE, cache=False)],
+    ),
+    "outputs": (
+        build_dense,
+        lambda: _O.Adam(0.02),
+        lambda: [
+            kf.AutoFreeze(
+                intervals=6,
+                percentile=100,
+                criterion="cka",
+                probe=_PROBE,
+                tolerance=0.001,
+                verbose=0,
+                backbone=_BACKBONE,
+                cache=False,
+            )
+        ],
     ),
     "accumulated": (
         build_normalised,

@@ -539,6 +539,26 @@ CASES = {
         ValueError,
         ["AutoFreeze(percentile=...) must be from 0 to 100.", "percentile=101."],
     ),
+    "AutoFreeze criterion": (
+        lambda: kf.AutoFreeze(criterion="loss"),
+        ValueError,
+        ["AutoFreeze(criterion=...) must be", '"svcca"', "criterion='loss'."],
+    ),
+    "AutoFreeze probe": (
+        lambda: kf.AutoFreeze(criterion="cka"),
+        ValueError,
+        ["AutoFreeze(probe=...) must be given", "probe=x_train[:256]"],
+    ),
+    "AutoFreeze tolerance": (
+        lambda: kf.AutoFreeze(tolerance=0),
+        ValueError,
+        ["AutoFreeze(tolerance=...) must be positive, or None.", "tolerance=0."],
+    ),
+    "AutoFreeze monitor": (
+        lambda: kf.AutoFreeze(tolerance=1, monitor="val_quality"),
+        ValueError,
+        ["AutoFreeze(mode=...) must be", "monitor='val_quality'"],
+    ),
     "AutoFreeze min_trainable": (
         lambda: kf.AutoFreeze(min_trainable=0),
         ValueError,

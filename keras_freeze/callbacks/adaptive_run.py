@@ -12,7 +12,11 @@ import numpy as np
 
 from keras_freeze.callbacks import transition_message
 from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun, StartingPoint
+from keras_freeze.checks import ArgumentError
 from keras_freeze.engine import gradient_sums, snapshot
+from keras_freeze.keras_internals import trainer
+from keras_freeze.measures import Gauge, Look, NotMeasurableError
+from keras_freeze.model_picture import ModelPicture
 from keras_freeze.schedules import (
     AdaptivePlan,
     Decision,
@@ -50,11 +54,13 @@ class Memory:
         outcomes: What the phases that have ended brought.
         values: The monitored metric after each epoch of the present phase.
         kept: States of the training by name.
+        look: What a gauge has seen of each group, to compare with.
     """
 
     outcomes: list[Outcome] = dataclasses.field(default_factory=list)
     values: list[float] = dataclasses.field(default_factory=list)
     kept: dict[str, Kept] = dataclasses.field(default_factory=dict)
+    look: Look = dataclasses.field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as plain data and arrays."""
@@ -62,15 +68,17 @@ class Memory:
             name: [kept.state, kept.best and [getattr(kept.best, n) for n in _BEST_FIELDS]]
             for name, kept in self.kept.items()
         }
-        outcomes = [[list(o.values), o.end, dict(o.measures)] for o in self.outcomes]
-        return {"outcomes": outcomes, "values": list(self.values), "kept": kept}
+        outcomes = [[list(o.values), o.end, dict(o.changes)] for o in self.outcomes]
+        look = {name: list(arrays) for name, arrays in self.look.items()}
+        return {"outcomes": outcomes, "values": list(self.values), "kept": kept, "look": look}
 
     @classmethod
     def of_plain(cls, state: Mapping[str, Any]) -> Memory:
         """Return what `to_plain` returned as plain data."""
         outcomes = [Outcome(tuple(values), *rest) for values, *rest in state["outcomes"]]
         kept = {name: Kept(s, best and Best(*best)) for name, (s, best) in state["kept"].items()}
-        return cls(outcomes, list(state["values"]), kept)
+        look = {name: tuple(arrays) for name, arrays in state["look"].items()}
+        return cls(outcomes, list(state["values"]), kept, look)
 
 
 _BEST_FIELDS = tuple(field.name for field in dataclasses.fields(Best))
@@ -89,10 +97,12 @@ class AdaptiveRun(ScheduleRun):
     Attributes:
         memory: What has been seen, and is kept.
         made: What was decided so far, as it follows from what has been seen.
+        unmeasured: Names of groups that have been warned of, since they can't be measured.
     """
 
     memory: Memory = dataclasses.field(default_factory=Memory)
     made: list[Decision] = dataclasses.field(default_factory=list)
+    unmeasured: set[str] = dataclasses.field(default_factory=set)
     asking: ClassVar[tuple[str, str]] = ("Auto", "monitor")
 
     @classmethod
@@ -142,7 +152,8 @@ class AdaptiveRun(ScheduleRun):
     @property
     def sums_gradients(self) -> bool:
         """Whether gradients are added up in the present phase."""
-        return _adaptive(self.plan).schedule.sums_gradients and not self._is_final
+        gauge = self.plan.gauge
+        return gauge is not None and gauge.sums_gradients and not self._is_final
 
     @property
     def labels(self) -> dict[str, int]:
@@ -165,16 +176,19 @@ class AdaptiveRun(ScheduleRun):
         rows: list[DecisionRow] = []
         measured: list[Measured] = []
         adaptive, seen, made = _adaptive(self.plan), self._seen(), self.decisions
+        criterion = adaptive.schedule.criterion
         for n, outcome in enumerate(seen):
             label = f"depth {_depth_of(made[n])}"
             first = outcome.end - len(outcome.values) + 1
-            measured += [Measured(first + i, label, v) for i, v in enumerate(outcome.values)]
+            if self.best_by is not None:
+                measured += [Measured(first + i, label, v) for i, v in enumerate(outcome.values)]
             if n + 1 < len(made):
                 found, end = made[n + 1], outcome.end
                 measured += [Measured(end, name, value) for name, value in found.measured]
-                rows += [DecisionRow(end, f.what, f.value, f.threshold) for f in found.findings]
-        verdict = adaptive.verdict(seen)
-        return Decisions(adaptive.schedule.criterion, tuple(rows), tuple(measured), verdict)
+                for f in found.findings:
+                    row = DecisionRow(end, f.what, f.value, f.threshold, f.metric or criterion)
+                    rows.append(row)
+        return Decisions(criterion, tuple(rows), tuple(measured), adaptive.verdict(seen))
 
     @property
     def _epochs_done(self) -> float:
@@ -195,18 +209,20 @@ class AdaptiveRun(ScheduleRun):
 
     def judge(self, logs: Mapping[str, Any]) -> list[str]:
         """Take an epoch into account, and decide what follows if the phase has ended."""
-        if self.best_by is not None and not self._is_final:
-            value = monitored(self.asking[0], self.best_by[0], logs)
+        metric = _adaptive(self.plan).schedule.monitor
+        if metric is not None and not self._is_final:
+            owner = self.plan.owner if self.best_by is None else self.asking[0]
+            value = monitored(owner, metric, logs)
             self.memory.values.append(value)
-            self._warn_unless_finite(value)
+            self._warn_unless_finite(metric, value)
         return self._decide()
 
-    def _warn_unless_finite(self, value: float) -> None:
+    def _warn_unless_finite(self, metric: str, value: float) -> None:
         """Warn once that a metric is no number, which is never the best."""
-        if not self.has_warned and self.best_by is not None and not math.isfinite(value):
+        if not self.has_warned and not math.isfinite(value):
             self.has_warned = True
             warnings.warn(
-                f"{self.plan.owner}: {self.best_by[0]} is {value} in epoch {self.epoch + 1}. Such "
+                f"{self.plan.owner}: {metric} is {value} in epoch {self.epoch + 1}. Such "
                 "an epoch is never the best. A lower learning rate or clipnorm= may help.",
                 stacklevel=2,
             )
@@ -215,7 +231,7 @@ class AdaptiveRun(ScheduleRun):
         """Decide what follows the present phase if it has ended; return lines to print."""
         if not self.progress.is_over or self._is_decided or self._is_final:
             return []
-        outcome = Outcome(tuple(self.memory.values), self._epochs_done, self._measured())
+        outcome = Outcome(tuple(self.memory.values), self._epochs_done, self._changes())
         self.memory.outcomes.append(outcome)
         self.memory.values = []
         adaptive = _adaptive(self.plan)
@@ -225,17 +241,78 @@ class AdaptiveRun(ScheduleRun):
         when = transition_message.moment(self.epoch, self.plan.epochs, step)
         criterion = adaptive.schedule.criterion
         findings = self.decisions[-1].findings
-        return [f"{when}: {transition_message.finding(found, criterion)}" for found in findings]
+        return [
+            f"{when}: {transition_message.finding(found, found.metric or criterion)}"
+            for found in findings
+        ]
 
-    def _measured(self) -> dict[str, float]:
-        """Return the norm (L1) of each group's gradients, added up over the phase."""
-        sums = gradient_sums.read(self.model) if self.sums_gradients else {}
-        norms = {}
-        for group in self.plan.picture.groups:
-            own = [sums[id(v)] for v in group.variables if id(v) in sums]
-            if own:
-                norms[group.name] = sum(float(np.abs(s.astype("float64")).sum()) for s in own)
-        return norms
+    def _changes(self) -> dict[str, float]:
+        """Return how much the groups that train have changed, and keep what is seen of them."""
+        gauge, before = self.plan.gauge, self.memory.look
+        if gauge is None:
+            return {}
+        now, changes = gauge.look(self._present_picture()), {}
+        for name in _adaptive(self.plan).setting.groups[:-1]:
+            if name in before and name in now and name not in self.frozen:
+                try:
+                    changes[name] = gauge.change(before[name], now[name])
+                except NotMeasurableError as error:
+                    changes[name] = math.nan
+                    self._warn_of_unmeasured(name, error)
+        if not gauge.keeps_first:
+            self.memory.look = now
+        return changes
+
+    def _warn_of_unmeasured(self, name: str, error: NotMeasurableError) -> None:
+        """Warn, once for each group, that it can't be told how much it has changed."""
+        if name not in self.unmeasured:
+            self.unmeasured.add(name)
+            warnings.warn(
+                f"{self.plan.owner}: {name} keeps training, since it isn't known how much it has "
+                f"changed: {error}",
+                stacklevel=2,
+            )
+
+    def _look(self) -> None:
+        """See what groups that begin to train now are to be compared with.
+
+        Raises:
+            ValueError: if a group can't be measured.
+        """
+        gauge, adaptive = self.plan.gauge, _adaptive(self.plan)
+        if self._is_final:
+            self.memory.look = {}
+        if gauge is None or gauge.sums_gradients or self._is_final:
+            return
+        known = self.memory.look
+        training = [name for name in adaptive.setting.groups[:-1] if name not in self.frozen]
+        if not all(name in known for name in training):
+            now = gauge.look(self._present_picture())
+            self.memory.look = {**now, **{n: known[n] for n in training if n in known}}
+            if not known:
+                self._check_measurable(gauge, training)
+        elif not gauge.keeps_first:
+            self.memory.look = {name: known[name] for name in training}
+
+    def _check_measurable(self, gauge: Gauge, names: Sequence[str]) -> None:
+        for name in names:
+            seen = self.memory.look.get(name)
+            try:
+                if seen is None:
+                    raise NotMeasurableError("no output of it is known")
+                gauge.change(seen, seen)
+            except NotMeasurableError as error:
+                raise ArgumentError(
+                    self.plan.owner,
+                    "criterion",
+                    f"be one by which group {name!r} can be measured",
+                    received=f"{gauge.title}: {error}",
+                ) from error
+
+    def _present_picture(self) -> ModelPicture:
+        """Return the model's picture, with the values of the running fit."""
+        trainer.sync_jax_state(self.plan.picture.model)
+        return self.plan.picture
 
     def _check_weights(self) -> None:
         """Raise if the model has other weights than the states that are kept."""
@@ -250,9 +327,13 @@ class AdaptiveRun(ScheduleRun):
 
     def enter(self, joined: Mapping[int, int] | None, *, is_first: bool = False) -> list[str]:
         """Make the model ready for the present phase; return the line that says what changed."""
+        before = self.frozen
         lines = super().enter(joined, is_first=is_first)
+        if before == self.frozen and not is_first and not self.begins_anew:
+            lines = []  # an interval ends, and nothing changes
         if self.sums_gradients:
             gradient_sums.reset(self.model)
+        self._look()
         return lines
 
     def leave(self) -> list[str]:

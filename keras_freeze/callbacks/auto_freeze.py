@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
+
+import numpy as np
 
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
 from keras_freeze.checks import ArgumentError, check_count, is_int, is_number
 from keras_freeze.groups import Backbone, Groups
+from keras_freeze.measures import Gauge, gauge_for
 from keras_freeze.policies import BatchNormMode, KeepFrozen
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.schedules import ByDecisions, Planner, Rates, Settling
+from keras_freeze.schedules import ByDecisions, Planner, Rates, Settling, Tolerance, direction
+
+Criterion = (
+    Literal["gradient", "weight_change", "svcca", "cka"] | Callable[[np.ndarray, np.ndarray], float]
+)
 
 
 class AutoFreeze(FreezeScheduler):
     """Freeze layer groups while the model trains, from the input up, as they settle.
 
-    Training is divided into intervals. In each, the gradients of every group that trains are added
-    up, and the L1 norm of these sums is compared with that of the interval before: the groups below
-    the lowest whose relative change reaches a percentile of all changes are frozen. The head takes
-    no part in that and never freezes. What is frozen is computed once instead of in every epoch,
-    where the cache can.
+    Training is divided into intervals. After each, it is measured how much every group that trains
+    has changed, and the groups below the lowest whose change reaches a percentile of all changes
+    are frozen. The head takes no part in that and never freezes. What is frozen is computed once
+    instead of in every epoch, where the cache can.
 
-    The gradients are those of the training's own steps, before they are clipped; adding them up
-    takes the memory of one more copy of the weights that train.
+    The change of a group is, by `criterion`:
+
+    - `"gradient"`: the relative change of the L1 norm of its gradients, added up over an interval.
+      They are those of the training's own steps, unscaled and before they are clipped. Costs the
+      memory of one more copy of the weights that train.
+    - `"weight_change"`: the norm by which its weights have moved in an interval, relative to their
+      own. Costs such a copy on the host, and nothing in a step.
+    - `"svcca"` or `"cka"`: 1 less the similarity of its outputs for `probe` to those an interval
+      before. Costs a pass over `probe` in each interval.
 
     Args:
         intervals: Int, at least 2, into how many the training is divided. Defaults to 10.
@@ -31,6 +45,20 @@ class AutoFreeze(FreezeScheduler):
             to 1.
         warm_up: Int, non-negative: the first so many intervals freeze nothing. The first never
             does, since it only records. Defaults to 0.
+        criterion: `"gradient"` (default), `"weight_change"`, `"svcca"`, `"cka"`, or a callable that
+            takes a group's outputs for `probe` before and after an interval, two arrays of shape
+            `(rows, features)`, and returns a float, 0 for no change. The rows are samples,
+            positions, time steps or tokens, at most 4096.
+        probe: Inputs as for `predict`, an array or a nest of arrays, for criteria that compare
+            outputs: a few hundred samples, and for `"svcca"` at least ten rows for each direction
+            that it keeps. Defaults to None.
+        reference: `"interval"` (default), to compare outputs with those an interval before, or
+            `"pretrained"`, with those before the training.
+        tolerance: Float, positive, in units of `monitor`: when that is worse than its best by more,
+            at the end of an interval, the groups that froze last unfreeze, and the next interval
+            freezes none. Defaults to None, for never.
+        monitor: Str, the metric for `tolerance`. Defaults to `"val_loss"`.
+        mode: `"min"`, `"max"`, or `"auto"` (default), by the metric's name.
         backbone: What is pretrained, as for `layer_groups`. Defaults to None, to be found.
         keep_frozen: What never trains, as for `GradualUnfreeze`. Defaults to None.
         lora: As for `GradualUnfreeze`.
@@ -43,8 +71,9 @@ class AutoFreeze(FreezeScheduler):
         verbose: 0 or 1, whether to print a line at each transition. Defaults to 1.
 
     Raises:
+        TypeError: if `probe` is something else.
         ValueError: if an argument is invalid; at the start of training, if it isn't known how many
-            batches an epoch has.
+            batches an epoch has, or if a group can't be measured by the criterion.
 
     Example:
         >>> import keras, numpy as np
@@ -58,8 +87,11 @@ class AutoFreeze(FreezeScheduler):
         >>> history.history["freeze_depth"]
         [0, 0, 0, 0, 0]
 
-    Reference:
-        - [Liu et al., 2021](https://arxiv.org/abs/2102.01386): AutoFreeze.
+    References:
+        - [Liu et al., 2021](https://arxiv.org/abs/2102.01386): AutoFreeze, by the gradient.
+        - [Raghu et al., 2017](https://arxiv.org/abs/1706.05806): SVCCA, and freezing by it.
+        - [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414): CKA; here without bias, after
+          [Nguyen et al., 2021](https://arxiv.org/abs/2010.15327).
     """
 
     def __init__(
@@ -69,6 +101,12 @@ class AutoFreeze(FreezeScheduler):
         percentile: float = 50.0,
         min_trainable: int = 1,
         warm_up: int = 0,
+        criterion: Criterion = "gradient",
+        probe: Any = None,
+        reference: Literal["interval", "pretrained"] = "interval",
+        tolerance: float | None = None,
+        monitor: str = "val_loss",
+        mode: Literal["auto", "min", "max"] = "auto",
         backbone: Backbone | None = None,
         keep_frozen: KeepFrozen | None = None,
         lora: Literal["adapters", "with_base"] = "adapters",
@@ -85,11 +123,24 @@ class AutoFreeze(FreezeScheduler):
         check_count("AutoFreeze", "warm_up", warm_up, lowest=0)
         if not is_number(percentile) or not 0 <= percentile <= 100:
             raise ArgumentError("AutoFreeze", "percentile", "be from 0 to 100", value=percentile)
+        if tolerance is not None and not (is_number(tolerance) and tolerance > 0):
+            raise ArgumentError("AutoFreeze", "tolerance", "be positive, or None", value=tolerance)
+        better = direction("AutoFreeze", monitor, mode)
         self.intervals = intervals
         self.percentile = percentile
         self.min_trainable = min_trainable
         self.warm_up = warm_up
-        schedule: Any = Settling(intervals, percentile, min_trainable, warm_up)
+        self.criterion = criterion
+        self.probe = probe
+        self.reference = reference
+        self.tolerance = tolerance
+        self.monitor = monitor
+        self.mode = mode
+        gauge = self._gauge()
+        limit = None if tolerance is None else Tolerance(monitor, better, float(tolerance))
+        schedule: Any = Settling(
+            intervals, percentile, min_trainable, warm_up, gauge.title, gauge.identity, limit
+        )
         super().__init__(
             schedule,
             backbone=backbone,
@@ -106,3 +157,6 @@ class AutoFreeze(FreezeScheduler):
     def _planner(self) -> Planner:
         schedule: Any = self.schedule
         return ByDecisions(type(self).__name__, schedule, self.batch_norm)
+
+    def _gauge(self) -> Gauge:
+        return gauge_for(type(self).__name__, self.criterion, self.probe, self.reference)

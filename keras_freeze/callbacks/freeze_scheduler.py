@@ -22,6 +22,7 @@ from keras_freeze.engine import state_of, transition
 from keras_freeze.groups import Backbone, Groups, names_of, picture_of
 from keras_freeze.keras_internals.callback_list import sibling_callbacks
 from keras_freeze.keras_internals.retracing import expect_retracing_in_fits_with
+from keras_freeze.measures import Gauge
 from keras_freeze.model_picture import ModelPicture, learning_rate_of, with_initial_values
 from keras_freeze.policies import (
     BatchNormMode,
@@ -154,6 +155,10 @@ class FreezeScheduler(BaseCallback):
     def _planner(self) -> Planner:
         """Return the planner by the callback's own arguments; raise if they are invalid."""
         return GivenSchedule(type(self).__name__, self.schedule, self.batch_norm)
+
+    def _gauge(self) -> Gauge | None:
+        """Return what measures how much groups change; None where nothing depends on that."""
+        return None
 
     def _check_arguments(self) -> None:
         owner, epochs = type(self).__name__, self.total_epochs
@@ -304,7 +309,18 @@ class FreezeScheduler(BaseCallback):
         stride = getattr(model, "steps_per_execution", 1)
         schedule = self.planner.plan(picture, total)
         adaptive = self.planner.adaptive(picture, total, steps)
-        plan = FitPlan(owner, picture, schedule, epochs, total, steps, stride, self.rates, adaptive)
+        plan = FitPlan(
+            owner,
+            picture,
+            schedule,
+            epochs,
+            total,
+            steps,
+            stride,
+            self.rates,
+            adaptive,
+            self._gauge(),
+        )
         fit_checks.check_schedule(plan)
         fit_checks.check_optimizers(plan)
         return plan

@@ -26,6 +26,7 @@ from keras_freeze.engine import (
 from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals import trainer
 from keras_freeze.keras_internals.optimizers import iterations
+from keras_freeze.measures import Gauge
 from keras_freeze.model_picture import (
     LayerGroup,
     ModelPicture,
@@ -65,6 +66,7 @@ class FitPlan:
         stride: Int, batches in an execution of the train step.
         rates: Learning rates for phases that have none of their own.
         adaptive: What decides the phases while they run; None where `schedule` is all there is.
+        gauge: What measures how much groups change; None where nothing depends on that.
     """
 
     owner: str
@@ -76,6 +78,7 @@ class FitPlan:
     stride: int
     rates: Rates
     adaptive: AdaptivePlan | None = None
+    gauge: Gauge | None = None
 
     @functools.cached_property
     def moments(self) -> tuple[Moment | None, ...]:

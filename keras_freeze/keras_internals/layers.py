@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -48,6 +49,11 @@ def lora_base(layer: keras.Layer) -> keras.Variable | None:
 def is_adapted(layer: keras.Layer) -> bool:
     """Tell whether a layer has LoRA weights."""
     return bool(getattr(layer, "lora_enabled", False))
+
+
+def call_methods(layer: keras.Layer) -> dict[str, Callable[..., Any]]:
+    """Return by name the methods by which a layer may compute its output."""
+    return {name: getattr(layer, name) for name in ("call", "quantized_call")}
 
 
 def is_builtin(op: Any) -> bool:

@@ -6,7 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras.src.backend.common.masking import get_keras_mask
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
+
+
+def mask_of(tensor: Any) -> Any | None:
+    """Return the mask that a layer has put on its output; None for none."""
+    return get_keras_mask(tensor)
 
 
 def write_mark(value: Any) -> Any:

@@ -34,7 +34,7 @@ def decisions(made: FreezeScheduler | Decisions, *, ax: Axes | None = None) -> F
     Example:
         >>> from keras_freeze.schedules import DecisionRow, Measured
         >>> measured = (Measured(1, "depth 1", 2.0), Measured(2, "depth 0", 2.2))
-        >>> row = DecisionRow(2, "depth 0 is dropped", 2.2, 2.0)
+        >>> row = DecisionRow(2, "depth 0 is dropped", 2.2, 2.0, "val_loss")
         >>> figure = decisions(Decisions("val_loss", (row,), measured, "depth 1 of 1: head trains"))
         >>> figure.axes[0].get_ylabel()
         'val_loss'
@@ -74,7 +74,8 @@ def decisions(made: FreezeScheduler | Decisions, *, ax: Axes | None = None) -> F
     for epochs in sorted({row.epochs for row in found.rows}):
         ax.axvline(epochs + 0.5, color="#777777", linestyle=":", linewidth=1)
         for row in found.rows:
-            if row.epochs == epochs and row.threshold is not None:
+            is_drawn = row.epochs == epochs and row.metric == found.criterion
+            if is_drawn and row.threshold is not None:
                 ends = [row.threshold, row.threshold]
                 ax.plot([epochs - 0.3, epochs + 0.3], ends, color="#444444", label=label)
                 label = "_again"

@@ -32,7 +32,11 @@ from keras_freeze.schedules.decisions import (
 )
 from keras_freeze.schedules.epoch_plans import even_starts, unfreeze_plan
 from keras_freeze.schedules.locations import placed as placed
-from keras_freeze.schedules.metrics import improves as improves, monitored as monitored
+from keras_freeze.schedules.metrics import (
+    direction as direction,
+    improves as improves,
+    monitored as monitored,
+)
 from keras_freeze.schedules.phase import Phase
 from keras_freeze.schedules.planners import (
     ByDecisions as ByDecisions,
@@ -56,7 +60,7 @@ from keras_freeze.schedules.rates import (
     multipliers,
 )
 from keras_freeze.schedules.schedule import FreezeSchedule
-from keras_freeze.schedules.settling import Settling as Settling
+from keras_freeze.schedules.settling import Settling as Settling, Tolerance as Tolerance
 from keras_freeze.schedules.triggers import (
     AfterEpochs,
     AfterSteps,

@@ -41,12 +41,12 @@ class Outcome:
     Attributes:
         values: The monitored metric after each of its epochs; none where nothing is monitored.
         end: Float, the epochs of the training that were done by its end.
-        measures: What was measured of each group that trained, for schedules that measure.
+        changes: How much each group has changed, of those for which that was measured.
     """
 
     values: tuple[float, ...]
     end: float = 0.0
-    measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    changes: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +57,13 @@ class Finding:
         what: Str, what is decided.
         value: Float, by which value.
         threshold: Float, against which; None for none.
+        metric: Str, what the value is of; None for the schedule's criterion.
     """
 
     what: str
     value: float
     threshold: float | None = None
+    metric: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +120,9 @@ class AdaptiveSchedule(abc.ABC):
         """What decisions rest on, such as the name of a metric."""
 
     @property
-    def sums_gradients(self) -> bool:
-        """Whether the gradients of each phase are added up, and their norms measured."""
-        return False
+    def monitor(self) -> str | None:
+        """The metric whose values decisions see, None for none: that of the best epoch."""
+        return None if self.best_by is None else self.best_by[0]
 
     @property
     @abc.abstractmethod

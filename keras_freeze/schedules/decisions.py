@@ -17,12 +17,14 @@ class DecisionRow:
         what: Str, what was decided.
         value: Float, by which value.
         threshold: Float, against which; None for none.
+        metric: Str, what value and threshold are of.
     """
 
     epochs: float
     what: str
     value: float
     threshold: float | None
+    metric: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +69,12 @@ class Decisions(ShownAsTable):
         columns = (
             Column("epoch", align="right"),
             Column("decision", fit="wrap"),
-            Column(self.criterion, align="right"),
+            Column("by", fit="wrap"),
+            Column("value", align="right"),
             Column("against", align="right"),
         )
         rows = []
         for row in self.rows:
             against = "" if row.threshold is None else f"{row.threshold:.4g}"
-            rows.append((f"{row.epochs:.3g}", row.what, f"{row.value:.4g}", against))
+            rows.append((f"{row.epochs:.3g}", row.what, row.metric, f"{row.value:.4g}", against))
         return Table(self.verdict, columns, tuple(rows))

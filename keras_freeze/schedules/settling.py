@@ -1,4 +1,4 @@
-"""Freeze groups from the input up as they settle, by a criterion that training itself gives."""
+"""Freeze groups from the input up as they settle, and unfreeze them if that did harm."""
 
 from __future__ import annotations
 
@@ -17,45 +17,70 @@ from keras_freeze.schedules.adaptive import (
     Setting,
     depth_in_words,
 )
-from keras_freeze.schedules.metrics import Direction
+from keras_freeze.schedules.metrics import Direction, improves
 from keras_freeze.schedules.phase import Phase
 from keras_freeze.schedules.schedule import FreezeSchedule
 from keras_freeze.schedules.triggers import AfterSteps
 
 
 @dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """How much worse a metric may get before groups unfreeze again.
+
+    Attributes:
+        metric: Str, its name in the logs.
+        direction: `"min"` if it is to fall, `"max"` if it is to rise.
+        margin: Float, in its units.
+    """
+
+    metric: str
+    direction: Direction
+    margin: float
+
+    def limit(self, best: float) -> float:
+        """Return the worst value that is tolerated after a best one."""
+        return best + self.margin if self.direction == "min" else best - self.margin
+
+
+@dataclasses.dataclass(frozen=True)
 class Settling(AdaptiveSchedule):
     """Freeze, after each interval, the groups below the lowest that still changes.
 
-    How much a group changes is the relative change of what was measured in two intervals. The
-    threshold is a percentile over the groups that train, but for the last, which never freezes.
+    The threshold is a percentile of the changes of the groups that train, but for the last, which
+    never freezes. A group whose change isn't known still changes.
 
     Args:
         intervals: Int, how many of equal length the training is divided into.
         percentile: Float, from 0 to 100.
         min_trainable: Int, how many groups always train.
         warm_up: Int, after how many intervals groups may freeze.
+        title: Str, what changes are of, in words.
+        identity: Str, the same for all and only those that measure alike.
+        tolerance: When groups that froze unfreeze again; None for never.
     """
 
     intervals: int
     percentile: float
     min_trainable: int
     warm_up: int
-
-    @property
-    def best_by(self) -> tuple[str, Direction] | None:
-        """The metric that decides: none."""
-        return None
+    title: str
+    identity: str
+    tolerance: Tolerance | None = None
 
     @property
     def criterion(self) -> str:
         """What is compared."""
-        return "change of the gradient's norm"
+        return self.title
 
     @property
-    def sums_gradients(self) -> bool:
-        """Whether the gradients of each phase are added up: they are."""
-        return True
+    def best_by(self) -> tuple[str, Direction] | None:
+        """The metric by which an epoch is the best: none, since all go on."""
+        return None
+
+    @property
+    def monitor(self) -> str | None:
+        """The metric whose values decisions see."""
+        return None if self.tolerance is None else self.tolerance.metric
 
     @property
     def is_race(self) -> bool:
@@ -68,16 +93,28 @@ class Settling(AdaptiveSchedule):
 
     def decide(self, setting: Setting, outcomes: Sequence[Outcome]) -> Decision:
         """Return what follows the intervals that have ended."""
-        depth = 0
-        changes: dict[str, float] = {}
+        depths = [0]  # that of the present interval, behind those before groups froze
+        changes: Mapping[str, float] = {}
         findings: tuple[Finding, ...] = ()
-        for n in range(len(outcomes)):
-            changes = self._changes(setting, depth, outcomes[: n + 1])
-            depth, findings = self._next(setting, depth, changes)
-        is_last = len(outcomes) + 1 >= self.intervals or depth >= self._deepest(setting)
-        steps = None if is_last else self._steps(setting)
+        best: float | None = None
+        only_records = max(1, self.warm_up)
+        for n, outcome in enumerate(outcomes, 1):
+            changes = self._changes(setting, depths[-1], outcome) if n > only_records else {}
+            best, worse = self._judge(best, outcome)
+            if worse is not None and len(depths) > 1:
+                depth, only_records = depths.pop(), n + 1
+                again = setting.groups[depths[-1] : depth]
+                findings = tuple(dataclasses.replace(worse, what=f"{g} unfreezes") for g in again)
+                continue
+            findings = self._freezing(setting, depths[-1], changes)
+            if findings:
+                depths.append(depths[-1] + len(findings))
+        depth = depths[-1]
+        is_last = len(outcomes) + 1 >= self.intervals
+        if self.tolerance is None:
+            is_last |= depth >= self._deepest(setting)
         return Decision(
-            self._phase(setting, depth, steps),
+            self._phase(setting, depth, None if is_last else self._steps(setting)),
             is_final=is_last,
             findings=findings,
             measured=tuple(changes.items()),
@@ -93,35 +130,47 @@ class Settling(AdaptiveSchedule):
         return depth_in_words(setting.groups, len(phase.names) if phase is not None else 0)
 
     def _deepest(self, setting: Setting) -> int:
-        return len(setting.groups) - self.min_trainable
+        return max(0, len(setting.groups) - self.min_trainable)
 
-    def _changes(
-        self, setting: Setting, depth: int, outcomes: Sequence[Outcome]
-    ) -> dict[str, float]:
-        """Return the relative change of each group that trains, but for the last group."""
-        if len(outcomes) <= max(1, self.warm_up):
-            return {}
-        before, after = outcomes[-2].measures, outcomes[-1].measures
-        changes = {}
-        for name in setting.groups[depth:-1]:
-            if name in before and name in after:
-                old, new = before[name], after[name]
-                changes[name] = abs(old - new) / old if old else 0.0
-        return changes
+    def _changes(self, setting: Setting, depth: int, outcome: Outcome) -> dict[str, float]:
+        """Return the change of each group that trains, but for the last group."""
+        names = setting.groups[depth:-1]
+        return {name: outcome.changes[name] for name in names if name in outcome.changes}
 
-    def _next(
+    def _freezing(
         self, setting: Setting, depth: int, changes: Mapping[str, float]
-    ) -> tuple[int, tuple[Finding, ...]]:
-        """Return how many groups are frozen after an interval, and by what."""
-        if not changes:
-            return depth, ()
-        threshold = float(np.percentile([*changes.values()], self.percentile))
+    ) -> tuple[Finding, ...]:
+        """Return which groups freeze after an interval, and by what."""
+        known = [change for change in changes.values() if math.isfinite(change)]
+        if not known:
+            return ()
+        threshold = float(np.percentile(known, self.percentile))
         frozen: list[Finding] = []
-        for name, change in changes.items():
-            if change >= threshold or depth + len(frozen) >= self._deepest(setting):
+        for name in setting.groups[depth : self._deepest(setting)]:
+            change = changes.get(name, math.nan)
+            if not change < threshold:
                 break
             frozen.append(Finding(f"{name} freezes", change, threshold))
-        return depth + len(frozen), tuple(frozen)
+        return tuple(frozen)
+
+    def _judge(self, best: float | None, outcome: Outcome) -> tuple[float | None, Finding | None]:
+        """Return the best value so far, and whether the last is worse than may be.
+
+        That one is then the best to compare with, so that each loss is answered once.
+        """
+        if self.tolerance is None or not outcome.values:
+            return best, None
+        last, direction = outcome.values[-1], self.tolerance.direction
+        for value in outcome.values:
+            if improves(value, best, 0.0, direction):
+                best = value
+        if best is None:
+            return best, None
+        limit = self.tolerance.limit(best)
+        if last == limit or improves(last, limit, 0.0, direction):
+            return best, None
+        harm = Finding("", last, limit, self.tolerance.metric)
+        return (last if math.isfinite(last) else best), harm
 
     def _steps(self, setting: Setting) -> int:
         steps = setting.steps_per_epoch

@@ -7,6 +7,7 @@ from effects import values
 
 import keras_freeze as kf
 from keras_freeze.keras_internals.gradients import loss_gradients
+from keras_freeze.measures import NotMeasurableError, cka, svcca
 
 pytestmark = pytest.mark.backend
 
@@ -125,6 +126,144 @@ def test_decisions_name_the_groups(capsys):
     printed = capsys.readouterr().out
     assert "one freezes (change of the gradient's norm" in printed
     assert f"depth {history['freeze_depth'][-1]} of 4" in printed
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps, from before the training and after each epoch, what `see` finds in the model."""
+
+    def __init__(self, see):
+        super().__init__()
+        self.see, self.seen = see, []
+
+    def on_train_begin(self, logs=None):
+        self.seen = [self.see(self.model)]
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append(self.see(self.model))
+
+
+PROBE = np.random.default_rng(2).normal(size=(80, 6)).astype("float32")
+
+
+def weights_of(model):
+    return {
+        name: [keras.ops.convert_to_numpy(w) for w in model.get_layer(name).weights]
+        for name in LAYERS
+    }
+
+
+def outputs_of(model):
+    """Compute the outputs with numpy: dense layers with tanh."""
+    found, x = {}, PROBE
+    for name, (kernel, bias) in weights_of(model).items():
+        x = np.tanh(x @ kernel + bias)
+        found[name] = x
+    return found
+
+
+def moved(before, after):
+    one, two = (np.concatenate([w.ravel() for w in look]) for look in (before, after))
+    return np.linalg.norm(two - one) / np.linalg.norm(one)
+
+
+def farthest(before, after):
+    return np.abs(before - after).max()
+
+
+BATCHES = [slice(n, n + 32) for n in range(0, len(PROBE), 32)]
+#: What is seen of the model, the change between two looks, and the arguments.
+CRITERIA = {
+    "weights": (weights_of, moved, {"criterion": "weight_change", "percentile": 90}),
+    "svcca": (outputs_of, lambda a, b: 1 - svcca(a, b), {"criterion": "svcca", "probe": PROBE}),
+    "cka": (
+        outputs_of,
+        lambda a, b: 1 - cka([a[rows] for rows in BATCHES], [b[rows] for rows in BATCHES]),
+        {"criterion": "cka", "probe": PROBE},
+    ),
+    "since pretraining": (
+        outputs_of,
+        farthest,
+        {"criterion": farthest, "probe": PROBE, "reference": "pretrained"},
+    ),
+}
+
+
+@pytest.mark.at_commit("weights", "since pretraining")
+@pytest.mark.parametrize(("see", "change", "arguments"), CRITERIA.values(), ids=CRITERIA)
+def test_what_each_criterion_measures_is_what_numpy_says(see, change, arguments):
+    callback, recorder = auto_freeze(intervals=EPOCHS, **arguments), Recorder(see)
+    x, y = data()
+    history = build().fit(
+        x, y, batch_size=BATCH, epochs=EPOCHS, verbose=0, callbacks=[recorder, callback]
+    )
+    depths = history.history["freeze_depth"]
+    assert depths[-1] > 0
+    found = {(point.epochs, point.label): point.value for point in callback.decisions.measured}
+    expected = {}
+    for epoch in range(2, EPOCHS):
+        before = recorder.seen[0 if "reference" in arguments else epoch - 1]
+        for name in LAYERS[depths[epoch - 1] :]:
+            expected[float(epoch), name] = change(before[name], recorder.seen[epoch][name])
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, rel=1e-2, abs=1e-5)
+
+
+class Says(keras.callbacks.Callback):
+    """Gives a metric the values of a list, epoch by epoch."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_loss"] = self.values[epoch]
+
+
+def test_groups_unfreeze_when_validation_gets_worse(capsys):
+    callback = auto_freeze(
+        verbose=1, intervals=6, criterion="weight_change", tolerance=0.1, percentile=90
+    )
+    x, y = data()
+    history = build().fit(
+        x, y, batch_size=4, epochs=6, verbose=0, callbacks=[Says([1, 1, 1, 2, 2, 2]), callback]
+    )
+    depths = history.history["freeze_depth"]
+    assert depths[4] < depths[3]
+    assert depths[5] == depths[4]  # the next interval only records
+    (found, *_) = [row for row in callback.decisions.rows if "unfreezes" in row.what]
+    assert (found.epochs, found.value, found.metric) == (4, 2.0, "val_loss")
+    assert found.threshold == pytest.approx(1.1)
+    assert "unfreezes (val_loss 2, against 1.1)." in capsys.readouterr().out
+
+
+def test_a_metric_that_is_missing_is_named():
+    with pytest.raises(ValueError, match=r"AutoFreeze\(monitor=\.\.\.\) must name a metric"):
+        fit(build(), auto_freeze(tolerance=0.1))
+
+
+@pytest.mark.slow_on_jax
+def test_what_a_criterion_can_not_measure_is_refused_before_the_first_step():
+    model = build()
+    before = values(model)
+    with pytest.raises(ValueError, match=r"criterion=.*'one' can be measured.*at least 10 rows"):
+        fit(model, auto_freeze(criterion="svcca", probe=PROBE[:12]))
+    assert all(np.array_equal(before[name], value) for name, value in values(model).items())
+
+
+@pytest.mark.slow_on_jax
+def test_a_group_that_can_no_longer_be_measured_goes_on_training():
+    def once(before, after):
+        if not np.array_equal(before, after):
+            raise NotMeasurableError("it has moved")
+        return 0.0
+
+    with pytest.warns(UserWarning) as caught:
+        history = fit(build(), auto_freeze(intervals=6, criterion=once, probe=PROBE)).history
+    assert history["freeze_depth"][-1] == 0
+    told = [str(w.message) for w in caught if "AutoFreeze" in str(w.message)]
+    assert [message.split()[1] for message in told] == list(LAYERS)  # once each
+    assert all("keeps training" in message and "it has moved" in message for message in told)
 
 
 def test_data_of_unknown_length_are_refused():

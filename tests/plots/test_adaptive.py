@@ -11,9 +11,9 @@ MEASURED = tuple(
     for epochs, (depth, value) in enumerate([(2, 2.2), (1, 1.9), (0, 2.1), (1, 1.8)], 1)
 )
 ROWS = (
-    DecisionRow(3, "depth 2 is dropped", 2.2, 1.9),
-    DecisionRow(3, "depth 0 is dropped", 2.1, 1.9),
-    DecisionRow(4, "depth 1 goes on", 1.8, None),
+    DecisionRow(3, "depth 2 is dropped", 2.2, 1.9, "val_loss"),
+    DecisionRow(3, "depth 0 is dropped", 2.1, 1.9, "val_loss"),
+    DecisionRow(4, "depth 1 goes on", 1.8, None, "val_loss"),
 )
 MADE = Decisions("val_loss", ROWS, MEASURED, "depth 1 of 2: head and high train; and more")
 

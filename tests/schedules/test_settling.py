@@ -1,114 +1,183 @@
-"""`Settling`, as a pure value: norms of intervals go in, what freezes comes out."""
+"""`Settling`, as a pure value: changes of groups go in, what freezes or unfreezes comes out."""
 
-import itertools
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from keras_freeze.schedules import AfterSteps, Outcome, Settling
+from keras_freeze.schedules import AfterSteps, Outcome, Settling, Tolerance
 from keras_freeze.schedules.adaptive import Setting
 
 NAMES = ("block1", "block2", "block3", "block4", "head")
+NAN = float("nan")
+
+
+def settling(percentile=50, intervals=10, min_trainable=1, warm_up=0, tolerance=None):
+    title, identity = "change", "Some"
+    return Settling(
+        intervals, percentile, min_trainable, warm_up, title, identity, tolerance=tolerance
+    )
 
 
 def setting_of(names=NAMES, epochs=10, steps=7):
     return Setting(tuple(names), epochs, steps_per_epoch=steps)
 
 
-def outcomes_of(*norms, names=NAMES):
-    return [Outcome((), measures=dict(zip(names, own, strict=False))) for own in norms]
+def outcomes_of(*changes, values=None):
+    """Outcomes in which groups changed so, from the input on; None for a group not measured."""
+    return [
+        Outcome(
+            () if values is None else (values[n],),
+            changes={
+                name: change for name, change in zip(NAMES, own, strict=False) if change is not None
+            },
+        )
+        for n, own in enumerate(changes)
+    ]
 
 
-def depth_after(settling, *norms, **arguments):
-    decision = settling.decide(setting_of(**arguments), outcomes_of(*norms))
+def depth_after(schedule, *changes, **arguments):
+    decision = schedule.decide(setting_of(), outcomes_of(*changes, **arguments))
     return len(decision.phase.frozen)
 
 
 def test_the_first_interval_only_records():
-    settling = Settling(10, 50, 1, 0)
-    assert depth_after(settling) == 0
-    assert depth_after(settling, (1, 1, 1, 1, 1)) == 0
+    assert depth_after(settling()) == 0
+    assert depth_after(settling(), (0.1, 0.2, 0.3, 0.4)) == 0
 
 
+FIRST = (9, 9, 9, 9)
 CASES = {
-    # The relative changes are 0.1, 0.2, 0.3, 0.4; their median is 0.25.
-    "below the median": ([(10, 10, 10, 10, 10), (11, 8, 13, 6, 99)], 2),
-    "the lowest changes most": ([(10, 10, 10, 10, 10), (19, 10, 10, 10, 10)], 0),
-    "nothing changes": ([(10, 10, 10, 10, 10), (10, 10, 10, 10, 10)], 0),
-    "a norm of 0": ([(0, 10, 10, 10, 10), (5, 11, 12, 13, 1)], 2),
+    "below the median": ([FIRST, (0.1, 0.2, 0.3, 0.4)], 2),
+    "the lowest changes most": ([FIRST, (0.9, 0.0, 0.0, 0.0)], 0),
+    "all change alike": ([FIRST, (0.0, 0.0, 0.0, 0.0)], 0),
+    "the head takes no part": ([FIRST, (0.1, 0.2, 0.3, 0.4, 99.0)], 2),
     "the next interval begins where the last one left off": (
-        [(10, 10, 10, 10, 10), (11, 8, 13, 6, 99), (None, None, 13.1, 12, 99)],
+        [FIRST, (0.1, 0.2, 0.3, 0.4), (None, None, 0.1, 0.2)],
         3,
     ),
+    "the lowest is not known": ([FIRST, (NAN, 0.1, 0.2, 0.3)], 0),
+    "one above it is not known": ([FIRST, (0.1, NAN, 0.2, 0.9)], 1),
+    "one was not measured": ([FIRST, (0.1, None, 0.2, 0.9)], 1),
+    "nothing is known": ([FIRST, (NAN, NAN, NAN, NAN)], 0),
 }
 
 
-@pytest.mark.parametrize(("norms", "depth"), CASES.values(), ids=CASES)
-def test_what_lies_below_the_lowest_that_still_changes_freezes(norms, depth):
-    assert depth_after(Settling(10, 50, 1, 0), *norms) == depth
+@pytest.mark.parametrize(("changes", "depth"), CASES.values(), ids=CASES)
+def test_what_lies_below_the_lowest_that_still_changes_freezes(changes, depth):
+    assert depth_after(settling(), *changes) == depth
 
 
 def test_the_findings_name_each_group_its_change_and_the_threshold():
-    outcomes = outcomes_of((10, 10, 10, 10, 10), (11, 8, 13, 6, 99))
-    decision = Settling(10, 50, 1, 0).decide(setting_of(), outcomes)
-    assert [(f.what, round(f.value, 6), f.threshold) for f in decision.findings] == [
-        ("block1 freezes", 0.1, pytest.approx(0.25)),
-        ("block2 freezes", 0.2, pytest.approx(0.25)),
+    decision = settling().decide(setting_of(), outcomes_of(FIRST, (0.1, 0.2, 0.3, 0.4)))
+    assert [(f.what, f.value, f.threshold, f.metric) for f in decision.findings] == [
+        ("block1 freezes", 0.1, pytest.approx(0.25), None),
+        ("block2 freezes", 0.2, pytest.approx(0.25), None),
     ]
-    assert dict(decision.measured) == pytest.approx(
-        {"block1": 0.1, "block2": 0.2, "block3": 0.3, "block4": 0.4}
-    )
+    assert dict(decision.measured) == {"block1": 0.1, "block2": 0.2, "block3": 0.3, "block4": 0.4}
 
 
 def test_intervals_have_the_same_length_but_the_last():
-    decision = Settling(10, 50, 1, 0).decide(setting_of(epochs=10, steps=7), [])
+    decision = settling().decide(setting_of(epochs=10, steps=7), [])
     assert decision.phase.until == AfterSteps(7)
     assert not decision.is_final
-    nine = outcomes_of(*[(1, 1, 1, 1, 1)] * 9)
-    last = Settling(10, 50, 1, 0).decide(setting_of(), nine)
+    last = settling().decide(setting_of(), outcomes_of(*[FIRST] * 9))
     assert last.is_final
     assert last.phase.until is None
 
 
 def test_where_nothing_more_can_freeze_nothing_more_is_recorded():
-    settling = Settling(10, 50, min_trainable=3, warm_up=0)
-    decision = settling.decide(
-        setting_of(), outcomes_of((10, 10, 10, 10, 10), (10, 11, 12, 19, 10))
-    )
+    changes = [FIRST, (0.0, 0.1, 0.2, 0.9)]
+    decision = settling(min_trainable=3).decide(setting_of(), outcomes_of(*changes))
     assert len(decision.phase.frozen) == 2
     assert decision.is_final
 
 
 def test_a_warm_up_freezes_nothing():
-    norms = [(10, 10, 10, 10, 10), (11, 8, 13, 6, 99), (11.1, 8.2, 13.3, 9, 99)]
-    assert depth_after(Settling(10, 50, 1, warm_up=2), *norms[:2]) == 0
-    assert depth_after(Settling(10, 50, 1, warm_up=2), *norms) > 0
+    changes = [FIRST, (0.1, 0.2, 0.3, 0.4), (0.01, 0.02, 0.03, 0.5)]
+    assert depth_after(settling(warm_up=2), *changes[:2]) == 0
+    assert depth_after(settling(warm_up=2), *changes) > 0
 
 
 def test_data_of_unknown_length():
     with pytest.raises(ValueError, match=r"AutoFreeze\(intervals=\.\.\.\).*steps_per_epoch"):
-        Settling(10, 50, 1, 0).decide(setting_of(steps=None), [])
+        settling().decide(setting_of(steps=None), [])
+
+
+LOWER, HIGHER = Tolerance("val_loss", "min", 0.1), Tolerance("val_acc", "max", 0.1)
+FREEZES, MORE = (0.1, 0.2, 0.3, 0.4), (None, None, 0.1, 0.2)  # two groups, then another
+#: What changed, what the metric was, and how deep the model is frozen after each interval.
+TOLERATED = {
+    "no harm": (LOWER, [FIRST, FREEZES, FREEZES], [1.0, 0.9, 0.95], [0, 2, 3]),
+    "within the margin": (LOWER, [FIRST, FREEZES, FREEZES], [1.0, 0.9, 1.0], [0, 2, 3]),
+    "worse": (LOWER, [FIRST, FREEZES, FREEZES], [1.0, 0.9, 1.01], [0, 2, 0]),
+    "a rising metric falls": (HIGHER, [FIRST, FREEZES, FREEZES], [0.5, 0.6, 0.49], [0, 2, 0]),
+    "no number": (LOWER, [FIRST, FREEZES, FREEZES], [1.0, 0.9, NAN], [0, 2, 0]),
+    "nothing is frozen": (LOWER, [FIRST, FREEZES], [1.0, 2.0], [0, 2]),
+    "the last that froze": (
+        LOWER,
+        [FIRST, FREEZES, MORE, MORE],
+        [1.0, 0.9, 0.9, 1.5],
+        [0, 2, 3, 2],
+    ),
+    "each loss once, and a rest": (
+        LOWER,
+        [FIRST, FREEZES, MORE, MORE, MORE, MORE],
+        [1.0, 0.9, 0.9, 1.5, 1.5, 1.5],
+        [0, 2, 3, 2, 2, 3],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "changes", "values", "depths"), TOLERATED.values(), ids=TOLERATED
+)
+def test_what_froze_last_unfreezes_after_harm(tolerance, changes, values, depths):
+    schedule = settling(tolerance=tolerance)
+    found = [depth_after(schedule, *changes[:n], values=values) for n in range(1, len(depths) + 1)]
+    assert found == depths
+
+
+def test_harm_is_a_finding_by_its_metric():
+    schedule = settling(tolerance=LOWER)
+    outcomes = outcomes_of(FIRST, FREEZES, FREEZES, values=[1.0, 0.9, 1.5])
+    findings = schedule.decide(setting_of(), outcomes).findings
+    assert [(f.what, f.value, f.threshold, f.metric) for f in findings] == [
+        (f"{name} unfreezes", 1.5, pytest.approx(1.0), "val_loss") for name in ("block1", "block2")
+    ]
+
+
+def test_with_a_tolerance_the_end_is_open_until_the_last_interval():
+    changes = [FIRST, (0.0, 0.1, 0.2, 0.9)]
+    schedule = settling(min_trainable=3, tolerance=LOWER)
+    outcomes = outcomes_of(*changes, values=[1.0, 1.0])
+    assert not schedule.decide(setting_of(), outcomes).is_final
 
 
 @given(
-    norms=st.lists(
-        st.lists(st.one_of(st.just(0.0), st.floats(1e-3, 100)), min_size=5, max_size=5),
-        min_size=2,
+    table=st.lists(
+        st.lists(st.one_of(st.just(0.0), st.floats(0, 100)), min_size=4, max_size=4),
+        min_size=1,
         max_size=9,
     ),
     percentile=st.floats(0, 100),
+    min_trainable=st.integers(1, 7),
 )
-def test_as_an_independent_computation_says(norms, percentile):
+def test_as_an_independent_computation_says(table, percentile, min_trainable):
     """AutoFreeze's rule, computed with arrays from the beginning of the training."""
     first = 0
-    table = np.array(norms)
-    for before, after in itertools.pairwise(table):
-        change = np.divide(np.abs(before - after), before, out=np.zeros(5), where=before != 0)[
-            first:4
-        ]
-        if len(change):
-            reaching = np.flatnonzero(change >= np.percentile(change, percentile))
-            first += int(reaching[0]) if len(reaching) else len(change)
-    settling = Settling(20, percentile, 1, 0)
-    assert depth_after(settling, *norms) == first
+    for changes in np.array(table)[1:]:
+        own = changes[first:]
+        if len(own):
+            reaching = np.flatnonzero(own >= np.percentile(own, percentile))
+            first += int(reaching[0]) if len(reaching) else len(own)
+            first = max(0, min(first, 5 - min_trainable))
+    schedule = settling(percentile, intervals=20, min_trainable=min_trainable)
+    assert depth_after(schedule, *table) == first
+
+
+def test_a_mode_of_the_metric():
+    assert LOWER.limit(2.0) == pytest.approx(2.1)
+    assert HIGHER.limit(0.5) == pytest.approx(0.4)
+    assert not math.isfinite(Tolerance("val_loss", "min", math.inf).limit(1.0))

@@ -1,0 +1,16 @@
+"""What can be measured of a model's layer groups: their outputs, and how much they change.
+
+`similarity` compares representations and is pure; `group_outputs` gets those of a model's groups.
+`gauges` look at a model in training, once in an interval, and say how much each group has changed
+since they last did. Nothing here decides anything or changes a weight.
+"""
+
+from keras_freeze.measures.gauges import Gauge as Gauge, Look as Look, gauge_for as gauge_for
+from keras_freeze.measures.group_outputs import group_outputs as group_outputs
+from keras_freeze.measures.similarity import (
+    NotMeasurableError as NotMeasurableError,
+    cka as cka,
+    svcca as svcca,
+)
+
+__all__: list[str] = []

@@ -1,0 +1,125 @@
+"""What the layer groups of a model put out for some data."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_freeze.keras_internals.attributes import own_attribute
+from keras_freeze.keras_internals.layers import call_methods
+from keras_freeze.keras_internals.tensors import mask_of
+from keras_freeze.model_picture import LayerGroup, ModelPicture
+
+# Rows that are kept of all batches together.
+MAX_ROWS = 4096
+
+
+def group_outputs(
+    picture: ModelPicture, x: Any, *, batch_size: int = 32, max_rows: int = MAX_ROWS
+) -> dict[str, tuple[np.ndarray, ...]]:
+    """Return what each layer group puts out, as in inference: the output of its last layer.
+
+    Where positions are pooled away or flattened at the end, it is the output before that.
+
+    Each sample, position, time step or token is a row, but for those that are masked. Of many, some
+    are drawn, the same ones each time. Nothing in the model changes.
+
+    Args:
+        picture: The picture of a model.
+        x: Inputs, an array or a nest of arrays.
+        batch_size: Int. Defaults to 32.
+        max_rows: Int, how many rows are kept of all batches together. Defaults to 4096.
+
+    Returns:
+        Dict from group to an array of shape `(rows, features)` for each batch. Groups without an
+        output of floats are missing.
+    """
+    count = len(keras.tree.flatten(x)[0])
+    starts = range(0, count, batch_size)
+    rows = max(1, max_rows // len(starts))
+    found: dict[str, list[np.ndarray]] = {group.name: [] for group in picture.groups}
+    for start in starts:
+        take = functools.partial(_rows_of, start, start + batch_size)
+        seen = _last_outputs(picture, keras.tree.map_structure(take, x))
+        for group in picture.groups:
+            layer, output = seen.get(group.name, (None, None))
+            if output is not None:
+                found[group.name].append(_as_rows(layer, output, rows))
+    return {name: tuple(own) for name, own in found.items() if own}
+
+
+def _rows_of(start: int, end: int, array: Any) -> Any:
+    return keras.ops.convert_to_tensor(array[start:end])
+
+
+def _last_outputs(picture: ModelPicture, x: Any) -> dict[str, tuple[keras.Layer, Any]]:
+    """Call the model, and return by group the layer that was called last, with its output."""
+    found: dict[str, tuple[keras.Layer, Any]] = {}
+
+    def see(group: LayerGroup, layer: keras.Layer, output: Any) -> None:
+        tensors = [t for t in keras.tree.flatten(output) if _has_features(t)]
+        before = found.get(group.name)
+        if not tensors or (before and not layer.weights and tensors[0].ndim < before[1].ndim):
+            return  # nothing, or what is left when positions are pooled away
+        found[group.name] = layer, tensors[0]
+
+    with contextlib.ExitStack() as stack:
+        for group in picture.groups:
+            for layer in group.layers:
+                for name, call in call_methods(layer).items():
+                    seeing = _seeing(call, functools.partial(see, group, layer))
+                    stack.enter_context(own_attribute(layer, name, seeing))
+        stack.enter_context(_without_gradients())
+        # So that random generators and states of layers stay as they are.
+        stack.enter_context(keras.StatelessScope())
+        picture.model(x, training=False)
+    return found
+
+
+def _seeing(call: Callable[..., Any], see: Callable[[Any], None]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def seeing(*args: Any, **kwargs: Any) -> Any:
+        output = call(*args, **kwargs)
+        see(output)
+        return output
+
+    return seeing
+
+
+def _has_features(tensor: Any) -> bool:
+    is_array = hasattr(tensor, "dtype") and len(getattr(tensor, "shape", ())) > 1
+    return is_array and keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype))
+
+
+@contextlib.contextmanager
+def _without_gradients() -> Iterator[None]:
+    if keras.backend.backend() == "torch":
+        import torch
+
+        with torch.no_grad():
+            yield
+    else:
+        yield
+
+
+def _as_rows(layer: keras.Layer, output: Any, count: int) -> np.ndarray:
+    mask = mask_of(output)
+    array = np.asarray(keras.ops.convert_to_numpy(output), "float32")
+    if getattr(layer, "data_format", None) == "channels_first" and array.ndim > 2:
+        array = np.moveaxis(array, 1, -1)
+    rows = array.reshape(-1, array.shape[-1])
+    if mask is not None and tuple(mask.shape) == array.shape[:-1]:
+        rows = rows[np.asarray(keras.ops.convert_to_numpy(mask), bool).ravel()]
+    return rows[_drawn(len(rows), count)]
+
+
+def _drawn(total: int, count: int) -> np.ndarray | slice:
+    """Return which rows are kept, the same ones for the same numbers."""
+    if total <= count:
+        return slice(None)
+    return np.sort(np.random.default_rng(0).choice(total, count, replace=False))
