@@ -2,7 +2,13 @@
 
 from keras_freeze import plots, policies, schedules, tuning
 from keras_freeze.backup import BackupAndRestore
-from keras_freeze.callbacks import AutoFreeze, FreezeGuard, FreezeScheduler, GradualUnfreeze
+from keras_freeze.callbacks import (
+    AutoFreeze,
+    FreezeGuard,
+    FreezeScheduler,
+    GradualUnfreeze,
+    ProgressiveFreeze,
+)
 from keras_freeze.engine import recompile
 from keras_freeze.freezing import FreezeResult, freeze, unfreeze, unfreeze_only
 from keras_freeze.groups import LayerGroup, layer_groups
@@ -23,6 +29,7 @@ __all__ = [
     "LayerGroup",
     "ParameterReport",
     "PrefixCache",
+    "ProgressiveFreeze",
     "freeze",
     "layer_groups",
     "parameter_report",

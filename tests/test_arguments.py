@@ -569,6 +569,26 @@ CASES = {
         ValueError,
         ["AutoFreeze(warm_up=...) must be a non-negative integer.", "warm_up=-1."],
     ),
+    "AutoFreeze reference": (
+        lambda: kf.AutoFreeze(criterion="cka", probe=np.ones((4, 2)), reference="last"),
+        ValueError,
+        ['AutoFreeze(reference=...) must be "interval" or "pretrained".', "reference='last'."],
+    ),
+    "ProgressiveFreeze first": (
+        lambda: kf.ProgressiveFreeze(first=0),
+        ValueError,
+        ["ProgressiveFreeze(first=...) must be above 0, at most 1.", "first=0."],
+    ),
+    "ProgressiveFreeze shape": (
+        lambda: kf.ProgressiveFreeze(shape="square"),
+        ValueError,
+        ['ProgressiveFreeze(shape=...) must be "cubic" or "linear".', "shape='square'."],
+    ),
+    "Annealing lives": (
+        lambda: schedules.Annealing({"low": 1.5}),
+        ValueError,
+        ["Annealing(lives=...) must map groups to numbers above 0, at most 1.", "1.5"],
+    ),
     "Auto method": (
         lambda: schedules.Auto("halving"),
         ValueError,

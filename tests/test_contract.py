@@ -30,6 +30,7 @@ from keras_freeze.schedules import (
     AfterEpochs,
     AfterSteps,
     AllOf,
+    Annealing,
     AnyOf,
     Cosine,
     Curve,
@@ -70,6 +71,7 @@ VALUES = {
     Warmup: (Warmup(3), Warmup(2)),
     SlantedTriangular: (SlantedTriangular(5), SlantedTriangular(5, ratio=2.0)),
     Cosine: (Cosine(), Cosine(floor=0.1)),
+    Annealing: (Annealing({"low": 0.5}), Annealing({"low": 0.6})),
     Phase: (
         Phase("low", rates=2.0, batch_norm="follow", until=2, weights="kernel", curve=Cosine()),
         Phase("low", rates=2.0, batch_norm="follow", until=2, weights="kernel"),
@@ -93,6 +95,9 @@ CALLBACKS = {
     ),
     kf.AutoFreeze: lambda folder: kf.AutoFreeze(
         intervals=3, percentile=80, groups={"body": "low|middle", "top": "head"}
+    ),
+    kf.ProgressiveFreeze: lambda folder: kf.ProgressiveFreeze(
+        first=0.5, groups={"body": "low|middle", "top": "head"}
     ),
     kf.BackupAndRestore: lambda folder: kf.BackupAndRestore(str(folder), delete_checkpoint=True),
     kf.FreezeGuard: lambda folder: kf.FreezeGuard(2, action="warn"),

@@ -199,12 +199,15 @@ class FreezeScheduler(BaseCallback):
             plan.schedule, plan.picture, epochs, steps_per_epoch=steps_per_epoch, rates=self.rates
         )
 
-    def phase_starts(self, model: keras.Model, epochs: int) -> tuple[int | None, ...]:
+    def phase_starts(
+        self, model: keras.Model, epochs: int, steps_per_epoch: int | None = None
+    ) -> tuple[int | None, ...]:
         """Return the epoch (0-based) in which each phase begins in a training of this length.
 
         Args:
             model: `keras.Model`, built.
             epochs: Int, the epochs of the training.
+            steps_per_epoch: Int, batches in an epoch, for schedules that depend on it.
 
         Returns:
             Tuple of int; None where the beginning depends on the logs or on steps.
@@ -212,7 +215,7 @@ class FreezeScheduler(BaseCallback):
         picture = self._picture_of(model)
         if self.planner.adaptive(picture, epochs) is not None:
             return 0, None
-        return self._schedule_for(picture, epochs).starts()
+        return self._schedule_for(picture, epochs, steps_per_epoch).starts(steps_per_epoch)
 
     def to_yaml(
         self,
@@ -220,6 +223,7 @@ class FreezeScheduler(BaseCallback):
         model: keras.Model,
         epochs: int,
         *,
+        steps_per_epoch: int | None = None,
         overwrite: bool = False,
     ) -> None:
         """Write what this callback will do in a fit, as a file to edit and run.
@@ -233,6 +237,7 @@ class FreezeScheduler(BaseCallback):
             path: The file, by custom ending in `.yaml`.
             model: `keras.Model`, built.
             epochs: Int, the epochs of the fit.
+            steps_per_epoch: Int, batches in an epoch, for schedules that depend on it.
             overwrite: Bool, whether to replace a file that is there. Defaults to False.
 
         Raises:
@@ -242,7 +247,7 @@ class FreezeScheduler(BaseCallback):
         """
         picture = self._picture_of(model)
         self._refuse_adaptive(picture, epochs, "written to a file")
-        schedule = self._schedule_for(picture, epochs)
+        schedule = self._schedule_for(picture, epochs, steps_per_epoch)
         phases: list[Phase] = []
         for phase, epoch in zip(schedule.phases, schedule.starts(), strict=True):
             phase.policy(picture.division).select_in(picture)
@@ -307,7 +312,7 @@ class FreezeScheduler(BaseCallback):
         picture = self._picture_of(model)
         fit_checks.refuse_quantized_lora(owner, picture)
         stride = getattr(model, "steps_per_execution", 1)
-        schedule = self.planner.plan(picture, total)
+        schedule = self.planner.plan(picture, total, steps)
         adaptive = self.planner.adaptive(picture, total, steps)
         plan = FitPlan(
             owner,
@@ -325,8 +330,10 @@ class FreezeScheduler(BaseCallback):
         fit_checks.check_optimizers(plan)
         return plan
 
-    def _schedule_for(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
-        return self.planner.plan(picture, self.total_epochs or epochs)
+    def _schedule_for(
+        self, picture: ModelPicture, epochs: int, steps: int | None = None
+    ) -> FreezeSchedule:
+        return self.planner.plan(picture, self.total_epochs or epochs, steps)
 
     def set_model(self, model: keras.Model) -> None:
         """Take the model, and record which callbacks stand beside this one."""
@@ -540,9 +547,9 @@ class FreezeScheduler(BaseCallback):
             logs["frozen_groups"] = len(run.frozen)
             rate = learning_rate_of(self.model)
             if rate is not None:  # several optimizers have none to give
-                rate *= run.curve_factor()
                 for name, multiplier in run.multipliers.items():
-                    logs[f"learning_rate/{name}"] = rate * multiplier * (name not in run.frozen)
+                    now = rate * multiplier * run.curve_factor(name) * (name not in run.frozen)
+                    logs[f"learning_rate/{name}"] = now
 
 
 # Each transition makes a new train step on purpose.

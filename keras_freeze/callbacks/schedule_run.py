@@ -110,10 +110,13 @@ class FitPlan:
         """
         if phase.curve is None:
             return None
-        length = phase.curve.steps
-        if length is None and phase.trigger is not None:
-            done = (batch - steps) % (self.steps_per_epoch or 1)
-            length = phase.trigger.length(self.steps_per_epoch, done)
+        length, done = phase.curve.steps, steps
+        if phase.curve.spans_training and self.steps_per_epoch is not None:
+            length = self.total_epochs * self.steps_per_epoch
+            done = epoch * self.steps_per_epoch + batch
+        elif length is None and phase.trigger is not None:
+            before = (batch - steps) % (self.steps_per_epoch or 1)
+            length = phase.trigger.length(self.steps_per_epoch, before)
         elif length is None and self.steps_per_epoch is not None:
             length = (self.total_epochs - epoch) * self.steps_per_epoch - batch + steps
         if length is None:
@@ -123,7 +126,13 @@ class FitPlan:
                 f"{phase.until!r}, with {self.steps_per_epoch} steps an epoch. Give a number of "
                 "batches."
             )
-        return ActiveCurve(phase.curve, max(1, length), -steps)
+        lives = {
+            id(variable): phase.curve.lives[group.name]
+            for group in self.picture.groups
+            if group.name in phase.curve.lives
+            for variable in group.variables
+        }
+        return ActiveCurve(phase.curve, max(1, length), -done, lives)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,13 +292,15 @@ class ScheduleRun:
         transition(self.model, Flags(), {})
         return lines
 
-    def curve_factor(self) -> float:
-        """Return by what the phase's curve multiplies the learning rate of the next batch."""
+    def curve_factor(self, group: str) -> float:
+        """Return by what the phase's curve multiplies a group's learning rate in the next batch."""
         leaf = leaf_optimizers(main_optimizer(self.plan.picture.model))[0]
         active = rules_of(leaf).curve
         if active is None:
             return 1.0
-        done = float(iterations(leaf) - active.start)
+        phase = self.progress.phase
+        life = 1.0 if phase is None or phase.curve is None else phase.curve.lives.get(group, 1.0)
+        done = float(iterations(leaf) - active.start) / life
         return float(keras.ops.convert_to_numpy(active.curve.factor(done, active.steps)))
 
     @property

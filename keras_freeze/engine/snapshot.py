@@ -137,7 +137,9 @@ def _plain_rules(optimizer: Any, numbers: Mapping[int, int]) -> State:
     rules = update_rules.rules_of(optimizer)
     return {
         "variables": _trained(optimizer, numbers),
-        "cohorts": {str(numbers[i]): [c.start, c.multiplier] for i, c in rules.cohorts.items()},
+        "cohorts": {
+            str(numbers[i]): [c.start, c.multiplier, c.life] for i, c in rules.cohorts.items()
+        },
         "pace": None if rules.curve is None else [rules.curve.steps, rules.curve.start],
         "sums": rules.sums,
     }
@@ -149,8 +151,8 @@ def _rules(
     curve: Curve | None,
 ) -> update_rules.Rules:
     cohorts = {
-        id(weights[int(number)]): update_rules.Cohort(start, multiplier)
-        for number, (start, multiplier) in state["cohorts"].items()
+        id(weights[int(number)]): update_rules.Cohort(*cohort)
+        for number, cohort in state["cohorts"].items()
     }
     sums = state.get("sums", False)  # since 0.3
     if curve is None or state["pace"] is None:

@@ -38,10 +38,13 @@ class Cohort:
         start: Int, in batches. The optimizer's iteration count when they joined, or when the
             gradient accumulation that ran then is over.
         multiplier: Float. What their learning rate is multiplied by.
+        life: Float, positive. The part of an active curve's length after which it is at its end
+            for them.
     """
 
     start: int = 0
     multiplier: float = 1.0
+    life: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +55,13 @@ class ActiveCurve:
         curve: The curve.
         steps: Int, its length in batches.
         start: Int, in batches. The optimizer's iteration count at its beginning.
+        lives: For `new_rules`: `Cohort.life` by variable id, 1 where missing.
     """
 
     curve: Curve
     steps: int
     start: int = 0
+    lives: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,17 +113,21 @@ def new_rules(
     """
     now, before = optimizers.iterations(optimizer), rules_of(optimizer)
     new_ids, after = {id(v) for v in joined}, {}
+    lives = {} if curve is None else curve.lives
     for variable in variables:
         old = before.cohorts.get(id(variable), _PLAIN)
         rate = old.multiplier if multipliers is None else multipliers.get(id(variable), 1.0)
         start = now if id(variable) in new_ids else old.start
         start = _whole_window(optimizer, (starts or {}).get(id(variable), start))
-        cohort = Cohort(start, rate)
+        life = old.life if multipliers is None else lives.get(id(variable), 1.0)
+        cohort = Cohort(start, rate, life)
         if cohort != _PLAIN:
             after[id(variable)] = cohort
     if multipliers is None:
         return Rules(after, before.curve, before.sums)
-    return Rules(after, curve and dataclasses.replace(curve, start=now + curve.start), sums)
+    if curve is not None:
+        curve = dataclasses.replace(curve, start=now + curve.start, lives={})
+    return Rules(after, curve, sums)
 
 
 def _whole_window(optimizer: Any, start: int) -> int:
@@ -185,11 +194,12 @@ class _ByCohort:
             for variable, value in zip(changing, before, strict=True):
                 variable.assign(ops.where(is_ready, variable.value, value))
 
-    def curve_factor(self) -> Any:
+    def curve_factor(self, cohort: Cohort) -> Any:
         active = self.rules.curve
         if active is None:
             return 1.0
-        return active.curve.factor(ops.cast(self.clock - active.start, "float32"), active.steps)
+        done = ops.cast(self.clock - active.start, "float32")
+        return active.curve.factor(done if cohort.life == 1.0 else done / cohort.life, active.steps)
 
     def split(self, members: list[tuple[Any, Any]]) -> dict[Cohort, list[tuple[Any, Any]]]:
         split: dict[Cohort, list[tuple[Any, Any]]] = {}
@@ -203,9 +213,10 @@ class _CohortUpdate(_ByCohort):
     """The update step, applied once per cohort."""
 
     def __call__(self, grads: Any, variables: Any, learning_rate: Any) -> None:
-        factor, is_nadam = self.curve_factor(), isinstance(self.optimizer, keras.optimizers.Nadam)
+        is_nadam = isinstance(self.optimizer, keras.optimizers.Nadam)
         for cohort, members in self.split(list(zip(grads, variables, strict=True))).items():
             steps = self.clock - cohort.start if cohort.start else self.clock
+            factor = self.curve_factor(cohort)
             rate = _scaled(_scaled(learning_rate, cohort.multiplier), factor)
             update = functools.partial(self._update, members, steps, rate, is_nadam)
             self.unless_waiting(cohort, [v for _, v in members], update)
@@ -229,9 +240,8 @@ class _CohortDecay(_ByCohort):
         if isinstance(base, _Multiplied):  # by another replica, which waits for this one
             base = base.base
         decayed = [(None, v) for v in variables if optimizers.has_weight_decay(self.optimizer, v)]
-        factor = self.curve_factor()
         for cohort, members in self.split(decayed).items():
-            rate = _Multiplied(self.optimizer, base, cohort.multiplier, factor)
+            rate = _Multiplied(self.optimizer, base, cohort.multiplier, self.curve_factor(cohort))
             own = [v for _, v in members]
             decay = functools.partial(self._decay, own, rate, base)
             self.unless_waiting(cohort, own, decay)

@@ -24,13 +24,14 @@ from keras_freeze.schedules.builders import (
     linear_probe_then_fine_tune,
     progressive_freeze,
 )
-from keras_freeze.schedules.curves import Cosine, Curve, SlantedTriangular, Warmup
+from keras_freeze.schedules.curves import Annealing, Cosine, Curve, SlantedTriangular, Warmup
 from keras_freeze.schedules.decisions import (
     DecisionRow as DecisionRow,
     Decisions,
     Measured as Measured,
 )
 from keras_freeze.schedules.epoch_plans import even_starts, unfreeze_plan
+from keras_freeze.schedules.freeze_out import FreezeOut as FreezeOut
 from keras_freeze.schedules.locations import placed as placed
 from keras_freeze.schedules.metrics import (
     direction as direction,
@@ -79,6 +80,7 @@ __all__ = [
     "AfterEpochs",
     "AfterSteps",
     "AllOf",
+    "Annealing",
     "AnyOf",
     "Auto",
     "Cosine",

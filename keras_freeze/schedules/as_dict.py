@@ -27,6 +27,7 @@ _CURVES = {
     "warmup": curves.Warmup,
     "slanted_triangular": curves.SlantedTriangular,
     "cosine": curves.Cosine,
+    "annealing": curves.Annealing,
 }
 #: A policy's or trigger's word, its class, and the argument that the word's value gives.
 _POLICIES: dict[str, tuple[Any, str]] = {

@@ -9,7 +9,9 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from typing import Any
+import types
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from keras import ops
 
@@ -21,9 +23,14 @@ class Curve(abc.ABC):
 
     Attributes:
         steps: Int, in batches, over which the curve runs; None for the length of the phase.
+        spans_training: Bool, whether it runs from the first batch of the training, not of its
+            phase; `steps` is then None.
+        lives: By group, the part of its length after which it is at its end; 1 where missing.
     """
 
     steps: int | None
+    spans_training: ClassVar[bool] = False
+    lives: Mapping[str, float] = types.MappingProxyType({})
 
     @abc.abstractmethod
     def factor(self, step: Any, steps: int) -> Any:
@@ -157,3 +164,44 @@ class Cosine(Curve):
         """Return the factor for a batch."""
         done = ops.minimum(step / float(steps), 1.0)
         return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + ops.cos(math.pi * done))
+
+
+@dataclasses.dataclass(frozen=True)
+class Annealing(Curve):
+    """Let the learning rate of each group fall by half a cosine of its own length.
+
+    It begins with the training, and phases don't interrupt it.
+
+    Args:
+        lives: Mapping from group to the part of the training, above 0 and at most 1, after which
+            its rate is 0; 1 for groups that are missing.
+
+    Raises:
+        ValueError: if an argument is invalid; at the start of training, if its length isn't known.
+
+    Reference:
+        - [Brock et al., 2017](https://arxiv.org/abs/1706.04983): FreezeOut.
+
+    Example:
+        >>> curve = Annealing({"low": 0.5})
+        >>> [round(float(curve.factor(n / curve.lives["low"], 8)), 2) for n in (0.0, 2.0, 4.0)]
+        [1.0, 0.5, 0.0]
+    """
+
+    lives: Mapping[str, float] = dataclasses.field()  # without the default of the base class
+    steps: None = dataclasses.field(default=None, init=False, repr=False)
+    spans_training: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        values = self.lives.values() if isinstance(self.lives, Mapping) else [None]
+        if not all(is_number(life) and 0 < life <= 1 for life in values):
+            rule = "map groups to numbers above 0, at most 1"
+            raise ArgumentError("Annealing", "lives", rule, value=self.lives)
+        object.__setattr__(self, "lives", dict(self.lives))
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self.lives.items())))
+
+    def factor(self, step: Any, steps: int) -> Any:
+        """Return the factor for a batch."""
+        return Cosine().factor(step, steps)

@@ -34,14 +34,15 @@ class Planner(abc.ABC):
 
     keeps_unfrozen: ClassVar[bool] = False
 
-    def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
+    def plan(self, picture: ModelPicture, epochs: int, steps: int | None = None) -> FreezeSchedule:
         """Return the schedule.
 
         Args:
             picture: The picture of the model, with its groups.
             epochs: Int, the epochs of the training.
+            steps: Int, batches in an epoch; None if not known.
         """
-        return self.plan_for(GroupNames.of(picture.groups_that_may_train), epochs)
+        return self.plan_for(GroupNames.of(picture.groups_that_may_train), epochs, steps)
 
     def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
         """Return sentences to print about this plan; arguments as for `plan`."""
@@ -66,7 +67,9 @@ class Planner(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
+    def plan_for(
+        self, names: Sequence[str], epochs: int, steps: int | None = None
+    ) -> FreezeSchedule:
         """Return the schedule for groups of these names, from input to head."""
 
     def remarks_for(self, names: Sequence[str], epochs: int) -> tuple[str, ...]:
@@ -110,7 +113,9 @@ class GivenSchedule(Planner):
             )
         self.plan_for((), 1)
 
-    def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
+    def plan_for(
+        self, names: Sequence[str], epochs: int, steps: int | None = None
+    ) -> FreezeSchedule:
         """Return the schedule."""
         if isinstance(self.schedule, FreezeSchedule):
             return self.schedule
@@ -154,9 +159,11 @@ class ByDecisions(Planner):
             return None
         return AdaptivePlan(self.schedule, Setting(names, epochs, self.batch_norm, steps))
 
-    def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
+    def plan_for(
+        self, names: Sequence[str], epochs: int, steps: int | None = None
+    ) -> FreezeSchedule:
         """Return what is known beforehand."""
-        return self.schedule.outline(Setting(tuple(names), epochs, self.batch_norm))
+        return self.schedule.outline(Setting(tuple(names), epochs, self.batch_norm, steps))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,12 +229,12 @@ class FromTheHead(Planner):
         groups = picture.groups_that_may_train[:-1]
         return all_untouched(picture, (layer for group in groups for layer in group.layers))
 
-    def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
+    def plan(self, picture: ModelPicture, epochs: int, steps: int | None = None) -> FreezeSchedule:
         """Return the schedule; a single phase where nothing is pretrained."""
         if isinstance(self.schedule, Mapping):
             return self.plan_for(picture.group_names, epochs)
         if not self.finds_nothing_pretrained(picture):
-            return super().plan(picture, epochs)
+            return super().plan(picture, epochs, steps)
         until = self.plan_for(["head"], epochs).phases[-1].until
         batch_norm: BatchNormMode = "follow" if self.batch_norm == "frozen" else self.batch_norm
         return FreezeSchedule([Phase(rates=1.0, batch_norm=batch_norm, until=until)])
@@ -256,13 +263,15 @@ class FromTheHead(Planner):
             return ()
         return super().remarks(picture, epochs)
 
-    def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
+    def plan_for(
+        self, names: Sequence[str], epochs: int, steps: int | None = None
+    ) -> FreezeSchedule:
         """Return the schedule."""
         schedule: Any = self.schedule
         if self._adaptive is not None:
             if len(names) == 1:
                 return FreezeSchedule([Phase(batch_norm=self.batch_norm)])
-            return self._adaptive.outline(self._setting(names, epochs))
+            return self._adaptive.outline(self._setting(names, epochs, steps))
         if isinstance(schedule, Trigger) or callable(schedule):
             if len(names) == 1:
                 phase = Phase(batch_norm=self.batch_norm, until=schedule)

@@ -25,11 +25,11 @@ class AboveDepth(Planner):
     planner: FromTheHead
     keeps_unfrozen: ClassVar[bool] = True
 
-    def plan(self, picture: ModelPicture, epochs: int) -> FreezeSchedule:
+    def plan(self, picture: ModelPicture, epochs: int, steps: int | None = None) -> FreezeSchedule:
         """Return the schedule for the groups above the depth."""
         depth = depth_of(picture.model)
         if depth is None:
-            return self.planner.plan(picture, epochs)
+            return self.planner.plan(picture, epochs, steps)
         if depth.backbone != picture.backbone:
             raise ArgumentError(
                 self.planner.owner,
@@ -41,7 +41,7 @@ class AboveDepth(Planner):
         names = picture.group_names
         if not isinstance(self.planner.schedule, Mapping):
             names = _names_above(picture, depth)
-        plan = self.planner.plan_for(names, epochs)
+        plan = self.planner.plan_for(names, epochs, steps)
         phases = [
             dataclasses.replace(phase, frozen=phase.policy(picture.division) | depth.policy)
             for phase in plan.phases
@@ -68,9 +68,11 @@ class AboveDepth(Planner):
         has_depth = depth_of(picture.model) is not None
         return not has_depth and self.planner.finds_nothing_pretrained(picture)
 
-    def plan_for(self, names: Sequence[str], epochs: int) -> FreezeSchedule:
+    def plan_for(
+        self, names: Sequence[str], epochs: int, steps: int | None = None
+    ) -> FreezeSchedule:
         """Return the schedule for all groups, where nothing is frozen by a search."""
-        return self.planner.plan_for(names, epochs)
+        return self.planner.plan_for(names, epochs, steps)
 
     def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
         """Say where several of the groups above the depth unfreeze at once."""

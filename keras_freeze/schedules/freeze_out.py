@@ -1,0 +1,104 @@
+"""FreezeOut: the rates of layer groups fall to zero, the lowest group's first, and they freeze."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from keras_freeze.checks import ArgumentError, is_number
+from keras_freeze.policies import BatchNormMode, check_batch_norm
+from keras_freeze.schedules.curves import Annealing
+from keras_freeze.schedules.phase import Phase
+from keras_freeze.schedules.planners import Planner
+from keras_freeze.schedules.rates import Rates, multipliers
+from keras_freeze.schedules.schedule import FreezeSchedule
+from keras_freeze.schedules.triggers import AfterSteps
+
+_POWERS = {"linear": 1, "cubic": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeOut(Planner):
+    """Plan when each group freezes, and at what rate it trains until then.
+
+    With `L` groups above the lowest, group `i` from the input on freezes after the part
+    `s(first + (1 - first) * i / L)` of the training, where `s` is `shape`; the last, with 1, never
+    does. Its rate falls by half a cosine until then.
+
+    Args:
+        owner: Str, the class in whose name errors are raised.
+        first: Float above 0, at most 1.
+        shape: `"cubic"` or `"linear"`.
+        scales_rates: Bool, whether rates are divided by these parts, so that each group's rates add
+            up to the same.
+        rates: Learning rates of the groups, as multiples of the compiled one.
+        batch_norm: Mode for `BatchNormalization` in all phases.
+
+    Raises:
+        ValueError: if an argument is invalid.
+
+    Example:
+        >>> planner = FreezeOut("ProgressiveFreeze", first=0.5, shape="linear", scales_rates=False)
+        >>> schedule = planner.plan_for(["low", "middle", "head"], epochs=2, steps=4)
+        >>> [(phase.frozen, phase.until) for phase in schedule.phases]
+        [((), AfterSteps(4)), (('low',), AfterSteps(2)), (('low', 'middle'), None)]
+    """
+
+    owner: str
+    first: float = 0.8
+    shape: Literal["cubic", "linear"] = "cubic"
+    scales_rates: bool = True
+    rates: Rates = None
+    batch_norm: BatchNormMode = "frozen"
+
+    def __post_init__(self) -> None:
+        check_batch_norm(self.owner, self.batch_norm)
+        if not is_number(self.first) or not 0 < self.first <= 1:
+            raise ArgumentError(self.owner, "first", "be above 0, at most 1", value=self.first)
+        if self.shape not in _POWERS:
+            raise ArgumentError(self.owner, "shape", 'be "cubic" or "linear"', value=self.shape)
+
+    def plan_for(
+        self, names: Sequence[str], epochs: int, steps: int | None = None
+    ) -> FreezeSchedule:
+        """Return the schedule.
+
+        Raises:
+            ValueError: if it isn't known how many batches an epoch has.
+        """
+        if steps is None:
+            raise ArgumentError(
+                self.owner,
+                "steps_per_epoch",
+                "be known, since groups freeze in the middle of epochs",
+                received="no number of batches in an epoch",
+                advice="Pass steps_per_epoch=, or give a tf.data.Dataset its cardinality.",
+            )
+        lives = self._lives(names)
+        base = multipliers(self.rates, names, owner=self.owner)
+        rates = {n: base[n] / (lives[n] if self.scales_rates else 1.0) for n in names}
+        ends = {name: max(1, round(lives[name] * epochs * steps)) for name in names[:-1]}
+        phases, begin = [], 0
+        for end in sorted(set(ends.values()) - {epochs * steps}):
+            phases.append(self._phase(names, ends, begin, rates, AfterSteps(end - begin)))
+            begin = end
+        phases.append(self._phase(names, ends, begin, rates, None))
+        return FreezeSchedule(phases)
+
+    def _lives(self, names: Sequence[str]) -> dict[str, float]:
+        """Return the part of the training after which each group's rate is 0."""
+        last, power = max(1, len(names) - 1), _POWERS[self.shape]
+        return {n: (self.first + (1 - self.first) * i / last) ** power for i, n in enumerate(names)}
+
+    def _phase(
+        self,
+        names: Sequence[str],
+        ends: Mapping[str, int],
+        begin: int,
+        rates: Mapping[str, float],
+        until: AfterSteps | None,
+    ) -> Phase:
+        frozen = tuple(name for name in ends if ends[name] <= begin)
+        curve = Annealing(self._lives(names))
+        return Phase(frozen, rates=rates, until=until, curve=curve, batch_norm=self.batch_norm)
