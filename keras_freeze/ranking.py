@@ -78,9 +78,7 @@ class GroupRanking(ShownAsTable):
         Raises:
             ValueError: if `by` is neither, or if it is not known of a single batch.
         """
-        if by not in _CRITERIA:
-            rule = 'be "relative_gradient_norm" or "signal_to_noise"'
-            raise ArgumentError("ranked", "by", rule, value=by)
+        check_by("ranked", by)
         if by == "signal_to_noise" and self.batches < 2:
             raise ArgumentError(
                 "ranked",
@@ -211,10 +209,25 @@ def rank_groups(
           is nearly zero would outweigh all kernels in a mean over tensors.
     """
     check_model("rank_groups", model)
-    _check_step(model)
     check_count("rank_groups", "batches", batches)
     check_count("rank_groups", "batch_size", batch_size)
     picture = picture_of(model, groups, backbone)
+    return rank_in(picture, x, y, sample_weight, batch_size, batches)
+
+
+def check_by(owner: str, by: Any) -> None:
+    """Raise in the name of `owner` unless groups can be ranked by this."""
+    if by not in _CRITERIA:
+        rule = 'be "relative_gradient_norm" or "signal_to_noise"'
+        raise ArgumentError(owner, "by", rule, value=by)
+
+
+def rank_in(
+    picture: ModelPicture, x: Any, y: Any, sample_weight: Any, batch_size: int, batches: int
+) -> GroupRanking:
+    """Rank the groups in the picture of a model; see `rank_groups`."""
+    model = picture.model
+    _check_step(model)
     looked_at = {group.name: _looked_at(picture, group.variables) for group in picture.groups}
     variables = [v for own in looked_at.values() for v in own]
     sums = _Sums(variables)

@@ -139,6 +139,23 @@ CASES = {
         lambda: _O.AdamW(0.02, weight_decay=0.1),
         lambda: [kf.ProgressiveFreeze(verbose=0, backbone=_BACKBONE)],
     ),
+    "top gradient": (
+        build_dense,
+        lambda: _O.Adam(0.02),
+        lambda: [
+            kf.FreezeScheduler(
+                schedules.FreezeSchedule(
+                    [
+                        Phase(["low", "middle"], until=2),
+                        Phase(schedules.TopGradient(1, _PROBE, np.arange(20) % 3), until=2),
+                        Phase(schedules.TopGradient(1, _PROBE, np.arange(20) % 2)),
+                    ]
+                ),
+                verbose=0,
+                backbone=_BACKBONE,
+            )
+        ],
+    ),
     "accumulated": (
         build_normalised,
         lambda: _O.SGD(0.1, momentum=0.9, gradient_accumulation_steps=4, use_ema=True),

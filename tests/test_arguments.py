@@ -589,6 +589,16 @@ CASES = {
         ValueError,
         ["Annealing(lives=...) must map groups to numbers above 0, at most 1.", "1.5"],
     ),
+    "TopGradient k": (
+        lambda: schedules.TopGradient(0, np.ones((4, 2))),
+        ValueError,
+        ["TopGradient(k=...) must be a positive integer.", "k=0."],
+    ),
+    "TopGradient by": (
+        lambda: schedules.TopGradient(1, np.ones((4, 2)), by="norm"),
+        ValueError,
+        ['TopGradient(by=...) must be "relative_gradient_norm" or', "by='norm'."],
+    ),
     "Auto method": (
         lambda: schedules.Auto("halving"),
         ValueError,

@@ -28,7 +28,7 @@ from keras_freeze.model_picture import (
 )
 from keras_freeze.policies import lost_in_a_file, phase_flags, warn_of_hidden_state
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.schedules import OnPlateau, Phase, placed, soonest, timeline
+from keras_freeze.schedules import OnPlateau, Phase, TopGradient, placed, soonest, timeline
 
 # Multiples of a learning rate that may have been meant for learning rates.
 _TINY = 0.01
@@ -62,9 +62,9 @@ def _check_phase(plan: FitPlan, label: str, phase: Phase) -> None:
     with placed(phase, "rates", note):
         plan.multipliers(phase)
     with placed(phase, "frozen", note):
-        plan.frozen(dataclasses.replace(phase, weights="all"))
+        plan.sketch(dataclasses.replace(phase, weights="all"))
     with placed(phase, "weights", note):
-        frozen = plan.frozen(phase)
+        frozen = plan.sketch(phase)
     with placed(phase, "curve", note):
         plan.curve(phase, epoch=0, batch=0, steps=0)
     flags = phase_flags(plan.picture, frozen, phase.batch_norm)
@@ -178,7 +178,7 @@ def _check_owners(plan: FitPlan, label: str, phase: Phase) -> None:
             received=f"{label}, with a curve",
             advice="Give each optimizer a learning-rate schedule of Keras.",
         )
-    flags = phase_flags(plan.picture, plan.frozen(phase), phase.batch_norm)
+    flags = phase_flags(plan.picture, plan.sketch(phase), phase.batch_norm)
     trains = {id(variable): flag for variable, flag in flags.variables}
     training = [v for v in model.weights if trains.get(id(v), v.trainable)]
     ownerless, idle = paths_without_optimizer(model, training), idle_optimizers(model, training)
@@ -283,7 +283,17 @@ def _refuse_in_a_race(owner: str, callback: keras.callbacks.Callback) -> None:
 
 
 def refuse_later_start(plan: FitPlan, epoch: int) -> None:
-    """Raise a `ValueError` if an adaptive schedule is to begin in the middle of a training."""
+    """Raise a `ValueError` if what has been decided in earlier phases isn't known any more."""
+    late = [p for p in plan.schedule.phases if isinstance(p.frozen, TopGradient)]
+    if late and epoch:
+        raise ArgumentError(
+            "fit",
+            "initial_epoch",
+            f"be 0 with a schedule of {plan.owner} in which TopGradient decides, since what it "
+            "chose is in no file of the model",
+            value=epoch,
+            advice="Use keras_freeze.BackupAndRestore to resume after an interruption.",
+        )
     if plan.adaptive is not None and epoch:
         raise ArgumentError(
             "fit",
@@ -373,7 +383,7 @@ def warn_of_initial_values(plan: FitPlan) -> None:
     picture = plan.picture
     if picture.backbone is not None:
         return
-    frozen = plan.frozen(plan.schedule.phases[0]).variables
+    frozen = plan.sketch(plan.schedule.phases[0]).variables
     waiting = []
     for group in picture.groups_that_may_train[:-1]:
         for layer in group.layers:
@@ -410,7 +420,7 @@ def warn_of_h5(plan: FitPlan, siblings: Iterable[keras.callbacks.Callback]) -> N
         is_checkpoint = isinstance(callback, keras.callbacks.ModelCheckpoint)
         if not is_checkpoint or not path.endswith(".h5") or path.endswith(".weights.h5"):
             continue
-        frozen = [plan.frozen(phase).variables for phase in plan.schedule.phases]
+        frozen = [plan.sketch(phase).variables for phase in plan.schedule.phases]
         for layer in picture.model.layers:
             own = {id(variable) for variable in picture.trainable_in[id(layer)]}
             if any(own & selected and own - selected for selected in frozen):
@@ -426,7 +436,7 @@ def warn_of_h5(plan: FitPlan, siblings: Iterable[keras.callbacks.Callback]) -> N
 
 def warn_of_state_that_can_not_freeze(plan: FitPlan) -> None:
     """Warn if the first phase freezes layers that hold more than variables."""
-    frozen = plan.frozen(plan.schedule.phases[0])
+    frozen = plan.sketch(plan.schedule.phases[0])
     warn_of_hidden_state(plan.owner, plan.picture, frozen)
 
 

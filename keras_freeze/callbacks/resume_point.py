@@ -198,5 +198,5 @@ def _batches_done(model: keras.Model) -> int:
 
 
 def _trained_in(plan: FitPlan, phase: Phase) -> set[int]:
-    flags = phase_flags(plan.picture, plan.frozen(phase), phase.batch_norm)
+    flags = phase_flags(plan.picture, plan.sketch(phase), phase.batch_norm)
     return {id(variable) for variable, trains in flags.variables if trains}

@@ -91,10 +91,17 @@ class FitPlan:
         return multipliers(rates, self.picture.group_names, owner=self.owner)
 
     def frozen(self, phase: Phase) -> Selection:
-        """Return what a phase freezes."""
+        """Return what a phase freezes that begins now."""
+        return phase.policy(self.picture.division).select_in(self.picture) | self._kept
+
+    def sketch(self, phase: Phase) -> Selection:
+        """Return what a phase freezes, as far as that can be told before it begins."""
+        return phase.policy(self.picture.division).sketch_in(self.picture) | self._kept
+
+    @property
+    def _kept(self) -> Selection:
         never = self.picture.never_trains
-        kept = Selection(never, never) & everything(self.picture)
-        return phase.policy(self.picture.division).select_in(self.picture) | kept
+        return Selection(never, never) & everything(self.picture)
 
     def curve(self, phase: Phase, epoch: int, batch: int, steps: int) -> ActiveCurve | None:
         """Return the learning-rate curve of a phase, from the present batch on.

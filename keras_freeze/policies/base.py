@@ -63,6 +63,14 @@ class FreezePolicy:
         """Return what this policy selects in the picture of a model: what a policy implements."""
         raise NotImplementedError(f"{type(self).__name__} must have a method `select_in`.")
 
+    def sketch_in(self, picture: ModelPicture) -> Selection:
+        """Return a selection of the kind that `select_in` will return, for checks beforehand.
+
+        A policy that takes long to select, or can't tell before its phase begins, has one of its
+        own.
+        """
+        return self.select_in(picture)
+
     def __or__(self, other: FreezePolicy | Predicate) -> FreezePolicy:
         """Select what either selects."""
         return _Either(self, as_policy(other))

@@ -62,6 +62,7 @@ from keras_freeze.schedules.rates import (
 )
 from keras_freeze.schedules.schedule import FreezeSchedule
 from keras_freeze.schedules.settling import Settling as Settling, Tolerance as Tolerance
+from keras_freeze.schedules.top_gradient import TopGradient
 from keras_freeze.schedules.triggers import (
     AfterEpochs,
     AfterSteps,
@@ -91,6 +92,7 @@ __all__ = [
     "Phase",
     "SchedulePreview",
     "SlantedTriangular",
+    "TopGradient",
     "Trigger",
     "Warmup",
     "When",

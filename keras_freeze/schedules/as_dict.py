@@ -149,6 +149,8 @@ def _name_of(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         arguments = []
         for field in dataclasses.fields(value):
+            if not field.repr:  # large, or not the same in the next process
+                continue
             argument = getattr(value, field.name)
             text = _name_of(argument) if callable(argument) else repr(argument)
             arguments.append(f"{field.name}={text}")

@@ -368,7 +368,8 @@ ERRORS = {
     "an unknown curve": (
         phase_text("curve: cosin"),
         "line 4, phases[0].curve.cosin",
-        "unknown key. Did you mean 'cosine'? Known keys: warmup, slanted_triangular, cosine, annealing.",
+        "unknown key. Did you mean 'cosine'? "
+        "Known keys: warmup, slanted_triangular, cosine, annealing.",
     ),
     "a curve without its length": (
         phase_text("curve: warmup"),

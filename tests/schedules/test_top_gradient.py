@@ -1,0 +1,115 @@
+"""`TopGradient`: a policy that is decided when its phase begins."""
+
+import copy
+
+import keras
+import numpy as np
+import pytest
+
+import keras_freeze as kf
+from keras_freeze.schedules import FreezeSchedule, Phase, TopGradient, top_gradient
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(24, 6)).astype("float32")
+Y = RNG.normal(size=(24, 2)).astype("float32")
+LAYERS = ["one", "two", "three"]
+
+
+def build():
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            *[keras.layers.Dense(5, activation="tanh", name=name) for name in LAYERS],
+            keras.layers.Dense(2, name="head"),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(0.2), "mse")
+    return model
+
+
+def schedule(k=1, **arguments):
+    return FreezeSchedule([Phase(LAYERS, until=1), Phase(TopGradient(k, X, Y, **arguments))])
+
+
+def scheduler(plan, **arguments):
+    return kf.FreezeScheduler(plan, backbone=LAYERS, verbose=0, **arguments)
+
+
+def fit(model, *callbacks, **arguments):
+    settings = {"batch_size": 4, "epochs": 2, "verbose": 0}
+    return model.fit(X, Y, **{**settings, **arguments}, callbacks=list(callbacks))
+
+
+class Ranks(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 0:
+            self.ranked = kf.rank_groups(self.model, X, Y, backbone=LAYERS, **self.settings).ranked(
+                self.by
+            )
+
+    def __init__(self, by="relative_gradient_norm", **settings):
+        super().__init__()
+        self.by, self.settings = by, settings
+
+
+SETTINGS = {
+    "one": (1, {}),
+    "two": (2, {}),
+    "by noise": (1, {"by": "signal_to_noise", "batch_size": 4, "batches": 3}),
+}
+
+
+@pytest.mark.backend
+@pytest.mark.at_commit("one")
+@pytest.mark.parametrize(("k", "arguments"), SETTINGS.values(), ids=SETTINGS)
+def test_what_trains_ranks_first_as_the_phase_begins(k, arguments):
+    ranks, model = Ranks(**arguments), build()
+    first = {name: kernel(model, name) for name in LAYERS}
+    fit(model, ranks, scheduler(schedule(k, **arguments)))
+    for name in LAYERS:
+        has_moved = not np.array_equal(first[name], kernel(model, name))
+        assert has_moved == (name in ranks.ranked[:k])
+        assert model.get_layer(name).trainable == has_moved
+
+
+def kernel(model, name):
+    return keras.ops.convert_to_numpy(model.get_layer(name).kernel)
+
+
+def test_gradients_are_computed_once_for_each_phase(monkeypatch):
+    calls, own = [], top_gradient.rank_in
+    monkeypatch.setattr(top_gradient, "rank_in", lambda *args: calls.append(1) or own(*args))
+    fit(build(), scheduler(schedule()))
+    assert len(calls) == 1
+
+
+def test_what_may_not_train_is_not_ranked():
+    model = build()
+    fit(model, scheduler(schedule(2), keep_frozen="two"))
+    assert [name for name in LAYERS if model.get_layer(name).trainable] == ["one", "three"]
+
+
+def test_more_groups_than_there_are():
+    with pytest.raises(ValueError, match=r"TopGradient\(k=\.\.\.\) must be at most 3"):
+        fit(build(), scheduler(schedule(4)))
+
+
+def test_a_later_start_is_refused():
+    with pytest.raises(ValueError, match=r"initial_epoch=.*TopGradient.*BackupAndRestore"):
+        fit(build(), scheduler(schedule()), initial_epoch=1)
+
+
+def test_a_file_can_not_hold_it(tmp_path):
+    with pytest.raises(TypeError, match="TopGradient"):
+        schedule().to_yaml(tmp_path / "plan.yaml")
+
+
+def test_it_is_a_value_with_its_data():
+    policy = TopGradient(1, X, {"y": Y})
+    assert policy == TopGradient(1, X.copy(), {"y": Y.copy()}) != TopGradient(1, X + 1, {"y": Y})
+    assert hash(policy) == hash(TopGradient(1, X.copy(), {"y": Y}))
+    assert policy != TopGradient(2, X, {"y": Y})
+    assert policy != TopGradient(1, [X.tolist()], {"y": Y})
+    assert copy.deepcopy(policy) is policy
+    assert "array" not in repr(policy)
