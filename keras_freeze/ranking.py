@@ -228,8 +228,8 @@ def rank_in(
     """Rank the groups in the picture of a model; see `rank_groups`."""
     model = picture.model
     _check_step(model)
-    looked_at = {group.name: _looked_at(picture, group.variables) for group in picture.groups}
-    variables = [v for own in looked_at.values() for v in own]
+    by_group = {group.name: looked_at(picture, group.variables) for group in picture.groups}
+    variables = [v for own in by_group.values() for v in own]
     sums = _Sums(variables)
     with _same_random_state():
         is_half = any(layer.compute_dtype == "float16" for layer in picture.layers)
@@ -241,7 +241,7 @@ def rank_in(
     if not sums.count:
         raise ArgumentError("rank_groups", "x", "have at least one batch", value=x)
     rows = []
-    for n, (name, own) in enumerate(looked_at.items()):
+    for n, (name, own) in enumerate(by_group.items()):
         ids = [id(v) for v in own]
         rows.append(
             RankedGroup(
@@ -249,7 +249,7 @@ def rank_in(
                 count_params(own),
                 sums.relative_norm(ids),
                 sums.signal_to_noise(ids),
-                is_pretrained=n < len(looked_at) - 1,
+                is_pretrained=n < len(by_group) - 1,
             )
         )
     return GroupRanking(model.name, sums.count, tuple(rows))
@@ -330,7 +330,7 @@ def _check_step(model: keras.Model) -> None:
         )
 
 
-def _looked_at(
+def looked_at(
     picture: ModelPicture, variables: Sequence[keras.Variable]
 ) -> tuple[keras.Variable, ...]:
     """Return the variables of a group whose gradients say something about it."""

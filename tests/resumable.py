@@ -156,6 +156,11 @@ CASES = {
             )
         ],
     ),
+    "auto rates": (
+        build_dense,
+        lambda: _O.AdamW(0.02, weight_decay=0.1),
+        lambda: [kf.GradualUnfreeze(3, rates="auto", verbose=0, backbone=_BACKBONE)],
+    ),
     "accumulated": (
         build_normalised,
         lambda: _O.SGD(0.1, momentum=0.9, gradient_accumulation_steps=4, use_ema=True),

@@ -442,7 +442,11 @@ CASES = {
     "Phase rates": (
         lambda: Phase("low", rates=0),
         ValueError,
-        ['Phase(rates=...) must be "default", None, a positive factor', "rates=0.", "freeze it"],
+        [
+            'Phase(rates=...) must be "default", "auto", None, a positive factor',
+            "rates=0.",
+            "freeze it",
+        ],
     ),
     "Phase rates below one": (
         lambda: Phase("low", rates=0.5),
@@ -578,6 +582,11 @@ CASES = {
         lambda: kf.ProgressiveFreeze(first=0),
         ValueError,
         ["ProgressiveFreeze(first=...) must be above 0, at most 1.", "first=0."],
+    ),
+    "ProgressiveFreeze rates": (
+        lambda: kf.ProgressiveFreeze(rates="auto"),
+        ValueError,
+        ['ProgressiveFreeze(rates=...) must be other than "auto"', "rates='auto'."],
     ),
     "ProgressiveFreeze shape": (
         lambda: kf.ProgressiveFreeze(shape="square"),
@@ -796,7 +805,7 @@ CASES = {
     "multipliers text": (
         lambda: schedules.multipliers("fast", ["low", "top"]),
         ValueError,
-        ['multipliers(rates=...) must be "default", None', "Received: rates='fast'."],
+        ['multipliers(rates=...) must be "default", "auto", None', "Received: rates='fast'."],
     ),
     "multipliers name": (
         lambda: schedules.multipliers({"lwo": 1.0}, ["low", "top"]),
@@ -817,7 +826,7 @@ CASES = {
     "FreezeScheduler rates": (
         lambda: kf.FreezeScheduler({0: 1}, rates=-2.6),
         ValueError,
-        ['FreezeScheduler(rates=...) must be "default", None', "Received: rates=-2.6."],
+        ['FreezeScheduler(rates=...) must be "default", "auto", None', "Received: rates=-2.6."],
     ),
     "FreezeScheduler batch_norm": (
         lambda: kf.FreezeScheduler({0: 1}, batch_norm="off"),
@@ -937,7 +946,7 @@ CASES = {
     "GradualUnfreeze rates": (
         lambda: kf.GradualUnfreeze(rates="slow"),
         ValueError,
-        ['GradualUnfreeze(rates=...) must be "default", None', "Received: rates='slow'."],
+        ['GradualUnfreeze(rates=...) must be "default", "auto", None', "Received: rates='slow'."],
     ),
     "GradualUnfreeze batch_norm": (
         lambda: kf.GradualUnfreeze(batch_norm="eval"),

@@ -13,8 +13,9 @@ import numpy as np
 from keras_freeze.callbacks import transition_message
 from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun, StartingPoint
 from keras_freeze.checks import ArgumentError
-from keras_freeze.engine import gradient_sums, snapshot
+from keras_freeze.engine import recordings, snapshot
 from keras_freeze.keras_internals import trainer
+from keras_freeze.keras_internals.optimizers import SUMS
 from keras_freeze.measures import Gauge, Look, NotMeasurableError
 from keras_freeze.model_picture import ModelPicture
 from keras_freeze.schedules import (
@@ -150,8 +151,12 @@ class AdaptiveRun(ScheduleRun):
         return len(self.memory.outcomes) > self.progress.index
 
     @property
-    def sums_gradients(self) -> bool:
-        """Whether gradients are added up in the present phase."""
+    def records(self) -> frozenset[str]:
+        """What the present phase records of gradients."""
+        return super().records | ({SUMS} if self._sums_gradients else set())
+
+    @property
+    def _sums_gradients(self) -> bool:
         gauge = self.plan.gauge
         return gauge is not None and gauge.sums_gradients and not self._is_final
 
@@ -331,8 +336,8 @@ class AdaptiveRun(ScheduleRun):
         lines = super().enter(joined, is_first=is_first)
         if before == self.frozen and not is_first and not self.begins_anew:
             lines = []  # an interval ends, and nothing changes
-        if self.sums_gradients:
-            gradient_sums.reset(self.model)
+        if self._sums_gradients:
+            recordings.reset(self.model, SUMS)
         self._look()
         return lines
 

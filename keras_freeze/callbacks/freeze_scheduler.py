@@ -74,7 +74,8 @@ class FreezeScheduler(BaseCallback):
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         rates: Learning rates of the groups as multiples of the compiled one, for phases that
             have none of their own: a mapping from group to multiplier, a factor between
-            neighbouring groups, `"default"`, or None (default) for the same rate everywhere.
+            neighbouring groups, `"default"` or `"auto"` as for `GradualUnfreeze`, or None (default)
+            for the same rate everywhere.
         batch_norm: Mode for `BatchNormalization` layers of the pretrained part, for schedules
             given as a mapping: `"frozen"` (default), `"follow"`, `"statistics"` or `"train"`.
         cache: Whether to compute what is frozen once, not in every epoch: `"auto"` (default)

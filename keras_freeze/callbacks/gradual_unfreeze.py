@@ -54,7 +54,9 @@ class GradualUnfreeze(FreezeScheduler):
             group to multiplier (where missing, that of the nearest named group above), a factor
             between neighbouring groups, or None for the same rate everywhere. `"default"` is a
             factor of 2.6, ULMFiT's, for up to five groups; for more it is less, so that the lowest
-            group trains at a hundredth of the head's rate.
+            group trains at a hundredth of the head's rate. `"auto"` begins with the same; after
+            each epoch, a group's multiplier is the norm of its gradients relative to that of its
+            weights, over the largest of these (Auto-RGN).
         batch_norm: What `BatchNormalization` layers of the pretrained part do: `"frozen"`
             (default) never train, `"follow"` unfreeze with their group, `"statistics"` unfreeze
             but for their moving statistics, `"train"` always train.
@@ -88,6 +90,7 @@ class GradualUnfreeze(FreezeScheduler):
     Reference:
         - [Howard and Ruder, 2018](https://arxiv.org/abs/1801.06146): gradual unfreezing and
           discriminative learning rates.
+        - [Lee et al., 2022](https://arxiv.org/abs/2210.11466): Auto-RGN, `rates="auto"`.
     """
 
     def __init__(

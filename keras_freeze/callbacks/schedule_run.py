@@ -18,6 +18,7 @@ from keras_freeze.engine import (
     ActiveCurve,
     fingerprint,
     leaf_optimizers,
+    recordings,
     rules_of,
     snapshot,
     state_of,
@@ -25,8 +26,8 @@ from keras_freeze.engine import (
 )
 from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals import trainer
-from keras_freeze.keras_internals.optimizers import iterations
-from keras_freeze.measures import Gauge
+from keras_freeze.keras_internals.optimizers import DIALS, NORMS, iterations
+from keras_freeze.measures import Gauge, rates_by_norms, relative_norms
 from keras_freeze.model_picture import (
     LayerGroup,
     ModelPicture,
@@ -37,6 +38,7 @@ from keras_freeze.model_picture import (
 from keras_freeze.policies import Flags, Selection, everything, kept_by_lora, phase_flags
 from keras_freeze.reports import parameter_counts
 from keras_freeze.schedules import (
+    AUTO,
     AdaptivePlan,
     FreezeSchedule,
     Moment,
@@ -86,9 +88,15 @@ class FitPlan:
         return timeline(self.schedule, self.steps_per_epoch, self.stride)
 
     def multipliers(self, phase: Phase) -> dict[str, float]:
-        """Return the learning-rate multiplier of each group in a phase."""
-        rates = self.rates if phase.rates is None else phase.rates
-        return multipliers(rates, self.picture.group_names, owner=self.owner)
+        """Return the learning-rate multiplier of each group in a phase, to begin with."""
+        return multipliers(self._rates(phase), self.picture.group_names, owner=self.owner)
+
+    def follows_gradients(self, phase: Phase | None) -> bool:
+        """Tell whether the rates in a phase follow the gradients."""
+        return phase is not None and self._rates(phase) == AUTO
+
+    def _rates(self, phase: Phase) -> Rates:
+        return self.rates if phase.rates is None else phase.rates
 
     def frozen(self, phase: Phase) -> Selection:
         """Return what a phase freezes that begins now."""
@@ -283,7 +291,7 @@ class ScheduleRun:
         self._warn_of_no_step()
         self._warn_of_no_number(logs)
         self.progress = self.progress.after_epoch(logs)
-        lines = self.judge(logs)
+        lines = [*self._follow_gradients(), *self.judge(logs)]
         if self.is_in_last_phase and self.progress.is_over:
             self.plan.picture.model.stop_training = True
             when = transition_message.moment(self.epoch, self.plan.epochs, 0)
@@ -358,7 +366,7 @@ class ScheduleRun:
         }
         flags = phase_flags(plan.picture, frozen, phase.batch_norm)
         curve = plan.curve(phase, self.epoch, self.batch, self.steps)
-        transition(model, flags, by_variable, curve, joined, sums=self.sums_gradients)
+        transition(model, flags, by_variable, curve, joined, records=self.records)
         self.frozen = frozen_groups(plan.picture, frozen)
         self.counts = parameter_counts(model)
         self.marks = {
@@ -374,9 +382,40 @@ class ScheduleRun:
             changed_variables=sum(a != b for a, b in zip(flags_before, flags_after, strict=True)),
             parts=_trained_parts(plan.picture),
         )
+        self._read_dials()
         rates = dict(zip(change.groups, self.multipliers.values(), strict=True))
         sentence = transition_message.sentence(change, self.counts, rates, learning_rate_of(model))
         return [f"{self.now}: {sentence}"]
+
+    def _read_dials(self) -> None:
+        """Correct the multipliers by what earlier epochs of the same variables have set."""
+        dials, found = recordings.dials(self.model), dict(self.multipliers)
+        for group in self.plan.picture.groups:
+            dial = next((dials[id(v)] for v in group.variables if id(v) in dials), 1.0)
+            found[group.name] *= dial
+        self.multipliers = found
+
+    def _follow_gradients(self) -> list[str]:
+        """Set the rates of the next epoch by the gradients of this one; return a line to print."""
+        phase = self.progress.phase
+        if phase is None or not self.plan.follows_gradients(phase):
+            return []
+        trainer.sync_jax_state(self.plan.picture.model)
+        picture, base = self.plan.picture, self.plan.multipliers(phase)
+        rates = rates_by_norms(relative_norms(picture))
+        recordings.reset(self.model, NORMS)
+        if not rates or self.epoch + 1 == self.plan.epochs:
+            return []
+        by_variable = {
+            id(v): rates[group.name] / base[group.name]
+            for group in picture.groups
+            if group.name in rates
+            for v in group.variables
+        }
+        recordings.set_dials(self.model, by_variable)
+        self.multipliers = {**self.multipliers, **rates}
+        shown = {group.label: rates[group.name] for group in picture.groups if group.name in rates}
+        return [transition_message.rates_follow(self.epoch, shown, learning_rate_of(self.model))]
 
     @property
     def is_in_last_phase(self) -> bool:
@@ -384,9 +423,10 @@ class ScheduleRun:
         return self.progress.is_last
 
     @property
-    def sums_gradients(self) -> bool:
-        """Whether gradients are added up in the present phase."""
-        return False
+    def records(self) -> frozenset[str]:
+        """What the present phase records of gradients, and the dials that it reads."""
+        is_auto = self.plan.follows_gradients(self.progress.phase)
+        return frozenset({NORMS, DIALS} if is_auto else ())
 
     @property
     def begins_anew(self) -> bool:

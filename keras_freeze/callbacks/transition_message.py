@@ -188,6 +188,27 @@ def summary(phases: tuple[int, int], frozen: Sequence[str], next_epoch: int | No
     return [f"After training: {', and '.join(parts)}{reason}."] if parts else []
 
 
+def rates_follow(epoch: int, multipliers: Mapping[str, float], rate: float | None) -> str:
+    """Say at which learning rates groups train after an epoch, from head to input.
+
+    Example:
+        >>> rates_follow(0, {"low": 0.25, "head": 1.0}, 0.01)
+        'After epoch 1, by their gradients: head trains at 1.0e-02, low at 2.5e-03.'
+    """
+    unit = "" if rate is not None else " times the compiled rate"
+    values = {name: m * (1.0 if rate is None else rate) for name, m in multipliers.items()}
+    names = [*reversed(values)]
+    if len(names) > _FEW:
+        names = sorted(names, key=lambda name: -values[name])
+        names = [names[0], names[-1]]
+    first, *rest = [f"{name} trains at {values[name]:.1e}{unit}" for name in names[:1]] + [
+        f"{name} at {values[name]:.1e}{unit}" for name in names[1:]
+    ]
+    joined = "".join(f", {text}" for text in rest)
+    others = f", {len(values) - 2} groups between" if len(values) > len(names) else ""
+    return f"After epoch {epoch + 1}, by their gradients: {first}{joined}{others}."
+
+
 def rates_end(rate: float | None) -> str:
     """Say at the end of a fit that the groups' learning rates end with it; rate as for `sentence`.
 

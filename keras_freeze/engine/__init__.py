@@ -6,7 +6,7 @@ state over, `update_rules` gives each variable its learning-rate multiplier and 
 of a model beside the model itself. Nothing here decides what to freeze or when.
 """
 
-from keras_freeze.engine import gradient_sums, snapshot
+from keras_freeze.engine import recordings, snapshot
 from keras_freeze.engine.fingerprints import fingerprint, fingerprint_of
 from keras_freeze.engine.model_state import ModelState, state_of
 from keras_freeze.engine.optimizer_state import leaf_optimizers
@@ -27,12 +27,12 @@ __all__ = [
     "fingerprint",
     "fingerprint_of",
     "flags_in_force",
-    "gradient_sums",
     "idle_optimizers",
     "leaf_optimizers",
     "paths_with_several_optimizers",
     "paths_without_optimizer",
     "recompile",
+    "recordings",
     "rules_of",
     "snapshot",
     "state_of",

@@ -74,14 +74,14 @@ def carry_over(
         scope: Context in which to create slots, a `tf.distribute` strategy's. Defaults to none.
     """
     states = [(opt, _snapshot(opt)) for opt in _all(optimizer)]
+    extra = [optimizers.extra_slots(opt).keys() for opt, _ in states]
     for opt, _ in states:
         optimizers.forget_slots(opt)
     with scope or contextlib.nullcontext():
         optimizer.build(list(variables))
         optimizer.built = True
-        for opt, _ in states:
-            if optimizers.records_gradients(opt):
-                optimizers.add_gradient_sums(opt)
+        for (opt, _), names in zip(states, extra, strict=True):
+            optimizers.renew_extra_slots(opt, names)
     for opt, state in states:
         _restore(opt, state)
 
@@ -152,10 +152,9 @@ def restore(
         for name, variable in optimizers.scalars_of(opt).items():
             variable.assign(state["scalars"][name])
         position = {number: n for n, number in enumerate(state["variables"])}
-        if optimizers.GRADIENT_SUMS in state["slots"]:
-            optimizers.add_gradient_sums(opt)
+        optimizers.renew_extra_slots(opt, set(optimizers.EXTRA_SLOTS) & state["slots"].keys())
         for name, slots in optimizers.slots_of(opt).items():
-            if name not in state["slots"]:  # sums of gradients that were not recorded then
+            if name not in state["slots"]:  # extra slots that it did not have then
                 continue
             for slot, variable in zip(slots, optimizers.built_variables(opt), strict=True):
                 if slot is not None:
@@ -172,7 +171,7 @@ def _paired(
     """
 
     def form(kind: str, variables: Any, slots: Any, scalars: Any) -> tuple[Any, ...]:
-        names = sorted(set(slots) - {optimizers.GRADIENT_SUMS})
+        names = sorted(set(slots) - set(optimizers.EXTRA_SLOTS))
         return kind, tuple(sorted(variables)), tuple(names), tuple(sorted(scalars))
 
     present, saved = {}, {}

@@ -141,7 +141,7 @@ def _plain_rules(optimizer: Any, numbers: Mapping[int, int]) -> State:
             str(numbers[i]): [c.start, c.multiplier, c.life] for i, c in rules.cohorts.items()
         },
         "pace": None if rules.curve is None else [rules.curve.steps, rules.curve.start],
-        "sums": rules.sums,
+        "records": sorted(rules.records),
     }
 
 
@@ -154,11 +154,11 @@ def _rules(
         id(weights[int(number)]): update_rules.Cohort(*cohort)
         for number, cohort in state["cohorts"].items()
     }
-    sums = state.get("sums", False)  # since 0.3
+    records = frozenset(state.get("records", ()))  # since 0.3
     if curve is None or state["pace"] is None:
-        return update_rules.Rules(cohorts, sums=sums)
+        return update_rules.Rules(cohorts, records=records)
     steps, start = state["pace"]
-    return update_rules.Rules(cohorts, update_rules.ActiveCurve(curve, steps, start), sums)
+    return update_rules.Rules(cohorts, update_rules.ActiveCurve(curve, steps, start), records)
 
 
 def _numbers(model: keras.Model) -> dict[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -19,9 +19,9 @@ from keras_freeze.engine.model_state import StepRecord, state_of
 from keras_freeze.keras_internals import layers, trainer
 from keras_freeze.keras_internals.optimizers import (
     built_variables,
-    forget_gradients,
+    forget_extra_slots,
     refuse_unknown,
-    save_without_sums,
+    save_without_extra_slots,
 )
 from keras_freeze.model_picture import every_layer, optimizers_of, own_optimizers
 from keras_freeze.policies import Flags
@@ -79,7 +79,7 @@ def transition(
     curve: update_rules.ActiveCurve | None = None,
     starts: Mapping[int, int] | None = None,
     *,
-    sums: bool = False,
+    records: Collection[str] = (),
     force: bool = False,
 ) -> bool:
     """Set flags and learning-rate multipliers on a model, compiled or not.
@@ -91,8 +91,8 @@ def transition(
             current ones and the active curve.
         curve: Learning-rate curve from this moment on. Defaults to none.
         starts: As for `update_rules.new_rules`.
-        sums: Bool, whether gradients are added up from now on (`gradient_sums`); where
-            `multipliers` is None, it stays as it was. Defaults to False.
+        records: Names of the extra slots that the optimizer has from now on (`recordings`); where
+            `multipliers` is None, it stays as it was. Defaults to none.
         force: Bool. Rebuild even if nothing has changed.
 
     Returns:
@@ -117,7 +117,7 @@ def transition(
         _set_flags(flags)
         _check_owners(model)
         carried = [
-            _update_optimizer(model, optimizer, multipliers, curve, starts, sums, force)
+            _update_optimizer(model, optimizer, multipliers, curve, starts, records, force)
             for optimizer in optimizers_of(model)
         ]
         rebuilt = _update_functions(model, baked, any(carried) or force)
@@ -297,7 +297,7 @@ def _update_optimizer(
     multipliers: Mapping[int, float] | None,
     curve: update_rules.ActiveCurve | None,
     starts: Mapping[int, int] | None,
-    sums: bool,
+    records: Collection[str],
     force: bool,
 ) -> bool:
     variables = _to_train(model, optimizer)
@@ -309,19 +309,21 @@ def _update_optimizer(
     stale = _ids(variables) != _ids(built_variables(optimizer))
     if was_built and (stale or force):
         optimizer_state.carry_over(optimizer, variables, strategy_scope(model))
-    elif not was_built and (multipliers or curve or sums):
+    elif not was_built and (multipliers or curve or records):
         with strategy_scope(model):
             optimizer.build(variables)
     for leaf in optimizer_state.leaf_optimizers(optimizer):
         trained = built_variables(leaf)
         joined = [v for v in trained if was_built and id(v) not in old]
-        rules = update_rules.new_rules(leaf, trained, joined, multipliers, curve, starts, sums=sums)
+        rules = update_rules.new_rules(
+            leaf, trained, joined, multipliers, curve, starts, records=records
+        )
         with strategy_scope(model):
             update_rules.set_rules(leaf, trained, rules)
-        if leaf is not optimizer and rules.sums:
-            save_without_sums(optimizer)
+        if leaf is not optimizer and rules.records:
+            save_without_extra_slots(optimizer)
         elif leaf is not optimizer:
-            forget_gradients(optimizer)
+            forget_extra_slots(optimizer)
     return was_built and stale
 
 
@@ -358,7 +360,7 @@ def _baked_in(model: keras.Model) -> tuple[Any, ...]:
     optimizers = optimizers_of(model)
     leaves = (leaf for opt in optimizers for leaf in optimizer_state.leaf_optimizers(opt))
     rules = tuple(
-        (tuple(sorted(rules.cohorts.items())), rules.curve, rules.sums)
+        (tuple(sorted(rules.cohorts.items())), rules.curve, rules.records)
         for rules in map(update_rules.rules_of, leaves)
     )
     layers = tuple(layer.trainable for layer in every_layer(model))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -71,12 +71,12 @@ class Rules:
     Attributes:
         cohorts: `Cohort` by variable id, without the plain ones.
         curve: The active learning-rate curve, if there is one.
-        sums: Bool, whether gradients are added up.
+        records: The extra slots that it has: of `optimizers.EXTRA_SLOTS`.
     """
 
     cohorts: Mapping[int, Cohort] = dataclasses.field(default_factory=dict)
     curve: ActiveCurve | None = None
-    sums: bool = False
+    records: frozenset[str] = frozenset()
 
 
 _PLAIN = Cohort()
@@ -96,7 +96,7 @@ def new_rules(
     curve: ActiveCurve | None,
     starts: Mapping[int, int] | None = None,
     *,
-    sums: bool = False,
+    records: Collection[str] = (),
 ) -> Rules:
     """Return the rules of one optimizer after a transition.
 
@@ -109,7 +109,7 @@ def new_rules(
         curve: The learning-rate curve; its start is taken as batches from now.
         starts: Iteration count by variable id at which it began to train, where that is known
             better than by the transitions that this optimizer object has been through.
-        sums: Bool, whether gradients are added up; kept too where `multipliers` is None.
+        records: Names of the extra slots; kept too where `multipliers` is None.
     """
     now, before = optimizers.iterations(optimizer), rules_of(optimizer)
     new_ids, after = {id(v) for v in joined}, {}
@@ -124,10 +124,10 @@ def new_rules(
         if cohort != _PLAIN:
             after[id(variable)] = cohort
     if multipliers is None:
-        return Rules(after, before.curve, before.sums)
+        return Rules(after, before.curve, before.records)
     if curve is not None:
         curve = dataclasses.replace(curve, start=now + curve.start, lives={})
-    return Rules(after, curve, sums)
+    return Rules(after, curve, frozenset(records))
 
 
 def _whole_window(optimizer: Any, start: int) -> int:
@@ -139,11 +139,8 @@ def _whole_window(optimizer: Any, start: int) -> int:
 def set_rules(optimizer: Any, variables: Sequence[keras.Variable], rules: Rules) -> None:
     """Make one optimizer follow rules for the variables that it trains."""
     optimizers.restore_update_methods(optimizer)
-    if rules.sums:
-        optimizers.record_gradients(optimizer)
-    else:
-        optimizers.forget_gradients(optimizer)
-    if rules.cohorts or rules.curve or rules.sums:
+    optimizers.add_extra_slots(optimizer, rules.records)
+    if rules.cohorts or rules.curve or rules.records:
         by_key = {
             optimizers.key_of(optimizer, v): rules.cohorts[id(v)]
             for v in variables
@@ -201,6 +198,11 @@ class _ByCohort:
         done = ops.cast(self.clock - active.start, "float32")
         return active.curve.factor(done if cohort.life == 1.0 else done / cohort.life, active.steps)
 
+    def dial(self, variable: Any) -> Any:
+        """Return what a variable's rate is multiplied by besides; that of all in its cohort."""
+        dials = optimizers.extra_slots(self.optimizer).get(optimizers.DIALS)
+        return 1.0 if dials is None else dials[optimizers.index_of(self.optimizer, variable)]
+
     def split(self, members: list[tuple[Any, Any]]) -> dict[Cohort, list[tuple[Any, Any]]]:
         split: dict[Cohort, list[tuple[Any, Any]]] = {}
         for gradient, variable in members:
@@ -218,6 +220,7 @@ class _CohortUpdate(_ByCohort):
             steps = self.clock - cohort.start if cohort.start else self.clock
             factor = self.curve_factor(cohort)
             rate = _scaled(_scaled(learning_rate, cohort.multiplier), factor)
+            rate = _scaled(rate, self.dial(members[0][1]))
             update = functools.partial(self._update, members, steps, rate, is_nadam)
             self.unless_waiting(cohort, [v for _, v in members], update)
         if is_nadam:
@@ -241,8 +244,9 @@ class _CohortDecay(_ByCohort):
             base = base.base
         decayed = [(None, v) for v in variables if optimizers.has_weight_decay(self.optimizer, v)]
         for cohort, members in self.split(decayed).items():
-            rate = _Multiplied(self.optimizer, base, cohort.multiplier, self.curve_factor(cohort))
             own = [v for _, v in members]
+            factor = _scaled(self.curve_factor(cohort), self.dial(own[0]))
+            rate = _Multiplied(self.optimizer, base, cohort.multiplier, factor)
             decay = functools.partial(self._decay, own, rate, base)
             self.unless_waiting(cohort, own, decay)
 

@@ -25,8 +25,13 @@ _CHANGED_IN_PLACE = {
     "_self_unconditional_checkpoint_dependencies",
     "_self_unconditional_dependency_names",
 }
-#: The attribute that holds the sums of gradients (`record_gradients`), float32.
-GRADIENT_SUMS = "_gradient_sums"
+#: The attributes that hold extra slots: sums of gradients, what is known of their norms, and what
+#: the learning rate of each variable is multiplied by.
+SUMS, NORMS, DIALS = EXTRA_SLOTS = "_gradient_sums", "_gradient_norms", "_rate_dials"
+#: What `NORMS` hold of a variable: the sum of the squared norms of its finite gradients, the count
+#: of gradients, the largest square, and the number (from 1) of the gradient that had it and of the
+#: first that was not finite, 0 for none.
+NORM_FIELDS = ("squares", "steps", "largest", "largest_at", "not_finite_at")
 _APPLY, _SAVE, _LOAD = "_backend_apply_gradients", "save_own_variables", "load_own_variables"
 _UPDATE_STEP, _WEIGHT_DECAY = "_backend_update_step", "_apply_weight_decay"
 _CHECK_KNOWN = "_check_variables_are_known"
@@ -189,6 +194,12 @@ def key_of(optimizer: Any, variable: Any) -> Any:
     return optimizer._var_key(variable)
 
 
+def index_of(optimizer: Any, variable: Any) -> int:
+    """Return a variable's place among those that an optimizer was built for."""
+    place: int = optimizer._trainable_variables_indices[key_of(optimizer, variable)]
+    return place
+
+
 def has_weight_decay(optimizer: Any, variable: Any) -> bool:
     """Tell whether weight decay applies to a variable."""
     return bool(optimizer._use_weight_decay(variable))
@@ -216,69 +227,122 @@ def restore_update_methods(optimizer: Any) -> None:
         vars(optimizer).pop(name, None)
 
 
-# Sums of gradients.
+# Extra slots, which Keras has none of.
 
 
-def record_gradients(optimizer: Any) -> None:
-    """Make an optimizer add up the gradients that it gets: unscaled, before they are clipped."""
-    if not records_gradients(optimizer):
-        _override(optimizer, _APPLY, _Recording(optimizer, getattr(optimizer, _APPLY)))
-        save_without_sums(optimizer)
-    add_gradient_sums(optimizer)
+def add_extra_slots(optimizer: Any, names: Iterable[str]) -> None:
+    """Give an optimizer the extra slots of some names, and take away all others.
 
-
-def save_without_sums(optimizer: Any) -> None:
-    """Make an optimizer leave sums out of files: its own, and those of what it wraps."""
-    for name in (_SAVE, _LOAD):
-        _override(optimizer, name, _WithoutSums(optimizer, name))
-
-
-def records_gradients(optimizer: Any) -> bool:
-    """Tell whether an optimizer adds up gradients."""
-    return _APPLY in vars(optimizer)
-
-
-def add_gradient_sums(optimizer: Any) -> None:
-    """Give an optimizer sums for the variables that it was built for, unless it has them."""
-    built = built_variables(optimizer)
-    if len(gradient_sums(optimizer)) == len(built):
+    `SUMS` get the sum of the gradients, unscaled and before they are clipped, `NORMS` what
+    `NORM_FIELDS` lists of their norms. `DIALS` begin with 1, and nothing here reads them.
+    """
+    wanted, present = set(names), extra_slots(optimizer)
+    for name in present.keys() - wanted:
+        untrack(optimizer, present[name])
+        vars(optimizer).pop(name)
+    if not wanted:
+        forget_extra_slots(optimizer)
         return
-    sums = [
-        optimizer.add_variable(shape=v.shape, dtype="float32", name=f"sum_{n}")
+    for name in sorted(wanted):
+        _add_slots(optimizer, name)
+    if _APPLY not in vars(optimizer):
+        _override(optimizer, _APPLY, _Recording(optimizer, getattr(optimizer, _APPLY)))
+        save_without_extra_slots(optimizer)
+
+
+def renew_extra_slots(optimizer: Any, names: Iterable[str]) -> None:
+    """Give an optimizer that was built anew the extra slots that it had."""
+    for name in names:
+        _add_slots(optimizer, name)
+
+
+def _add_slots(optimizer: Any, name: str) -> None:
+    built = built_variables(optimizer)
+    if len(vars(optimizer).get(name, ())) == len(built):
+        return
+    kind, shape = ("ones", ()) if name == DIALS else ("zeros", (len(NORM_FIELDS),))
+    slots = [
+        optimizer.add_variable(
+            shape=v.shape if name == SUMS else shape,
+            initializer=kind,
+            dtype="float32",
+            name=f"{name.strip('_')}_{n}",
+        )
         for n, v in enumerate(built)
     ]
-    _override(optimizer, GRADIENT_SUMS, sums)
+    _override(optimizer, name, slots)
 
 
-def gradient_sums(optimizer: Any) -> Sequence[keras.Variable]:
-    """Return the sums, one for each of `built_variables`; none where nothing is recorded."""
-    return vars(optimizer).get(GRADIENT_SUMS, ())
+def extra_slots(optimizer: Any) -> dict[str, Sequence[keras.Variable]]:
+    """Return the extra slots by name, one for each of `built_variables`."""
+    own = vars(optimizer)
+    return {name: own[name] for name in EXTRA_SLOTS if name in own}
 
 
-def forget_gradients(optimizer: Any) -> None:
-    """End what `record_gradients` has begun."""
-    untrack(optimizer, gradient_sums(optimizer))
-    for name in (GRADIENT_SUMS, _APPLY, _SAVE, _LOAD):
+def save_without_extra_slots(optimizer: Any) -> None:
+    """Make an optimizer leave extra slots out of files: its own, and those of what it wraps."""
+    for name in (_SAVE, _LOAD):
+        _override(optimizer, name, _WithoutExtraSlots(optimizer, name))
+
+
+def forget_extra_slots(optimizer: Any) -> None:
+    """Leave an optimizer as if it had never had extra slots."""
+    for name, slots in extra_slots(optimizer).items():
+        untrack(optimizer, slots)
+        vars(optimizer).pop(name)
+    for name in (_APPLY, _SAVE, _LOAD):
         vars(optimizer).pop(name, None)
 
 
 class _Recording:
-    """Adds gradients to their sums, and has them applied as always."""
+    """Records gradients in extra slots, and has them applied as always."""
 
     def __init__(self, optimizer: Any, own: Callable[..., Any]) -> None:
         self.optimizer, self.own = optimizer, own
 
     def __call__(self, grads: Any, trainable_variables: Any) -> None:
-        indices, sums = self.optimizer._trainable_variables_indices, gradient_sums(self.optimizer)
+        slots = extra_slots(self.optimizer)
         for gradient, variable in zip(grads, trainable_variables, strict=True):
-            total = sums[indices[key_of(self.optimizer, variable)]]
-            dense = keras.ops.cast(keras.ops.convert_to_tensor(gradient), "float32")
-            total.assign(total + dense)
+            n = index_of(self.optimizer, variable)
+            if SUMS in slots or NORMS in slots:
+                dense = keras.ops.cast(_dense(gradient), "float32")
+            if SUMS in slots:
+                slots[SUMS][n].assign(slots[SUMS][n] + dense)
+            if NORMS in slots:
+                slots[NORMS][n].assign(_with_norm(slots[NORMS][n], dense))
         self.own(grads, trainable_variables)
 
 
-class _WithoutSums:
-    """Saves or loads an optimizer as one that records nothing: files are plain Keras."""
+def _dense(gradient: Any) -> Any:
+    """Return a gradient with one element for each of its variable's: an embedding's has rows."""
+    if keras.backend.backend() == "tensorflow":  # Keras would square rows that occur twice apart
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(gradient)
+    return keras.ops.convert_to_tensor(gradient)
+
+
+def _with_norm(slot: keras.Variable, gradient: Any) -> Any:
+    """Return what is recorded of norms after one more gradient."""
+    ops = keras.ops
+    squares, steps, largest, at, bad = ops.unstack(slot.value)
+    square, now = ops.sum(ops.square(gradient)), steps + 1.0
+    is_finite = ops.isfinite(square)
+    square = ops.where(is_finite, square, 0.0)
+    is_largest = square > largest
+    is_first_bad = ops.logical_and(ops.logical_not(is_finite), bad == 0.0)
+    fields = (
+        squares + square,
+        now,
+        ops.where(is_largest, square, largest),
+        ops.where(is_largest, now, at),
+        ops.where(is_first_bad, now, bad),
+    )
+    return ops.stack(fields)
+
+
+class _WithoutExtraSlots:
+    """Saves or loads an optimizer as one that has no extra slots: files are plain Keras."""
 
     def __init__(self, optimizer: Any, name: str) -> None:
         self.optimizer, self.name = optimizer, name
@@ -288,10 +352,10 @@ class _WithoutSums:
         for optimizer in every:
             every += inner_optimizers(optimizer)
         tracked = [optimizer._variables for optimizer in every]
-        sums = {id(v) for optimizer in every for v in gradient_sums(optimizer)}
+        extra = {id(v) for opt in every for slots in extra_slots(opt).values() for v in slots}
         try:
             for optimizer, variables in zip(every, tracked, strict=True):
-                _override(optimizer, "_variables", [v for v in variables if id(v) not in sums])
+                _override(optimizer, "_variables", [v for v in variables if id(v) not in extra])
             getattr(type(self.optimizer), self.name)(self.optimizer, store)
         finally:
             for optimizer, variables in zip(every, tracked, strict=True):

@@ -2,10 +2,15 @@
 
 `similarity` compares representations and is pure; `group_outputs` gets those of a model's groups.
 `gauges` look at a model in training, once in an interval, and say how much each group has changed
-since they last did. Nothing here decides anything or changes a weight.
+since they last did; `gradient_rates` turns what was recorded of gradients into rates. Nothing here
+decides anything or changes a weight.
 """
 
 from keras_freeze.measures.gauges import Gauge as Gauge, Look as Look, gauge_for as gauge_for
+from keras_freeze.measures.gradient_rates import (
+    rates_by_norms as rates_by_norms,
+    relative_norms as relative_norms,
+)
 from keras_freeze.measures.group_outputs import group_outputs as group_outputs
 from keras_freeze.measures.similarity import (
     NotMeasurableError as NotMeasurableError,

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from keras_freeze.checks import ArgumentError, ArgumentTypeError
-from keras_freeze.engine import gradient_sums
+from keras_freeze.engine import recordings
 from keras_freeze.keras_internals.host_arrays import to_host
 from keras_freeze.measures.group_outputs import group_outputs
 from keras_freeze.measures.similarity import cka, svcca
@@ -81,7 +81,7 @@ class GradientChange(Gauge):
 
     def look(self, picture: ModelPicture) -> Look:
         """Return the norm of each group that trains."""
-        sums = gradient_sums.read(picture.model)
+        sums = recordings.sums(picture.model)
         norms: Look = {}
         for group in picture.groups:
             own = [sums[id(v)] for v in group.variables if id(v) in sums]

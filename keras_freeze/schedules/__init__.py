@@ -55,6 +55,7 @@ from keras_freeze.schedules.progress import (
     timeline as timeline,
 )
 from keras_freeze.schedules.rates import (
+    AUTO as AUTO,
     DEFAULT_RATES,
     Rates as Rates,
     check_rates as check_rates,

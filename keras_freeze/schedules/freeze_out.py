@@ -11,7 +11,7 @@ from keras_freeze.policies import BatchNormMode, check_batch_norm
 from keras_freeze.schedules.curves import Annealing
 from keras_freeze.schedules.phase import Phase
 from keras_freeze.schedules.planners import Planner
-from keras_freeze.schedules.rates import Rates, multipliers
+from keras_freeze.schedules.rates import AUTO, Rates, multipliers
 from keras_freeze.schedules.schedule import FreezeSchedule
 from keras_freeze.schedules.triggers import AfterSteps
 
@@ -54,6 +54,9 @@ class FreezeOut(Planner):
 
     def __post_init__(self) -> None:
         check_batch_norm(self.owner, self.batch_norm)
+        if self.rates == AUTO:
+            rule = 'be other than "auto", since rates follow the calendar'
+            raise ArgumentError(self.owner, "rates", rule, value=self.rates)
         if not is_number(self.first) or not 0 < self.first <= 1:
             raise ArgumentError(self.owner, "first", "be above 0, at most 1", value=self.first)
         if self.shape not in _POWERS:

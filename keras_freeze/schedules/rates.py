@@ -15,6 +15,9 @@ DEFAULT_RATES = 2.6
 #: the lower ones would hardly move.
 _MAX_SPAN = 100.0
 
+#: Rates that follow the gradients from the second epoch on.
+AUTO = "auto"
+
 Rates = Mapping[str, float] | float | str | None
 
 
@@ -25,7 +28,8 @@ def multipliers(
 
     Args:
         rates: A mapping from group, or pattern of groups, to multiplier, a factor between
-            neighbouring groups, `"default"` for `default_factor`, or None for 1 everywhere. A group
+            neighbouring groups, `"default"` for `default_factor`, `"auto"` for the same to begin
+            with, or None for 1 everywhere. A group
             that a mapping does not name has the multiplier of the nearest named group above it; 1
             where there is none.
         names: Group names, from input to head.
@@ -69,7 +73,7 @@ def default_factor(groups: int) -> float:
 
 def check_rates(owner: str, rates: Any) -> None:
     """Raise in the name of `owner` unless `rates` is a valid specification of group rates."""
-    if rates is None or rates == "default":
+    if rates is None or rates in ("default", AUTO):
         return
     if isinstance(rates, Mapping) and not all(isinstance(name, str) for name in rates):
         raise ArgumentTypeError(
@@ -85,8 +89,8 @@ def check_rates(owner: str, rates: Any) -> None:
             raise ArgumentError(
                 owner,
                 "rates",
-                'be "default", None, a positive factor between neighbouring groups, or a mapping '
-                "from group to positive multiplier",
+                'be "default", "auto", None, a positive factor between neighbouring groups, or a '
+                "mapping from group to positive multiplier",
                 value=rates,
                 advice="To keep a group from training, freeze it.",
             )

@@ -85,6 +85,7 @@ HANDFUL = [
     pytest.param("settling", "batch", 27, marks=pytest.mark.slow),
     pytest.param("outputs", "epoch", 4, marks=pytest.mark.slow),
     pytest.param("top gradient", "transition", 3, marks=pytest.mark.slow),
+    pytest.param("auto rates", "batch", 27, marks=pytest.mark.slow),
     pytest.param("progressive", "batch", 27, marks=pytest.mark.slow),
     pytest.param("even", "write", 20, marks=pytest.mark.slow),
     pytest.param("best", "rename", 3, marks=pytest.mark.slow),

@@ -384,7 +384,7 @@ ERRORS = {
     "a bad rate": (
         phase_text("rates: {low: 0}"),
         "line 4, phases[0].rates",
-        'Phase(rates=...) must be "default", None, a positive factor',
+        'Phase(rates=...) must be "default", "auto", None, a positive factor',
     ),
     "rates by number": (
         phase_text("rates: {1: 0.5}"),
