@@ -173,7 +173,7 @@ def farthest(before, after):
 BATCHES = [slice(n, n + 32) for n in range(0, len(PROBE), 32)]
 #: What is seen of the model, the change between two looks, and the arguments.
 CRITERIA = {
-    "weights": (weights_of, moved, {"criterion": "weight_change", "percentile": 90}),
+    "weights": (weights_of, moved, {"criterion": "weight_change", "rates": 4.0}),
     "svcca": (outputs_of, lambda a, b: 1 - svcca(a, b), {"criterion": "svcca", "probe": PROBE}),
     "cka": (
         outputs_of,
@@ -222,7 +222,7 @@ class Says(keras.callbacks.Callback):
 
 def test_groups_unfreeze_when_validation_gets_worse(capsys):
     callback = auto_freeze(
-        verbose=1, intervals=6, criterion="weight_change", tolerance=0.1, percentile=90
+        verbose=1, intervals=6, criterion="weight_change", tolerance=0.1, rates=4.0
     )
     x, y = data()
     history = build().fit(

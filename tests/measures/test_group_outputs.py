@@ -53,6 +53,7 @@ def test_the_last_layer_of_a_group_in_a_nested_model():
     assert_equal(head, model.predict(x, verbose=0))
 
 
+@pytest.mark.slow_on_jax
 def test_steps_that_are_masked_are_no_rows():
     def recurrent():
         return keras.Sequential(
@@ -106,6 +107,7 @@ def test_nothing_in_the_model_changes():
     assert not [layer for layer in model.layers if "call" in vars(layer)]
 
 
+@pytest.mark.slow_on_jax
 def test_several_inputs_and_composite_layers():
     one, two = keras.Input((4, 6), name="one"), keras.Input((4, 6), name="two")
     attention = layers.MultiHeadAttention(2, 3, name="attention")
