@@ -588,6 +588,11 @@ CASES = {
         ValueError,
         ['ProgressiveFreeze(rates=...) must be other than "auto"', "rates='auto'."],
     ),
+    "GradualUnfreeze log_details": (
+        lambda: kf.GradualUnfreeze(log_details=["gradient"]),
+        ValueError,
+        ["GradualUnfreeze(log_details=...) must be True, False, or some of", "['gradient']"],
+    ),
     "ProgressiveFreeze shape": (
         lambda: kf.ProgressiveFreeze(shape="square"),
         ValueError,

@@ -14,10 +14,8 @@ from keras_freeze.callbacks import transition_message
 from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun, StartingPoint
 from keras_freeze.checks import ArgumentError
 from keras_freeze.engine import recordings, snapshot
-from keras_freeze.keras_internals import trainer
 from keras_freeze.keras_internals.optimizers import SUMS
 from keras_freeze.measures import Gauge, Look, NotMeasurableError
-from keras_freeze.model_picture import ModelPicture
 from keras_freeze.schedules import (
     AdaptivePlan,
     Decision,
@@ -256,7 +254,7 @@ class AdaptiveRun(ScheduleRun):
         gauge, before = self.plan.gauge, self.memory.look
         if gauge is None:
             return {}
-        now, changes = gauge.look(self._present_picture()), {}
+        now, changes = gauge.look(self.present_picture()), {}
         for name in _adaptive(self.plan).setting.groups[:-1]:
             if name in before and name in now and name not in self.frozen:
                 try:
@@ -292,7 +290,7 @@ class AdaptiveRun(ScheduleRun):
         known = self.memory.look
         training = [name for name in adaptive.setting.groups[:-1] if name not in self.frozen]
         if not all(name in known for name in training):
-            now = gauge.look(self._present_picture())
+            now = gauge.look(self.present_picture())
             self.memory.look = {**now, **{n: known[n] for n in training if n in known}}
             if not known:
                 self._check_measurable(gauge, training)
@@ -313,11 +311,6 @@ class AdaptiveRun(ScheduleRun):
                     f"be one by which group {name!r} can be measured",
                     received=f"{gauge.title}: {error}",
                 ) from error
-
-    def _present_picture(self) -> ModelPicture:
-        """Return the model's picture, with the values of the running fit."""
-        trainer.sync_jax_state(self.plan.picture.model)
-        return self.plan.picture
 
     def _check_weights(self) -> None:
         """Raise if the model has other weights than the states that are kept."""

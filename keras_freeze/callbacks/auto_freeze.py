@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
+from keras_freeze.callbacks.group_logs import Details
 from keras_freeze.checks import ArgumentError, check_count, is_int, is_number
 from keras_freeze.groups import Backbone, Groups
 from keras_freeze.measures import Gauge, gauge_for
@@ -114,7 +115,7 @@ class AutoFreeze(FreezeScheduler):
         rates: Rates = None,
         batch_norm: BatchNormMode = "frozen",
         cache: bool | str | PrefixCache = "auto",
-        log_details: bool = False,
+        log_details: Details = False,
         verbose: int = 1,
     ):
         if not is_int(intervals) or intervals < 2:

@@ -16,6 +16,7 @@ import keras
 from keras_freeze.base_callback import BaseCallback
 from keras_freeze.callbacks import fit_checks, resume_point, transition_message
 from keras_freeze.callbacks.adaptive_run import AdaptiveRun, Memory, schedule_so_far
+from keras_freeze.callbacks.group_logs import Details, GroupLogs, as_details
 from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
 from keras_freeze.engine import state_of, transition
@@ -23,7 +24,7 @@ from keras_freeze.groups import Backbone, Groups, names_of, picture_of
 from keras_freeze.keras_internals.callback_list import sibling_callbacks
 from keras_freeze.keras_internals.retracing import expect_retracing_in_fits_with
 from keras_freeze.measures import Gauge
-from keras_freeze.model_picture import ModelPicture, learning_rate_of, with_initial_values
+from keras_freeze.model_picture import ModelPicture, with_initial_values
 from keras_freeze.policies import (
     BatchNormMode,
     KeepFrozen,
@@ -83,9 +84,7 @@ class FreezeScheduler(BaseCallback):
             arguments of your own. The results are the same.
         total_epochs: Int, the epochs of the whole training when it is split over several fits.
             Defaults to those of the fit.
-        log_details: Bool. Add `phase`, `frozen_groups` (a count) and `learning_rate/<group>`
-            to the logs, besides `trainable_params` and `non_trainable_params`. Defaults to
-            False, since Keras prints every log.
+        log_details: As for `GradualUnfreeze`.
         verbose: 0 or 1, whether to print a line at each transition. Defaults to 1.
 
     Raises:
@@ -113,6 +112,7 @@ class FreezeScheduler(BaseCallback):
     _run: ScheduleRun | None = None
     _cache: CacheDriver | None = None
     _decisions: Decisions | None = None
+    _group_logs: GroupLogs | None = None
     _siblings: tuple[keras.callbacks.Callback, ...] = ()
 
     def __init__(
@@ -127,7 +127,7 @@ class FreezeScheduler(BaseCallback):
         batch_norm: BatchNormMode = "frozen",
         cache: bool | str | PrefixCache = "auto",
         total_epochs: int | None = None,
-        log_details: bool = False,
+        log_details: Details = False,
         verbose: int = 1,
     ):
         super().__init__()
@@ -169,6 +169,7 @@ class FreezeScheduler(BaseCallback):
             raise ArgumentError(owner, "lora", 'be "adapters" or "with_base"', value=self.lora)
         check_rates(owner, self.rates)
         check_batch_norm(owner, self.batch_norm)
+        as_details(owner, self.log_details)
         if epochs is not None and not is_int(epochs):
             raise ArgumentTypeError(owner, "total_epochs", "be an int", value=epochs)
         if epochs is not None and epochs < 1:
@@ -326,6 +327,7 @@ class FreezeScheduler(BaseCallback):
             self.rates,
             adaptive,
             self._gauge(),
+            GroupLogs(as_details(owner, self.log_details)).records,
         )
         fit_checks.check_schedule(plan)
         fit_checks.check_optimizers(plan)
@@ -363,6 +365,7 @@ class FreezeScheduler(BaseCallback):
         is_race = plan.adaptive is not None and plan.adaptive.schedule.is_race
         self._plan, self._cache = plan, CacheDriver(cache, self, keeps_cuts=is_race)
         self._cache.begin()
+        self._group_logs = GroupLogs(as_details(owner, self.log_details))
         if picture.pretrained is not None and picture.pretrained.layers:
             self._say([transition_message.what_is_pretrained(picture.pretrained)])
         self._say(self.planner.remarks(picture, plan.total_epochs))
@@ -378,6 +381,8 @@ class FreezeScheduler(BaseCallback):
             lines = self._run.begin_epoch(epoch)
         self._say(lines)
         self._cache.expect(self._run.next_transition)
+        if self._group_logs is not None:
+            self._group_logs.begin_epoch(self._run)
         resume_point.record(self._run, epoch)
 
     def _begin(self, plan: FitPlan, epoch: int) -> tuple[ScheduleRun, list[str]]:
@@ -427,7 +432,7 @@ class FreezeScheduler(BaseCallback):
 
     def _end(self) -> None:
         """Forget the last fit, also one that an error has ended."""
-        self._plan = self._run = self._cache = None
+        self._plan = self._run = self._cache = self._group_logs = None
 
     @property
     def present_curve(self) -> Curve | None:
@@ -543,14 +548,8 @@ class FreezeScheduler(BaseCallback):
     def _add_to(self, logs: dict[str, Any], run: ScheduleRun) -> None:
         logs["trainable_params"], logs["non_trainable_params"] = run.counts
         logs.update(run.labels)
-        if self.log_details:
-            logs["phase"] = run.progress.index
-            logs["frozen_groups"] = len(run.frozen)
-            rate = learning_rate_of(self.model)
-            if rate is not None:  # several optimizers have none to give
-                for name, multiplier in run.multipliers.items():
-                    now = rate * multiplier * run.curve_factor(name) * (name not in run.frozen)
-                    logs[f"learning_rate/{name}"] = now
+        if self._group_logs is not None:
+            logs.update(self._group_logs.of_epoch(run))
 
 
 # Each transition makes a new train step on purpose.

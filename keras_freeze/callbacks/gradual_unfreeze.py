@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
+from keras_freeze.callbacks.group_logs import Details
 from keras_freeze.groups import Backbone, Groups
 from keras_freeze.policies import BatchNormMode, KeepFrozen
 from keras_freeze.prefix_cache import PrefixCache
@@ -65,9 +66,14 @@ class GradualUnfreeze(FreezeScheduler):
             arguments of your own. The results are the same.
         total_epochs: Int, the epochs of the whole training when it is split over several fits.
             Defaults to those of the fit.
-        log_details: Bool. Add `phase`, `frozen_groups` (a count) and `learning_rate/<group>`
-            to the logs, besides `trainable_params` and `non_trainable_params`. Defaults to
-            False, since Keras prints every log.
+        log_details: Bool, or some of `"phase"`, `"gradients"` and `"weights"` in a list: what the
+            logs have besides `trainable_params` and `non_trainable_params`. True is `["phase"]`:
+            `phase`, `frozen_groups` (a count) and `learning_rate/<group>`. `"gradients"` adds, for
+            groups that train, `gradient_norm/<group>`, the root of the mean square over the steps
+            of the epoch, and `update_ratio/<group>`, how far its weights have moved in the epoch
+            relative to their norm; gradients that vanish or explode are warned of. `"weights"` adds
+            `weight_norm/<group>` and `effective_rank/<group>`, the mean over its matrices (Roy and
+            Vetterli, 2007). Defaults to False, since Keras prints every log.
         verbose: 0 or 1, whether to print a line at each transition. Defaults to 1.
 
     Raises:
@@ -105,7 +111,7 @@ class GradualUnfreeze(FreezeScheduler):
         batch_norm: BatchNormMode = "frozen",
         cache: bool | str | PrefixCache = "auto",
         total_epochs: int | None = None,
-        log_details: bool = False,
+        log_details: Details = False,
         verbose: int = 1,
     ):
         super().__init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
+from keras_freeze.callbacks.group_logs import Details
 from keras_freeze.groups import Backbone, Groups
 from keras_freeze.policies import BatchNormMode, KeepFrozen
 from keras_freeze.prefix_cache import PrefixCache
@@ -74,7 +75,7 @@ class ProgressiveFreeze(FreezeScheduler):
         batch_norm: BatchNormMode = "frozen",
         cache: bool | str | PrefixCache = "auto",
         total_epochs: int | None = None,
-        log_details: bool = False,
+        log_details: Details = False,
         verbose: int = 1,
     ):
         self.first = first

@@ -69,6 +69,7 @@ class FitPlan:
         rates: Learning rates for phases that have none of their own.
         adaptive: What decides the phases while they run; None where `schedule` is all there is.
         gauge: What measures how much groups change; None where nothing depends on that.
+        records: What every phase records of gradients.
     """
 
     owner: str
@@ -81,6 +82,7 @@ class FitPlan:
     rates: Rates
     adaptive: AdaptivePlan | None = None
     gauge: Gauge | None = None
+    records: frozenset[str] = frozenset()
 
     @functools.cached_property
     def moments(self) -> tuple[Moment | None, ...]:
@@ -252,6 +254,11 @@ class ScheduleRun:
         trainer.sync_jax_state(self.plan.picture.model)
         return self.plan.picture.model
 
+    def present_picture(self) -> ModelPicture:
+        """Return the picture of the model, with the values of the running fit."""
+        trainer.sync_jax_state(self.plan.picture.model)
+        return self.plan.picture
+
     @property
     def next_transition(self) -> int | None:
         """The first epoch that is wholly behind the present phase; None where that isn't known."""
@@ -291,7 +298,10 @@ class ScheduleRun:
         self._warn_of_no_step()
         self._warn_of_no_number(logs)
         self.progress = self.progress.after_epoch(logs)
-        lines = [*self._follow_gradients(), *self.judge(logs)]
+        lines = self._follow_gradients()
+        if NORMS in self.records:
+            recordings.reset(self.model, NORMS)
+        lines += self.judge(logs)
         if self.is_in_last_phase and self.progress.is_over:
             self.plan.picture.model.stop_training = True
             when = transition_message.moment(self.epoch, self.plan.epochs, 0)
@@ -400,10 +410,8 @@ class ScheduleRun:
         phase = self.progress.phase
         if phase is None or not self.plan.follows_gradients(phase):
             return []
-        trainer.sync_jax_state(self.plan.picture.model)
-        picture, base = self.plan.picture, self.plan.multipliers(phase)
+        picture, base = self.present_picture(), self.plan.multipliers(phase)
         rates = rates_by_norms(relative_norms(picture))
-        recordings.reset(self.model, NORMS)
         if not rates or self.epoch + 1 == self.plan.epochs:
             return []
         by_variable = {
@@ -426,7 +434,7 @@ class ScheduleRun:
     def records(self) -> frozenset[str]:
         """What the present phase records of gradients, and the dials that it reads."""
         is_auto = self.plan.follows_gradients(self.progress.phase)
-        return frozenset({NORMS, DIALS} if is_auto else ())
+        return self.plan.records | ({NORMS, DIALS} if is_auto else set())
 
     @property
     def begins_anew(self) -> bool:

@@ -6,7 +6,12 @@ since they last did; `gradient_rates` turns what was recorded of gradients into 
 decides anything or changes a weight.
 """
 
-from keras_freeze.measures.gauges import Gauge as Gauge, Look as Look, gauge_for as gauge_for
+from keras_freeze.measures.gauges import (
+    Gauge as Gauge,
+    Look as Look,
+    WeightChange as WeightChange,
+    gauge_for as gauge_for,
+)
 from keras_freeze.measures.gradient_rates import (
     rates_by_norms as rates_by_norms,
     relative_norms as relative_norms,

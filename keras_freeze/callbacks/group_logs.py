@@ -1,0 +1,167 @@
+"""What the logs of an epoch tell of each layer group, where `log_details` asks for it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Collection
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from keras_freeze.callbacks.schedule_run import ScheduleRun
+from keras_freeze.checks import ArgumentError
+from keras_freeze.engine import recordings
+from keras_freeze.keras_internals.host_arrays import to_host
+from keras_freeze.keras_internals.optimizers import NORMS
+from keras_freeze.measures import Look, WeightChange
+from keras_freeze.model_picture import LayerGroup, learning_rate_of
+
+Detail = Literal["phase", "gradients", "weights"]
+Details: TypeAlias = bool | Collection[Detail]
+
+# Gradients below this part of the head's, in a whole epoch, don't train a group.
+_VANISHING = 1e-7
+# The norm above which a gradient is warned of.
+_EXPLODING = 1e3
+
+
+def as_details(owner: str, given: Any) -> frozenset[str]:
+    """Return what `log_details` asks for; raise in the name of `owner` if it is invalid."""
+    if isinstance(given, bool):
+        return frozenset({"phase"} if given else ())
+    is_names = isinstance(given, Collection) and not isinstance(given, str)
+    if not is_names or not set(given) <= set(get_args(Detail)):
+        rule = 'be True, False, or some of "phase", "gradients" and "weights" in a list'
+        raise ArgumentError(owner, "log_details", rule, value=given)
+    return frozenset(given)
+
+
+class GroupLogs:
+    """The details of one fit.
+
+    Args:
+        details: What is asked for.
+    """
+
+    def __init__(self, details: frozenset[str]) -> None:
+        self._details = details
+        self._before: Look = {}
+        self._warned: set[str] = set()
+
+    @property
+    def records(self) -> frozenset[str]:
+        """What has to be recorded of gradients."""
+        return frozenset({NORMS} if "gradients" in self._details else ())
+
+    def begin_epoch(self, run: ScheduleRun) -> None:
+        """See the weights that train in an epoch."""
+        if "gradients" in self._details:
+            self._before = WeightChange().look(run.present_picture())
+
+    def of_epoch(self, run: ScheduleRun) -> dict[str, float]:
+        """Return the details of an epoch that ends; warn of gradients that vanish or explode."""
+        logs: dict[str, float] = {}
+        if "phase" in self._details:
+            logs |= _of_phase(run)
+        if "gradients" in self._details:
+            logs |= self._of_gradients(run)
+        if "weights" in self._details:
+            for group in run.present_picture().groups:
+                logs |= _of_weights(group)
+        return logs
+
+    def _of_gradients(self, run: ScheduleRun) -> dict[str, float]:
+        picture, logs = run.present_picture(), {}
+        norms, now = recordings.norms(picture.model), WeightChange().look(picture)
+        known = {
+            group.name: [norms[id(v)] for v in group.variables if id(v) in norms]
+            for group in picture.groups
+        }
+        for group in picture.groups:
+            own, name = known[group.name], group.name
+            steps = max((norm.steps for norm in own), default=0)
+            if not steps:
+                continue
+            logs[f"gradient_norm/{name}"] = math.sqrt(sum(n.squares for n in own) / steps)
+            before, after = self._before.get(name, ()), now.get(name, ())
+            if len(before) == len(after) > 0:
+                logs[f"update_ratio/{name}"] = WeightChange().change(before, after)
+            self._warn_if_exploding(run, group, own)
+        head = logs.get(f"gradient_norm/{picture.groups[-1].name}", 0.0)
+        for group in picture.groups[:-1]:
+            largest = math.sqrt(sum(norm.largest for norm in known[group.name]))
+            if known[group.name] and largest < _VANISHING * head:
+                self._warn(
+                    group,
+                    f"the gradients of {group.label} were below {_VANISHING:g} of the head's in "
+                    f"each step of epoch {run.epoch + 1} (at most {largest:.1e}), so that it "
+                    "hardly trains. Freeze it, raise its rate, or look for saturated activations "
+                    "and missing normalization above it",
+                    run,
+                )
+        return logs
+
+    def _warn_if_exploding(
+        self, run: ScheduleRun, group: LayerGroup, own: list[recordings.Norms]
+    ) -> None:
+        advice = "Try clipnorm=, a lower rate for the group, or normalized inputs"
+        bad = min((norm.not_finite_at for norm in own if norm.not_finite_at), default=0)
+        worst = max(own, key=lambda norm: norm.largest)
+        if bad:
+            what = f"a gradient of {group.label} was not finite in step {bad}"
+        elif math.sqrt(worst.largest) > _EXPLODING:
+            norm = f"had a norm of {math.sqrt(worst.largest):.1e} in step {worst.largest_at}"
+            what = f"a gradient of {group.label} {norm}"
+        else:
+            return
+        self._warn(group, f"{what} of epoch {run.epoch + 1}. {advice}", run)
+
+    def _warn(self, group: LayerGroup, text: str, run: ScheduleRun) -> None:
+        if group.name not in self._warned:  # once for each group
+            self._warned.add(group.name)
+            warnings.warn(f"{run.plan.owner}: {text}.", stacklevel=2)
+
+
+def _of_phase(run: ScheduleRun) -> dict[str, float]:
+    logs: dict[str, float] = {"phase": run.progress.index, "frozen_groups": len(run.frozen)}
+    rate = learning_rate_of(run.model)
+    if rate is not None:  # several optimizers have none to give
+        for name, multiplier in run.multipliers.items():
+            now = rate * multiplier * run.curve_factor(name) * (name not in run.frozen)
+            logs[f"learning_rate/{name}"] = now
+    return logs
+
+
+def _of_weights(group: LayerGroup) -> dict[str, float]:
+    arrays = [to_host(v).astype("float64") for v in group.variables if v.dtype != "string"]
+    norm = math.hypot(*(float(np.linalg.norm(array)) for array in arrays))
+    ranks = [effective_rank(array) for array in arrays if array.ndim > 1]
+    logs = {f"weight_norm/{group.name}": norm}
+    if ranks:
+        logs[f"effective_rank/{group.name}"] = sum(ranks) / len(ranks)
+    return logs
+
+
+def effective_rank(matrix: np.ndarray) -> float:
+    """Return the exponential of the entropy of a matrix's singular values, each a part of all.
+
+    Args:
+        matrix: Array of at least two dimensions, all but the last taken together.
+
+    Returns:
+        Float, from 1 to the rank of the matrix; 0 for zeros.
+
+    Reference:
+        - Roy and Vetterli, 2007: The effective rank: a measure of effective dimensionality.
+
+    Example:
+        >>> round(effective_rank(np.eye(3)), 6), round(effective_rank(np.ones((3, 3))), 6)
+        (3.0, 1.0)
+    """
+    values = np.linalg.svd(matrix.reshape(-1, matrix.shape[-1]), compute_uv=False)
+    total = values.sum()
+    if not total:
+        return 0.0
+    parts = values[values > 0] / total
+    return float(np.exp(-(parts * np.log(parts)).sum()))
