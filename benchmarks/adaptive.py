@@ -2,10 +2,10 @@
 
 The demo's photographs (VGG16, 90 patches of 48 x 48 pixels for training, 120 for validation), the
 head at 1e-3 and the same group rates in every arm but one. A training ends after 5 epochs without
-improvement, or after 40, and goes back to its best epoch by validation loss; `GradualUnfreeze()`,
-whose groups wait for their epochs, takes all 40. The arms of a seed run in a process of their own,
-in turns; time is that of the processor, over all cores, with the prefix cache as it is by default.
-Test accuracy is looked at once, at the end of each training.
+improvement, or after 40, and goes back to its best epoch by validation loss; `GradualUnfreeze()`
+and `ProgressiveFreeze()`, whose groups wait for their epochs, take all 40. The arms of a seed run
+in a process of their own, in turns; time is that of the processor, over all cores, with the prefix
+cache as it is by default. Test accuracy is looked at once, at the end of each training.
 
     python benchmarks/adaptive.py run
     python benchmarks/adaptive.py table
@@ -36,6 +36,8 @@ SEEDS = range(10)
 EPOCHS = 40
 PATIENCE = 5
 GROUPS = 6
+# SVCCA needs more rows than 90 patches have in the upper blocks.
+CRITERIA = ("gradient", "weight_change", "cka")
 # All at once is also tried at these multiples of the head's rate, the same for all groups.
 MULTIPLES = (0.1, 0.3, 1.0)
 SWEEP = "best fixed depth, by a sweep"
@@ -43,17 +45,43 @@ ALL = "all at once, best of three rates"
 AUTO = "Auto(), a race"
 
 
-def _fixed(depth: int, **arguments: Any) -> Callable[[], kf.FreezeScheduler]:
-    arguments = {"rates": "default", **arguments}
-    return lambda: kf.FreezeScheduler({0: depth}, backbone=vgg.BLOCKS, verbose=0, **arguments)
+#: What makes a callback, from the training data.
+Make = Callable[[Any], kf.FreezeScheduler]
 
 
-def _gradual(schedule: Any) -> Callable[[], kf.FreezeScheduler]:
-    return lambda: kf.GradualUnfreeze(schedule, backbone=vgg.BLOCKS, verbose=0)
+def _fixed(depth: int, rates: Any = "default") -> Make:
+    return lambda data: kf.FreezeScheduler({0: depth}, backbone=vgg.BLOCKS, rates=rates, verbose=0)
+
+
+def _gradual(schedule: Any) -> Make:
+    return lambda data: kf.GradualUnfreeze(schedule, backbone=vgg.BLOCKS, verbose=0)
+
+
+def _settling(criterion: Any) -> Make:
+    def make(data: Any) -> kf.FreezeScheduler:
+        probe = None if criterion in ("gradient", "weight_change") else data.x
+        return kf.AutoFreeze(
+            criterion=criterion, probe=probe, backbone=vgg.BLOCKS, rates="default", verbose=0
+        )
+
+    return make
+
+
+def _top(k: int) -> Make:
+    def make(data: Any) -> kf.FreezeScheduler:
+        phase = kf.schedules.Phase(kf.schedules.TopGradient(k, data.x, data.y))
+        plan = kf.schedules.FreezeSchedule([phase])
+        return kf.FreezeScheduler(plan, backbone=vgg.BLOCKS, rates="default", verbose=0)
+
+    return make
+
+
+def _progressive(data: Any) -> kf.FreezeScheduler:
+    return kf.ProgressiveFreeze(backbone=vgg.BLOCKS, rates="default", verbose=0)
 
 
 #: What is run: the callback, and by what the learning rate is multiplied.
-ARMS: dict[str, tuple[Callable[[], kf.FreezeScheduler], float]] = {
+ARMS: dict[str, tuple[Make, float]] = {
     **{f"all at once, rate x{m:g}": (_fixed(0, rates=None), m) for m in MULTIPLES},
     **{f"depth {depth}": (_fixed(depth), 1.0) for depth in range(GROUPS)},
     "GradualUnfreeze()": (_gradual("even"), 1.0),
@@ -62,6 +90,10 @@ ARMS: dict[str, tuple[Callable[[], kf.FreezeScheduler], float]] = {
         _gradual(kf.schedules.Auto("sequence", stall=PATIENCE, then="stop")),
         1.0,
     ),
+    **{f"AutoFreeze, {name}": (_settling(name), 1.0) for name in CRITERIA},
+    "ProgressiveFreeze()": (_progressive, 1.0),
+    'all at once, rates="auto"': (_fixed(0, rates="auto"), 1.0),
+    **{f"top {k} by gradient": (_top(k), 1.0) for k in (1, 2)},
 }
 
 
@@ -77,9 +109,10 @@ def measure(seed: int, names: list[str], settings: demo.Settings = demo.FULL) ->
         model.compile(
             keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
         )
-        callback = make()
+        callback = make(data.train)
         is_auto = isinstance(callback, kf.GradualUnfreeze) and callback.schedule != "even"
-        patience = EPOCHS if isinstance(callback, kf.GradualUnfreeze) else PATIENCE
+        waits = (kf.GradualUnfreeze, kf.ProgressiveFreeze)
+        patience = EPOCHS if isinstance(callback, waits) else PATIENCE
         best = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
         began = time.process_time()
         history = model.fit(
