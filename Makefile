@@ -27,9 +27,11 @@ PEERS_BIN := .venv-peers/bin
 PACKAGE := setup.cfg pyproject.toml requirements.txt
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n $(JOBS) --dist worksteal
+# What takes long among hundreds of slow tests, to see what to make cheaper.
+SLOWEST := --durations 30 --durations-min 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-search bench test test-landing test-backends test-all fuzz lint types format notebooks docs docs-open dist clean
+.PHONY: help demo demo-search bench test test-landing test-backends test-all test-all-tensorflow test-all-jax test-all-torch fuzz lint types format notebooks docs docs-open dist clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,10 +65,16 @@ test-backends: .venv/installed-backends  ## Run the core's tests on JAX and on t
 	KERAS_BACKEND=jax $(COMPILED_FAST) $(PYTEST) $(PARALLEL) -m "backend and not slow and not landing"
 	KERAS_BACKEND=torch $(PYTEST) $(PARALLEL) -m "backend and not slow and not landing"
 
-test-all: lint types .venv/installed-backends  ## Check everything: slow tests, on three backends, with many more random cases
-	HYPOTHESIS_PROFILE=thorough $(WITHOUT_ONEDNN) $(PYTEST) $(PARALLEL)
-	KERAS_BACKEND=jax $(PYTEST) $(PARALLEL) -m backend
-	KERAS_BACKEND=torch $(PYTEST) $(PARALLEL) -m backend
+test-all: lint types test-all-tensorflow test-all-jax test-all-torch  ## Check everything: slow tests, on three backends, with many more random cases
+
+test-all-tensorflow: .venv/installed-backends  ## The part of test-all on TensorFlow
+	HYPOTHESIS_PROFILE=thorough $(WITHOUT_ONEDNN) $(PYTEST) $(PARALLEL) $(SLOWEST)
+
+test-all-jax: .venv/installed-backends  ## The part of test-all on JAX
+	KERAS_BACKEND=jax $(PYTEST) $(PARALLEL) $(SLOWEST) -m backend
+
+test-all-torch: .venv/installed-backends  ## The part of test-all on torch
+	KERAS_BACKEND=torch $(PYTEST) $(PARALLEL) $(SLOWEST) -m backend
 
 fuzz: export TF_CPP_MIN_LOG_LEVEL ?= 3
 fuzz: .venv/installed  ## Compare random models: by schedule and by hand, cached and not (FUZZ_SECONDS=600 each)

@@ -4,7 +4,6 @@ import dataclasses
 
 import fuzz_cache
 import keras
-import numpy as np
 import pytest
 
 from keras_freeze.features.store import RowStore
@@ -50,14 +49,19 @@ def test_a_case(changes, hits):
 
 
 @pytest.mark.slow_on_jax
-def test_the_comparison_sees_a_difference(monkeypatch):
+@pytest.mark.at_commit("plain")
+@pytest.mark.parametrize(
+    ("cache", "factor", "seen"),
+    [("plain", 1.0001, {"features", "weights"}), ("bfloat16", 1.03, {"features"})],
+    ids=["plain", "bfloat16"],
+)
+def test_the_comparison_sees_a_difference(cache, factor, seen, monkeypatch):
     get = RowStore.get
 
     def other(self, keys):
         rows = get(self, keys)
-        return rows and [row * np.float32(1.0001) for row in rows]
+        return rows and [row * row.dtype.type(factor) for row in rows]
 
     monkeypatch.setattr(RowStore, "get", other)
-    found, _ = fuzz_cache.differences(PLAIN)
-    assert any("features" in words for words in found)
-    assert any("weights" in words for words in found)
+    found, _ = fuzz_cache.differences(dataclasses.replace(PLAIN, cache=cache))
+    assert seen <= {words.split()[0] for words in found}
