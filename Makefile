@@ -34,7 +34,7 @@ SLOWEST := --durations 30 --durations-min 10
 .PHONY: help demo demo-search bench test test-landing test-backends test-all test-all-tensorflow test-all-jax test-all-torch fuzz lint types format notebooks docs docs-open dist clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: .venv-demo/installed  ## Fine-tune VGG16 on photographs, step by step (about 5 minutes)
