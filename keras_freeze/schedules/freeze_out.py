@@ -42,7 +42,7 @@ class FreezeOut(Planner):
         >>> planner = FreezeOut("ProgressiveFreeze", first=0.5, shape="linear", scales_rates=False)
         >>> schedule = planner.plan_for(["low", "middle", "head"], epochs=2, steps=4)
         >>> [(phase.frozen, phase.until) for phase in schedule.phases]
-        [((), AfterSteps(4)), (('low',), AfterSteps(2)), (('low', 'middle'), None)]
+        [((), AfterSteps(steps=4)), (('low',), AfterSteps(steps=2)), (('low', 'middle'), None)]
     """
 
     owner: str

@@ -98,7 +98,7 @@ def test_rates_are_logged_by_group():
             )
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_a_training_in_two_fits_is_the_same():
     whole, parts = build(keras.optimizers.Adam(0.01)), build(keras.optimizers.Adam(0.01))
     fit(whole, progressive())
