@@ -188,7 +188,7 @@ CRITERIA = {
 }
 
 
-@pytest.mark.at_commit("weights", "since pretraining")
+@pytest.mark.at_commit("since pretraining")
 @pytest.mark.parametrize(("see", "change", "arguments"), CRITERIA.values(), ids=CRITERIA)
 def test_what_each_criterion_measures_is_what_numpy_says(see, change, arguments):
     callback, recorder = auto_freeze(intervals=EPOCHS, **arguments), Recorder(see)
@@ -220,6 +220,7 @@ class Says(keras.callbacks.Callback):
         logs["val_loss"] = self.values[epoch]
 
 
+@pytest.mark.slow_on_jax
 def test_groups_unfreeze_when_validation_gets_worse(capsys):
     callback = auto_freeze(
         verbose=1, intervals=6, criterion="weight_change", tolerance=0.1, rates=4.0

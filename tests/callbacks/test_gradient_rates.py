@@ -86,6 +86,7 @@ def test_rates_are_relative_gradient_norms_over_the_largest():
 
 
 @pytest.mark.slow_on_jax
+@pytest.mark.at_commit("adamw")
 @pytest.mark.parametrize(
     "make",
     [

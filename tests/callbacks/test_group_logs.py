@@ -87,6 +87,7 @@ def test_updates_are_those_of_the_epoch_and_of_groups_that_train():
     assert history["phase"] == [0]
 
 
+@pytest.mark.slow_on_jax
 def test_weights_have_a_norm_and_a_rank():
     model = build()
     kernel = np.zeros((6, 7), "float32")
@@ -105,6 +106,7 @@ def warned(model, **arguments):
     return [str(w.message) for w in caught if "FreezeScheduler: " in str(w.message)]
 
 
+@pytest.mark.slow_on_jax
 def test_vanishing_gradients_are_named_once():
     (message,) = warned(build(scale=1e-9), epochs=3)
     assert "gradients of one were below 1e-07 of the head's in each step of epoch 1" in message

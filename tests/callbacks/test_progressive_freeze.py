@@ -108,6 +108,7 @@ def test_a_training_in_two_fits_is_the_same():
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow_on_jax
 def test_its_plan_can_be_previewed_and_written(tmp_path):
     model, callback = build(), progressive()
     assert callback.phase_starts(model, EPOCHS, STEPS // EPOCHS) == (0, 2, 2, 3)
