@@ -150,7 +150,7 @@ def effective_rank(matrix: np.ndarray) -> float:
         matrix: Array of at least two dimensions, all but the last taken together.
 
     Returns:
-        Float, from 1 to the rank of the matrix; 0 for zeros.
+        Float, from 1 to the rank of the matrix; 0 for zeros, NaN where a value is not finite.
 
     Reference:
         - Roy and Vetterli, 2007: The effective rank: a measure of effective dimensionality.
@@ -159,6 +159,8 @@ def effective_rank(matrix: np.ndarray) -> float:
         >>> round(effective_rank(np.eye(3)), 6), round(effective_rank(np.ones((3, 3))), 6)
         (3.0, 1.0)
     """
+    if not np.isfinite(matrix).all():
+        return math.nan
     values = np.linalg.svd(matrix.reshape(-1, matrix.shape[-1]), compute_uv=False)
     total = values.sum()
     if not total:

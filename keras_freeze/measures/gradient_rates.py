@@ -43,7 +43,6 @@ def rates_by_norms(relative: Mapping[str, float]) -> dict[str, float]:
         >>> rates_by_norms({"low": 0.01, "high": 0.02, "head": 0.04})
         {'low': 0.25, 'high': 0.5, 'head': 1.0}
     """
-    largest = max(relative.values(), default=0.0)
-    if not largest or not math.isfinite(largest):
-        return {}
-    return {name: norm / largest for name, norm in relative.items()}
+    known = {name: norm for name, norm in relative.items() if math.isfinite(norm)}
+    largest = max(known.values(), default=0.0)
+    return {name: norm / largest for name, norm in known.items()} if largest else {}

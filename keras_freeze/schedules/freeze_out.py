@@ -91,8 +91,12 @@ class FreezeOut(Planner):
 
     def _lives(self, names: Sequence[str]) -> dict[str, float]:
         """Return the part of the training after which each group's rate is 0."""
-        last, power = max(1, len(names) - 1), _POWERS[self.shape]
-        return {n: (self.first + (1 - self.first) * i / last) ** power for i, n in enumerate(names)}
+        last, power = len(names) - 1, _POWERS[self.shape]
+        below = {
+            name: (self.first + (1 - self.first) * i / last) ** power
+            for i, name in enumerate(names[:-1])
+        }
+        return {**below, names[-1]: 1.0}
 
     def _phase(
         self,

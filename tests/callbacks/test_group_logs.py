@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import keras_freeze as kf
+from keras_freeze.callbacks.group_logs import effective_rank
 from keras_freeze.keras_internals.gradients import loss_gradients
+from keras_freeze.measures import rates_by_norms
 
 pytestmark = pytest.mark.backend
 
@@ -128,3 +130,9 @@ def test_gradients_that_are_not_finite_are_named_with_their_step():
     found = [text for text in warned(build(), y=y, epochs=1) if "gradient" in text]
     assert len(found) == 3
     assert all("was not finite in step 3 of epoch 1" in text for text in found)
+
+
+def test_the_rank_of_what_is_not_finite_is_not_known():
+    assert np.isnan(effective_rank(np.array([[1.0, np.nan], [0.0, 1.0]])))
+    assert rates_by_norms({"a": np.nan, "b": 2.0, "c": 1.0}) == {"b": 1.0, "c": 0.5}
+    assert rates_by_norms({"a": np.nan}) == rates_by_norms({"b": 0.0}) == {}

@@ -126,3 +126,9 @@ def test_its_plan_can_be_previewed_and_written(tmp_path):
 def test_without_a_number_of_batches_it_says_what_to_pass():
     with pytest.raises(ValueError, match=r"ProgressiveFreeze\(steps_per_epoch=\.\.\.\) must be"):
         progressive().phase_starts(build(), EPOCHS)
+
+
+def test_a_head_that_trains_alone_trains_to_the_end():
+    history = fit(build(), progressive(keep_frozen=list(LAYERS), log_details=True)).history
+    assert history["learning_rate/head"][2] > 0.01
+    assert history["trainable_params"] == [24] * EPOCHS
