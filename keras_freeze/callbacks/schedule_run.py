@@ -294,13 +294,13 @@ class ScheduleRun:
     def end_epoch(self, logs: Mapping[str, Any]) -> list[str]:
         """Take an epoch's metrics into account; return the lines to print."""
         self.count_steps(self.batch + self._execution)
-        self.keep_best(logs)
         self._warn_of_no_step()
         self._warn_of_no_number(logs)
         self.progress = self.progress.after_epoch(logs)
         lines = self._follow_gradients()
         if NORMS in self.records:
             recordings.reset(self.model, NORMS)
+        self.keep_best(logs)  # as the next epoch begins: with its rates, and nothing recorded
         lines += self.judge(logs)
         if self.is_in_last_phase and self.progress.is_over:
             self.plan.picture.model.stop_training = True

@@ -6,7 +6,9 @@ import pytest
 from effects import values
 
 import keras_freeze as kf
+from keras_freeze.engine import recordings
 from keras_freeze.keras_internals.gradients import loss_gradients
+from keras_freeze.schedules import FreezeSchedule, OnPlateau, Phase
 
 pytestmark = pytest.mark.backend
 
@@ -120,3 +122,24 @@ def test_groups_that_unfreeze_begin_at_the_default_rate(capsys):
     printed = capsys.readouterr().out
     assert "After epoch 1, by their gradients: head trains at 1.0e-01.\n" in printed
     assert "After epoch 4" not in printed
+
+
+class Steps(keras.callbacks.Callback):
+    """Keeps, epoch by epoch, how many gradients were recorded; and says what `val_loss` is."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values, self.seen = values, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append(max(norms.steps for norms in recordings.norms(self.model).values()))
+        logs["val_loss"] = self.values[epoch]
+
+
+@pytest.mark.slow_on_jax
+def test_the_best_epoch_comes_back_with_nothing_recorded():
+    until = OnPlateau("val_loss", patience=1)
+    plan = FreezeSchedule([Phase(1, until=until, restore_best=True), Phase()])
+    steps = Steps([1.0, 2.0, 2.0, 2.0])
+    fit(build(), steps, scheduler(plan))
+    assert steps.seen == [ROWS // BATCH] * EPOCHS
