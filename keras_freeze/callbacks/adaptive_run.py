@@ -323,11 +323,11 @@ class AdaptiveRun(ScheduleRun):
                 f"{len(kept.state['weights'])}. Call enable_lora or quantize before fit."
             )
 
-    def enter(self, joined: Mapping[int, int] | None, *, is_first: bool = False) -> list[str]:
+    def enter(self, start: StartingPoint | None = None) -> list[str]:
         """Make the model ready for the present phase; return the line that says what changed."""
         before = self.frozen
-        lines = super().enter(joined, is_first=is_first)
-        if before == self.frozen and not is_first and not self.begins_anew:
+        lines = super().enter(start)
+        if before == self.frozen and start is None and not self.begins_anew:
             lines = []  # an interval ends, and nothing changes
         if self._sums_gradients:
             recordings.reset(self.model, SUMS)
@@ -347,7 +347,7 @@ class AdaptiveRun(ScheduleRun):
                 self.carry_out(decision)
                 self.progress = beginning(FreezeSchedule([decision.phase]))
                 self.steps = 0
-                self.enter(None)
+                self.enter()
         lines = self.restore_best("After training")
         return [*lines, f"After training: {adaptive.verdict(seen)}."]
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
+from collections.abc import Mapping
 
 import keras
 
 from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun, StartingPoint
 from keras_freeze.checks import ArgumentError
-from keras_freeze.engine import state_of
+from keras_freeze.engine import recordings, state_of
 from keras_freeze.keras_internals.optimizers import iterations
 from keras_freeze.model_picture import (
     LayerGroup,
@@ -37,6 +38,7 @@ class Position:
         steps: Int, batches done in that phase.
         best: The best epoch of that phase, if it asks for it.
         optimizers: Those that train the model, whose state the best epoch holds.
+        dials: What their rates are multiplied by, by variable id.
     """
 
     epoch: int
@@ -44,13 +46,16 @@ class Position:
     steps: int
     best: Best | None
     optimizers: tuple[weakref.ref[keras.Optimizer], ...]
+    dials: Mapping[int, float]
 
 
 def record(run: ScheduleRun, next_epoch: int) -> None:
     """Keep where a fit is, for one that continues from there in the same process."""
     model = run.plan.picture.model
     optimizers = tuple(map(weakref.ref, optimizers_of(model)))
-    state_of(model).position = Position(next_epoch, run.progress, run.steps, run.best, optimizers)
+    dials = recordings.dials(run.model)
+    position = Position(next_epoch, run.progress, run.steps, run.best, optimizers, dials)
+    state_of(model).position = position
 
 
 def is_known(model: keras.Model) -> bool:
@@ -96,7 +101,8 @@ def _on_schedule(plan: FitPlan, epoch: int) -> StartingPoint:
     if position is not None and is_next and position.progress.schedule == schedule:
         are_the_same = tuple(map(weakref.ref, optimizers_of(model))) == position.optimizers
         best = position.best if are_the_same else None
-        return StartingPoint(epoch, position.progress, position.steps, best)
+        progress, steps = position.progress, position.steps
+        return StartingPoint(epoch, progress, steps, best, dials=position.dials)
     progress = progress_at(schedule, epoch, plan.steps_per_epoch, plan.stride)
     if progress is None:
         raise ArgumentError(

@@ -181,6 +181,7 @@ class StartingPoint:
         kept: Names of the groups that are not to be frozen again.
         joined: Iteration count by variable id at which it began to train, for a model whose
             optimizer was loaded; None for any other.
+        dials: What the rates were multiplied by at the end of the fit before, by variable id.
     """
 
     epoch: int
@@ -189,6 +190,7 @@ class StartingPoint:
     best: Best | None = None
     kept: frozenset[str] = frozenset()
     joined: Mapping[int, int] | None = None
+    dials: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -244,7 +246,7 @@ class ScheduleRun:
             counts=counts,
             best=start.best,
         )
-        lines = run.enter(start.joined, is_first=True)
+        lines = run.enter(start)
         # The last fit may have ended with a phase; going back to its best needs its flags.
         return run, run.advance() or lines
 
@@ -356,16 +358,20 @@ class ScheduleRun:
             lines += self.leave()
             self.progress, self.steps = self.progress.next(), 0
         if self.progress.index != index:
-            lines += self.enter(None)
+            lines += self.enter()
         return lines
 
-    def enter(self, joined: Mapping[int, int] | None, *, is_first: bool = False) -> list[str]:
-        """Make the model ready for the present phase; return the line that says what changed."""
+    def enter(self, start: StartingPoint | None = None) -> list[str]:
+        """Make the model ready for the present phase; return the line that says what changed.
+
+        Args:
+            start: Where the fit begins, for its first phase. Defaults to None, for another.
+        """
         self._see_new_weights()
         phase, plan, model = self.progress.phase, self.plan, self.model
         if phase is None:
             return []
-        frozen_before = None if is_first or self.begins_anew else self.frozen
+        frozen_before = None if start is not None or self.begins_anew else self.frozen
         flags_before = [variable.trainable for variable in model.weights]
         frozen = self._without_kept(plan.frozen(phase))
         self.multipliers = plan.multipliers(phase)
@@ -376,7 +382,10 @@ class ScheduleRun:
         }
         flags = phase_flags(plan.picture, frozen, phase.batch_norm)
         curve = plan.curve(phase, self.epoch, self.batch, self.steps)
+        joined = None if start is None else start.joined
         transition(model, flags, by_variable, curve, joined, records=self.records)
+        if start is not None:  # a fit that was interrupted has left what it recorded
+            recordings.begin(model, start.dials)
         self.frozen = frozen_groups(plan.picture, frozen)
         self.counts = parameter_counts(model)
         self.marks = {
@@ -412,7 +421,7 @@ class ScheduleRun:
             return []
         picture, base = self.present_picture(), self.plan.multipliers(phase)
         rates = rates_by_norms(relative_norms(picture))
-        if not rates or self.epoch + 1 == self.plan.epochs:
+        if not rates:
             return []
         by_variable = {
             id(v): rates[group.name] / base[group.name]
@@ -422,6 +431,8 @@ class ScheduleRun:
         }
         recordings.set_dials(self.model, by_variable)
         self.multipliers = {**self.multipliers, **rates}
+        if self.epoch + 1 == self.plan.epochs:  # they are for a fit that continues
+            return []
         shown = {group.label: rates[group.name] for group in picture.groups if group.name in rates}
         return [transition_message.rates_follow(self.epoch, shown, learning_rate_of(self.model))]
 

@@ -67,9 +67,15 @@ def set_dials(model: keras.Model, values: Mapping[int, float]) -> None:
             slot.assign(values[i])
 
 
+def begin(model: keras.Model, values: Mapping[int, float]) -> None:
+    """Begin a fit: with nothing recorded, and dials as they were by variable id, else at 1."""
+    reset(model, SUMS, NORMS)
+    set_dials(model, {i: values.get(i, 1.0) for i, _ in _slots(model, DIALS)})
+
+
 def reset(model: keras.Model, *names: str) -> None:
-    """Begin to record anew; by default all but dials."""
-    for name in names or (SUMS, NORMS):
+    """Begin to record anew what these slots hold."""
+    for name in names:
         for _, slot in _slots(model, name):
             slot.assign(keras.ops.zeros(slot.shape, slot.dtype))
 

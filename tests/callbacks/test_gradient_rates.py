@@ -83,8 +83,36 @@ def test_rates_are_relative_gradient_norms_over_the_largest():
         for name in (*LAYERS, "head"):
             logged = history[f"learning_rate/{name}"][epoch]
             assert logged == pytest.approx(RATE * rates[epoch][name], rel=1e-3)
+    assert_alike(model, expected)
+
+
+def assert_alike(model, expected):
     for one, two in zip(values(model).values(), values(expected).values(), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow_on_jax
+def test_two_fits_train_like_one():
+    model = build()
+    fit(model, scheduler(), epochs=2)
+    fit(model, scheduler(), initial_epoch=2)
+    assert_alike(model, by_hand()[0])
+
+
+class Interrupts(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2 and self.model.optimizer.iterations > ROWS // BATCH:
+            raise InterruptedError
+
+
+@pytest.mark.slow_on_jax
+def test_a_fit_that_starts_over_after_an_interruption_begins_anew():
+    model = build()
+    with pytest.raises(InterruptedError):
+        fit(model, scheduler(), Interrupts())
+    model.set_weights(build().get_weights())
+    fit(model, scheduler())
+    assert_alike(model, by_hand()[0])
 
 
 @pytest.mark.slow_on_jax

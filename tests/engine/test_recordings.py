@@ -79,7 +79,7 @@ def test_every_batch_counts_unscaled_and_before_clipping(make):
     expected = by_hand(model)
     fit(model, epochs=2)
     assert_close(recordings.sums(model), expected, times=2)
-    recordings.reset(model)
+    recordings.reset(model, SUMS, NORMS)
     fit(model)
     assert_close(recordings.sums(model), expected)
 
@@ -181,7 +181,7 @@ def test_norms_are_those_of_each_gradient():
         assert norms.largest == pytest.approx(max(squares[i]), rel=1e-4)
         assert norms.largest_at == 1 + int(np.argmax(squares[i]))
         assert norms.not_finite_at == 0
-    recordings.reset(model)
+    recordings.reset(model, SUMS, NORMS)
     assert {norms.steps for norms in recordings.norms(model).values()} == {0}
 
 
