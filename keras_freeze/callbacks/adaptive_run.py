@@ -199,7 +199,12 @@ class AdaptiveRun(ScheduleRun):
         return self.epoch + (self.batch / steps if steps else 1.0)
 
     def _seen(self) -> list[Outcome]:
-        """Return the outcomes so far; the last is that of a phase that has not ended, if any."""
+        """Return the outcomes so far; the last is that of a phase that has not ended, if any.
+
+        Where no epoch is the best, they are those that another phase has followed.
+        """
+        if self.best_by is None:
+            return self.memory.outcomes[: self.progress.index]
         seen = list(self.memory.outcomes)
         if self.memory.values or not seen:
             seen.append(Outcome(tuple(self.memory.values), self._epochs_done))
@@ -256,11 +261,13 @@ class AdaptiveRun(ScheduleRun):
             return {}
         now, changes = gauge.look(self.present_picture()), {}
         for name in _adaptive(self.plan).setting.groups[:-1]:
-            if name in before and name in now and name not in self.frozen:
+            if name in self.frozen:  # or nothing in it trains
+                continue
+            changes[name] = math.nan
+            if name in before and name in now:
                 try:
                     changes[name] = gauge.change(before[name], now[name])
                 except NotMeasurableError as error:
-                    changes[name] = math.nan
                     self._warn_of_unmeasured(name, error)
         if not gauge.keeps_first:
             self.memory.look = now

@@ -41,7 +41,7 @@ class Outcome:
     Attributes:
         values: The monitored metric after each of its epochs; none where nothing is monitored.
         end: Float, the epochs of the training that were done by its end.
-        changes: How much each group has changed, of those for which that was measured.
+        changes: How much each group that trains has changed, NaN where that isn't known.
     """
 
     values: tuple[float, ...]

@@ -47,10 +47,11 @@ class Settling(AdaptiveSchedule):
     """Freeze, after each interval, the groups below the lowest that still changes.
 
     The threshold is a percentile of the changes of the groups that train, but for the last, which
-    never freezes. A group whose change isn't known still changes.
+    never freezes. A group whose change is NaN still changes, and one that has none is one in which
+    nothing trains, which freezes with those around it.
 
     Args:
-        intervals: Int, how many of equal length the training is divided into.
+        intervals: Int, how many the training is divided into: as many as it has batches, at most.
         percentile: Float, from 0 to 100.
         min_trainable: Int, how many groups always train.
         warm_up: Int, after how many intervals groups may freeze.
@@ -89,7 +90,9 @@ class Settling(AdaptiveSchedule):
 
     def outline(self, setting: Setting) -> FreezeSchedule:
         """Return the first interval, in which everything trains."""
-        return FreezeSchedule([self._phase(setting, 0, None)])
+        is_known = setting.steps_per_epoch is not None
+        steps = self._steps(setting, ()) if is_known else None
+        return FreezeSchedule([self._phase(setting, 0, steps)])
 
     def decide(self, setting: Setting, outcomes: Sequence[Outcome]) -> Decision:
         """Return what follows the intervals that have ended."""
@@ -100,21 +103,26 @@ class Settling(AdaptiveSchedule):
         only_records = max(1, self.warm_up)
         for n, outcome in enumerate(outcomes, 1):
             changes = self._changes(setting, depths[-1], outcome) if n > only_records else {}
+            findings = ()
+            if outcome.end >= setting.epochs:  # so that nothing follows
+                break
             best, worse = self._judge(best, outcome)
             if worse is not None and len(depths) > 1:
+                if math.isfinite(worse.value):
+                    best = worse.value  # to compare with, so that each loss is answered once
                 depth, only_records = depths.pop(), n + 1
                 again = setting.groups[depths[-1] : depth]
                 findings = tuple(dataclasses.replace(worse, what=f"{g} unfreezes") for g in again)
                 continue
-            findings = self._freezing(setting, depths[-1], changes)
+            depth, findings = self._freezing(setting, depths[-1], changes)
             if findings:
-                depths.append(depths[-1] + len(findings))
+                depths.append(depth)
         depth = depths[-1]
-        is_last = len(outcomes) + 1 >= self.intervals
+        is_last = len(outcomes) + 1 >= self._count(setting)
         if self.tolerance is None:
             is_last |= depth >= self._deepest(setting)
         return Decision(
-            self._phase(setting, depth, None if is_last else self._steps(setting)),
+            self._phase(setting, depth, None if is_last else self._steps(setting, outcomes)),
             is_final=is_last,
             findings=findings,
             measured=tuple(changes.items()),
@@ -122,7 +130,7 @@ class Settling(AdaptiveSchedule):
 
     def conclude(self, setting: Setting, outcomes: Sequence[Outcome]) -> Decision:
         """Return the present phase: nothing is undone."""
-        return self.decide(setting, outcomes[:-1])
+        return self.decide(setting, outcomes)
 
     def verdict(self, setting: Setting, outcomes: Sequence[Outcome]) -> str:
         """Return how deep the model ends frozen."""
@@ -139,25 +147,24 @@ class Settling(AdaptiveSchedule):
 
     def _freezing(
         self, setting: Setting, depth: int, changes: Mapping[str, float]
-    ) -> tuple[Finding, ...]:
-        """Return which groups freeze after an interval, and by what."""
+    ) -> tuple[int, tuple[Finding, ...]]:
+        """Return how many groups are frozen after an interval, which freeze now, and by what."""
         known = [change for change in changes.values() if math.isfinite(change)]
         if not known:
-            return ()
+            return depth, ()
         threshold = float(np.percentile(known, self.percentile))
-        frozen: list[Finding] = []
-        for name in setting.groups[depth : self._deepest(setting)]:
-            change = changes.get(name, math.nan)
-            if not change < threshold:
-                break
-            frozen.append(Finding(f"{name} freezes", change, threshold))
-        return tuple(frozen)
+        able = setting.groups[depth : self._deepest(setting)]
+        changing = (n for n, name in enumerate(able) if not changes.get(name, -1.0) < threshold)
+        settled = able[: next(changing, len(able))]
+        findings = (
+            Finding(f"{name} freezes", changes[name], threshold)
+            for name in settled
+            if name in changes
+        )
+        return depth + len(settled), tuple(findings)
 
     def _judge(self, best: float | None, outcome: Outcome) -> tuple[float | None, Finding | None]:
-        """Return the best value so far, and whether the last is worse than may be.
-
-        That one is then the best to compare with, so that each loss is answered once.
-        """
+        """Return the best value so far, and whether the last is worse than may be."""
         if self.tolerance is None or not outcome.values:
             return best, None
         last, direction = outcome.values[-1], self.tolerance.direction
@@ -169,10 +176,10 @@ class Settling(AdaptiveSchedule):
         limit = self.tolerance.limit(best)
         if last == limit or improves(last, limit, 0.0, direction):
             return best, None
-        harm = Finding("", last, limit, self.tolerance.metric)
-        return (last if math.isfinite(last) else best), harm
+        return best, Finding("", last, limit, self.tolerance.metric)
 
-    def _steps(self, setting: Setting) -> int:
+    def _count(self, setting: Setting) -> int:
+        """Return how many intervals there are."""
         steps = setting.steps_per_epoch
         if steps is None:
             raise ArgumentError(
@@ -182,7 +189,17 @@ class Settling(AdaptiveSchedule):
                 received="a fit that doesn't know how many batches an epoch has",
                 advice="Pass steps_per_epoch= to fit, or give a tf.data.Dataset its cardinality.",
             )
-        return max(1, math.ceil(setting.epochs * steps / self.intervals))
+        return min(self.intervals, setting.epochs * steps)
+
+    def _steps(self, setting: Setting, outcomes: Sequence[Outcome]) -> int:
+        """Return the batches of the next interval: those to the next of equal parts.
+
+        Executions of several batches end where they end, and the next interval makes up for it.
+        """
+        steps, number = setting.steps_per_epoch or 1, len(outcomes) + 1
+        done = round(outcomes[-1].end * steps) if outcomes else 0
+        end = math.ceil(number * setting.epochs * steps / self._count(setting))
+        return max(1, end - done)
 
     def _phase(self, setting: Setting, depth: int, steps: int | None) -> Phase:
         until = None if steps is None else AfterSteps(steps)

@@ -1,5 +1,7 @@
 """`AutoFreeze`: what it measures and freezes in a fit, compared with gradients computed by hand."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -53,14 +55,14 @@ def by_hand(percentile):
     model = build()
     x, y = data()
     batches = [(x[n : n + BATCH], y[n : n + BATCH]) for n in range(0, ROWS, BATCH)] * EPOCHS
-    length = -(-len(batches) // INTERVALS)
+    ends = [-(-n * len(batches) // INTERVALS) for n in range(INTERVALS + 1)]
     variables = model.trainable_variables
     gradients, others = loss_gradients(model, variables)
     owner = [layer.name for layer in model.layers for _ in layer.trainable_variables]
     names, depth, depths, found = [*LAYERS, "head"], 0, [], []
-    for begin in range(0, len(batches), length):
+    for begin, end in itertools.pairwise(ends):
         sums = [np.zeros(v.shape) for v in variables]
-        for inputs, targets in batches[begin : begin + length]:
+        for inputs, targets in batches[begin:end]:
             depths.append(depth)
             tensors = map(keras.ops.convert_to_tensor, (inputs, targets))
             computed, others = gradients(*tensors, None, others)
@@ -73,7 +75,7 @@ def by_hand(percentile):
         for name, total in zip(owner, sums, strict=True):
             norms[name] = norms.get(name, 0.0) + np.abs(total).sum()
         found.append(norms)
-        if len(found) > 1 and begin + length < len(batches):
+        if len(found) > 1 and end < len(batches):
             own = names[depth:-1]
             change = [abs(found[-2][n] - found[-1][n]) / found[-2][n] for n in own]
             reaching = np.flatnonzero(change >= np.percentile(change, percentile))
@@ -111,6 +113,61 @@ def test_what_is_frozen_is_cached():
     assert cached["freeze_depth"] == plain["freeze_depth"]
     np.testing.assert_allclose(cached["loss"], plain["loss"], rtol=1e-4)
     assert cache.statistics.hits
+
+
+@pytest.mark.slow_on_jax
+def test_what_has_nothing_to_train_does_not_keep_others_from_freezing():
+    keras.utils.set_random_seed(5)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.BatchNormalization(name="norm"),
+            *[layers.Dense(7, activation="tanh", name=name) for name in LAYERS],
+            layers.Dense(3, name="head"),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(RATE), "mse")
+    groups = {name: [name] for name in ("norm", *LAYERS, "head")}
+    callback = auto_freeze(backbone=["norm", *LAYERS], groups=groups)
+    model.get_layer("norm").set_weights([np.full(6, value) for value in (1.1, 0.1, 0.2, 0.9)])
+    history = fit(model, callback).history
+    assert history["freeze_depth"][-1] > 1
+    assert [row.what for row in callback.decisions.rows][:2] == ["one freezes", "two freezes"]
+
+
+@pytest.mark.slow_on_jax
+def test_a_fit_that_is_stopped_reports_what_was_carried_out():
+    callback = auto_freeze(intervals=3)  # the second ends with the second epoch of three
+
+    class Stops(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    x, y = data()
+    model = build()
+    model.fit(
+        x, y, batch_size=BATCH, epochs=3, shuffle=False, verbose=0, callbacks=[callback, Stops()]
+    )
+    assert callback.decisions.rows == ()
+    assert callback.decisions.verdict.startswith("depth 0 of 4")
+    assert all(layer.trainable for layer in model.layers)
+
+
+@pytest.mark.slow_on_jax
+def test_a_backup_is_of_a_training_of_as_many_epochs():
+    first, later = auto_freeze(), auto_freeze()
+    recorder = Recorder(lambda model: first.training_state())
+    x, y = data()
+    build().fit(x, y, epochs=2, verbose=0, callbacks=[first, recorder])
+    after_an_epoch = recorder.seen[1]
+
+    class Resumes(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            later.check_training_state(after_an_epoch)
+
+    with pytest.raises(ValueError, match="2 epochs, and this one has 4: pass epochs=2"):
+        build().fit(x, y, epochs=4, verbose=0, callbacks=[later, Resumes()])
 
 
 @pytest.mark.slow_on_jax

@@ -1,12 +1,13 @@
 """`Settling`, as a pure value: changes of groups go in, what freezes or unfreezes comes out."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from keras_freeze.schedules import AfterSteps, Outcome, Settling, Tolerance
+from keras_freeze.schedules import Outcome, Settling, Tolerance
 from keras_freeze.schedules.adaptive import Setting
 
 NAMES = ("block1", "block2", "block3", "block4", "head")
@@ -59,7 +60,10 @@ CASES = {
     ),
     "the lowest is not known": ([FIRST, (NAN, 0.1, 0.2, 0.3)], 0),
     "one above it is not known": ([FIRST, (0.1, NAN, 0.2, 0.9)], 1),
-    "one was not measured": ([FIRST, (0.1, None, 0.2, 0.9)], 1),
+    "in one nothing trains": ([FIRST, (0.1, None, 0.2, 0.9)], 2),
+    "nothing trains in the lowest": ([FIRST, (None, 0.1, 0.2, 0.9)], 2),
+    "nothing trains in what lies below": ([FIRST, (None, 0.9, 0.1, 0.1)], 0),
+    "nothing trains above": ([FIRST, (0.1, 0.2, None, 0.9)], 1),
     "nothing is known": ([FIRST, (NAN, NAN, NAN, NAN)], 0),
 }
 
@@ -78,13 +82,39 @@ def test_the_findings_name_each_group_its_change_and_the_threshold():
     assert dict(decision.measured) == {"block1": 0.1, "block2": 0.2, "block3": 0.3, "block4": 0.4}
 
 
-def test_intervals_have_the_same_length_but_the_last():
-    decision = settling().decide(setting_of(epochs=10, steps=7), [])
-    assert decision.phase.until == AfterSteps(7)
-    assert not decision.is_final
-    last = settling().decide(setting_of(), outcomes_of(*[FIRST] * 9))
-    assert last.is_final
-    assert last.phase.until is None
+@given(
+    epochs=st.integers(1, 12),
+    steps=st.integers(1, 30),
+    intervals=st.integers(2, 15),
+    stride=st.integers(1, 4),
+)
+def test_intervals_are_equal_parts_to_the_next_execution(epochs, steps, intervals, stride):
+    setting, schedule = setting_of(epochs=epochs, steps=steps), settling(intervals=intervals)
+    total, ends, outcomes = epochs * steps, [], []
+    while not (decision := schedule.decide(setting, outcomes)).is_final:
+        begin = ends[-1] if ends else 0
+        in_epoch, wanted, done = begin % steps, decision.phase.until.steps, 0
+        while done < wanted:  # the last execution of an epoch has what is left
+            size = min(stride, steps - in_epoch)
+            done, in_epoch = done + size, (in_epoch + size) % steps
+        ends.append(begin + done)
+        changes = {name: 1.0 for name in NAMES}
+        outcomes.append(Outcome((), end=ends[-1] / steps, changes=changes))
+    count = min(intervals, total)
+    assert len(ends) == count - 1
+    exact = [math.ceil(n * total / count) for n in range(1, count)]
+    if stride == 1:
+        assert ends == exact
+    for end, due, before in zip(ends, exact, [0, *ends], strict=False):
+        assert due <= end < max(due, before + 1) + stride
+
+
+def test_what_is_decided_as_the_training_ends_changes_nothing():
+    outcomes = outcomes_of(FIRST, FREEZES)
+    outcomes[-1] = dataclasses.replace(outcomes[-1], end=10.0)
+    decision = settling().decide(setting_of(epochs=10), outcomes)
+    assert decision.phase.frozen == decision.findings == ()
+    assert len(decision.measured) == 4
 
 
 def test_where_nothing_more_can_freeze_nothing_more_is_recorded():
@@ -115,6 +145,12 @@ TOLERATED = {
     "a rising metric falls": (HIGHER, [FIRST, FREEZES, FREEZES], [0.5, 0.6, 0.49], [0, 2, 0]),
     "no number": (LOWER, [FIRST, FREEZES, FREEZES], [1.0, 0.9, NAN], [0, 2, 0]),
     "nothing is frozen": (LOWER, [FIRST, FREEZES], [1.0, 2.0], [0, 2]),
+    "worse than before anything froze": (
+        LOWER,
+        [FIRST, FREEZES, FREEZES],
+        [1.0, 2.0, 2.0],
+        [0, 2, 0],
+    ),
     "the last that froze": (
         LOWER,
         [FIRST, FREEZES, MORE, MORE],
