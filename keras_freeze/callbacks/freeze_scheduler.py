@@ -522,7 +522,7 @@ class FreezeScheduler(BaseCallback):
             "schedule": fingerprint(plan.schedule),
             "rates": dict(self.rates) if isinstance(self.rates, Mapping) else self.rates,
             "lora": self.lora,
-            "adaptive": plan.adaptive and repr(plan.adaptive.schedule),
+            "adaptive": plan.adaptive and plan.adaptive.identity,
             "groups": {
                 group.name: [numbers[id(v)] for v in group.variables]
                 for group in plan.picture.groups

@@ -129,6 +129,11 @@ class AdaptiveSchedule(abc.ABC):
     def is_race(self) -> bool:
         """Whether several trainings take turns in one fit, so that its epochs do not compare."""
 
+    @property
+    def depends_on_epochs(self) -> bool:
+        """Whether what is decided depends on the epochs of the training."""
+        return True
+
     @abc.abstractmethod
     def outline(self, setting: Setting) -> FreezeSchedule:
         """Return the phases as far as they are known beforehand.
@@ -170,6 +175,12 @@ class AdaptivePlan:
 
     schedule: AdaptiveSchedule
     setting: Setting
+
+    @property
+    def identity(self) -> str:
+        """What must be the same in a script that continues from a backup."""
+        length = f", {self.setting.epochs} epochs" if self.schedule.depends_on_epochs else ""
+        return f"{self.schedule!r}{length}"
 
     def decide(self, outcomes: Sequence[Outcome]) -> Decision:
         """Return what follows the phases that have ended; the first phase after none."""

@@ -105,6 +105,11 @@ class Auto(AdaptiveSchedule):
         """Whether depths take turns in one fit."""
         return self._method.is_race
 
+    @property
+    def depends_on_epochs(self) -> bool:
+        """Whether what is decided depends on the epochs of the training."""
+        return self._method.depends_on_epochs
+
     def outline(self, setting: Setting) -> FreezeSchedule:
         """Return all phases of a sequence; of a race, the first round."""
         return self._method.outline(setting)

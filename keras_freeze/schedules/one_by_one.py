@@ -55,6 +55,11 @@ class OneByOne(AdaptiveSchedule):
         """Whether several trainings take turns: there is one."""
         return False
 
+    @property
+    def depends_on_epochs(self) -> bool:
+        """Whether what is decided depends on the epochs of the training: phases end by a metric."""
+        return False
+
     def outline(self, setting: Setting) -> FreezeSchedule:
         """Return the phases as they are if every group brings a gain."""
         depths = range(len(setting.groups) - 1, -1, -1)
