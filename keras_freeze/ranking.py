@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import keras
 import numpy as np
@@ -80,13 +80,7 @@ class GroupRanking(ShownAsTable):
         """
         check_by("ranked", by)
         if by == "signal_to_noise" and self.batches < 2:
-            raise ArgumentError(
-                "ranked",
-                "by",
-                "be known, and noise is of at least two batches",
-                value=by,
-                advice="Pass more data to rank_groups, or a smaller batch_size=.",
-            )
+            _refuse_noise(by)
         able = [group for group in self.groups if group.is_pretrained and group.params]
         # Of equals the one nearer to the head first.
         return tuple(g.name for g in sorted(reversed(able), key=lambda g: -getattr(g, by)))
@@ -239,7 +233,7 @@ def rank_in(
             found, others = gradients(inputs, targets, weights, others)
             sums.add(found)
     if not sums.count:
-        raise ArgumentError("rank_groups", "x", "have at least one batch", value=x)
+        _refuse_no_data(x)
     rows = []
     for n, (name, own) in enumerate(by_group.items()):
         ids = [id(v) for v in own]
@@ -253,6 +247,41 @@ def rank_in(
             )
         )
     return GroupRanking(model.name, sums.count, tuple(rows))
+
+
+def rankable(picture: ModelPicture) -> list[str]:
+    """Return the names of the pretrained groups that have a rank, from the input on."""
+    below = picture.groups[:-1]
+    return [group.name for group in below if looked_at(picture, group.variables)]
+
+
+def check_can_rank(
+    picture: ModelPicture, x: Any, y: Any, batch_size: int, batches: int, by: By
+) -> None:
+    """Raise if the groups of a model can't be ranked by some data; no gradient is computed."""
+    _check_step(picture.model)
+    needed = 2 if by == "signal_to_noise" else 1
+    with _same_random_state():
+        size, most = batch_size, min(batches, needed)
+        count = sum(1 for _ in _batches(picture.model, x, y, None, size, most))
+    if not count:
+        _refuse_no_data(x)
+    if count < needed:
+        _refuse_noise(by)
+
+
+def _refuse_no_data(x: Any) -> NoReturn:
+    raise ArgumentError("rank_groups", "x", "have at least one batch", value=x)
+
+
+def _refuse_noise(by: By) -> NoReturn:
+    raise ArgumentError(
+        "ranked",
+        "by",
+        "be known, and noise is of at least two batches",
+        value=by,
+        advice="Pass more data to rank_groups, or a smaller batch_size=.",
+    )
 
 
 class _Sums:

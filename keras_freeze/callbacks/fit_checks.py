@@ -28,7 +28,7 @@ from keras_freeze.model_picture import (
 )
 from keras_freeze.policies import lost_in_a_file, phase_flags, warn_of_hidden_state
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.schedules import OnPlateau, Phase, TopGradient, placed, soonest, timeline
+from keras_freeze.schedules import OnPlateau, Phase, placed, soonest, timeline
 
 # Multiples of a learning rate that may have been meant for learning rates.
 _TINY = 0.01
@@ -65,6 +65,8 @@ def _check_phase(plan: FitPlan, label: str, phase: Phase) -> None:
         plan.sketch(dataclasses.replace(phase, weights="all"))
     with placed(phase, "weights", note):
         frozen = plan.sketch(phase)
+    for policy in phase.policy().leaves():
+        policy.check_in(plan.picture)
     with placed(phase, "curve", note):
         plan.curve(phase, epoch=0, batch=0, steps=0)
     flags = phase_flags(plan.picture, frozen, phase.batch_norm)
@@ -284,8 +286,7 @@ def _refuse_in_a_race(owner: str, callback: keras.callbacks.Callback) -> None:
 
 def refuse_later_start(plan: FitPlan, epoch: int) -> None:
     """Raise a `ValueError` if what has been decided in earlier phases isn't known any more."""
-    late = [p for p in plan.schedule.phases if isinstance(p.frozen, TopGradient)]
-    if late and epoch:
+    if epoch and any(phase.decides_late for phase in plan.schedule.phases):
         raise ArgumentError(
             "fit",
             "initial_epoch",
@@ -445,7 +446,8 @@ def warn_of_files(run: ScheduleRun) -> None:
     lost = lost_in_a_file(run.plan.picture)
     if lost:
         owner, prepare = run.plan.owner, ""
-        if run.plan.adaptive is None:
+        phase = run.progress.phase
+        if run.plan.adaptive is None and not (phase is not None and phase.decides_late):
             prepare = (
                 "To continue from such a file with the optimizer's state: load it, call "
                 f"`{owner}(...).prepare(model, phase={run.progress.index})`, then "

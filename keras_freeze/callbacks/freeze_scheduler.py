@@ -252,7 +252,7 @@ class FreezeScheduler(BaseCallback):
         schedule = self._schedule_for(picture, epochs, steps_per_epoch)
         phases: list[Phase] = []
         for phase, epoch in zip(schedule.phases, schedule.starts(), strict=True):
-            phase.policy(picture.division).select_in(picture)
+            phase.policy(picture.division).sketch_in(picture)
             if phase.rates is None:
                 phase = dataclasses.replace(phase, rates=self.rates)
             if epoch is None or epoch < (self.total_epochs or epochs) or not phases:
@@ -282,6 +282,14 @@ class FreezeScheduler(BaseCallback):
         total = epochs or self.total_epochs or len(picture.groups)
         self._refuse_adaptive(picture, total, "prepared for")
         planned = self.planner.plan(picture, total).phases[phase]
+        if planned.decides_late:
+            raise ArgumentError(
+                type(self).__name__,
+                "schedule",
+                "say what a phase freezes to be prepared for",
+                value=planned.frozen,
+                advice="Set the flags by keras_freeze.freeze, as they were in the training.",
+            )
         frozen = planned.policy(picture.division).select_in(picture)
         transition(model, phase_flags(picture, frozen, planned.batch_norm))
 

@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import operator
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import keras
 
@@ -40,6 +40,9 @@ class FreezePolicy:
         2
     """
 
+    #: Whether what is selected can't be told before the phase begins.
+    decides_late: ClassVar[bool] = False
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take a policy of 0.1, which selects in the model, and warn where it is defined."""
         super().__init_subclass__(**kwargs)
@@ -70,6 +73,21 @@ class FreezePolicy:
         own.
         """
         return self.select_in(picture)
+
+    def check_in(self, picture: ModelPicture) -> None:
+        """Raise before the training if this policy, which decides late, will not be able to."""
+
+    @property
+    def parts(self) -> tuple[FreezePolicy, ...]:
+        """The policies that this one selects by; none for a simple one."""
+        return ()
+
+    def leaves(self) -> Iterator[FreezePolicy]:
+        """Yield the simple policies in this one."""
+        for part in self.parts:
+            yield from part.leaves()
+        if not self.parts:
+            yield self
 
     def __or__(self, other: FreezePolicy | Predicate) -> FreezePolicy:
         """Select what either selects."""
@@ -176,6 +194,13 @@ class _Either(FreezePolicy):
     def select_in(self, picture: ModelPicture) -> Selection:
         return self.left.select_in(picture) | self.right.select_in(picture)
 
+    def sketch_in(self, picture: ModelPicture) -> Selection:
+        return self.left.sketch_in(picture) | self.right.sketch_in(picture)
+
+    @property
+    def parts(self) -> tuple[FreezePolicy, ...]:
+        return self.left, self.right
+
     def __repr__(self) -> str:
         return f"({self.left!r} | {self.right!r})"
 
@@ -188,6 +213,13 @@ class _Both(FreezePolicy):
     def select_in(self, picture: ModelPicture) -> Selection:
         return self.left.select_in(picture) & self.right.select_in(picture)
 
+    def sketch_in(self, picture: ModelPicture) -> Selection:
+        return self.left.sketch_in(picture) & self.right.sketch_in(picture)
+
+    @property
+    def parts(self) -> tuple[FreezePolicy, ...]:
+        return self.left, self.right
+
     def __repr__(self) -> str:
         return f"({self.left!r} & {self.right!r})"
 
@@ -199,17 +231,22 @@ class _Not(FreezePolicy):
     def select_in(self, picture: ModelPicture) -> Selection:
         return everything(picture) - self.policy.select_in(picture)
 
+    def sketch_in(self, picture: ModelPicture) -> Selection:
+        return everything(picture) - self.policy.sketch_in(picture)
+
+    @property
+    def parts(self) -> tuple[FreezePolicy, ...]:
+        return (self.policy,)
+
     def __repr__(self) -> str:
         return f"~{self.policy!r}"
 
 
 def parts_of(policy: FreezePolicy) -> tuple[str, tuple[FreezePolicy, ...]] | None:
     """Return "any", "all" or "not" and what it combines; None for a simple policy."""
-    if isinstance(policy, _Either):
-        return "any", (policy.left, policy.right)
-    if isinstance(policy, _Both):
-        return "all", (policy.left, policy.right)
-    return ("not", (policy.policy,)) if isinstance(policy, _Not) else None
+    words: dict[type[FreezePolicy], str] = {_Either: "any", _Both: "all", _Not: "not"}
+    word = words.get(type(policy))
+    return None if word is None else (word, policy.parts)
 
 
 def combined(word: str, parts: Sequence[FreezePolicy]) -> FreezePolicy:

@@ -182,8 +182,20 @@ class FreezeWeights(FreezePolicy):
 
     def select_in(self, picture: ModelPicture) -> Selection:
         """Return the variables with these names; layers without any keep their flags."""
-        of = self.of  # a policy by now
-        chosen = of.select_in(picture) if isinstance(of, FreezePolicy) else everything(picture)
+        of = self.parts
+        return self._named_in(picture, of[0].select_in(picture) if of else everything(picture))
+
+    def sketch_in(self, picture: ModelPicture) -> Selection:
+        """Return them where what it selects of is not known yet."""
+        of = self.parts
+        return self._named_in(picture, of[0].sketch_in(picture) if of else everything(picture))
+
+    @property
+    def parts(self) -> tuple[FreezePolicy, ...]:
+        """What selects where to look."""
+        return (self.of,) if isinstance(self.of, FreezePolicy) else ()
+
+    def _named_in(self, picture: ModelPicture, chosen: Selection) -> Selection:
         variables = [w.variable for w in picture.weights if id(w.variable) in chosen.variables]
         layers = {id(w.layer) for w in picture.weights if id(w.variable) in chosen.variables}
         bases = (lora_base(w.layer) for w in picture.weights if id(w.layer) in layers)

@@ -187,6 +187,11 @@ class Phase:
         return FreezeGroups(self.frozen, grouping)
 
     @property
+    def decides_late(self) -> bool:
+        """Whether what is frozen can't be told before the phase begins."""
+        return any(leaf.decides_late for leaf in self.policy().leaves())
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names and patterns in `frozen`, none where it is something else."""
         given: Any = [self.frozen] if isinstance(self.frozen, str) else self.frozen

@@ -38,6 +38,7 @@ class PreviewRow:
         ends: Str, what ends it.
         training: Tuple of str, the layer groups that train at least in part, from the head down.
         trainable_params: Int, parameters that train.
+        decides_late: Bool, whether what trains is decided as the phase begins; this is an example.
         non_trainable_params: Int, parameters that don't.
         rates: Learning rate of each of these groups as a multiple of the compiled one.
         curve: Str, how the rate changes within the phase; "" for not at all.
@@ -51,6 +52,7 @@ class PreviewRow:
     non_trainable_params: int
     rates: Mapping[str, float]
     curve: str
+    decides_late: bool = False
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -92,8 +94,11 @@ class SchedulePreview(ShownAsTable):
         cells = []
         before = None
         for row in self.rows:
-            count, rates = f"{row.trainable_params:,}", self._new_rates(row, before)
-            line = [str(row.phase), row.begins, row.ends, self._changes(row, before), count, rates]
+            changes, count = self._changes(row, before), f"{row.trainable_params:,}"
+            rates = self._new_rates(row, before)
+            if row.decides_late:
+                changes, count, rates = "decided as it begins", "", ""
+            line = [str(row.phase), row.begins, row.ends, changes, count, rates]
             cells.append((*line, row.curve) if has_curves else tuple(line))
             before = row
         total = self.rows[0].trainable_params + self.rows[0].non_trainable_params
@@ -235,7 +240,7 @@ def _row(
     rates: Rates,
 ) -> PreviewRow:
     with placed(phase, "frozen"):
-        frozen = phase.policy(picture.division).select_in(picture)
+        frozen = phase.policy(picture.division).sketch_in(picture)
     with placed(phase, "rates"):
         by_group = multipliers(rates, picture.group_names)
     flags = phase_flags(picture, frozen, phase.batch_norm)
@@ -264,6 +269,7 @@ def _row(
         count_params(weights) - params,
         {name: by_group[name] for name in training},
         "" if phase.curve is None else type(phase.curve).__name__,
+        phase.decides_late,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from keras_freeze.checks import ArgumentError, check_count
 from keras_freeze.model_picture import ModelPicture
 from keras_freeze.policies import FreezeGroups, FreezePolicy, Selection
-from keras_freeze.ranking import By, check_by, rank_in
+from keras_freeze.ranking import By, check_by, check_can_rank, rank_in, rankable
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,8 +31,9 @@ class TopGradient(FreezePolicy):
         by: `"relative_gradient_norm"` (default) or `"signal_to_noise"`.
 
     Raises:
+        TypeError: at the start of training, if `x` could not be read again.
         ValueError: if an argument is invalid; at the start of training, if the model has fewer
-            groups.
+            groups that can be ranked, or as by `rank_groups`.
 
     Example:
         >>> from keras_freeze.schedules import FreezeSchedule, Phase
@@ -52,6 +53,7 @@ class TopGradient(FreezePolicy):
     batches: int = 5
     batch_size: int = 32
     by: By = "relative_gradient_norm"
+    decides_late: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("TopGradient", "k", self.k)
@@ -66,11 +68,17 @@ class TopGradient(FreezePolicy):
 
     def sketch_in(self, picture: ModelPicture) -> Selection:
         """Return what is frozen if the groups next to the head rank first."""
-        names = [group.name for group in picture.groups_that_may_train][:-1]
-        if self.k > len(names):
-            rule = f"be at most {len(names)}, as many pretrained groups as may train"
+        ranked = rankable(picture)
+        if self.k > len(ranked):
+            rule = f"be at most {len(ranked)}, as many pretrained groups as have a rank"
             raise ArgumentError("TopGradient", "k", rule, value=self.k)
-        return FreezeGroups(names[: len(names) - self.k] or 0).select_in(picture)
+        chosen = ranked[len(ranked) - self.k :]
+        frozen = [name for name in picture.group_names[:-1] if name not in chosen]
+        return FreezeGroups(frozen or 0).select_in(picture)
+
+    def check_in(self, picture: ModelPicture) -> None:
+        """Raise if the groups of a model can't be ranked by the data, which begins to be read."""
+        check_can_rank(picture, self.x, self.y, self.batch_size, self.batches, self.by)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TopGradient):

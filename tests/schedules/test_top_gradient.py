@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_freeze as kf
+from keras_freeze.policies import FreezeLayers
 from keras_freeze.schedules import FreezeSchedule, Phase, TopGradient, top_gradient
 
 RNG = np.random.default_rng(0)
@@ -82,6 +83,85 @@ def test_gradients_are_computed_once_for_each_phase(monkeypatch):
     monkeypatch.setattr(top_gradient, "rank_in", lambda *args: calls.append(1) or own(*args))
     fit(build(), scheduler(schedule()))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "combine",
+    [lambda top: top | FreezeLayers(["three"]), lambda top: ~~top & FreezeLayers(LAYERS)],
+    ids=["either", "both"],
+)
+def test_gradients_are_computed_once_where_it_is_part_of_another(combine, monkeypatch):
+    calls, own = [], top_gradient.rank_in
+    monkeypatch.setattr(top_gradient, "rank_in", lambda *args: calls.append(1) or own(*args))
+    plan = FreezeSchedule([Phase(LAYERS, until=1), Phase(combine(TopGradient(1, X, Y)))])
+    callback = scheduler(plan)
+    assert "decided as it begins" in str(callback.preview(build(), epochs=2))
+    assert not calls
+    fit(build(), callback)
+    assert len(calls) == 1
+    with pytest.raises(ValueError, match=r"initial_epoch=.*TopGradient.*BackupAndRestore"):
+        fit(build(), scheduler(plan), initial_epoch=1)
+
+
+def test_some_weights_of_what_does_not_rank_first():
+    model = build()
+    plan = FreezeSchedule([Phase(TopGradient(2, X, Y), weights="kernel")])
+    ranked = kf.rank_groups(model, X, Y, backbone=LAYERS).ranked()
+    with pytest.warns(
+        UserWarning, match=r"flags of single variables [^.]*\.keras .* mixed up\. keras"
+    ):
+        fit(model, scheduler(plan), epochs=1)
+    frozen = [v.path for v in model.weights if not v.trainable]
+    assert [path.split("/")[-2:] for path in frozen] == [[ranked[-1], "kernel"]]
+
+
+def test_a_phase_that_decides_late_can_not_be_prepared_for():
+    with pytest.raises(ValueError, match=r"FreezeScheduler\(schedule=.*TopGradient.*keras_freeze"):
+        scheduler(schedule()).prepare(build())
+
+
+class OwnStep(keras.Sequential):
+    def train_step(self, *args):
+        return super().train_step(*args)
+
+
+UNABLE = {
+    "no targets": ({"y": None}, ValueError, r"y=\.\.\.\) must be given"),
+    "a generator": ({"x": iter([(X, Y)]), "y": None}, TypeError, "read again"),
+    "no data": ({"x": X[:0], "y": Y[:0]}, ValueError, "at least one batch"),
+    "noise of one batch": ({"by": "signal_to_noise"}, ValueError, "at least two batches"),
+    "noise of the first batch": (
+        {"by": "signal_to_noise", "batch_size": 4, "batches": 1},
+        ValueError,
+        "at least two batches",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "error", "message"), UNABLE.values(), ids=UNABLE)
+def test_what_can_not_be_ranked_is_refused_before_the_first_step(change, error, message):
+    model = build()
+    policy = TopGradient(**{"k": 1, "x": X, "y": Y, **change})
+    with pytest.raises(error, match=message):
+        fit(model, scheduler(FreezeSchedule([Phase(LAYERS, until=1), Phase(policy)])))
+    assert model.optimizer.iterations == 0
+
+
+def test_a_step_of_its_own_is_refused_before_the_first_step():
+    model = build()
+    own = OwnStep([keras.Input((6,)), *model.layers])
+    own.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="train_step"):
+        fit(own, scheduler(schedule()))
+    assert own.optimizer.iterations == 0
+
+
+@pytest.mark.parametrize(("kept", "able"), [("head", 3), (["head", "two"], 2)])
+def test_k_counts_what_has_a_rank(kept, able):
+    plans = [FreezeSchedule([Phase(TopGradient(k, X, Y))]) for k in (able, able + 1)]
+    fit(build(), scheduler(plans[0], keep_frozen=kept))
+    with pytest.raises(ValueError, match=rf"TopGradient\(k=\.\.\.\) must be at most {able}"):
+        fit(build(), scheduler(plans[1], keep_frozen=kept))
 
 
 def test_what_may_not_train_is_not_ranked():
