@@ -477,7 +477,7 @@ class FreezeScheduler(BaseCallback):
         if self._plan is None or state["plan"] is None:
             return
         # Not all was in those of earlier versions.
-        made_with = {"lora": "adapters", "adaptive": None, **state["plan"]}
+        made_with = {"lora": "adapters", "adaptive": None, "log_details": [], **state["plan"]}
         for name, own in self._script(self._plan).items():
             if made_with[name] != own:
                 total, before = self._plan.total_epochs, state.get("total_epochs")
@@ -530,6 +530,9 @@ class FreezeScheduler(BaseCallback):
             "schedule": fingerprint(plan.schedule),
             "rates": dict(self.rates) if isinstance(self.rates, Mapping) else self.rates,
             "lora": self.lora,
+            "log_details": sorted(
+                as_details(type(self).__name__, self.log_details) & {"gradients"}
+            ),
             "adaptive": plan.adaptive and plan.adaptive.identity,
             "groups": {
                 group.name: [numbers[id(v)] for v in group.variables]

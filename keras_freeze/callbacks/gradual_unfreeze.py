@@ -68,10 +68,11 @@ class GradualUnfreeze(FreezeScheduler):
             Defaults to those of the fit.
         log_details: Bool, or some of `"phase"`, `"gradients"` and `"weights"` in a list: what the
             logs have besides `trainable_params` and `non_trainable_params`. True is `["phase"]`:
-            `phase`, `frozen_groups` (a count) and `learning_rate/<group>`. `"gradients"` adds, for
-            groups that train, `gradient_norm/<group>`, the root of the mean square over the steps
-            of the epoch, and `update_ratio/<group>`, how far its weights have moved in the epoch
-            relative to their norm; gradients that vanish or explode are warned of. `"weights"` adds
+            `phase`, `frozen_groups` (a count) and `learning_rate/<group>`. `"gradients"` adds
+            `gradient_norm/<group>`, the root of the mean square over the steps of the epoch, and
+            `update_ratio/<group>`, how far its weights have moved in the epoch relative to their
+            norm, both NaN for what is frozen; gradients that vanish or explode are warned of.
+            `"weights"` adds
             `weight_norm/<group>` and `effective_rank/<group>`, the mean over its matrices (Roy and
             Vetterli, 2007). Defaults to False, since Keras prints every log.
         verbose: 0 or 1, whether to print a line at each transition. Defaults to 1.

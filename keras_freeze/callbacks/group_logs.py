@@ -15,7 +15,7 @@ from keras_freeze.engine import recordings
 from keras_freeze.keras_internals.host_arrays import to_host
 from keras_freeze.keras_internals.optimizers import NORMS
 from keras_freeze.measures import Look, WeightChange
-from keras_freeze.model_picture import LayerGroup, learning_rate_of
+from keras_freeze.model_picture import LayerGroup, ModelPicture, learning_rate_of
 
 Detail = Literal["phase", "gradients", "weights"]
 Details: TypeAlias = bool | Collection[Detail]
@@ -47,7 +47,8 @@ class GroupLogs:
     def __init__(self, details: frozenset[str]) -> None:
         self._details = details
         self._before: Look = {}
-        self._warned: set[str] = set()
+        self._trained: dict[str, list[int]] = {}
+        self._warned: set[tuple[str, str]] = set()
 
     @property
     def records(self) -> frozenset[str]:
@@ -57,7 +58,8 @@ class GroupLogs:
     def begin_epoch(self, run: ScheduleRun) -> None:
         """See the weights that train in an epoch."""
         if "gradients" in self._details:
-            self._before = WeightChange().look(run.present_picture())
+            picture = run.present_picture()
+            self._before, self._trained = WeightChange().look(picture), _training_in(picture)
 
     def of_epoch(self, run: ScheduleRun) -> dict[str, float]:
         """Return the details of an epoch that ends; warn of gradients that vanish or explode."""
@@ -74,25 +76,25 @@ class GroupLogs:
     def _of_gradients(self, run: ScheduleRun) -> dict[str, float]:
         picture, logs = run.present_picture(), {}
         norms, now = recordings.norms(picture.model), WeightChange().look(picture)
+        training = _training_in(picture)
         known = {
             group.name: [norms[id(v)] for v in group.variables if id(v) in norms]
             for group in picture.groups
         }
         for group in picture.groups:
-            own, name = known[group.name], group.name
-            steps = max((norm.steps for norm in own), default=0)
-            if not steps:
-                continue
-            logs[f"gradient_norm/{name}"] = math.sqrt(sum(n.squares for n in own) / steps)
-            before, after = self._before.get(name, ()), now.get(name, ())
-            if len(before) == len(after) > 0:
-                logs[f"update_ratio/{name}"] = WeightChange().change(before, after)
-            self._warn_if_exploding(run, group, own)
-        head = logs.get(f"gradient_norm/{picture.groups[-1].name}", 0.0)
+            name, change = group.name, math.nan
+            logs[f"gradient_norm/{name}"] = recordings.root_mean_square(known[name])
+            if name in now and training[name] == self._trained.get(name):
+                change = WeightChange().change(self._before[name], now[name])
+            logs[f"update_ratio/{name}"] = change
+            self._warn_if_exploding(run, group, known[name])
+        head = logs[f"gradient_norm/{picture.groups[-1].name}"]
         for group in picture.groups[:-1]:
             largest = math.sqrt(sum(norm.largest for norm in known[group.name]))
-            if known[group.name] and largest < _VANISHING * head:
+            is_known = any(norm.finite for norm in known[group.name])
+            if is_known and largest < _VANISHING * head:
                 self._warn(
+                    "vanishing",
                     group,
                     f"the gradients of {group.label} were below {_VANISHING:g} of the head's in "
                     f"each step of epoch {run.epoch + 1} (at most {largest:.1e}), so that it "
@@ -107,20 +109,25 @@ class GroupLogs:
     ) -> None:
         advice = "Try clipnorm=, a lower rate for the group, or normalized inputs"
         bad = min((norm.not_finite_at for norm in own if norm.not_finite_at), default=0)
-        worst = max(own, key=lambda norm: norm.largest)
+        worst = max(own, key=lambda norm: norm.largest, default=None)
         if bad:
-            what = f"a gradient of {group.label} was not finite in step {bad}"
-        elif math.sqrt(worst.largest) > _EXPLODING:
+            what = f"the norm of a gradient of {group.label} was not finite in step {bad}"
+        elif worst is not None and math.sqrt(worst.largest) > _EXPLODING:
             norm = f"had a norm of {math.sqrt(worst.largest):.1e} in step {worst.largest_at}"
             what = f"a gradient of {group.label} {norm}"
         else:
             return
-        self._warn(group, f"{what} of epoch {run.epoch + 1}. {advice}", run)
+        self._warn("exploding", group, f"{what} of epoch {run.epoch + 1}. {advice}", run)
 
-    def _warn(self, group: LayerGroup, text: str, run: ScheduleRun) -> None:
-        if group.name not in self._warned:  # once for each group
-            self._warned.add(group.name)
+    def _warn(self, kind: str, group: LayerGroup, text: str, run: ScheduleRun) -> None:
+        if (kind, group.name) not in self._warned:
+            self._warned.add((kind, group.name))
             warnings.warn(f"{run.plan.owner}: {text}.", stacklevel=2)
+
+
+def _training_in(picture: ModelPicture) -> dict[str, list[int]]:
+    """Return by group which of its variables train."""
+    return {g.name: [id(v) for v in g.variables if v.trainable] for g in picture.groups}
 
 
 def _of_phase(run: ScheduleRun) -> dict[str, float]:

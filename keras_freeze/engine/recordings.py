@@ -1,14 +1,16 @@
 """What a training's own steps record of gradients, and the dials that its steps read.
 
 All of it are slots of the optimizer, one for each variable that it updates: carried over, captured
-and restored as all others, but in no file. Gradients are unscaled, before clipping, and those of
-every batch where gradients are accumulated. `transition(records=...)` begins and ends it.
+and restored as all others, in backups too, but in no file of the model. Gradients are unscaled,
+before clipping, and those of every batch where gradients are accumulated.
+`transition(records=...)` begins and ends it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -26,14 +28,16 @@ class Norms:
     """What was recorded of the norms of one variable's gradients.
 
     Attributes:
-        squares: Float, the sum of the squared norms of those that are finite.
+        squares: Float, the sum of the squared norms of those whose square is finite.
+        finite: Int, how many these were.
         steps: Int, how many there were.
         largest: Float, the largest squared norm.
         largest_at: Int, the number (from 1) of the gradient that had it.
-        not_finite_at: Int, the number of the first that was not finite; 0 for none.
+        not_finite_at: Int, the number of the first whose square was not finite; 0 for none.
     """
 
     squares: float
+    finite: int
     steps: int
     largest: float
     largest_at: int
@@ -50,9 +54,23 @@ def norms(model: keras.Model) -> dict[int, Norms]:
     found = {}
     for i, slot in _slots(model, NORMS):
         values = dict(zip(NORM_FIELDS, to_host(slot).tolist(), strict=True))
-        counts = {name: int(values.pop(name)) for name in ("steps", "largest_at", "not_finite_at")}
+        names = ("finite", "steps", "largest_at", "not_finite_at")
+        counts = {name: int(values.pop(name)) for name in names}
         found[i] = Norms(**values, **counts)
     return found
+
+
+def root_mean_square(known: Iterable[Norms]) -> float:
+    """Return the root of the mean over steps of the squared norm of some variables' gradients.
+
+    Args:
+        known: What was recorded of each variable.
+
+    Returns:
+        Float; NaN where nothing finite was recorded.
+    """
+    means = [norm.squares / norm.finite for norm in known if norm.finite]
+    return math.sqrt(sum(means)) if means else math.nan
 
 
 def dials(model: keras.Model) -> dict[int, float]:

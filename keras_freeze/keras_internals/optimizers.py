@@ -28,10 +28,10 @@ _CHANGED_IN_PLACE = {
 #: The attributes that hold extra slots: sums of gradients, what is known of their norms, and what
 #: the learning rate of each variable is multiplied by.
 SUMS, NORMS, DIALS = EXTRA_SLOTS = "_gradient_sums", "_gradient_norms", "_rate_dials"
-#: What `NORMS` hold of a variable: the sum of the squared norms of its finite gradients, the count
-#: of gradients, the largest square, and the number (from 1) of the gradient that had it and of the
-#: first that was not finite, 0 for none.
-NORM_FIELDS = ("squares", "steps", "largest", "largest_at", "not_finite_at")
+#: What `NORMS` hold of a variable: the sum of the squared norms of its gradients whose square is
+#: finite, the count of these and of all, the largest square, and the number (from 1) of the
+#: gradient that had it and of the first whose square is not finite, 0 for none.
+NORM_FIELDS = ("squares", "finite", "steps", "largest", "largest_at", "not_finite_at")
 _APPLY, _SAVE, _LOAD = "_backend_apply_gradients", "save_own_variables", "load_own_variables"
 _UPDATE_STEP, _WEIGHT_DECAY = "_backend_update_step", "_apply_weight_decay"
 _CHECK_KNOWN = "_check_variables_are_known"
@@ -155,7 +155,10 @@ def forget_slots(optimizer: Any) -> None:
     slots = slots_of(optimizer)
     for name, items in slots.items():
         untrack(optimizer, (variable for variable in items if variable is not None))
-        setattr(optimizer, name, [])
+        if name in EXTRA_SLOTS:
+            _override(optimizer, name, [])
+        else:
+            setattr(optimizer, name, [])
     optimizer._trainable_variables_indices.clear()
     optimizer._trainable_variables = []
     optimizer.built = False
@@ -325,7 +328,7 @@ def _dense(gradient: Any) -> Any:
 def _with_norm(slot: keras.Variable, gradient: Any) -> Any:
     """Return what is recorded of norms after one more gradient."""
     ops = keras.ops
-    squares, steps, largest, at, bad = ops.unstack(slot.value)
+    squares, finite, steps, largest, at, bad = ops.unstack(slot.value)
     square, now = ops.sum(ops.square(gradient)), steps + 1.0
     is_finite = ops.isfinite(square)
     square = ops.where(is_finite, square, 0.0)
@@ -333,6 +336,7 @@ def _with_norm(slot: keras.Variable, gradient: Any) -> Any:
     is_first_bad = ops.logical_and(ops.logical_not(is_finite), bad == 0.0)
     fields = (
         squares + square,
+        finite + ops.cast(is_finite, "float32"),
         now,
         ops.where(is_largest, square, largest),
         ops.where(is_largest, now, at),

@@ -170,7 +170,8 @@ class OutputChange(Gauge):
         for leaf in keras.tree.flatten(self.probe):
             array = np.ascontiguousarray(leaf)
             digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(repr(array.tolist()).encode() if array.dtype == object else array.data)
+            is_object = array.dtype == object
+            digest.update(repr(array.tolist()).encode() if is_object else array.tobytes())
         return f"{self.name} ({self.reference}, {digest.hexdigest()[:16]})"
 
     def look(self, picture: ModelPicture) -> Look:

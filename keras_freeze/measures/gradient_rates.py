@@ -25,11 +25,10 @@ def relative_norms(picture: ModelPicture) -> dict[str, float]:
     norms, found = recordings.norms(picture.model), {}
     for group in picture.groups:
         own = [v for v in looked_at(picture, group.variables) if id(v) in norms]
-        known = [norms[id(v)] for v in own]
-        steps = max((norm.steps for norm in known), default=0)
+        norm = recordings.root_mean_square(norms[id(v)] for v in own)
         weights = math.hypot(*(float(np.linalg.norm(to_host(v).astype("float64"))) for v in own))
-        if steps and weights:
-            found[group.name] = math.sqrt(sum(n.squares for n in known) / steps) / weights
+        if math.isfinite(norm) and weights:
+            found[group.name] = norm / weights
     return found
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,24 +29,31 @@ def group_outputs(
     Where positions are pooled away or flattened at the end, it is the output before that.
 
     Each sample, position, time step or token is a row, but for those that are masked. Of many, some
-    are drawn, the same ones each time. Nothing in the model changes.
+    are drawn, the same ones each time. Batches are of about the same size. Nothing in the model
+    changes.
 
     Args:
         picture: The picture of a model.
         x: Inputs, an array or a nest of arrays.
-        batch_size: Int. Defaults to 32.
-        max_rows: Int, how many rows are kept of all batches together. Defaults to 4096.
+        batch_size: Int, at most so many samples. Defaults to 32.
+        max_rows: Int, how many samples are computed and how many rows are kept, of all batches
+            together. Defaults to 4096.
 
     Returns:
         Dict from group to an array of shape `(rows, features)` for each batch. Groups without an
         output of floats are missing.
     """
     count = len(keras.tree.flatten(x)[0])
-    starts = range(0, count, batch_size)
-    rows = max(1, max_rows // len(starts))
+    if count > max_rows:
+        drawn = _drawn(count, max_rows)
+        x = keras.tree.map_structure(lambda leaf: np.asarray(leaf)[drawn], x)
+        count = max_rows
+    batches = math.ceil(count / batch_size)
+    ends = [count * n // batches for n in range(batches + 1)]
+    rows = max(1, max_rows // batches)
     found: dict[str, list[np.ndarray]] = {group.name: [] for group in picture.groups}
-    for start in starts:
-        take = functools.partial(_rows_of, start, start + batch_size)
+    for start, end in itertools.pairwise(ends):
+        take = functools.partial(_rows_of, start, end)
         seen = _last_outputs(picture, keras.tree.map_structure(take, x))
         for group in picture.groups:
             layer, output = seen.get(group.name, (None, None))

@@ -516,6 +516,10 @@ CHANGES = {
         {"callback": lambda: kf.GradualUnfreeze(rates=None, verbose=0)},
         r"GradualUnfreeze\(rates=...\) must be that of the backup",
     ),
+    "gradients to record": (
+        {"callback": lambda: kf.GradualUnfreeze(log_details=["gradients"], verbose=0)},
+        r"GradualUnfreeze\(log_details=...\) must be that of the backup",
+    ),
     "another activation": (
         {"build": lambda: changed_activation()},
         r"made with another model \(its settings\)",

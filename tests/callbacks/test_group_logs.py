@@ -10,6 +10,8 @@ import keras_freeze as kf
 from keras_freeze.callbacks.group_logs import effective_rank
 from keras_freeze.keras_internals.gradients import loss_gradients
 from keras_freeze.measures import rates_by_norms
+from keras_freeze.policies import FreezeLayers
+from keras_freeze.schedules import AfterSteps, FreezeSchedule, Phase
 
 pytestmark = pytest.mark.backend
 
@@ -39,14 +41,14 @@ def data():
     return x.astype("float32"), y.astype("float32")
 
 
-def fit(model, details, schedule=None, y=None, epochs=2):
+def fit(model, details, schedule=None, y=None, epochs=2, rows=ROWS):
     plan = {0: None} if schedule is None else schedule
     callback = kf.FreezeScheduler(
         plan, backbone=list(LAYERS), cache=False, verbose=0, log_details=details
     )
     x, targets = data()
     return model.fit(
-        x,
+        x[:rows],
         targets if y is None else y,
         batch_size=BATCH,
         epochs=epochs,
@@ -85,8 +87,37 @@ def test_updates_are_those_of_the_epoch_and_of_groups_that_train():
     one, two = (np.concatenate([w.ravel() for w in look]) for look in (before, after))
     moved = np.linalg.norm(two - one) / np.linalg.norm(one)
     assert history["update_ratio/two"] == [pytest.approx(moved, rel=1e-3)]
-    assert not {"gradient_norm/one", "update_ratio/one"} & history.keys()
+    assert np.isnan([history["gradient_norm/one"], history["update_ratio/one"]]).all()
     assert history["phase"] == [0]
+
+
+@pytest.mark.slow_on_jax
+def test_each_epoch_has_a_value_of_each_group():
+    plan = FreezeSchedule(
+        [
+            Phase(1, until=1),
+            Phase(FreezeLayers(["one"]), weights="bias", until=AfterSteps(4)),
+            Phase(FreezeLayers(["one"]), weights="kernel"),  # in the middle of the third epoch
+        ]
+    )
+    with pytest.warns(UserWarning, match="flags of single variables"):
+        history = fit(build(rate=0.1), ["gradients"], plan, epochs=4)
+    known = {name: np.isfinite(values).tolist() for name, values in history.items()}
+    assert known["gradient_norm/one"] == [False, True, True, True]
+    assert known["update_ratio/one"] == [False, True, False, True]
+    assert known["gradient_norm/two"] == known["update_ratio/two"] == [True] * 4
+
+
+@pytest.mark.slow_on_jax
+def test_the_norm_of_a_gradient_is_the_mean_over_those_that_are_finite():
+    _, y = data()
+    whole = fit(build(), ["gradients"], epochs=1, y=y[: 2 * BATCH], rows=2 * BATCH)
+    y[2 * BATCH] = np.nan
+    with pytest.warns(UserWarning, match="was not finite in step 3"):
+        part = fit(build(), ["gradients"], epochs=1, y=y)
+    for name in (*LAYERS, "head"):
+        key = f"gradient_norm/{name}"
+        assert part[key] == pytest.approx(whole[key], rel=1e-3)
 
 
 @pytest.mark.slow_on_jax

@@ -194,7 +194,7 @@ def test_the_first_gradient_that_is_not_finite_is_known():
     y[9] = np.nan
     model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
     for norms in recordings.norms(model).values():
-        assert (norms.steps, norms.not_finite_at) == (3, 2)
+        assert (norms.finite, norms.steps, norms.not_finite_at) == (1, 3, 2)
         assert np.isfinite(norms.squares)
 
 

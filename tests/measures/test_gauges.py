@@ -1,6 +1,7 @@
 """How much groups change, by each criterion."""
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -93,7 +94,8 @@ def test_what_measures_alike_has_one_identity():
 
     assert of("cka", X) == of("cka", X.copy())
     others = [of("svcca", X), of("cka", X + 1), of("cka", X, "pretrained"), of("gradient")]
-    assert len({of("cka", X), *others, of("weight_change")}) == 6
+    others.append(of("cka", X.astype(ml_dtypes.bfloat16)))
+    assert len({of("cka", X), *others, of("weight_change")}) == 7
 
 
 REFUSED = {

@@ -45,6 +45,7 @@ def test_the_last_layer_of_a_group_in_a_nested_model():
     model, x = seeded(conv), images()
     found = group_outputs(picture_of(model, None, "backbone"), x, batch_size=2)
     assert [len(own) for own in found.values()] == [3] * 3
+    assert [len(own) for own in found["head"]] == [1, 2, 2]
     backbone = model.get_layer("backbone")
     end = keras.Model(backbone.inputs, backbone.get_layer("block1_pool").output)
     one, two, head = found.values()  # the pooling layer belongs to the second
@@ -86,6 +87,18 @@ def test_of_many_rows_the_same_are_drawn_each_time():
 
 
 @pytest.mark.slow_on_jax
+@pytest.mark.slow_on_jax
+def test_of_many_samples_some_are_drawn_and_no_batch_has_few_rows():
+    model = keras.Sequential([keras.Input((1,)), layers.Rescaling(2.0), layers.Dense(1)])
+    x = np.arange(40_001, dtype="float32")[:, None]
+    found = group_outputs(picture_of(model, None, None), x)
+    (rows, *_) = found.values()
+    assert sum(map(len, rows)) == 4096
+    assert min(map(len, rows)) >= 31
+    kept = np.concatenate(rows).ravel()
+    assert len(np.unique(kept)) == 4096
+
+
 def test_nothing_in_the_model_changes():
     def stochastic():
         return keras.Sequential(
