@@ -13,7 +13,7 @@ import keras
 
 from keras_freeze.callbacks import transition_message
 from keras_freeze.callbacks.transition_message import Change
-from keras_freeze.checks import counted
+from keras_freeze.checks import ArgumentError, counted
 from keras_freeze.engine import (
     ActiveCurve,
     fingerprint,
@@ -31,6 +31,7 @@ from keras_freeze.measures import Gauge, rates_by_norms, relative_norms
 from keras_freeze.model_picture import (
     LayerGroup,
     ModelPicture,
+    known_groups,
     learning_rate_of,
     main_optimizer,
     optimizers_of,
@@ -123,19 +124,29 @@ class FitPlan:
             steps: Int, batches of the phase that are done.
 
         Raises:
-            ValueError: if the curve is as long as the phase, and that can't be known beforehand.
+            ValueError: if the curve is as long as the phase or the training, and that can't be
+                known beforehand; if it names a group that the model does not have.
         """
         if phase.curve is None:
             return None
         length, done = phase.curve.steps, steps
-        if phase.curve.spans_training and self.steps_per_epoch is not None:
-            length = self.total_epochs * self.steps_per_epoch
-            done = epoch * self.steps_per_epoch + batch
+        if phase.curve.spans_training:
+            if self.steps_per_epoch is not None:
+                length = self.total_epochs * self.steps_per_epoch
+                done = epoch * self.steps_per_epoch + batch
         elif length is None and phase.trigger is not None:
             before = (batch - steps) % (self.steps_per_epoch or 1)
             length = phase.trigger.length(self.steps_per_epoch, before)
         elif length is None and self.steps_per_epoch is not None:
             length = (self.total_epochs - epoch) * self.steps_per_epoch - batch + steps
+        if phase.curve.spans_training and length is None:
+            raise ArgumentError(
+                self.owner,
+                "schedule",
+                f"be of data whose length is known, for {type(phase.curve).__name__}",
+                received="a fit that doesn't know how many batches an epoch has",
+                advice="Pass steps_per_epoch= to fit, or give a tf.data.Dataset its cardinality.",
+            )
         if length is None:
             raise ValueError(
                 f"{type(phase.curve).__name__}(steps=...) must be given where the length of the "
@@ -143,13 +154,16 @@ class FitPlan:
                 f"{phase.until!r}, with {self.steps_per_epoch} steps an epoch. Give a number of "
                 "batches."
             )
-        lives = {
-            id(variable): phase.curve.lives[group.name]
-            for group in self.picture.groups
-            if group.name in phase.curve.lives
-            for variable in group.variables
-        }
+        by_group = self.lives(phase)
+        lives = {id(v): by_group[g.name] for g in self.picture.groups for v in g.variables}
         return ActiveCurve(phase.curve, max(1, length), -done, lives)
+
+    def lives(self, phase: Phase) -> dict[str, float]:
+        """Return the part of a phase's curve after which it is at its end, for each group."""
+        lives = {} if phase.curve is None else phase.curve.lives
+        names = self.picture.group_names
+        entries = known_groups(type(phase.curve).__name__, "lives", lives, names)
+        return {name: lives[entries[name]] if name in entries else 1.0 for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,7 +340,7 @@ class ScheduleRun:
         if active is None:
             return 1.0
         phase = self.progress.phase
-        life = 1.0 if phase is None or phase.curve is None else phase.curve.lives.get(group, 1.0)
+        life = 1.0 if phase is None else self.plan.lives(phase)[group]
         done = float(iterations(leaf) - active.start) / life
         return float(keras.ops.convert_to_numpy(active.curve.factor(done, active.steps)))
 

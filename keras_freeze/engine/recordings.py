@@ -1,5 +1,8 @@
 """What a training's own steps record of gradients, and the dials that its steps read.
 
+Dials multiply the rates of variables, and are set without a new trace of the step, which rates are
+part of.
+
 All of it are slots of the optimizer, one for each variable that it updates: carried over, captured
 and restored as all others, in backups too, but in no file of the model. Gradients are unscaled,
 before clipping, and those of every batch where gradients are accumulated.

@@ -317,11 +317,18 @@ class _Recording:
 
 
 def _dense(gradient: Any) -> Any:
-    """Return a gradient with one element for each of its variable's: an embedding's has rows."""
+    """Return a gradient, of all replicas, with one element for each of its variable's.
+
+    That of an embedding has rows.
+    """
     if keras.backend.backend() == "tensorflow":  # Keras would square rows that occur twice apart
         import tensorflow as tf
 
-        return tf.convert_to_tensor(gradient)
+        whole = tf.convert_to_tensor(gradient)
+        replica = tf.distribute.get_replica_context()
+        if replica is None or replica.num_replicas_in_sync == 1:
+            return whole
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, whole)
     return keras.ops.convert_to_tensor(gradient)
 
 

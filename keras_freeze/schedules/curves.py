@@ -173,8 +173,8 @@ class Annealing(Curve):
     It begins with the training, and phases don't interrupt it.
 
     Args:
-        lives: Mapping from group to the part of the training, above 0 and at most 1, after which
-            its rate is 0; 1 for groups that are missing.
+        lives: Mapping from group, or pattern of groups, to the part of the training, above 0 and at
+            most 1, after which its rate is 0; 1 for groups that are missing.
 
     Raises:
         ValueError: if an argument is invalid; at the start of training, if its length isn't known.

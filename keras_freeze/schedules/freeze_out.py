@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from keras_freeze.checks import ArgumentError, is_number
+from keras_freeze.model_picture import GroupNames, ModelPicture
 from keras_freeze.policies import BatchNormMode, check_batch_norm
 from keras_freeze.schedules.curves import Annealing
 from keras_freeze.schedules.phase import Phase
@@ -62,6 +63,13 @@ class FreezeOut(Planner):
         if self.shape not in _POWERS:
             raise ArgumentError(self.owner, "shape", 'be "cubic" or "linear"', value=self.shape)
 
+    def plan(self, picture: ModelPicture, epochs: int, steps: int | None = None) -> FreezeSchedule:
+        """Return the schedule; rates may name groups that never train."""
+        names = picture.group_names
+        rates = multipliers(self.rates, names, owner=self.owner)
+        known = dataclasses.replace(self, rates=rates)
+        return known.plan_for(GroupNames.of(picture.groups_that_may_train), epochs, steps)
+
     def plan_for(
         self, names: Sequence[str], epochs: int, steps: int | None = None
     ) -> FreezeSchedule:
@@ -79,7 +87,10 @@ class FreezeOut(Planner):
                 advice="Pass steps_per_epoch=, or give a tf.data.Dataset its cardinality.",
             )
         lives = self._lives(names)
-        base = multipliers(self.rates, names, owner=self.owner)
+        rates = self.rates
+        if isinstance(rates, Mapping):
+            rates = {name: rate for name, rate in rates.items() if name in names}
+        base = multipliers(rates, names, owner=self.owner)
         rates = {n: base[n] / (lives[n] if self.scales_rates else 1.0) for n in names}
         ends = {name: max(1, round(lives[name] * epochs * steps)) for name in names[:-1]}
         phases, begin = [], 0

@@ -29,9 +29,8 @@ def multipliers(
     Args:
         rates: A mapping from group, or pattern of groups, to multiplier, a factor between
             neighbouring groups, `"default"` for `default_factor`, `"auto"` for the same to begin
-            with, or None for 1 everywhere. A group
-            that a mapping does not name has the multiplier of the nearest named group above it; 1
-            where there is none.
+            with, or None for 1 everywhere. A group that a mapping does not name has the multiplier
+            of the nearest named group above it; 1 where there is none.
         names: Group names, from input to head.
         owner: Str, in whose name errors are raised.
 

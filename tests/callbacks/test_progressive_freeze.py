@@ -9,6 +9,7 @@ from effects import values
 
 import keras_freeze as kf
 from keras_freeze.keras_internals.gradients import loss_gradients
+from keras_freeze.schedules import Annealing, FreezeSchedule, Phase
 
 pytestmark = pytest.mark.backend
 
@@ -132,3 +133,41 @@ def test_a_head_that_trains_alone_trains_to_the_end():
     history = fit(build(), progressive(keep_frozen=list(LAYERS), log_details=True)).history
     assert history["learning_rate/head"][2] > 0.01
     assert history["trainable_params"] == [24] * EPOCHS
+
+
+@pytest.mark.slow_on_jax
+def test_rates_may_name_what_is_kept_frozen():
+    callback = progressive(keep_frozen="two", rates={"two": 0.5, "one": 0.1}, scales_rates=False)
+    rows = callback.preview(build(), EPOCHS, steps_per_epoch=5).rows
+    assert rows[0].training == ("head", "three", "one")
+    assert rows[0].rates == {"head": 1.0, "three": 1.0, "one": 0.1}
+    with pytest.raises(ValueError, match=r"ProgressiveFreeze\(rates=\.\.\.\) must name"):
+        progressive(rates={"five": 0.1}).preview(build(), EPOCHS, steps_per_epoch=5)
+
+
+def annealed(lives):
+    plan = FreezeSchedule([Phase(curve=Annealing(lives))])
+    arguments = {"backbone": list(LAYERS), "cache": False, "verbose": 0, "log_details": True}
+    return kf.FreezeScheduler(plan, **arguments)
+
+
+@pytest.mark.slow_on_jax
+def test_a_curve_for_groups_by_pattern():
+    history = fit(build(), annealed({"one|two": 0.5})).history
+    rates = {name: history[f"learning_rate/{name}"] for name in (*LAYERS, "head")}
+    halves = [RATE * 0.5 * (1 + math.cos(math.pi * part)) for part in (0.25, 0.5, 0.75, 1.0)]
+    assert rates["three"] == rates["head"] == pytest.approx(halves, abs=1e-6)
+    assert rates["one"] == rates["two"] == pytest.approx([halves[1], 0, 0, 0], abs=1e-6)
+
+
+@pytest.mark.slow_on_jax
+def test_a_curve_for_a_group_that_is_not_there():
+    with pytest.raises(ValueError, match=r"Annealing\(lives=\.\.\.\) must name"):
+        fit(build(), annealed({"five": 0.5}))
+
+
+@pytest.mark.slow_on_jax
+def test_a_curve_over_a_training_of_unknown_length():
+    callback = annealed({"one": 0.5})
+    with pytest.raises(ValueError, match=r"whose length is known, for Annealing.*steps_per_ep"):
+        callback.preview(build(), EPOCHS)

@@ -99,6 +99,36 @@ def test_mirrored_strategy_gives_the_one_device_result(
         assert isinstance(leaf._iterations, keras.Variable)
 
 
+def test_gradients_are_recorded_of_all_replicas(mirrored, plain, data_for):
+    def make():
+        plan = {0: ["low"], 2: None}
+        return kf.FreezeScheduler(plan, rates="auto", log_details=["gradients"], verbose=0)
+
+    one = train(plain, data_for, [make()], "sgd-momentum")
+    with mirrored.scope():
+        two = train(plain, data_for, [make()], "sgd-momentum")
+    assert_close(two, one)
+    for name in one[0]:
+        if name.startswith("gradient_norm"):
+            np.testing.assert_allclose(two[0][name], one[0][name], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_gradients_are_added_up_over_all_replicas(mirrored, plain, data_for):
+    def make():
+        return kf.AutoFreeze(intervals=6, backbone=["low", "middle"], verbose=0)
+
+    callbacks = [make(), make()]
+    one = train(plain, data_for, callbacks[:1], "sgd-momentum")
+    with mirrored.scope():
+        two = train(plain, data_for, callbacks[1:], "sgd-momentum")
+    assert_close(two, one)
+    found, expected = (callback.decisions.measured for callback in reversed(callbacks))
+    assert [point.label for point in found] == [point.label for point in expected]
+    values = [point.value for point in expected]
+    np.testing.assert_allclose([point.value for point in found], values, rtol=1e-2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_mirrored_strategy_resumes(schedule, mirrored, plain, data_for, tmp_path):
