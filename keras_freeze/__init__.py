@@ -7,6 +7,7 @@ from keras_freeze.callbacks import (
     FreezeGuard,
     FreezeScheduler,
     GradualUnfreeze,
+    MaxNorm,
     ProgressiveFreeze,
 )
 from keras_freeze.engine import recompile
@@ -27,6 +28,7 @@ __all__ = [
     "GradualUnfreeze",
     "GroupRanking",
     "LayerGroup",
+    "MaxNorm",
     "ParameterReport",
     "PrefixCache",
     "ProgressiveFreeze",

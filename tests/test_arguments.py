@@ -886,6 +886,14 @@ CASES = {
         )
         for value in (0, -1, 1.5, True, None, "step")
     },
+    **{
+        f"MaxNorm max_value {value!r}": (
+            lambda value=value: kf.MaxNorm(value),
+            ValueError,
+            ["MaxNorm(max_value=...) must be a positive number, or a mapping", f"{value!r}."],
+        )
+        for value in (0.0, -1, "2", {}, {"low": None})
+    },
     "FreezeGuard action": (
         lambda: kf.FreezeGuard(action="ignore"),
         ValueError,

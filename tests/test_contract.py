@@ -101,6 +101,9 @@ CALLBACKS = {
     ),
     kf.BackupAndRestore: lambda folder: kf.BackupAndRestore(str(folder), delete_checkpoint=True),
     kf.FreezeGuard: lambda folder: kf.FreezeGuard(2, action="warn"),
+    kf.MaxNorm: lambda folder: kf.MaxNorm(
+        {"body": 2.0}, groups={"body": "low|middle", "top": "head"}
+    ),
     kf.PrefixCache: lambda folder: kf.PrefixCache(0, str(folder), auto=False, verbose=0),
 }
 

@@ -2,15 +2,24 @@
 
 `freeze_scheduler` runs any schedule, `gradual_unfreeze` plans one from the head down,
 `auto_freeze` lets groups freeze as they settle, `progressive_freeze` by a calendar,
-`freeze_guard` checks that what is frozen stays fixed. `schedule_run` is the state of one fit,
-`resume_point` finds where in its schedule a fit begins and records where it has come.
+`freeze_guard` checks that what is frozen stays fixed, `max_norm` bounds weights by group.
+`schedule_run` is the state of one fit, `resume_point` finds where in its schedule a fit begins and
+records where it has come.
 """
 
 from keras_freeze.callbacks.auto_freeze import AutoFreeze
 from keras_freeze.callbacks.freeze_guard import FreezeGuard
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
 from keras_freeze.callbacks.gradual_unfreeze import GradualUnfreeze
+from keras_freeze.callbacks.max_norm import MaxNorm
 from keras_freeze.callbacks.progressive_freeze import ProgressiveFreeze
 from keras_freeze.callbacks.schedule_run import frozen_groups as frozen_groups
 
-__all__ = ["AutoFreeze", "FreezeGuard", "FreezeScheduler", "GradualUnfreeze", "ProgressiveFreeze"]
+__all__ = [
+    "AutoFreeze",
+    "FreezeGuard",
+    "FreezeScheduler",
+    "GradualUnfreeze",
+    "MaxNorm",
+    "ProgressiveFreeze",
+]
