@@ -3,7 +3,8 @@
 `freeze_scheduler` runs any schedule, `gradual_unfreeze` plans one from the head down,
 `auto_freeze` lets groups freeze as they settle, `progressive_freeze` by a calendar,
 `freeze_guard` checks that what is frozen stays fixed, `max_norm` bounds weights by group.
-`schedule_run` is the state of one fit, `resume_point` finds where in its schedule a fit begins and
+`fit_plan` is what is decided before a fit, `schedule_run` and `adaptive_run` are its state,
+`run_state` is that as plain data, `resume_point` finds where in its schedule a fit begins and
 records where it has come.
 """
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_freeze.callbacks import transition_message
-from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun, StartingPoint
+from keras_freeze.callbacks.fit_plan import Best, FitPlan, StartingPoint
+from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.checks import ArgumentError
 from keras_freeze.engine import recordings, snapshot
 from keras_freeze.keras_internals.optimizers import SUMS

@@ -10,7 +10,8 @@ from typing import Any
 import keras
 
 from keras_freeze.backup import BackupAndRestore
-from keras_freeze.callbacks.schedule_run import FitPlan, ScheduleRun
+from keras_freeze.callbacks.fit_plan import FitPlan
+from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.checks import ArgumentError, counted, first_few
 from keras_freeze.engine import (
     idle_optimizers,

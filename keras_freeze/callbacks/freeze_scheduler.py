@@ -14,10 +14,11 @@ from typing import Any, Literal
 import keras
 
 from keras_freeze.base_callback import BaseCallback
-from keras_freeze.callbacks import fit_checks, resume_point, transition_message
-from keras_freeze.callbacks.adaptive_run import AdaptiveRun, Memory, schedule_so_far
+from keras_freeze.callbacks import fit_checks, resume_point, run_state, transition_message
+from keras_freeze.callbacks.adaptive_run import AdaptiveRun
+from keras_freeze.callbacks.fit_plan import FitPlan
 from keras_freeze.callbacks.group_logs import Details, GroupLogs, as_details
-from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun
+from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
 from keras_freeze.engine import state_of, transition
 from keras_freeze.groups import Backbone, Groups, names_of, picture_of
@@ -42,11 +43,9 @@ from keras_freeze.schedules import (
     GivenSchedule,
     Phase,
     Planner,
-    Progress,
     Rates,
     SchedulePreview,
     check_rates,
-    fingerprint,
     preview_in,
 )
 
@@ -456,89 +455,29 @@ class FreezeScheduler(BaseCallback):
     def training_state(self) -> dict[str, Any]:
         """Return where this fit is, as plain data and arrays, for a backup."""
         run = self._run
-        if run is None:
-            return {"plan": None}
-        return {
-            "plan": self._script(run.plan),
-            "total_epochs": run.plan.total_epochs,
-            "epoch": run.epoch + 1,
-            "progress": [run.progress.index, run.progress.state],
-            "steps": run.steps,
-            "kept": sorted(run.kept),
-            "frozen": list(run.frozen),
-            "multipliers": dict(run.multipliers),
-            "counts": list(run.counts),
-            "best": run.best and [run.best.value, run.best.epoch, run.best.steps, run.best.state],
-            "adaptive": run.memory.to_plain() if isinstance(run, AdaptiveRun) else None,
-        }
+        return {"plan": None} if run is None else run_state.to_plain(run, self._script(run.plan))
 
     def check_training_state(self, state: Mapping[str, Any]) -> None:
         """Raise a `ValueError` if a backup was made by another schedule, or other arguments."""
-        if self._plan is None or state["plan"] is None:
-            return
-        # Not all was in those of earlier versions.
-        made_with = {"lora": "adapters", "adaptive": None, "log_details": [], **state["plan"]}
-        for name, own in self._script(self._plan).items():
-            if made_with[name] != own:
-                total, before = self._plan.total_epochs, state.get("total_epochs")
-                how = "epochs" if self._plan.adaptive is not None else "total_epochs"
-                longer = (
-                    f"The backup was made in a training of {before} epochs, and this one has "
-                    f"{total}: pass {how}={before} to keep its schedule. "
-                    if before not in (None, total)
-                    else ""
-                )
-                raise ArgumentError(
-                    type(self).__name__,
-                    "schedule" if name == "adaptive" else name,
-                    "be that of the backup",
-                    received=f"{own}, but the backup was made with {made_with[name]}",
-                    advice=f"{longer}Restore the script as it was, or delete the backup to start "
-                    "over.",
-                )
+        if self._plan is not None and state["plan"] is not None:
+            run_state.check_script(self._plan, self._script(self._plan), state)
 
     def set_training_state(self, state: Mapping[str, Any]) -> None:
         """Continue from where a backup was made."""
-        plan = self._plan
-        if plan is None or state["plan"] is None:
+        if self._plan is None or state["plan"] is None:
             return
-        index, trigger = state["progress"]
-        arguments: dict[str, Any] = {
-            "epoch": state["epoch"] - 1,
-            "batch": 0,
-            "steps": state["steps"],
-            "kept": frozenset(state["kept"]),
-            "frozen": tuple(state["frozen"]),
-            "multipliers": dict(state["multipliers"]),
-            "counts": (state["counts"][0], state["counts"][1]),
-            "best": state["best"] and Best(*state["best"]),
-        }
-        if plan.adaptive is None:
-            self._run = ScheduleRun(plan, Progress(plan.schedule, index, trigger), **arguments)
-        else:
-            memory = Memory.of_plain(state["adaptive"])
-            schedule = schedule_so_far(plan.adaptive, memory.outcomes)
-            progress = Progress(schedule, index, trigger)
-            self._run = AdaptiveRun(plan, progress, **arguments, memory=memory)
+        self._run = run_state.of_plain(self._plan, state)
         # For a training that was complete, in which no epoch will record it.
         resume_point.record(self._run, state["epoch"])
 
     def _script(self, plan: FitPlan) -> dict[str, Any]:
-        """Return what must be the same in a script that continues from a backup."""
-        numbers = {id(v): n for n, v in enumerate(plan.picture.model.weights)}
-        return {
-            "schedule": fingerprint(plan.schedule),
+        details = as_details(plan.owner, self.log_details)
+        arguments = {
             "rates": dict(self.rates) if isinstance(self.rates, Mapping) else self.rates,
             "lora": self.lora,
-            "log_details": sorted(
-                as_details(type(self).__name__, self.log_details) & {"gradients"}
-            ),
-            "adaptive": plan.adaptive and plan.adaptive.identity,
-            "groups": {
-                group.name: [numbers[id(v)] for v in group.variables]
-                for group in plan.picture.groups
-            },
+            "log_details": sorted(details & {"gradients"}),  # which need a slot
         }
+        return run_state.script_of(plan, arguments)
 
     def _check_alone(self) -> None:
         others = [other for other in self._siblings if isinstance(other, FreezeScheduler)]

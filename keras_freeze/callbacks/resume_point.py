@@ -13,7 +13,8 @@ from collections.abc import Mapping
 
 import keras
 
-from keras_freeze.callbacks.schedule_run import Best, FitPlan, ScheduleRun, StartingPoint
+from keras_freeze.callbacks.fit_plan import Best, FitPlan, StartingPoint
+from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.checks import ArgumentError
 from keras_freeze.engine import recordings, state_of
 from keras_freeze.keras_internals.optimizers import iterations
