@@ -134,6 +134,7 @@ clean:  ## Remove environments, caches and everything built
 .venv-bench/installed: $(PACKAGE)
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH_BIN)/python -m pip install $(QUICKLY) --editable ".[benchmarks]"
+	$(BENCH_BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest benchmarks/cache textgenrnn==2.0.0 vaderSentiment==3.3.2
 	touch $@
 
 # The peers on torch have an environment of their own, with what keras_freeze doesn't need.

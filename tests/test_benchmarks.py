@@ -3,9 +3,11 @@ import itertools
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
+from keras_freeze import layer_groups
 from keras_freeze.schedules import SlantedTriangular
 
 
@@ -209,14 +211,44 @@ class TestPhotographs:
         assert trained == {"block5", "scale", "hidden", "classes"}
 
 
+class TestAdaptiveTasks:
+    def test_samples_are_dealt_by_class_and_none_twice(self, script):
+        tasks = script("adaptive_tasks")
+        samples = {0: np.arange(20), 1: np.arange(100, 130)}
+        data = tasks.dealt(samples, (3, 4, 5), seed=1)
+        parts = (data.train, data.validation, data.test)
+        assert [len(part.x) for part in parts] == [6, 8, 10]
+        assert all(((part.x >= 100) == part.y).all() for part in parts)
+        assert len({*np.concatenate([part.x for part in parts])}) == 24
+        again = tasks.dealt(samples, (3, 4, 5), seed=1)
+        assert np.array_equal(again.test.x, data.test.x)
+
+    def test_snippets_are_of_the_packages_and_pretraining_reads_none_of_them(self, script):
+        tasks = script("adaptive_tasks")
+        data = tasks.TASKS["packages"].load(0)
+        assert data.test.x.shape == (1000, tasks.LENGTH)
+        assert sorted({*data.train.y}) == list(range(len(tasks.PACKAGES)))
+        read = {path.stem for path in tasks.STDLIB.glob("*.py")}
+        assert not read & set(tasks.PACKAGES)
+
+    def test_the_encoder_puts_out_a_vector_for_each_character(self, script):
+        tasks = script("adaptive_tasks")
+        model = tasks.encoder()
+        assert model.output_shape == (None, tasks.LENGTH, tasks.WIDTH)
+        whole = keras.Model(model.input, keras.layers.Dense(2)(model.output))
+        task = tasks.TASKS["packages"]
+        assert len(layer_groups(whole, backbone=[*task.backbone])) == task.groups
+
+
 class TestAdaptive:
     def rows(self, adaptive):
         """A seed in which depth 3 has the best validation loss, and another with depth 4."""
         rows = []
         for seed, best in ((0, 3), (1, 4)):
-            for n, name in enumerate(adaptive.ARMS):
+            for n, name in enumerate(adaptive.arms_of(adaptive.TASKS["photographs"])):
                 loss = 1.0 if name == f"depth {best}" else 2.0 + n
-                row = {"arm": name, "seed": seed, "accuracy": 0.01 * n, "val_loss": loss}
+                row = {"task": "photographs", "arm": name, "seed": seed, "accuracy": 0.01 * n}
+                row["val_loss"] = loss
                 rows.append({**row, "cpu_s": 10.0})
         return rows
 
@@ -225,16 +257,16 @@ class TestAdaptive:
     ):
         adaptive = script("adaptive")
         rows = self.rows(adaptive)
-        chosen = adaptive.with_choices(rows)[adaptive.SWEEP]
+        chosen = adaptive.with_choices(rows, 6)[adaptive.SWEEP]
         accuracy = {(row["arm"], row["seed"]): row["accuracy"] for row in rows}
         for seed, best in ((0, "depth 3"), (1, "depth 4")):
             assert chosen[seed]["chosen"] == best
             assert chosen[seed]["accuracy"] == accuracy[best, seed]
-            assert chosen[seed]["cpu_s"] == 10.0 * adaptive.GROUPS
+            assert chosen[seed]["cpu_s"] == 10.0 * 6
 
     def test_the_table_compares_seed_by_seed(self, script):
         adaptive = script("adaptive")
-        lines = adaptive.table(self.rows(adaptive)).splitlines()
+        lines = adaptive.table(self.rows(adaptive), "photographs").splitlines()
         auto = next(line for line in lines if line.startswith(f"| {adaptive.AUTO} |"))
-        assert auto.endswith(f"| {1 / adaptive.GROUPS:.2f} |")
+        assert auto.endswith(f"| {1 / 6:.2f} |")
         assert lines[-1].startswith(f"| {adaptive.SWEEP} |")
