@@ -63,11 +63,13 @@ class GroupRanking(ShownAsTable):
         model: Str, the model's name.
         batches: Int, the batches that were computed.
         groups: Tuple of `RankedGroup`, from input to head.
+        division: How the model was divided into groups; None for automatically.
     """
 
     model: str
     batches: int
     groups: tuple[RankedGroup, ...]
+    division: Groups | None = None
 
     def ranked(self, by: By = "relative_gradient_norm") -> tuple[str, ...]:
         """Return the names of the pretrained groups, the one with the largest value first.
@@ -106,11 +108,12 @@ class GroupRanking(ShownAsTable):
         if k > len(ranked):
             raise ArgumentError("top", "k", f"be at most the {len(ranked)} ranked groups", value=k)
         frozen = [g.name for g in self.groups if g.is_pretrained and g.name not in ranked[:k]]
-        return FreezeGroups(frozen or 0)
+        return FreezeGroups(frozen or 0, self.division)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all as plain data, ready for JSON; what isn't known is None."""
-        found = dataclasses.asdict(self)
+        found = dataclasses.asdict(dataclasses.replace(self, division=None))
+        del found["division"]
         for row in found["groups"]:
             for by in _CRITERIA:
                 row[by] = None if math.isnan(row[by]) else row[by]
@@ -159,8 +162,9 @@ def rank_groups(
 ) -> GroupRanking:
     """Rank the layer groups of a model by the gradient that some data give them.
 
-    The gradients are those of a training step, for frozen groups too; `BatchNormalization` layers
-    do as their flags say, so rank with the flags that you will train with. Left out are
+    The gradients are those of a training step, for frozen groups too, of all losses, with those
+    that layers add and the regularizers of what is ranked. `BatchNormalization` layers do as their
+    flags say, so rank with the flags that you will train with. Left out are
     normalization layers, weights that are frozen for good, and tensors whose values are all zero,
     such as new biases. Weights, optimizer, metrics and random generators stay as they are.
 
@@ -246,7 +250,7 @@ def rank_in(
                 is_pretrained=n < len(by_group) - 1,
             )
         )
-    return GroupRanking(model.name, sums.count, tuple(rows))
+    return GroupRanking(model.name, sums.count, tuple(rows), picture.division)
 
 
 def rankable(picture: ModelPicture) -> list[str]:

@@ -346,3 +346,77 @@ def test_sample_weights_count():
     assert two.groups[0].relative_gradient_norm == pytest.approx(
         2 * one.groups[0].relative_gradient_norm, rel=1e-5
     )
+
+
+LOSSES = {
+    "added by a layer": {"activity_regularizer": keras.regularizers.L2(3.0)},
+    "of weights": {"kernel_regularizer": keras.regularizers.L2(0.5)},
+}
+
+
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("arguments", LOSSES.values(), ids=LOSSES)
+def test_losses_beside_the_compiled_one_count_also_where_layers_are_frozen(arguments, frozen):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(3, name="low", use_bias=False, **arguments),
+            layers.Dense(2, name="head", use_bias=False),
+        ]
+    )
+    model.compile("sgd", "mse")
+    x, y = data(8)
+    w1, w2 = (keras.ops.convert_to_numpy(v).astype("float64") for v in model.weights)
+    gradient = x.T @ (2 * (x @ w1 @ w2 - y) / y.size @ w2.T)
+    if "kernel_regularizer" in arguments:
+        gradient += 2 * 0.5 * w1
+    else:
+        gradient += 2 * 3.0 * x.T @ (x @ w1) / len(x)
+    if frozen:
+        kf.freeze(model, layers=["low"])
+    group = kf.rank_groups(model, x, y, batch_size=8).groups[0]
+    expected = np.linalg.norm(gradient) / np.linalg.norm(w1)
+    assert group.relative_gradient_norm == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow_on_jax
+def test_a_model_with_added_losses_alone():
+    class Far(layers.Layer):
+        def call(self, x):
+            self.add_loss(keras.ops.mean(keras.ops.square(x)))
+            return x
+
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, name="low"), Far(), layers.Dense(1)]
+    )
+    model.compile("sgd")
+    assert kf.rank_groups(model, data()[0]).groups[0].relative_gradient_norm > 0
+
+
+DIVISION = {"low": ["one", "two"], "middle": ["three"], "top": ["head"]}
+
+
+def three(names=("one", "two", "three")):
+    keras.utils.set_random_seed(0)
+    dense = [layers.Dense(4, "tanh", name=name) for name in names]
+    model = keras.Sequential([keras.Input((4,)), *dense, layers.Dense(2, name="head")])
+    model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize("names", [("low", "middle", "top"), ("one", "three", "head")])
+def test_the_policy_goes_by_the_groups_that_were_ranked(names):
+    division = dict(zip(names, DIVISION.values(), strict=True))
+    model, (x, y) = three(), data()
+    ranking = kf.rank_groups(model, x, y, groups=division)
+    assert "division" not in ranking.to_dict()
+    kf.freeze(model, ranking.top(1))
+    trains = {layer.name: layer.trainable for layer in model.layers}
+    first = ranking.ranked()[0]
+    frozen = [
+        name for group, own in division.items() if group not in (first, names[-1]) for name in own
+    ]
+    assert [name for name, does in trains.items() if not does] == frozen

@@ -374,6 +374,7 @@ class AdaptiveRun(ScheduleRun):
             kept = self.memory.kept[decision.returns_to]
             # The learning rate stays, since other callbacks may have changed it on purpose.
             snapshot.restore_all(self.model, kept.state, None, learning_rate=False)
+            self.has_gone_back = True
             best = kept.best
         elif not _trains_alike(self.progress, decision):
             best = None

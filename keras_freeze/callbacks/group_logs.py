@@ -13,9 +13,9 @@ from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.checks import ArgumentError
 from keras_freeze.engine import recordings
 from keras_freeze.keras_internals.host_arrays import to_host
-from keras_freeze.keras_internals.optimizers import NORMS
+from keras_freeze.keras_internals.optimizers import NORMS, skips_steps
 from keras_freeze.measures import Look, WeightChange
-from keras_freeze.model_picture import LayerGroup, ModelPicture, learning_rate_of
+from keras_freeze.model_picture import LayerGroup, ModelPicture, learning_rate_of, optimizers_of
 
 Detail = Literal["phase", "gradients", "weights"]
 Details: TypeAlias = bool | Collection[Detail]
@@ -111,13 +111,18 @@ class GroupLogs:
         bad = min((norm.not_finite_at for norm in own if norm.not_finite_at), default=0)
         worst = max(own, key=lambda norm: norm.largest, default=None)
         if bad:
-            what = f"the norm of a gradient of {group.label} was not finite in step {bad}"
+            what, at = f"the norm of a gradient of {group.label} was not finite", bad
         elif worst is not None and math.sqrt(worst.largest) > _EXPLODING:
-            norm = f"had a norm of {math.sqrt(worst.largest):.1e} in step {worst.largest_at}"
-            what = f"a gradient of {group.label} {norm}"
+            norm = f"{math.sqrt(worst.largest):.1e}"
+            what, at = f"a gradient of {group.label} had a norm of {norm}", worst.largest_at
         else:
             return
-        self._warn("exploding", group, f"{what} of epoch {run.epoch + 1}. {advice}", run)
+        # Those that joined in the middle of the epoch count from there. Of steps that a
+        # LossScaleOptimizer skips nothing is known.
+        at += run.batches_in_epoch - max(norms.steps for norms in own)
+        is_known = not any(skips_steps(optimizer) for optimizer in optimizers_of(run.model))
+        when = f"in step {at} of epoch {run.epoch + 1}" if is_known else f"in epoch {run.epoch + 1}"
+        self._warn("exploding", group, f"{what} {when}. {advice}", run)
 
     def _warn(self, kind: str, group: LayerGroup, text: str, run: ScheduleRun) -> None:
         if (kind, group.name) not in self._warned:

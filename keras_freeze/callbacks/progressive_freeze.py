@@ -28,7 +28,7 @@ class ProgressiveFreeze(FreezeScheduler):
             Defaults to 0.8.
         shape: `"cubic"` (default) or `"linear"`.
         scales_rates: Bool, whether each group's rate is divided by its part of the training, so
-            that its rates add up to as much as those of the head. Defaults to True.
+            that its rates add up to about as much as those of the head. Defaults to True.
         backbone: What is pretrained, as for `layer_groups`. Defaults to None, to be found.
         keep_frozen: What never trains, as for `GradualUnfreeze`. Defaults to None.
         lora: As for `GradualUnfreeze`.

@@ -25,7 +25,7 @@ from keras_freeze.engine import (
 )
 from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals import trainer
-from keras_freeze.keras_internals.optimizers import DIALS, NORMS, iterations
+from keras_freeze.keras_internals.optimizers import DIALS, NORMS, iterations, skips_steps
 from keras_freeze.measures import rates_by_norms, relative_norms
 from keras_freeze.model_picture import (
     LayerGroup,
@@ -61,6 +61,7 @@ class ScheduleRun:
         counts: Trainable and non-trainable parameters at present.
         best: The best epoch of the present phase, if it asks for one and there is one.
         has_warned: Bool, whether a plateau's metric that is no number has been warned of.
+        has_gone_back: Bool, whether the model was taken back to an earlier state.
         marks: Fingerprints, as the phase began, of groups whose rate may be too small to move them.
     """
 
@@ -76,6 +77,7 @@ class ScheduleRun:
     best: Best | None
     has_warned: bool = False
     has_warned_of_steps: bool = False
+    has_gone_back: bool = False
     ticks: int = 0
     marks: Mapping[str, tuple[bytes, ...]] = dataclasses.field(default_factory=dict)
     #: What asks for the best epoch, and by which argument, for errors.
@@ -99,6 +101,8 @@ class ScheduleRun:
             best=start.best,
         )
         lines = run.enter(start)
+        if run.progress.is_over:
+            run.marks = {}  # the phase has ended, and trains nothing here
         # The last fit may have ended with a phase; going back to its best needs its flags.
         return run, run.advance() or lines
 
@@ -146,7 +150,7 @@ class ScheduleRun:
 
     def end_epoch(self, logs: Mapping[str, Any]) -> list[str]:
         """Take an epoch's metrics into account; return the lines to print."""
-        self.count_steps(self.batch + self._execution)
+        self.count_steps(self.batches_in_epoch)
         self._warn_of_no_step()
         self._warn_of_no_number(logs)
         self.progress = self.progress.after_epoch(logs)
@@ -164,7 +168,11 @@ class ScheduleRun:
     def finish(self) -> list[str]:
         """End the fit: go back to the best of the last phase, and end the group rates."""
         self._warn_of_standstill()
-        lines = self.conclude()
+        self.has_gone_back = False
+        lines, model = self.conclude(), self.model
+        if self.has_gone_back and model.optimizer is not None:
+            # As Keras did before with the weights of the last epoch (`use_ema`).
+            model.optimizer.finalize_variable_values(model.trainable_weights)
         if set(self.multipliers.values()) - {1.0}:
             lines.append(transition_message.rates_end(learning_rate_of(self.plan.picture.model)))
         transition(self.model, Flags(), {})
@@ -192,6 +200,11 @@ class ScheduleRun:
         if self.plan.steps_per_epoch is None:
             return self.plan.stride
         return min(self.plan.stride, self.plan.steps_per_epoch - self.batch)
+
+    @property
+    def batches_in_epoch(self) -> int:
+        """The batches of the present epoch when its last execution is done."""
+        return self.batch + self._execution
 
     def count_steps(self, batch: int) -> None:
         """Record that so many batches of the present epoch are done."""
@@ -397,10 +410,18 @@ class ScheduleRun:
         if self.has_warned_of_steps or not self.batch or self._ticks() != self.ticks:
             return
         self.has_warned_of_steps = True
+        advice = (
+            "If its train_step uses another, hold that in an attribute of the model: its rates and "
+            "its state are not kept in step otherwise."
+        )
+        if any(skips_steps(optimizer) for optimizer in optimizers_of(model)):
+            advice = (
+                "A LossScaleOptimizer skips each step that has a gradient that is not finite. Look "
+                "for NaN in the data, and for inputs that are not normalized."
+            )
         warnings.warn(
             f"{self.plan.owner}: none of the optimizers that model {model.name!r} holds took a "
-            f"step in epoch {self.epoch + 1}. If its train_step uses another, hold that in an "
-            "attribute of the model: its rates and its state are not kept in step otherwise.",
+            f"step in epoch {self.epoch + 1}. {advice}",
             stacklevel=2,
         )
 
@@ -428,6 +449,7 @@ class ScheduleRun:
         if best is None or self.best_by is None or best.steps == self.steps:
             return []
         snapshot.restore(self.model, best.state, learning_rate=False)
+        self.has_gone_back = True
         metric = f"{self.best_by[0]} {best.value:.4g}"
         return [f"{when}: restored epoch {best.epoch + 1} ({metric})."]
 

@@ -30,14 +30,21 @@ def loss_gradients(
     chosen = {id(variable) for variable in variables}
     every = {id(v): v for v in [*model.variables, *model.metrics_variables]}
     rest = [variable for i, variable in every.items() if i not in chosen]
+    penalties = [
+        (n, v.regularizer)
+        for n, v in enumerate(variables)
+        if v.regularizer is not None and not v.trainable
+    ]
 
     def loss_of(values: Sequence[Any], others: Sequence[Any], x: Any, y: Any, weight: Any) -> Any:
         mapping = [*zip(variables, values, strict=True), *zip(rest, others, strict=True)]
-        with keras.StatelessScope(state_mapping=mapping) as scope:
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
             predicted = model(x, training=True)
             loss = model.compute_loss(
                 x=x, y=y, y_pred=predicted, sample_weight=weight, training=True
             )
+            # Keras adds those of what trains.
+            loss += sum(regularizer(values[n]) for n, regularizer in penalties)
         present = [scope.get_current_value(variable) for variable in rest]
         moved = [old if new is None else new for new, old in zip(present, others, strict=True)]
         return keras.ops.cast(loss, "float32") * scale, moved

@@ -68,6 +68,11 @@ def inner_optimizers(optimizer: Any) -> tuple[Any, ...]:
     return ()
 
 
+def skips_steps(optimizer: Any) -> bool:
+    """Tell whether an optimizer leaves out steps whose gradients are not finite."""
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
 def built_variables(optimizer: Any) -> tuple[keras.Variable, ...]:
     """Return the variables an optimizer was built for, in order; none before it is built."""
     return tuple(optimizer._trainable_variables) if optimizer.built else ()

@@ -91,14 +91,16 @@ class GradientChange(Gauge):
         return norms
 
     def change(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> float:
-        """Return the relative change; 0 where the norm was 0 before.
+        """Return the relative change; 0 where both norms are 0, infinity where the first is.
 
         Example:
             >>> GradientChange().change([np.array(4.0)], [np.array(3.0)])
             0.25
         """
         old, new = float(before[0]), float(after[0])
-        return abs(old - new) / old if old else 0.0
+        if not old:
+            return math.inf if new else 0.0
+        return abs(old - new) / old
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 from keras_freeze.keras_internals.attributes import own_attribute
 from keras_freeze.keras_internals.layers import call_methods
 from keras_freeze.keras_internals.tensors import mask_of
+from keras_freeze.measures.similarity import NotMeasurableError
 from keras_freeze.model_picture import LayerGroup, ModelPicture
 
 # Rows that are kept of all batches together.
@@ -35,7 +36,8 @@ def group_outputs(
     Args:
         picture: The picture of a model.
         x: Inputs, an array or a nest of arrays.
-        batch_size: Int, at most so many samples. Defaults to 32.
+        batch_size: Int, at most so many samples; a model that is built for batches of a certain
+            size gets those, and what doesn't fill one is left out. Defaults to 32.
         max_rows: Int, how many samples are computed and how many rows are kept, of all batches
             together. Defaults to 4096.
 
@@ -44,10 +46,16 @@ def group_outputs(
         output of floats are missing.
     """
     count = len(keras.tree.flatten(x)[0])
+    fixed = _fixed_batch(picture.model)
     if count > max_rows:
         drawn = _drawn(count, max_rows)
         x = keras.tree.map_structure(lambda leaf: np.asarray(leaf)[drawn], x)
         count = max_rows
+    if fixed is not None:
+        count -= count % fixed
+        batch_size = fixed
+    if not count:
+        raise NotMeasurableError(f"the samples don't fill a batch of {fixed}. Give more.")
     batches = math.ceil(count / batch_size)
     ends = [count * n // batches for n in range(batches + 1)]
     rows = max(1, max_rows // batches)
@@ -60,6 +68,12 @@ def group_outputs(
             if output is not None:
                 found[group.name].append(_as_rows(layer, output, rows))
     return {name: tuple(own) for name, own in found.items() if own}
+
+
+def _fixed_batch(model: keras.Model) -> int | None:
+    inputs = keras.tree.flatten(getattr(model, "inputs", None))
+    sizes = {tensor.shape[0] for tensor in inputs if tensor is not None} - {None}
+    return sizes.pop() if sizes else None
 
 
 def _rows_of(start: int, end: int, array: Any) -> Any:

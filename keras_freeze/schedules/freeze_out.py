@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -35,6 +36,7 @@ class FreezeOut(Planner):
             up to the same.
         rates: Learning rates of the groups, as multiples of the compiled one.
         batch_norm: Mode for `BatchNormalization` in all phases.
+        stride: Int, batches in an execution of the train step, with which groups freeze.
 
     Raises:
         ValueError: if an argument is invalid.
@@ -52,6 +54,7 @@ class FreezeOut(Planner):
     scales_rates: bool = True
     rates: Rates = None
     batch_norm: BatchNormMode = "frozen"
+    stride: int = 1
 
     def __post_init__(self) -> None:
         check_batch_norm(self.owner, self.batch_norm)
@@ -67,7 +70,8 @@ class FreezeOut(Planner):
         """Return the schedule; rates may name groups that never train."""
         names = picture.group_names
         rates = multipliers(self.rates, names, owner=self.owner)
-        known = dataclasses.replace(self, rates=rates)
+        stride = getattr(picture.model, "steps_per_execution", 1)
+        known = dataclasses.replace(self, rates=rates, stride=stride)
         return known.plan_for(GroupNames.of(picture.groups_that_may_train), epochs, steps)
 
     def plan_for(
@@ -86,37 +90,46 @@ class FreezeOut(Planner):
                 received="no number of batches in an epoch",
                 advice="Pass steps_per_epoch=, or give a tf.data.Dataset its cardinality.",
             )
-        lives = self._lives(names)
+        lives = self._lives(names, epochs * steps)
         rates = self.rates
         if isinstance(rates, Mapping):
             rates = {name: rate for name, rate in rates.items() if name in names}
         base = multipliers(rates, names, owner=self.owner)
         rates = {n: base[n] / (lives[n] if self.scales_rates else 1.0) for n in names}
-        ends = {name: max(1, round(lives[name] * epochs * steps)) for name in names[:-1]}
+        ends = {
+            name: self._with_execution(round(lives[name] * epochs * steps), steps)
+            for name in names[:-1]
+        }
         phases, begin = [], 0
         for end in sorted(set(ends.values()) - {epochs * steps}):
-            phases.append(self._phase(names, ends, begin, rates, AfterSteps(end - begin)))
+            until = AfterSteps(end - begin)
+            phases.append(self._phase(lives, ends, begin, rates, until))
             begin = end
-        phases.append(self._phase(names, ends, begin, rates, None))
+        phases.append(self._phase(lives, ends, begin, rates, None))
         return FreezeSchedule(phases)
 
-    def _lives(self, names: Sequence[str]) -> dict[str, float]:
-        """Return the part of the training after which each group's rate is 0."""
+    def _with_execution(self, end: int, steps: int) -> int:
+        """Return when the execution ends in which so many batches are done."""
+        epoch, step = divmod(end, steps)
+        return epoch * steps + min(steps, math.ceil(step / self.stride) * self.stride)
+
+    def _lives(self, names: Sequence[str], total: int) -> dict[str, float]:
+        """Return the part of the training after which each group's rate is 0: a step, at least."""
         last, power = len(names) - 1, _POWERS[self.shape]
         below = {
-            name: (self.first + (1 - self.first) * i / last) ** power
+            name: max(1 / total, (self.first + (1 - self.first) * i / last) ** power)
             for i, name in enumerate(names[:-1])
         }
         return {**below, names[-1]: 1.0}
 
     def _phase(
         self,
-        names: Sequence[str],
+        lives: Mapping[str, float],
         ends: Mapping[str, int],
         begin: int,
         rates: Mapping[str, float],
         until: AfterSteps | None,
     ) -> Phase:
         frozen = tuple(name for name in ends if ends[name] <= begin)
-        curve = Annealing(self._lives(names))
+        curve = Annealing(lives)
         return Phase(frozen, rates=rates, until=until, curve=curve, batch_norm=self.batch_norm)

@@ -11,7 +11,7 @@ import pytest
 from effects import compiled
 
 import keras_freeze as kf
-from keras_freeze.callbacks import schedule_run
+from keras_freeze.callbacks import fit_plan
 from keras_freeze.engine import optimizer_state, update_rules
 from keras_freeze.keras_internals import optimizers
 from keras_freeze.schedules import (
@@ -895,7 +895,7 @@ def test_a_schedule_of_many_phases_is_laid_out_once_a_fit(plain, data_for, monke
         counted.append(args)
         return timeline(*args)
 
-    monkeypatch.setattr(schedule_run, "timeline", counting)
+    monkeypatch.setattr(fit_plan, "timeline", counting)
     schedule = FreezeSchedule(dict.fromkeys(range(20), 1))
     callback = kf.FreezeScheduler(schedule, verbose=0)
     train(compiled(plain()), data_for, callback, epochs=20, steps=1)
@@ -1000,3 +1000,46 @@ def test_multiples_that_look_like_rates_are_warned_of(plain, data_for):
         fit({"head": 1e-3, "low": 1e-5})
     for rates in ({"low": 1e-3, "head": 1.0}, {"low": 1e-3}, 2.0, None):
         fit(rates)
+
+
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize("best", [0, 2])
+def test_the_best_epoch_ends_as_a_training_that_ended_there(best, plain, data_for):
+    """With averages of weights, which Keras takes at the end."""
+
+    class Scores(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_loss"] = 0.0 if epoch == best else 1.0
+
+    def train(epochs, *callbacks):
+        keras.utils.set_random_seed(3)
+        model = plain()
+        optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)
+        model.compile(optimizer, "sparse_categorical_crossentropy")
+        x, y = data_for(model)
+        model.fit(x, y, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks))
+        return model
+
+    plan = FreezeSchedule([Phase(restore_best="val_loss")])
+    found = train(3, Scores(), kf.FreezeScheduler(plan, cache=False, verbose=0))
+    expected = train(best + 1)
+    for one, two in zip(found.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow_on_jax
+def test_a_fit_that_continues_where_a_phase_ends_warns_of_nothing(plain, data_for):
+    model = plain()
+    model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
+    x, y = data_for(model)
+    for begin in (0, 2):
+        callback = kf.GradualUnfreeze(1, total_epochs=4, verbose=0)
+        model.fit(
+            x,
+            y,
+            initial_epoch=begin,
+            epochs=begin + 2,
+            batch_size=8,
+            verbose=0,
+            callbacks=[callback],
+        )

@@ -155,6 +155,27 @@ def test_exploding_gradients_are_named_with_their_step():
 
 
 @pytest.mark.slow_on_jax
+def test_steps_are_those_of_the_epoch_also_for_groups_that_join_in_it():
+    _, y = data()
+    y[2 * BATCH] = 1e6
+    plan = FreezeSchedule([Phase(["one", "two"], until=AfterSteps(1)), Phase()])
+    found = warned(build(), y=y, schedule=plan, epochs=1)
+    assert len(found) == 3
+    assert all("in step 3 of epoch 1" in text for text in found)
+
+
+@pytest.mark.slow_on_jax
+def test_steps_that_are_skipped_are_said_so():
+    _, y = data()
+    y[:] = np.nan
+    model = build()
+    inner = keras.optimizers.SGD(0.0)
+    model.compile(keras.optimizers.LossScaleOptimizer(inner, 2.0), "mse")
+    (message,) = warned(model, y=y, epochs=1)
+    assert "took a step in epoch 1. A LossScaleOptimizer skips each step" in message
+
+
+@pytest.mark.slow_on_jax
 def test_gradients_that_are_not_finite_are_named_with_their_step():
     _, y = data()
     y[2 * BATCH] = np.nan

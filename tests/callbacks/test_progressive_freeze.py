@@ -171,3 +171,28 @@ def test_a_curve_over_a_training_of_unknown_length():
     callback = annealed({"one": 0.5})
     with pytest.raises(ValueError, match=r"whose length is known, for Annealing.*steps_per_ep"):
         callback.preview(build(), EPOCHS)
+
+
+@pytest.mark.slow_on_jax
+def test_a_group_trains_for_a_step_at_least():
+    callback = progressive(first=0.01)
+    rows = callback.preview(build(), EPOCHS, steps_per_epoch=5).rows
+    assert rows[0].rates["one"] == STEPS
+    assert callback.phase_starts(build(), EPOCHS, steps_per_epoch=5)[:2] == (0, 0)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="has no steps_per_execution")
+@pytest.mark.slow_on_jax
+@pytest.mark.parametrize("stride", [2, 3, 5])
+def test_groups_freeze_with_the_execution_in_which_they_end(stride):
+    model = build()
+    model.steps_per_execution = stride
+    callback = progressive(log_details=True)
+    history = fit(model, callback).history  # warns of no phase that isn't reached
+    parts = [(0.8 + 0.2 * i / 3) ** 3 for i in range(3)]
+    ends = []
+    for part in parts:
+        epoch, step = divmod(round(part * STEPS), 5)
+        ends.append(epoch * 5 + min(5, math.ceil(step / stride) * stride))
+    frozen = [sum(end < 5 * (epoch + 1) for end in ends) for epoch in range(EPOCHS)]
+    assert history["frozen_groups"] == frozen

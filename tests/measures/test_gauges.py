@@ -88,6 +88,13 @@ def test_a_criterion_of_ones_own():
     assert [sum(map(len, own)) for own in look.values()] == [64] * 3
 
 
+def test_a_gradient_that_appears_is_a_change_and_none_is_not():
+    change = gauge_for("AutoFreeze", "gradient").change
+    assert change([np.array(0.0)], [np.array(2.0)]) == np.inf
+    assert change([np.array(0.0)], [np.array(0.0)]) == 0.0
+    assert change([np.array(2.0)], [np.array(0.0)]) == 1.0
+
+
 def test_what_measures_alike_has_one_identity():
     def of(*arguments):
         return gauge_for("AutoFreeze", *arguments).identity

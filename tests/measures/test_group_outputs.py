@@ -99,6 +99,27 @@ def test_of_many_samples_some_are_drawn_and_no_batch_has_few_rows():
     assert len(np.unique(kept)) == 4096
 
 
+@pytest.mark.slow_on_jax
+def test_a_model_for_batches_of_a_certain_size_gets_those():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((5, 3), batch_size=4),
+            layers.LSTM(2, return_sequences=True, stateful=True, name="low"),
+            layers.LSTM(2, stateful=True, name="high"),
+            layers.Dense(1, name="head"),
+        ]
+    )
+    picture = picture_of(model, None, None)
+    x = np.random.default_rng(0).normal(size=(10, 5, 3)).astype("float32")
+    found = group_outputs(picture, x)
+    assert [len(rows) for rows in found["high"]] == [4, 4]
+    model.reset_states() if hasattr(model, "reset_states") else None
+    assert_equal(found["head"][:1], model(x[:4], training=False))
+    with pytest.raises(ValueError, match="don't fill a batch of 4"):
+        group_outputs(picture, x[:3])
+
+
 def test_nothing_in_the_model_changes():
     def stochastic():
         return keras.Sequential(

@@ -64,6 +64,7 @@ CASES = {
     "nothing trains in the lowest": ([FIRST, (None, 0.1, 0.2, 0.9)], 2),
     "nothing trains in what lies below": ([FIRST, (None, 0.9, 0.1, 0.1)], 0),
     "nothing trains above": ([FIRST, (0.1, 0.2, None, 0.9)], 1),
+    "one begins to change": ([FIRST, (math.inf, 0.1, 0.2, 0.3)], 0),
     "nothing is known": ([FIRST, (NAN, NAN, NAN, NAN)], 0),
 }
 

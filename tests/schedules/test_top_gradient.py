@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_freeze as kf
-from keras_freeze.policies import FreezeLayers
+from keras_freeze.policies import FreezeBefore, FreezeGroups, FreezeLayers
 from keras_freeze.schedules import FreezeSchedule, Phase, TopGradient, top_gradient
 
 RNG = np.random.default_rng(0)
@@ -76,6 +76,25 @@ def test_what_trains_ranks_first_as_the_phase_begins(k, arguments):
 
 def kernel(model, name):
     return keras.ops.convert_to_numpy(model.get_layer(name).kernel)
+
+
+@pytest.mark.parametrize("names", [("low", "middle", "top"), ("one", "three", "head")])
+def test_groups_are_those_of_the_callback(names):
+    division = dict(zip(names, [["one", "two"], ["three"], ["head"]], strict=True))
+    model = build()
+    first = kf.rank_groups(model, X, Y, groups=division).ranked()[0]
+    plan = FreezeSchedule([Phase(TopGradient(1, X, Y))])
+    fit(model, scheduler(plan, groups=division), epochs=1)
+    trains = [layer.name for layer in model.layers if layer.trainable]
+    assert trains == [*division[first], "head"]
+
+
+@pytest.mark.parametrize("policy", [FreezeGroups("one"), FreezeBefore("three"), FreezeBefore(1)])
+def test_policies_go_by_the_groups_of_the_callback(policy):
+    division = {"one": ["one", "two"], "three": ["three"], "head": ["head"]}
+    model = build()
+    fit(model, scheduler({0: policy}, groups=division), epochs=1)
+    assert [layer.trainable for layer in model.layers] == [False, False, True, True]
 
 
 def test_gradients_are_computed_once_for_each_phase(monkeypatch):
