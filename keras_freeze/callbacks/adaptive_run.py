@@ -163,7 +163,11 @@ class AdaptiveRun(ScheduleRun):
     def labels(self) -> dict[str, int]:
         """The freeze depth, and in a race the candidate that an epoch belongs to."""
         decision = self.decisions[self.progress.index]
-        return {"freeze_depth": _depth_of(decision), **dict(decision.labels)}
+        return {"freeze_depth": self._depth_of(decision), **dict(decision.labels)}
+
+    def _depth_of(self, decision: Decision) -> int:
+        frozen = 0 if decision.phase is None else len(decision.phase.names)
+        return _adaptive(self.plan).setting.depth(frozen)
 
     @property
     def next_transition(self) -> int | None:
@@ -182,7 +186,7 @@ class AdaptiveRun(ScheduleRun):
         adaptive, seen, made = _adaptive(self.plan), self._seen(), self.decisions
         criterion = adaptive.schedule.criterion
         for n, outcome in enumerate(seen):
-            label = f"depth {_depth_of(made[n])}"
+            label = f"depth {self._depth_of(made[n])}"
             first = outcome.end - len(outcome.values) + 1
             if self.best_by is not None:
                 measured += [Measured(first + i, label, v) for i, v in enumerate(outcome.values)]
@@ -400,10 +404,6 @@ def _adaptive(plan: FitPlan) -> AdaptivePlan:
     if plan.adaptive is None:
         raise TypeError("An AdaptiveRun needs the plan of an adaptive schedule.")
     return plan.adaptive
-
-
-def _depth_of(decision: Decision) -> int:
-    return 0 if decision.phase is None else len(decision.phase.names)
 
 
 def _trains_alike(progress: Progress, decision: Decision) -> bool:

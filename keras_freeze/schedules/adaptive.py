@@ -26,12 +26,18 @@ class Setting:
         epochs: Int, the epochs of the training.
         batch_norm: Mode for `BatchNormalization` in all phases.
         steps_per_epoch: Int, batches in an epoch; None if not known.
+        places: Of each its place among all groups; by default there are no others.
     """
 
     groups: tuple[str, ...]
     epochs: int
     batch_norm: BatchNormMode = "frozen"
     steps_per_epoch: int | None = None
+    places: tuple[int, ...] = ()
+
+    def depth(self, frozen: int) -> int:
+        """Return how many groups lie below the lowest that trains, if so many of these don't."""
+        return self.places[frozen] if self.places else frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,16 +100,17 @@ class Decision:
     labels: tuple[tuple[str, int], ...] = ()
 
 
-def depth_in_words(groups: Sequence[str], depth: int) -> str:
+def depth_in_words(setting: Setting, frozen: int) -> str:
     """Say how deep a model is frozen, and what trains.
 
     Example:
-        >>> depth_in_words(["block1", "block2", "head"], 1)
+        >>> depth_in_words(Setting(("block1", "block2", "head"), 5), 1)
         'depth 1 of 2: head and block2 train'
     """
-    training = list(reversed(groups[depth:]))
+    training = list(reversed(setting.groups[frozen:]))
     verb = "train" if len(training) > 1 else "trains"
-    return f"depth {depth} of {len(groups) - 1}: {first_few(training)} {verb}"
+    deepest = setting.depth(len(setting.groups) - 1)
+    return f"depth {setting.depth(frozen)} of {deepest}: {first_few(training)} {verb}"
 
 
 class AdaptiveSchedule(abc.ABC):

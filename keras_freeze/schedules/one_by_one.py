@@ -84,7 +84,7 @@ class OneByOne(AdaptiveSchedule):
             phase = self._phase(setting, deepest - ran, self.until)
             keeps = _BEST if gains[-1] else None
             return Decision(phase, restores_best=True, keeps=keeps, findings=findings)
-        findings += (Finding(f"depth {depth} is the best", values[best]),)
+        findings += (Finding(f"depth {setting.depth(depth)} is the best", values[best]),)
         goes_on = self.then == "continue"
         return Decision(
             self._phase(setting, depth, None) if goes_on else None,
@@ -107,7 +107,7 @@ class OneByOne(AdaptiveSchedule):
         values = self._values(outcomes)
         gains = self.metric.gains(values)
         depth = len(setting.groups) - 1 - _last_gain(gains)
-        text = f"{depth_in_words(setting.groups, depth)}; {self.metric.name} {values[0]:.4g} "
+        text = f"{depth_in_words(setting, depth)}; {self.metric.name} {values[0]:.4g} "
         text += f"with {setting.groups[-1]} alone"
         for n in range(1, len(values)):
             change = values[n] - values[_last_gain(gains[:n])]

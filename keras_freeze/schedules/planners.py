@@ -154,10 +154,8 @@ class ByDecisions(Planner):
         self, picture: ModelPicture, epochs: int, steps: int | None = None
     ) -> AdaptivePlan | None:
         """Return what decides the phases; None for a single group, where nothing is decided."""
-        names = tuple(GroupNames.of(picture.groups_that_may_train))
-        if len(names) == 1:
-            return None
-        return AdaptivePlan(self.schedule, Setting(names, epochs, self.batch_norm, steps))
+        setting = _setting_in(picture, epochs, self.batch_norm, steps)
+        return AdaptivePlan(self.schedule, setting) if len(setting.groups) > 1 else None
 
     def plan_for(
         self, names: Sequence[str], epochs: int, steps: int | None = None
@@ -243,19 +241,17 @@ class FromTheHead(Planner):
         self, picture: ModelPicture, epochs: int, steps: int | None = None
     ) -> AdaptivePlan | None:
         """Return what decides the phases; None where there is nothing to decide."""
-        names = GroupNames.of(picture.groups_that_may_train)
-        if self._adaptive is None or len(names) == 1 or self.finds_nothing_pretrained(picture):
+        setting = _setting_in(picture, epochs, self.batch_norm, steps)
+        is_single = len(setting.groups) == 1
+        if self._adaptive is None or is_single or self.finds_nothing_pretrained(picture):
             return None
-        return AdaptivePlan(self._adaptive, self._setting(names, epochs, steps))
+        return AdaptivePlan(self._adaptive, setting)
 
     @property
     def _adaptive(self) -> AdaptiveSchedule | None:
         if isinstance(self.schedule, AdaptiveSchedule):
             return self.schedule
         return Auto() if self.schedule == "auto" else None
-
-    def _setting(self, names: Sequence[str], epochs: int, steps: int | None = None) -> Setting:
-        return Setting(tuple(names), epochs, self.batch_norm, steps)
 
     def remarks(self, picture: ModelPicture, epochs: int) -> tuple[str, ...]:
         """Return a sentence where the epochs are too few for one group at a time."""
@@ -271,7 +267,7 @@ class FromTheHead(Planner):
         if self._adaptive is not None:
             if len(names) == 1:
                 return FreezeSchedule([Phase(batch_norm=self.batch_norm)])
-            return self._adaptive.outline(self._setting(names, epochs, steps))
+            return self._adaptive.outline(Setting(tuple(names), epochs, self.batch_norm, steps))
         if isinstance(schedule, Trigger) or callable(schedule):
             if len(names) == 1:
                 phase = Phase(batch_norm=self.batch_norm, until=schedule)
@@ -296,6 +292,14 @@ class FromTheHead(Planner):
             f"{self.owner}: {length} for {len(names)} layer groups, so several groups unfreeze "
             "at once.",
         )
+
+
+def _setting_in(
+    picture: ModelPicture, epochs: int, batch_norm: BatchNormMode, steps: int | None
+) -> Setting:
+    names = tuple(GroupNames.of(picture.groups_that_may_train))
+    places = tuple(picture.group_names.index(name) for name in names)
+    return Setting(names, epochs, batch_norm, steps, places)
 
 
 def _one_more_at_each(epochs: Sequence[int], names: Sequence[str]) -> dict[int, tuple[str, ...]]:

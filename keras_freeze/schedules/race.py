@@ -117,8 +117,10 @@ class Race(AdaptiveSchedule):
         legs = list(self._legs(setting, outcomes))[: len(outcomes)]
         scores = self._scores(legs, outcomes)
         best = self.metric.ranked(scores)[0]
-        listed = ", ".join(f"{score:.4g} (depth {depth})" for depth, score in scores.items())
-        return f"{depth_in_words(setting.groups, best)}; {self.metric.name} in the race: {listed}"
+        listed = ", ".join(
+            f"{score:.4g} (depth {setting.depth(depth)})" for depth, score in scores.items()
+        )
+        return f"{depth_in_words(setting, best)}; {self.metric.name} in the race: {listed}"
 
     def _legs(self, setting: Setting, outcomes: Sequence[Outcome]) -> Iterator[_Leg]:
         """Yield the phases that have run, and the next."""
@@ -139,7 +141,7 @@ class Race(AdaptiveSchedule):
             dropped, worst = tuple(ranked[len(staying) :]), staying[-1]
             findings = tuple(
                 Finding(
-                    f"depth {depth} is dropped",
+                    f"depth {setting.depth(depth)} is dropped",
                     scores[depth],
                     self.metric.needed(depth, worst, scores[worst]),
                 )
@@ -147,7 +149,7 @@ class Race(AdaptiveSchedule):
             )
             survivors = sorted(staying, reverse=True)
         winner = survivors[0]
-        best = Finding(f"depth {winner} wins", scores[winner], None)
+        best = Finding(f"depth {setting.depth(winner)} wins", scores[winner], None)
         yield _Leg(winner, None, dropped=dropped, findings=(*findings, best))
 
     def _scores(self, legs: Sequence[_Leg], outcomes: Sequence[Outcome]) -> dict[int, float]:

@@ -135,7 +135,7 @@ class Settling(AdaptiveSchedule):
     def verdict(self, setting: Setting, outcomes: Sequence[Outcome]) -> str:
         """Return how deep the model ends frozen."""
         phase = self.decide(setting, outcomes).phase
-        return depth_in_words(setting.groups, len(phase.names) if phase is not None else 0)
+        return depth_in_words(setting, len(phase.names) if phase is not None else 0)
 
     def _deepest(self, setting: Setting) -> int:
         return max(0, len(setting.groups) - self.min_trainable)

@@ -390,3 +390,14 @@ def test_a_fit_by_a_given_schedule_has_decided_nothing():
     callback = auto("even")
     fit(build(), callback, epochs=2)
     assert callback.decisions is None
+
+
+@pytest.mark.slow_on_jax
+def test_the_depth_counts_all_groups():
+    callback = auto(keep_frozen=[LAYERS[0]])
+    history = fit(build(), callback, epochs=12).history
+    assert min(history["freeze_depth"]) == 1
+    assert max(history["freeze_depth"]) == 3
+    depth = int(history["freeze_depth"][-1])
+    assert callback.decisions.verdict.startswith(f"depth {depth} of 3: ")
+    assert {row.what.split()[1] for row in callback.decisions.rows} <= {"1", "2", "3"}
