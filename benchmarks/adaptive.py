@@ -52,12 +52,12 @@ Make = Callable[[Task, Any], kf.FreezeScheduler]
 
 def _fixed(depth: int, rates: Any = "default") -> Make:
     return lambda task, data: kf.FreezeScheduler(
-        {0: depth}, backbone=[*task.backbone], rates=rates, verbose=0
+        {0: depth}, backbone=task.backbone, rates=rates, verbose=0
     )
 
 
 def _gradual(schedule: Any) -> Make:
-    return lambda task, data: kf.GradualUnfreeze(schedule, backbone=[*task.backbone], verbose=0)
+    return lambda task, data: kf.GradualUnfreeze(schedule, backbone=task.backbone, verbose=0)
 
 
 def _settling(criterion: Any) -> Make:
@@ -65,7 +65,7 @@ def _settling(criterion: Any) -> Make:
         return kf.AutoFreeze(
             criterion=criterion,
             probe=None if criterion in ("gradient", "weight_change") else data.x,
-            backbone=[*task.backbone],
+            backbone=task.backbone,
             rates="default",
             verbose=0,
         )
@@ -77,13 +77,13 @@ def _top(k: int) -> Make:
     def make(task: Task, data: Any) -> kf.FreezeScheduler:
         phase = kf.schedules.Phase(kf.schedules.TopGradient(k, data.x, data.y))
         plan = kf.schedules.FreezeSchedule([phase])
-        return kf.FreezeScheduler(plan, backbone=[*task.backbone], rates="default", verbose=0)
+        return kf.FreezeScheduler(plan, backbone=task.backbone, rates="default", verbose=0)
 
     return make
 
 
 def _progressive(task: Task, data: Any) -> kf.FreezeScheduler:
-    return kf.ProgressiveFreeze(backbone=[*task.backbone], rates="default", verbose=0)
+    return kf.ProgressiveFreeze(backbone=task.backbone, rates="default", verbose=0)
 
 
 def arms_of(task: Task) -> dict[str, tuple[Make, float]]:

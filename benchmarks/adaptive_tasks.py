@@ -58,7 +58,7 @@ class Task:
     """Something to learn, and a pretrained model with a new head to learn it with.
 
     Attributes:
-        backbone: Names or beginnings of names of the pretrained layers, as for `layer_groups`.
+        backbone: The pretrained layers, as for `layer_groups`.
         groups: Int, the layer groups of the model, the head included.
         load: From a seed to the data.
         build: From a seed to the model, uncompiled; the seed is that of the head.
@@ -68,7 +68,7 @@ class Task:
         criteria: Those of `AutoFreeze` that can be measured.
     """
 
-    backbone: Sequence[str]
+    backbone: str | list[str]
     groups: int
     load: Callable[[int], Any]
     build: Callable[[int], keras.Model]
@@ -354,19 +354,19 @@ TASKS: dict[str, Task] = {
         criteria=("gradient", "weight_change", "cka"),
     ),
     "sentences": Task(
-        ("embedding", "rnn_1", "rnn_2"),
+        ["embedding", "rnn_1", "rnn_2"],
         4,
         lambda seed: dealt(_sentences(), (40, 40, 200), seed),
         _sentence_model,
         16,
     ),
     "names": Task(
-        ("embedding", "rnn_1", "rnn_2"),
+        ["embedding", "rnn_1", "rnn_2"],
         4,
         lambda seed: dealt(_names(), (16, 16, 60), seed),
         _name_model,
         16,
     ),
-    "packages": Task(("tokens", "places", *BLOCKS), 8, _snippets, _packages, 16),
+    "packages": Task(["tokens", "places", *BLOCKS], 8, _snippets, _packages, 16),
 }
 """The tasks by name. That of the names is far from what its model has learned."""

@@ -237,7 +237,7 @@ class TestAdaptiveTasks:
         assert model.output_shape == (None, tasks.LENGTH, tasks.WIDTH)
         whole = keras.Model(model.input, keras.layers.Dense(2)(model.output))
         task = tasks.TASKS["packages"]
-        assert len(layer_groups(whole, backbone=[*task.backbone])) == task.groups
+        assert len(layer_groups(whole, backbone=task.backbone)) == task.groups
 
 
 class TestAdaptive:
