@@ -30,11 +30,15 @@ PARALLEL := -n $(JOBS) --dist worksteal
 # What takes long among hundreds of slow tests, to see what to make cheaper.
 SLOWEST := --durations 30 --durations-min 10
 
+# Each takes an hour by itself.
+KILLS := tests/backup/test_kills.py
+DIFFERENTIAL := tests/test_fuzz.py tests/test_fuzz_cache.py
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-search bench test test-landing test-backends test-all test-all-tensorflow test-all-jax test-all-torch fuzz lint types format notebooks docs docs-open dist clean
+.PHONY: help demo demo-search bench test test-landing test-backends test-all test-all-kills test-all-differential test-all-tensorflow test-all-jax test-all-torch fuzz lint types format notebooks docs docs-open dist clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: .venv-demo/installed  ## Fine-tune VGG16 on photographs, step by step (about 5 minutes)
@@ -65,10 +69,16 @@ test-backends: .venv/installed-backends  ## Run the core's tests on JAX and on t
 	KERAS_BACKEND=jax $(COMPILED_FAST) $(PYTEST) $(PARALLEL) -m "backend and not slow and not landing"
 	KERAS_BACKEND=torch $(PYTEST) $(PARALLEL) -m "backend and not slow and not landing"
 
-test-all: lint types test-all-tensorflow test-all-jax test-all-torch  ## Check everything: slow tests, on three backends, with many more random cases
+test-all: lint types test-all-kills test-all-differential test-all-tensorflow test-all-jax test-all-torch  ## Check everything: slow tests, on three backends, with many more random cases
 
-test-all-tensorflow: .venv/installed-backends  ## The part of test-all on TensorFlow
-	HYPOTHESIS_PROFILE=thorough $(WITHOUT_ONEDNN) $(PYTEST) $(PARALLEL) $(SLOWEST)
+test-all-kills: .venv/installed-backends  ## The part of test-all that kills trainings, ten times a case (about an hour)
+	$(WITHOUT_ONEDNN) $(PYTEST) $(PARALLEL) $(SLOWEST) $(KILLS)
+
+test-all-differential: .venv/installed-backends  ## The part of test-all that compares random models (about an hour)
+	HYPOTHESIS_PROFILE=thorough $(WITHOUT_ONEDNN) $(PYTEST) $(PARALLEL) $(SLOWEST) $(DIFFERENTIAL)
+
+test-all-tensorflow: .venv/installed-backends  ## The rest of test-all on TensorFlow
+	HYPOTHESIS_PROFILE=thorough $(WITHOUT_ONEDNN) $(PYTEST) $(PARALLEL) $(SLOWEST) $(addprefix --ignore ,$(KILLS) $(DIFFERENTIAL))
 
 test-all-jax: .venv/installed-backends  ## The part of test-all on JAX
 	KERAS_BACKEND=jax $(PYTEST) $(PARALLEL) $(SLOWEST) -m backend
