@@ -103,10 +103,10 @@ def with_groups(picture: ModelPicture, groups: Groups | None = None) -> ModelPic
 
     Args:
         picture: The picture of a model.
-        groups: As for `layer_groups`. Defaults to None: as it is divided, else automatically.
+        groups: As for `layer_groups`. Defaults to automatically.
     """
     division, model = as_value(groups), picture.model
-    if picture.groups and division in (None, picture.division):
+    if picture.groups and picture.division == division:
         return picture
     if not any(layer.weights for layer in picture.opened):
         raise ArgumentError(

@@ -65,8 +65,7 @@ class FreezeGroups(FreezePolicy):
     Args:
         groups: Int (that many groups from the input; negative leaves out groups at the head),
             a group's name, a regular expression for a whole name, or a sequence of these.
-        grouping: How to divide the model, as for `layer_groups`. Defaults to None: as the callback
-            divides it in whose schedule this is, else automatically.
+        grouping: How `layer_groups` divides the model. Defaults to None, automatically.
 
     Raises:
         ValueError: when selecting, if there is no such group, or if two entries name the same.

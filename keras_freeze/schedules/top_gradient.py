@@ -74,7 +74,7 @@ class TopGradient(FreezePolicy):
             raise ArgumentError("TopGradient", "k", rule, value=self.k)
         chosen = ranked[len(ranked) - self.k :]
         frozen = [name for name in picture.group_names[:-1] if name not in chosen]
-        return FreezeGroups(frozen or 0).select_in(picture)
+        return FreezeGroups(frozen or 0, picture.division).select_in(picture)
 
     def check_in(self, picture: ModelPicture) -> None:
         """Raise if the groups of a model can't be ranked by the data, which begins to be read."""

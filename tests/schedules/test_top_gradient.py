@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_freeze as kf
-from keras_freeze.policies import FreezeBefore, FreezeGroups, FreezeLayers
+from keras_freeze.policies import FreezeLayers
 from keras_freeze.schedules import FreezeSchedule, Phase, TopGradient, top_gradient
 
 RNG = np.random.default_rng(0)
@@ -87,14 +87,6 @@ def test_groups_are_those_of_the_callback(names):
     fit(model, scheduler(plan, groups=division), epochs=1)
     trains = [layer.name for layer in model.layers if layer.trainable]
     assert trains == [*division[first], "head"]
-
-
-@pytest.mark.parametrize("policy", [FreezeGroups("one"), FreezeBefore("three"), FreezeBefore(1)])
-def test_policies_go_by_the_groups_of_the_callback(policy):
-    division = {"one": ["one", "two"], "three": ["three"], "head": ["head"]}
-    model = build()
-    fit(model, scheduler({0: policy}, groups=division), epochs=1)
-    assert [layer.trainable for layer in model.layers] == [False, False, True, True]
 
 
 def test_gradients_are_computed_once_for_each_phase(monkeypatch):
