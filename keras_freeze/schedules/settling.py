@@ -154,8 +154,8 @@ class Settling(AdaptiveSchedule):
             return depth, ()
         threshold = float(np.percentile(known, self.percentile))
         able = setting.groups[depth : self._deepest(setting)]
-        changing = (n for n, name in enumerate(able) if not changes.get(name, -1.0) < threshold)
-        settled = able[: next(changing, len(able))]
+        changing = [name for name in able if name in changes and not changes[name] < threshold]
+        settled = able[: able.index(changing[0])] if changing else able
         findings = (
             Finding(f"{name} freezes", changes[name], threshold)
             for name in settled

@@ -114,8 +114,7 @@ def test_a_model_for_batches_of_a_certain_size_gets_those():
     x = np.random.default_rng(0).normal(size=(10, 5, 3)).astype("float32")
     found = group_outputs(picture, x)
     assert [len(rows) for rows in found["high"]] == [4, 4]
-    model.reset_states() if hasattr(model, "reset_states") else None
-    assert_equal(found["head"][:1], model(x[:4], training=False))
+    assert_equal(found["head"][:1], keras.ops.convert_to_numpy(model(x[:4], training=False)))
     with pytest.raises(ValueError, match="don't fill a batch of 4"):
         group_outputs(picture, x[:3])
 
