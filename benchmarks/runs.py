@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 from scipy import stats
 
 
 def use_one_core() -> None:
     """Keep TensorFlow to one core, so that shards side by side do not slow each other down."""
+    import tensorflow as tf
+
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
@@ -42,7 +44,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "keras": keras.__version__,
-        "tensorflow": tf.__version__,
+        keras.backend.backend(): importlib.metadata.version(keras.backend.backend()),
     }
 
 
