@@ -1,19 +1,22 @@
 """Measure how deep to unfreeze, found by training itself, against depths that are fixed.
 
 On the four tasks of `adaptive_tasks.py`: photographs (VGG16, 90 patches of 48 x 48 pixels for
-training, 120 for validation), sentences and names (two LSTMs), packages (a transformer encoder).
-The head trains at 1e-3, with the same group rates in every arm but those that are about rates. A
-training ends after 5 epochs without improvement, or after 40, and goes back to its best epoch by
-validation loss; `GradualUnfreeze()` and `ProgressiveFreeze()`, whose groups wait for their epochs,
-take all 40. The arms of a seed run in a process of their own, in turns; time is that of the
-processor, over all cores, with the prefix cache as it is by default. Test accuracy is looked at
-once, at the end of each training.
+training, 120 for validation), sentences and names (two LSTMs), roles in source text (a transformer
+encoder). Each task has three learning rates of the head. What is compared first is trained at all
+of them, and may choose among them by validation loss; the rest at the middle one. The groups have
+the same rates in every arm but those that are about rates. A training ends after 5 epochs without
+improvement, or after 40, and goes back to its best epoch by validation loss; `GradualUnfreeze()`
+and `ProgressiveFreeze()`, whose groups wait for their epochs, take all 40. The arms of a seed run
+in a process of their own, in turns; time is that of the processor, over all cores, with the prefix
+cache as it is by default. Test accuracy is looked at once, at the end of each training.
 
     python benchmarks/adaptive.py run photographs
     python benchmarks/adaptive.py table photographs
 
-Results are appended to a file, a line a run, and runs that it holds are skipped. The best fixed
-depth is chosen for each seed by validation loss; it costs the time of all.
+Results are appended to a file, a line a run, and runs that it holds are skipped. Runs with an
+accelerator count for accuracy alone, and runs without one for time; where both have a run, its
+accuracy is that with the accelerator. The best fixed depth is chosen for each seed by validation
+loss; it costs the time of all.
 """
 
 from __future__ import annotations
@@ -37,14 +40,15 @@ import keras_freeze as kf
 RESULTS = Path(__file__).parent / "results" / "adaptive.jsonl"
 SEEDS = range(10)
 PATIENCE = 5
-# All at once is also tried at these multiples of the head's rate, the same for all groups.
-MULTIPLES = (0.1, 0.3, 1.0)
-# A rate that is too high.
-HIGH = 3.0
 SWEEP = "best fixed depth, by a sweep"
-ALL = "all at once, best of three rates"
 AUTO = "Auto(), a race"
+ALL = "all at once"
+GRADUAL = "GradualUnfreeze()"
+# What is trained at each of a task's rates.
+MAIN = (ALL, "depth 0", GRADUAL, AUTO)
 
+# An arm, and its learning rate of the head.
+Run = tuple[str, float]
 
 #: What makes a callback for a task, from the training data.
 Make = Callable[[Task, Any], kf.FreezeScheduler]
@@ -86,39 +90,39 @@ def _progressive(task: Task, data: Any) -> kf.FreezeScheduler:
     return kf.ProgressiveFreeze(backbone=task.backbone, rates="default", verbose=0)
 
 
-def arms_of(task: Task) -> dict[str, tuple[Make, float]]:
-    """Return what is run on a task: the callback, and by what the learning rate is multiplied."""
+def arms_of(task: Task) -> dict[str, Make]:
+    """Return what is compared on a task: its name, and what makes the callback."""
     auto = kf.schedules.Auto
     return {
-        **{f"all at once, rate x{m:g}": (_fixed(0, rates=None), m) for m in MULTIPLES},
-        **{f"depth {depth}": (_fixed(depth), 1.0) for depth in range(task.groups)},
-        "GradualUnfreeze()": (_gradual("even"), 1.0),
-        AUTO: (_gradual(auto(stall=PATIENCE, then="stop")), 1.0),
-        'Auto("sequence")': (_gradual(auto("sequence", stall=PATIENCE, then="stop")), 1.0),
-        **{f"AutoFreeze, {name}": (_settling(name), 1.0) for name in task.criteria},
-        "ProgressiveFreeze()": (_progressive, 1.0),
-        'all at once, rates="auto"': (_fixed(0, rates="auto"), 1.0),
-        **{f"top {k} by gradient": (_top(k), 1.0) for k in (1, 2)},
-        **{f"{name}, rate x{HIGH:g}": (make, HIGH) for name, make in _too_fast()},
+        ALL: _fixed(0, rates=None),
+        **{f"depth {depth}": _fixed(depth) for depth in range(task.groups)},
+        GRADUAL: _gradual("even"),
+        AUTO: _gradual(auto(stall=PATIENCE, then="stop")),
+        'Auto("sequence")': _gradual(auto("sequence", stall=PATIENCE, then="stop")),
+        **{f"AutoFreeze, {name}": _settling(name) for name in task.criteria},
+        "ProgressiveFreeze()": _progressive,
+        'all at once, rates="auto"': _fixed(0, rates="auto"),
+        **{f"top {k} by gradient": _top(k) for k in (1, 2)},
     }
 
 
-def _too_fast() -> list[tuple[str, Make]]:
-    """Return what is also tried at a rate that is too high."""
-    return [("GradualUnfreeze()", _gradual("even")), ("all at once", _fixed(0, rates=None))]
+def runs_of(task: Task) -> list[Run]:
+    """Return the arms with their rates, those at the middle rate first."""
+    low, middle, high = task.rates
+    others = [(name, rate) for rate in (low, high) for name in MAIN]
+    return [*((name, middle) for name in arms_of(task)), *others]
 
 
-def measure(name: str, seed: int, names: list[str]) -> None:
+def measure(name: str, seed: int, missing: list[Run]) -> None:
     """Train some arms on a task with one seed and write down what came out."""
     task = TASKS[name]
     data, arms = task.load(seed), arms_of(task)
-    for arm in names:
-        make, multiple = arms[arm]
+    for arm, rate in missing:
         keras.utils.set_random_seed(seed)
         model = task.build(seed)
-        optimizer = keras.optimizers.Adam(task.rate * multiple)
+        optimizer = keras.optimizers.Adam(rate)
         model.compile(optimizer, adaptive_tasks.LOSS, metrics=["accuracy"])
-        callback = make(task, data.train)
+        callback = arms[arm](task, data.train)
         is_auto = isinstance(callback, kf.GradualUnfreeze) and callback.schedule != "even"
         waits = (kf.GradualUnfreeze, kf.ProgressiveFreeze)
         patience = task.epochs if isinstance(callback, waits) else PATIENCE
@@ -136,9 +140,9 @@ def measure(name: str, seed: int, names: list[str]) -> None:
         seconds = time.process_time() - began
         scores = model.evaluate(data.validation.x, data.validation.y, verbose=0, return_dict=True)
         test = model.evaluate(data.test.x, data.test.y, verbose=0, return_dict=True)
-        row = {"task": name, "arm": arm, "seed": seed, "accuracy": round(test["accuracy"], 5)}
-        row |= {"val_loss": round(scores["loss"], 5), "cpu_s": round(seconds, 2)}
-        row["epochs"] = len(history["loss"])
+        row = {"task": name, "arm": arm, "rate": rate, "seed": seed}
+        row |= {"accuracy": round(test["accuracy"], 5), "val_loss": round(scores["loss"], 5)}
+        row |= {"cpu_s": round(seconds, 2), "epochs": len(history["loss"])}
         if "freeze_depth" in history:
             row["depth"] = int(history["freeze_depth"][-1])
         runs.append(RESULTS, {**row, "machine": runs.machine()})
@@ -146,62 +150,100 @@ def measure(name: str, seed: int, names: list[str]) -> None:
 
 def run(name: str, seeds: Sequence[int] = SEEDS) -> None:
     """Measure on a task what is missing."""
-    done = {(row["arm"], row["seed"]) for row in runs.read(RESULTS) if row["task"] == name}
-    arms = [*arms_of(TASKS[name])]
+    done = {
+        _key(row) for row in _of(runs.read(RESULTS), name, accelerated=bool(runs.accelerator()))
+    }
+    wanted = runs_of(TASKS[name])
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
         for seed in seeds:
-            turned = arms[seed % len(arms) :] + arms[: seed % len(arms)]
-            missing = [arm for arm in turned if (arm, seed) not in done]
+            turned = wanted[seed % len(wanted) :] + wanted[: seed % len(wanted)]
+            missing = [one for one in turned if (*one, seed) not in done]
             if missing:
                 pool.submit(measure, name, seed, missing).result()
 
 
-def with_choices(rows: list[dict[str, Any]], groups: int) -> dict[str, dict[int, dict[str, Any]]]:
-    """Return runs by arm and seed, those of a choice among others with the time of all of them."""
-    by_arm: dict[str, dict[int, dict[str, Any]]] = {}
+Row = dict[str, Any]
+
+
+def _key(row: Row) -> tuple[str, float, int]:
+    return row["arm"], row["rate"], row["seed"]
+
+
+def _of(rows: Sequence[Row], name: str, *, accelerated: bool) -> list[Row]:
+    own = [row for row in rows if row["task"] == name]
+    return [row for row in own if ("accelerator" in row["machine"]) == accelerated]
+
+
+def by_run(rows: Sequence[Row], task: Task) -> dict[Run, dict[int, Row]]:
+    """Return rows by arm and rate, and by seed; those of a choice cost the time of all of them.
+
+    The choice of a depth is made at the middle rate, and that of a rate has the rate 0.
+    """
+    found: dict[Run, dict[int, Row]] = {}
     for row in rows:
-        by_arm.setdefault(row["arm"], {})[row["seed"]] = row
-    rates = [f"all at once, rate x{multiple:g}" for multiple in MULTIPLES]
-    depths = [f"depth {depth}" for depth in range(groups)]
-    for choice, names in ((ALL, rates), (SWEEP, depths)):
-        seeds = set.intersection(*(set(by_arm.get(name, {})) for name in names))
-        by_arm[choice] = {seed: _chosen([by_arm[name][seed] for name in names]) for seed in seeds}
-    return by_arm
+        found.setdefault((row["arm"], row["rate"]), {})[row["seed"]] = row
+    depths = [(f"depth {depth}", task.rates[1]) for depth in range(task.groups)]
+    choices = {(SWEEP, task.rates[1]): depths}
+    choices |= {(name, 0.0): [(name, rate) for rate in task.rates] for name in MAIN}
+    for choice, among in choices.items():
+        seeds = set.intersection(*(set(found.get(one, {})) for one in among))
+        found[choice] = {seed: _chosen([found[one][seed] for one in among]) for seed in seeds}
+    return found
 
 
-def _chosen(among: list[dict[str, Any]]) -> dict[str, Any]:
+def _chosen(among: list[Row]) -> Row:
     best = min(among, key=lambda row: row["val_loss"])
-    return {**best, "chosen": best["arm"], "cpu_s": sum(row["cpu_s"] for row in among)}
+    return {**best, "cpu_s": sum(row["cpu_s"] for row in among)}
 
 
-def table(rows: list[dict[str, Any]], name: str) -> str:
+def table(rows: Sequence[Row], name: str) -> str:
     """Lay out means with their 95 % intervals, and differences seed by seed, as Markdown."""
     task = TASKS[name]
-    by_arm = with_choices([row for row in rows if row["task"] == name], task.groups)
+    timed = _of(rows, name, accelerated=False)
+    # The dictionary keeps the later one of two runs with the same key.
+    scored = by_run([*timed, *_of(rows, name, accelerated=True)], task)
+    low, middle, high = task.rates
+    wanted = [(arm, middle) for arm in (*arms_of(task), SWEEP)]
+    wanted += [(arm, rate) for arm in MAIN for rate in (low, middle, high, 0.0)]
+    wanted += scored  # and what was measured at other rates
     lines = [
-        "| arm | test accuracy | difference to the sweep's best | validation loss | time of the "
-        "sweep's |",
-        "|---|---|---|---|---|",
+        "| arm | rate | test accuracy | difference to all at once at its best rate | difference "
+        "to the best fixed depth | validation loss | time of all at once |",
+        "|---|---|---|---|---|---|---|",
     ]
-    order = [*arms_of(task), ALL, SWEEP]
-    for arm in [arm for arm in order if by_arm.get(arm)]:
-        lines.append(_line(arm, by_arm[arm], by_arm[SWEEP]))
-    return "\n".join(lines)
+    lines += [_line(one, scored, by_run(timed, task), task) for one in dict.fromkeys(wanted)]
+    return "\n".join(line for line in lines if line)
 
 
-def _line(name: str, own: Mapping[int, dict[str, Any]], sweep: Mapping[int, dict[str, Any]]) -> str:
-    pairs = [(row, sweep[seed]) for seed, row in own.items() if seed in sweep]
-    differences = [row["accuracy"] - other["accuracy"] for row, other in pairs]
-    ratios = [row["cpu_s"] / other["cpu_s"] for row, other in pairs]
+def _line(
+    one: Run,
+    scored: Mapping[Run, Mapping[int, Row]],
+    timed: Mapping[Run, Mapping[int, Row]],
+    task: Task,
+) -> str:
+    own, (name, rate) = scored.get(one, {}), one
+    if not own:
+        return ""
+    others = [(ALL, 0.0), (SWEEP, task.rates[1])]
+    times = timed.get((ALL, task.rates[1]), {})
+    ratios = [
+        row["cpu_s"] / times[n]["cpu_s"] for n, row in timed.get(one, {}).items() if n in times
+    ]
     cells = [
         name,
+        f"{rate:g}" if rate else "the best of three",
         runs.interval([row["accuracy"] for row in own.values()]),
-        runs.interval(differences, "+") if pairs and name != SWEEP else "",
+        *(_difference(own, scored[other]) if other != one else "" for other in others),
         runs.interval([row["val_loss"] for row in own.values()]),
-        f"{statistics.median(ratios):.2f}" if pairs else "",
+        f"{statistics.median(ratios):.2f}" if ratios else "",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _difference(own: Mapping[int, Row], other: Mapping[int, Row]) -> str:
+    pairs = [(row, other[seed]) for seed, row in own.items() if seed in other]
+    return runs.interval([one["accuracy"] - two["accuracy"] for one, two in pairs], "+")
 
 
 def main() -> None:

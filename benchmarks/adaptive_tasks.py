@@ -14,8 +14,10 @@ import dataclasses
 import functools
 import io
 import json
+import keyword
 import sysconfig
 import tarfile
+import tokenize
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,7 @@ class Task:
         build: From a seed to the model, uncompiled; the seed is that of the head.
         batch_size: Int.
         epochs: Int, the longest training.
-        rate: Float, the learning rate of the head.
+        rates: Three learning rates of the head: a low one, one that suits most arms, a high one.
         criteria: Those of `AutoFreeze` that can be measured.
     """
 
@@ -74,7 +76,7 @@ class Task:
     build: Callable[[int], keras.Model]
     batch_size: int
     epochs: int = 40
-    rate: float = 1e-3
+    rates: tuple[float, float, float] = (3e-4, 1e-3, 3e-3)
     criteria: tuple[str, ...] = ("gradient", "weight_change", "svcca", "cka")
 
 
@@ -228,24 +230,16 @@ def _classes(states: Sequence[Any], count: int, seed: int) -> Any:
 
 # Source text: a transformer encoder that learned to fill in masked characters.
 
-PACKAGES = (
-    "asyncio",
-    "ctypes",
-    "email",
-    "http",
-    "importlib",
-    "json",
-    "multiprocessing",
-    "unittest",
-    "wsgiref",
-    "xml",
+ROLES = (
+    *("comment", "documentation", "string", "keyword", "definition"),
+    *("attribute", "call", "target", "name"),
 )
-"""From which package of the standard library a snippet is: the classes of the fourth task.
+"""In what the letter in the middle of a snippet is: the classes of the fourth task.
 
-Pretraining reads modules that are in none of them.
+A definition is the name after `def` or `class`, a call is followed by a parenthesis, a target (or
+an argument by keyword) by an equals sign. Pretraining reads other modules than those of the task.
 """
 
-STDLIB = Path(sysconfig.get_path("stdlib"))
 BLOCKS = tuple(f"block{n}" for n in range(1, 7))
 WIDTH, HEADS, LENGTH = 64, 4, sequences.LENGTH
 TOKENS = len(sequences.ALPHABET) + 2  # with that of other characters, and the mask
@@ -310,37 +304,68 @@ def _encoder_weights() -> list[np.ndarray]:
         return [stored[name] for name in stored.files]
 
 
+@functools.cache
+def _sources(part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the characters of a part's modules, and the role of each letter, else -1."""
+    texts = [
+        (Path(sysconfig.get_path("stdlib")) / f"{name}.py").read_text(encoding="utf-8")
+        for name in sequences.MODULES[part]
+    ]
+    return (
+        np.concatenate([sequences.encode(text) for text in texts]).astype("int32"),
+        np.concatenate([_roles(text) for text in texts]),
+    )
+
+
+def _roles(source: str) -> np.ndarray:
+    starts = np.cumsum([0, *(len(line) for line in source.splitlines(keepends=True))])
+    tokens = [*tokenize.generate_tokens(io.StringIO(source).readline)]
+    roles = np.full(len(source), -1)
+    for before, token, after in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
+        first, last = (starts[row - 1] + column for row, column in token[2:4])
+        role = _role(token, *(getattr(other, "string", "") for other in (before, after)))
+        roles[first:last] = ROLES.index(role) if role else -1
+    return np.where([character.isalpha() for character in source], roles, -1)
+
+
+def _role(token: tokenize.TokenInfo, before: str, after: str) -> str | None:
+    kind = tokenize.tok_name[token.type]
+    if kind == "COMMENT":
+        return "comment"
+    if "STRING" in kind:  # from Python 3.12 on also FSTRING_START, _MIDDLE and _END
+        return "documentation" if token.string.lstrip("rR").startswith('"""') else "string"
+    if kind != "NAME":
+        return None
+    if keyword.iskeyword(token.string):
+        return "keyword"
+    if before in ("def", "class"):
+        return "definition"
+    if before == ".":
+        return "attribute"
+    return {"(": "call", "=": "target"}.get(after, "name")
+
+
 def _snippets(seed: int) -> Data:
-    """Cut snippets of each package: training, validation and test from other thirds of its text."""
-    rng, parts = np.random.default_rng(seed), []
-    texts = [_source_of(package) for package in PACKAGES]
-    for third, count in enumerate((24, 24, 100)):
-        x, y = [], []
-        for label, text in enumerate(texts):
-            own = text[len(text) * third // 3 : len(text) * (third + 1) // 3]
-            for start in rng.choice(len(own) - LENGTH, count, replace=False):
-                x.append(own[start : start + LENGTH])
-                y.append(label)
-        order = rng.permutation(len(y))
-        parts.append(Part(np.array(x, "int32")[order], np.array(y)[order]))
+    """Cut snippets around letters of each role: each part from modules of its own."""
+    rng, middle, parts = np.random.default_rng(seed), LENGTH // 2, []
+    for part, count in (("train", 24), ("validation", 24), ("test", 100)):
+        text, roles = _sources(part)
+        inner = np.arange(middle, len(text) - middle)
+        found = [inner[roles[inner] == role] for role in range(len(ROLES))]
+        chosen = [rng.choice(places, count, replace=False) for places in found]
+        order = rng.permutation(count * len(ROLES))
+        starts = np.concatenate(chosen)[order] - middle
+        x = text[starts[:, None] + np.arange(LENGTH)]
+        parts.append(Part(x, np.repeat(np.arange(len(ROLES)), count)[order]))
     return Data(*parts)
 
 
-@functools.cache
-def _source_of(package: str) -> np.ndarray:
-    files = (path for path in sorted((STDLIB / package).rglob("*.py")) if "test" not in path.parts)
-    text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
-    return sequences.encode(text).astype("int32")
-
-
-def _packages(seed: int) -> keras.Model:
+def _role_model(seed: int) -> keras.Model:
     model = encoder()
     model.set_weights(_encoder_weights())
-    initial = keras.initializers.GlorotUniform(seed=seed)
-    x = layers.GlobalAveragePooling1D(name="pool")(model.output)
-    x = layers.LayerNormalization(name="normal")(x)
-    x = layers.Dense(len(PACKAGES), "softmax", kernel_initializer=initial, name="classes")(x)
-    return keras.Model(model.input, x)
+    outputs = model.output
+    states = [layers.GlobalAveragePooling1D()(outputs), outputs[:, LENGTH // 2]]
+    return keras.Model(model.input, _classes(states, len(ROLES), seed))
 
 
 TASKS: dict[str, Task] = {
@@ -351,6 +376,7 @@ TASKS: dict[str, Task] = {
         demo.FULL.load,
         _photographs,
         demo.FULL.batch_size,
+        rates=(1e-4, 3e-4, 1e-3),
         criteria=("gradient", "weight_change", "cka"),
     ),
     "sentences": Task(
@@ -367,6 +393,6 @@ TASKS: dict[str, Task] = {
         _name_model,
         16,
     ),
-    "packages": Task(["tokens", "places", *BLOCKS], 8, _snippets, _packages, 16),
+    "roles": Task(["tokens", "places", *BLOCKS], 8, _snippets, _role_model, 16),
 }
 """The tasks by name. That of the names is far from what its model has learned."""

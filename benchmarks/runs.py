@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -39,13 +40,23 @@ def append(file: Path, row: dict[str, Any]) -> None:
 
 def machine() -> dict[str, Any]:
     """Return what a run's time, and its last digits, depend on."""
+    name = accelerator()
     return {
+        **({"accelerator": name} if name else {}),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "keras": keras.__version__,
         keras.backend.backend(): importlib.metadata.version(keras.backend.backend()),
     }
+
+
+def accelerator() -> str:
+    """Return the names of the graphics processors, "" if there are none."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def in_turns(

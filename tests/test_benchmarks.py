@@ -1,6 +1,7 @@
 import importlib
 import itertools
 import json
+import keyword
 from pathlib import Path
 
 import keras
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from keras_freeze import layer_groups
+from keras_freeze.demo import sequences
 from keras_freeze.schedules import SlantedTriangular
 
 
@@ -223,50 +225,88 @@ class TestAdaptiveTasks:
         again = tasks.dealt(samples, (3, 4, 5), seed=1)
         assert np.array_equal(again.test.x, data.test.x)
 
-    def test_snippets_are_of_the_packages_and_pretraining_reads_none_of_them(self, script):
+    def test_a_letter_has_the_role_of_its_token(self, script):
         tasks = script("adaptive_tasks")
-        data = tasks.TASKS["packages"].load(0)
-        assert data.test.x.shape == (1000, tasks.LENGTH)
-        assert sorted({*data.train.y}) == list(range(len(tasks.PACKAGES)))
-        read = {path.stem for path in tasks.STDLIB.glob("*.py")}
-        assert not read & set(tasks.PACKAGES)
+        source = 'def f(a):  # so\n    """It."""\n    b = a.c\n    return g("x", é)\n'
+        found = [None if role < 0 else tasks.ROLES[role] for role in tasks._roles(source)]
+        roles = {letter: found[source.index(letter)] for letter in "fosIbcrgxé"}
+        assert roles["f"] == "keyword"  # the last letter of "def" comes first
+        assert found[source.index("f(")] == "definition"
+        assert roles["s"] == roles["o"] == "comment"
+        assert roles["I"] == "documentation"
+        assert found[source.index("b =")] == "target"
+        assert roles["c"] == "attribute"
+        assert roles["r"] == "keyword"
+        assert roles["g"] == "call"
+        assert roles["x"] == "string"
+        assert roles["é"] == "name"
+        assert found[source.index(" ")] is None
+        assert found[source.index('"x')] is None
+
+    def test_snippets_have_a_letter_of_their_role_in_the_middle(self, script):
+        tasks = script("adaptive_tasks")
+        data = tasks.TASKS["roles"].load(0)
+        assert data.train.x.shape == (24 * len(tasks.ROLES), tasks.LENGTH)
+        assert np.bincount(data.test.y).tolist() == [100] * len(tasks.ROLES)
+        letters = [number for number in data.test.x[:, tasks.LENGTH // 2] if number]
+        alphabet = sequences.ALPHABET
+        assert all(alphabet[number - 1].isalpha() for number in letters)
+        keywords = data.test.x[data.test.y == tasks.ROLES.index("keyword"), tasks.LENGTH // 2]
+        assert {alphabet[number - 1] for number in keywords} <= set("".join(keyword.kwlist))
 
     def test_the_encoder_puts_out_a_vector_for_each_character(self, script):
         tasks = script("adaptive_tasks")
         model = tasks.encoder()
         assert model.output_shape == (None, tasks.LENGTH, tasks.WIDTH)
         whole = keras.Model(model.input, keras.layers.Dense(2)(model.output))
-        task = tasks.TASKS["packages"]
+        task = tasks.TASKS["roles"]
         assert len(layer_groups(whole, backbone=task.backbone)) == task.groups
 
 
 class TestAdaptive:
-    def rows(self, adaptive):
+    def rows(self, adaptive, **machine):
         """A seed in which depth 3 has the best validation loss, and another with depth 4."""
         rows = []
         for seed, best in ((0, 3), (1, 4)):
-            for n, name in enumerate(adaptive.arms_of(adaptive.TASKS["photographs"])):
+            for n, (name, rate) in enumerate(adaptive.runs_of(adaptive.TASKS["photographs"])):
                 loss = 1.0 if name == f"depth {best}" else 2.0 + n
-                row = {"task": "photographs", "arm": name, "seed": seed, "accuracy": 0.01 * n}
-                row["val_loss"] = loss
-                rows.append({**row, "cpu_s": 10.0})
+                row = {"task": "photographs", "arm": name, "rate": rate, "seed": seed}
+                row |= {"accuracy": 0.01 * n, "val_loss": loss, "cpu_s": 10.0}
+                rows.append({**row, "machine": machine})
         return rows
 
-    def test_a_sweep_costs_the_time_of_all_and_has_the_accuracy_of_the_best_by_validation(
+    def test_a_choice_costs_the_time_of_all_and_has_the_accuracy_of_the_best_by_validation(
         self, script
     ):
         adaptive = script("adaptive")
-        rows = self.rows(adaptive)
-        chosen = adaptive.with_choices(rows, 6)[adaptive.SWEEP]
-        accuracy = {(row["arm"], row["seed"]): row["accuracy"] for row in rows}
+        rows, task = self.rows(adaptive), adaptive.TASKS["photographs"]
+        found = adaptive.by_run(rows, task)
         for seed, best in ((0, "depth 3"), (1, "depth 4")):
-            assert chosen[seed]["chosen"] == best
-            assert chosen[seed]["accuracy"] == accuracy[best, seed]
-            assert chosen[seed]["cpu_s"] == 10.0 * 6
+            chosen = found[adaptive.SWEEP, task.rates[1]][seed]
+            assert chosen["accuracy"] == found[best, task.rates[1]][seed]["accuracy"]
+            assert chosen["cpu_s"] == 10.0 * 6
+            rate = found[adaptive.ALL, 0.0][seed]
+            assert rate["accuracy"] == 0.0  # of the middle rate, which comes first
+            assert rate["cpu_s"] == 10.0 * 3
 
     def test_the_table_compares_seed_by_seed(self, script):
         adaptive = script("adaptive")
         lines = adaptive.table(self.rows(adaptive), "photographs").splitlines()
-        auto = next(line for line in lines if line.startswith(f"| {adaptive.AUTO} |"))
-        assert auto.endswith(f"| {1 / 6:.2f} |")
-        assert lines[-1].startswith(f"| {adaptive.SWEEP} |")
+        runs = adaptive.runs_of(adaptive.TASKS["photographs"])
+        assert len(lines) == 2 + len(runs) + 1 + len(adaptive.MAIN)  # the sweep, the best rates
+        race = next(line for line in lines if line.startswith(f"| {adaptive.AUTO} | 0.0003 |"))
+        accuracy = 0.01 * runs.index((adaptive.AUTO, 3e-4))
+        assert f"| {accuracy:.3f} ± 0.000 | +{accuracy:.3f} ± 0.000 |" in race
+        assert race.endswith("| 1.00 |")
+
+    def test_accuracy_is_that_with_an_accelerator_and_time_that_without(self, script):
+        adaptive = script("adaptive")
+        fast = [
+            {**row, "accuracy": 0.9, "cpu_s": 1.0 + row["seed"]}
+            for row in self.rows(adaptive, accelerator="one")
+        ]
+        both = adaptive.table([*fast, *self.rows(adaptive)], "photographs").splitlines()
+        assert all("| 0.900 ± 0.000 |" in line for line in both[2:])
+        assert sum(line.endswith("| 1.00 |") for line in both) == len(both) - 2 - 1 - 4
+        alone = adaptive.table(fast, "photographs").splitlines()
+        assert all(line.endswith("|  |") for line in alone[2:])

@@ -379,7 +379,7 @@ class TestDamage:
 
         def other(self, keys):
             rows = get(self, keys)
-            return rows and [1.01 * row for row in rows]
+            return rows and [1.5 * row for row in rows]
 
         monkeypatch.setattr(kept_library.KeptStore, "get", other)
         with pytest.warns(UserWarning, match="differs from an earlier one"):
