@@ -13,8 +13,10 @@ FUZZ_FIRST ?= 0
 # well, but ends TensorFlow at float16 and bfloat16 on processors that have these.)
 WITHOUT_ONEDNN := TF_ENABLE_ONEDNN_OPTS=0
 
-# Python compiles what is imported when it is imported: a small part of what is installed.
+# Python compiles what is imported when it is imported, a small part of what is installed, and keeps
+# it: else each process would compile Keras and TensorFlow again, for 20 s.
 QUICKLY := --quiet --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 
 # On JAX, to compile a tiny model takes longer than to run it; `make test-all` optimizes in full.
 COMPILED_FAST := JAX_DISABLE_MOST_OPTIMIZATIONS=1

@@ -4,6 +4,7 @@ import ast
 import configparser
 import importlib
 import importlib.metadata
+import os
 import pkgutil
 import re
 import shlex
@@ -214,6 +215,16 @@ def test_dockerfile_python_is_supported():
 
 
 # What is shipped ------------------------------------------------------------------------
+
+
+def test_what_make_starts_keeps_what_it_compiles():
+    command = ["make", "--silent", "--eval", "variables:; @env", "variables"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    ran = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "PATH=" in ran.stdout
+    assert "PYTHONDONTWRITEBYTECODE" not in ran.stdout
 
 
 def test_no_file_names_a_machine():
