@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-TIMEOUT_S = 300  # for a cell, also where other tests run beside it
+TIMEOUT_S = 900  # for a cell, also where other tests run beside it
 
 
 def code_cells(notebook):

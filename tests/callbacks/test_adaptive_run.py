@@ -116,8 +116,14 @@ def test_the_winner_of_a_race_is_trained_as_if_alone(optimizer):
             np.testing.assert_allclose(one, two, atol=0 if close["rtol"] == 0 else 1e-6)
     # At the end the model is as it was in the best epoch of that depth.
     best = own[int(np.argmin([history["val_loss"][n] for n in own]))]
-    for one, two in zip(values(raced).values(), seen.weights[best], strict=True):
-        np.testing.assert_array_equal(one, two)
+    expected = seen.weights[best]
+    if optimizer == "EMA":  # whose averages Keras takes as a fit ends
+        ended = build(optimizer)
+        fit(ended, schedule, epochs=1 + own.index(best))
+        expected = list(values(ended).values())
+        assert any((a != b).any() for a, b in zip(expected, seen.weights[best], strict=True))
+    for one, two in zip(values(raced).values(), expected, strict=True):
+        np.testing.assert_allclose(one, two, atol=0 if close["rtol"] == 0 else 1e-6, **close)
     assert {g.name for g in kf.layer_groups(raced, backbone=list(LAYERS))[:depth]} == {
         layer.name for layer in raced.layers if layer.weights and not layer.trainable
     }

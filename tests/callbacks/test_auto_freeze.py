@@ -227,7 +227,7 @@ def farthest(before, after):
     return np.abs(before - after).max()
 
 
-BATCHES = [slice(n, n + 32) for n in range(0, len(PROBE), 32)]
+BATCHES = [slice(0, 26), slice(26, 53), slice(53, 80)]  # of about the same size, 32 at most
 #: What is seen of the model, the change between two looks, and the arguments.
 CRITERIA = {
     "weights": (weights_of, moved, {"criterion": "weight_change", "rates": 4.0}),
@@ -263,7 +263,7 @@ def test_what_each_criterion_measures_is_what_numpy_says(see, change, arguments)
             expected[float(epoch), name] = change(before[name], recorder.seen[epoch][name])
     assert found.keys() == expected.keys()
     for key, value in expected.items():
-        assert found[key] == pytest.approx(value, rel=1e-2, abs=1e-5)
+        assert found[key] == pytest.approx(value, rel=1e-3, abs=1e-6)
 
 
 class Says(keras.callbacks.Callback):
