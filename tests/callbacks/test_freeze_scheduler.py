@@ -287,7 +287,7 @@ class Weights(keras.callbacks.Callback):
 
 def test_the_step_follows_in_the_middle_of_an_epoch(plain, data_for):
     """Not the flags alone: with plain SGD what is frozen does not move, and what unfreezes does."""
-    model, weights = compiled(plain(), keras.optimizers.SGD(0.5)), Weights()
+    model, weights = compiled(plain(), keras.optimizers.SGD(0.05)), Weights()
     schedule = phases((2, AfterSteps(2)), (["head"], AfterSteps(1)), (0, None))
     callback = kf.FreezeScheduler(schedule, verbose=0)
     train(model, data_for, callback, epochs=1, steps=4, beside=[weights])
@@ -307,7 +307,7 @@ def test_it_says_what_it_does(plain, data_for, capsys):
         ]
     )
     model = plain()
-    model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
+    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
     callback = kf.FreezeScheduler(schedule, cache=False)
     train(model, data_for, callback, epochs=9, values=[2, 1, 1, 0, 0])
     assert capsys.readouterr().out.splitlines()[1:] == [
