@@ -15,8 +15,10 @@ from keras_freeze.keras_internals.optimizers import inner_optimizers, learning_r
 def main_optimizer(model: keras.Model) -> Any | None:
     """Return the optimizer that a model is compiled with; if there is none, its only one."""
     compiled = getattr(model, "optimizer", None)
+    if compiled is not None:
+        return compiled
     found = list(_held_optimizers(model).values())
-    return found[0] if compiled is None and len(found) == 1 else compiled
+    return found[0] if len(found) == 1 else None
 
 
 def own_optimizers(model: keras.Model) -> dict[str, Any]:
