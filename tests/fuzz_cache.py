@@ -108,7 +108,8 @@ def build(case):
         inner = keras.Model(inputs, x, name="inner")
         inputs = [keras.Input(t.shape[1:], dtype=t.dtype) for t in inner.inputs]
         x = inner(inputs if len(inputs) > 1 else inputs[0])
-    model = keras.Model(inputs, layers.Dense(1, name="head")(layers.Dense(5, name="neck")(x)))
+    given = inputs if len(inputs) > 1 else inputs[0]
+    model = keras.Model(given, layers.Dense(1, name="head")(layers.Dense(5, name="neck")(x)))
     weighted = [layer for layer in kf.model_picture.opened_layers(model) if layer.weights]
     for layer in weighted[: min(case.frozen, len(weighted) - 2)]:
         layer.trainable = False
