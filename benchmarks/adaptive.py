@@ -150,24 +150,18 @@ def measure(name: str, seed: int, missing: list[Run]) -> None:
 
 def run(name: str, seeds: Sequence[int] = SEEDS) -> None:
     """Measure on a task what is missing."""
-    done = {
-        _key(row) for row in _of(runs.read(RESULTS), name, accelerated=bool(runs.accelerator()))
-    }
+    rows = _of(runs.read(RESULTS), name, accelerated=bool(runs.accelerator()))
+    done = {(row["arm"], row["rate"], row["seed"]) for row in rows}
     wanted = runs_of(TASKS[name])
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
         for seed in seeds:
-            turned = wanted[seed % len(wanted) :] + wanted[: seed % len(wanted)]
-            missing = [one for one in turned if (*one, seed) not in done]
+            missing = [one for one in runs.turned(wanted, seed) if (*one, seed) not in done]
             if missing:
                 pool.submit(measure, name, seed, missing).result()
 
 
 Row = dict[str, Any]
-
-
-def _key(row: Row) -> tuple[str, float, int]:
-    return row["arm"], row["rate"], row["seed"]
 
 
 def _of(rows: Sequence[Row], name: str, *, accelerated: bool) -> list[Row]:
@@ -200,9 +194,10 @@ def _chosen(among: list[Row]) -> Row:
 def table(rows: Sequence[Row], name: str) -> str:
     """Lay out means with their 95 % intervals, and differences seed by seed, as Markdown."""
     task = TASKS[name]
-    timed = _of(rows, name, accelerated=False)
+    own = _of(rows, name, accelerated=False)
+    timed = by_run(own, task)
     # The dictionary keeps the later one of two runs with the same key.
-    scored = by_run([*timed, *_of(rows, name, accelerated=True)], task)
+    scored = by_run([*own, *_of(rows, name, accelerated=True)], task)
     low, middle, high = task.rates
     wanted = [(arm, middle) for arm in (*arms_of(task), SWEEP)]
     wanted += [(arm, rate) for arm in MAIN for rate in (low, middle, high, 0.0)]
@@ -212,7 +207,7 @@ def table(rows: Sequence[Row], name: str) -> str:
         "to the best fixed depth | validation loss | time of all at once |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines += [_line(one, scored, by_run(timed, task), task) for one in dict.fromkeys(wanted)]
+    lines += [_line(one, scored, timed, task) for one in dict.fromkeys(wanted)]
     return "\n".join(line for line in lines if line)
 
 

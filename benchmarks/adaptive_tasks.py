@@ -321,9 +321,10 @@ def _roles(source: str) -> np.ndarray:
     starts = np.cumsum([0, *(len(line) for line in source.splitlines(keepends=True))])
     tokens = [*tokenize.generate_tokens(io.StringIO(source).readline)]
     roles = np.full(len(source), -1)
-    for before, token, after in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
+    words = ["", *(token.string for token in tokens), ""]
+    for token, before, after in zip(tokens, words, words[2:], strict=False):
         first, last = (starts[row - 1] + column for row, column in token[2:4])
-        role = _role(token, *(getattr(other, "string", "") for other in (before, after)))
+        role = _role(token, before, after)
         roles[first:last] = ROLES.index(role) if role else -1
     return np.where([character.isalpha() for character in source], roles, -1)
 

@@ -11,19 +11,14 @@ epoch and the guard's own hooks take: what else runs on the machine touches it l
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
+import runs
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 import keras_freeze as kf
@@ -85,29 +80,18 @@ def measure(model: Any, every: Any) -> dict[str, float]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "keras": keras.version(),
-        "backend": keras.backend.backend(),
-    }
-
-
 def run(repeats: int) -> dict[str, Any]:
     """Measure all arms in turns, after one fit of each that doesn't count."""
     model, phrase = head_only()
     frozen_bytes = kf.parameter_report(model).non_trainable_bytes
     times: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
     for repeat in range(-1, repeats):
-        names = [*ARMS]
-        for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
+        for name in runs.turned([*ARMS], repeat):
             measured = measure(model, ARMS[name])
             if repeat >= 0:
                 times[name].append(measured)
     return {
-        "machine": machine(),
+        "machine": runs.machine(),
         "model": f"VGG16 at {SIZE}x{SIZE} with {phrase}, head only",
         "frozen_bytes": frozen_bytes,
         "steps": STEPS,
@@ -125,27 +109,11 @@ def table(results: dict[str, Any]) -> Table:
         cells = [name]
         for key, against in [("epoch_s", "epoch_s"), *OF_PROCESSORS]:
             values = [row[key] for row in rows]
-            ratio = median_ratio(values, [row[against] for row in base])
+            ratio = runs.median_ratio(values, [row[against] for row in base])
             cells += [f"{statistics.median(values):.3f} s", f"{ratio:.4f}"]
         laid_out.add_row(*cells)
     return laid_out
 
 
-def median_ratio(values: list[float], bases: list[float]) -> float:
-    """Return the median of the ratios, round by round."""
-    return statistics.median(value / base for value, base in zip(values, bases, strict=True))
-
-
-def main() -> None:
-    """Measure, print and write down."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=21, help="fits of each arm that count")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file of results")
-    arguments = parser.parse_args()
-    results = run(arguments.repeats)
-    arguments.results.write_text(json.dumps(results, indent=1) + "\n")
-    Console(width=100).print(table(results))
-
-
 if __name__ == "__main__":
-    main()
+    runs.measure_and_show(__doc__ or "", RESULTS, run, table, repeats=21)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -11,10 +12,14 @@ import statistics
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
+from rich.console import Console
+from rich.table import Table
 from scipy import stats
+
+T = TypeVar("T")
 
 
 def use_one_core() -> None:
@@ -59,6 +64,43 @@ def accelerator() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
+def turned(items: Sequence[T], n: int) -> list[T]:
+    """Return items in the order of the round n: each begins with another one."""
+    first = n % len(items)
+    return [*items[first:], *items[:first]]
+
+
+def median_ratio(values: Sequence[float], bases: Sequence[float]) -> float:
+    """Return the median of the ratios, round by round."""
+    return statistics.median(value / base for value, base in zip(values, bases, strict=True))
+
+
+def measure_and_show(
+    doc: str,
+    file: Path,
+    run: Callable[[int], dict[str, Any]],
+    table: Callable[[dict[str, Any]], Table],
+    *,
+    repeats: int,
+) -> None:
+    """Measure by a command line's arguments, write the results down and print them.
+
+    Args:
+        doc: Str, the script's docstring.
+        file: Path of the results, unless the command line names another.
+        run: From the number of rounds to the results.
+        table: From the results to what is printed.
+        repeats: Int, how many rounds, unless the command line says.
+    """
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=repeats, help="fits of each arm that count")
+    parser.add_argument("--results", type=Path, default=file, help="file of results")
+    arguments = parser.parse_args()
+    results = run(arguments.repeats)
+    arguments.results.write_text(json.dumps(results, indent=1) + "\n")
+    Console(width=100).print(table(results))
+
+
 def in_turns(
     file: Path,
     cases: Mapping[str, Sequence[str]],
@@ -77,7 +119,7 @@ def in_turns(
     done = {(row["case"], row["arm"], row["round"]) for row in read(file)}
     for case, arms in cases.items():
         for n in range(rounds):
-            for arm in [*arms[n % len(arms) :], *arms[: n % len(arms)]]:
+            for arm in turned(arms, n):
                 run = command(case, arm)
                 if (case, arm, n) in done or run is None:
                     continue

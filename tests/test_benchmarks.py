@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_freeze import layer_groups
-from keras_freeze.demo import sequences
+from keras_freeze.demo import sequences, vgg
 from keras_freeze.schedules import SlantedTriangular
 
 
@@ -310,3 +310,41 @@ class TestAdaptive:
         assert sum(line.endswith("| 1.00 |") for line in both) == len(both) - 2 - 1 - 4
         alone = adaptive.table(fast, "photographs").splitlines()
         assert all(line.endswith("|  |") for line in alone[2:])
+
+
+class TestRecording:
+    def test_no_arm_freezes_anything(self, script):
+        recording = script("recording")
+        model = vgg.classifier(vgg.backbone(32, "none")[0], 3)
+        model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+        x, y = np.random.default_rng(0).normal(size=(2, 32, 32, 3)), np.array([0, 1])
+        for name, make in recording.ARMS.items():
+            depths = Depths()
+            model.fit(x, y, epochs=3, verbose=0, callbacks=[make(), depths])
+            assert depths.trainable == [len(model.trainable_weights)] * 3, name
+
+    def test_ratios_are_those_of_a_round(self, script):
+        recording = script("recording")
+        took = {"steps_s": 1.0, "processor_s": 2.0}
+        times = {name: [dict(took), dict(took)] for name in recording.ARMS}
+        times["AutoFreeze()"] = [{"steps_s": 1.5, "processor_s": 2.0}] * 2
+        shown = recording.table({"model": "VGG16", "steps": 10, "times": times})
+        columns = [list(column.cells) for column in shown.columns]
+        row = columns[0].index("AutoFreeze()")
+        assert [column[row] for column in columns[1:]] == [
+            "150.0 ms",
+            "1.5000",
+            "200.0 ms",
+            "1.0000",
+        ]
+
+
+class Depths(keras.callbacks.Callback):
+    """Notes how many weights train at the end of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.trainable = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.trainable.append(len(self.model.trainable_weights))
