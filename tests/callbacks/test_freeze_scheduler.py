@@ -311,10 +311,10 @@ def test_it_says_what_it_does(plain, data_for, capsys):
     callback = kf.FreezeScheduler(schedule, cache=False)
     train(model, data_for, callback, epochs=9, values=[2, 1, 1, 0, 0])
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "Epoch 1/9: head trains at 5.0e-01, low and middle are frozen; 18 of 83 parameters train.",
+        "Epoch 1/9: head trains at 5.0e-02, low and middle are frozen; 18 of 83 parameters train.",
         "Epoch 4/9: restored epoch 2 (value_loss 1).",
-        "Epoch 4/9: middle unfreezes at 2.5e-01; 53 of 83 parameters train.",
-        "Epoch 5/9, step 1: low unfreezes at 5.0e-01; 83 of 83 parameters train.",
+        "Epoch 4/9: middle unfreezes at 2.5e-02; 53 of 83 parameters train.",
+        "Epoch 5/9, step 1: low unfreezes at 5.0e-02; 83 of 83 parameters train.",
         "Epoch 5/9: the last phase is over, and training ends.",
     ]
 
