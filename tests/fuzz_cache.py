@@ -5,9 +5,9 @@ differs. Each case is made from its number alone. The bounds are of rounding: fe
 looked up lie within `FEATURES` of those that the batch at hand gives, and after three epochs of
 SGD weights and losses lie within `WEIGHTS` of the plain fit's, both relative to the largest value.
 A model that magnifies a rounding more than that is held to what plain Keras makes of one: ten times
-the difference that one unit in the last place of the inputs makes without a cache. With
-`precision="bfloat16"` the bounds are of its 8 bits, and so is that unit, in random parts: where a
-ReLU is about to switch, one input in several shows it.
+the difference that random parts of a unit in the last place of inputs and frozen weights make
+without a cache, by the largest of several draws: where a ReLU is about to switch, one in several
+shows it. With `precision="bfloat16"` the bounds are of its 8 bits, and so is that unit.
 """
 
 import argparse
@@ -34,9 +34,9 @@ EPOCHS = 3
 FEATURES = 1e-6
 #: Recurrent layers carry a rounding from step to step.
 RECURRENT_FEATURES = 4e-6
-#: Features that a fit with batches of another size has kept. Its rounding is that of other batches
-#: too, which those of this fit have among each other where its data reshuffle.
-KEPT_FEATURES, KEPT_RECURRENT_FEATURES = FEATURES, RECURRENT_FEATURES
+#: Features that a fit with batches of another size has kept, with the rounding of those batches: in
+#: sums over thousands of values more than batches of one size have among each other.
+KEPT_FEATURES, KEPT_RECURRENT_FEATURES = 2e-6, RECURRENT_FEATURES
 #: Batches that are computed together are larger than this fit's, and summed otherwise: a
 #: normalization of a few values that are nearly equal magnifies that.
 AHEAD_FEATURES = 1e-4
@@ -44,8 +44,10 @@ WEIGHTS = 1e-5
 BFLOAT16_FEATURES, BFLOAT16_WEIGHTS = 0.02, 0.02
 #: Of what one unit in the last place of the inputs makes of a model that magnifies roundings.
 MAGNIFIED = 10
-#: How many random changes of the inputs, each by a part of bfloat16's unit, are tried.
+#: How many random changes of inputs and frozen weights by parts of a unit are tried.
 CHANGES = 8
+#: That unit, relative to the value, in float32 and in bfloat16.
+UNIT, BFLOAT16_UNIT = 2.0**-23, 2.0**-8
 ROWS = 22
 DATA = ("arrays", "reshuffled", "tf.data", "unknown length", "static", "weighted")
 
@@ -137,14 +139,13 @@ class Reshuffled(keras.utils.PyDataset):
         self.epoch += 1
 
 
-def nudge(array, kind):
-    """Return an array one unit in the last place further, or at random by parts of bfloat16's."""
-    if kind is None or array.dtype.kind != "f":
+def nudge(array, change):
+    """Return an array changed at random by parts of a unit; `change` is the unit and a number."""
+    if change is None or array.dtype.kind != "f":
         return array
-    if isinstance(kind, int):
-        parts = np.random.default_rng([kind, array.size]).uniform(-1, 1, array.shape)
-        return (array * (1 + parts * 2.0**-8)).astype(array.dtype)
-    return np.nextafter(array, np.inf, dtype=array.dtype)
+    unit, number = change
+    parts = np.random.default_rng([number, array.size]).uniform(-1, 1, array.shape)
+    return (array * (1 + parts * unit)).astype(array.dtype)
 
 
 def samples(case, seed=0, nudged=None):
@@ -186,9 +187,17 @@ def fit(case, eager, *callbacks, nudged=None):
     last = [x.name for x in opened if x.weights and not x.trainable][-1:]
     if case.gradual and last:
         callbacks = (*callbacks, cached.At(lambda m: kf.unfreeze(m, layers=last), epoch=2))
+    to_host = cached.optimizer_state.to_host
+    frozen = [(v, to_host(v)) for v in model.non_trainable_variables]
+    changed = [nudge(value, nudged) for _, value in frozen]
+    for (variable, _), value in zip(frozen, changed, strict=True):
+        variable.assign(value)
     keras.utils.set_random_seed(3)
     history = model.fit(epochs=EPOCHS, verbose=0, callbacks=list(callbacks), **settings).history
-    return history, [cached.optimizer_state.to_host(v) for v in (*model.weights, iterations(model))]
+    for (variable, value), other in zip(frozen, changed, strict=True):
+        if np.array_equal(to_host(variable), other):  # what stayed frozen is no difference
+            variable.assign(value)
+    return history, [to_host(v) for v in (*model.weights, iterations(model))]
 
 
 def iterations(model):
@@ -269,8 +278,9 @@ def differences(case, eager=True):
     diverges = not np.isfinite(expected["loss"]).all()
     if max(gaps.values()) > bound and not (low and diverges):
         over = {name: gap for name, gap in gaps.items() if gap > bound}
-        for nudged in range(CHANGES) if low else ["last"]:
-            own = _gaps(fit(case, eager, nudged=nudged), (expected, values))
+        for number in range(CHANGES):
+            change = BFLOAT16_UNIT if low else UNIT, number
+            own = _gaps(fit(case, eager, nudged=change), (expected, values))
             over = {name: gap for name, gap in over.items() if gap > MAGNIFIED * own[name]}
             if not over:
                 break
