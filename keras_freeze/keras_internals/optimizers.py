@@ -310,14 +310,14 @@ class _Recording:
 
     def __call__(self, grads: Any, trainable_variables: Any) -> None:
         slots = extra_slots(self.optimizer)
-        for gradient, variable in zip(grads, trainable_variables, strict=True):
-            n = index_of(self.optimizer, variable)
-            if SUMS in slots or NORMS in slots:
-                dense = keras.ops.cast(_dense(gradient), "float32")
-            if SUMS in slots:
-                slots[SUMS][n].assign(slots[SUMS][n] + dense)
-            if NORMS in slots:
-                slots[NORMS][n].assign(_with_norm(slots[NORMS][n], dense))
+        places = [index_of(self.optimizer, variable) for variable in trainable_variables]
+        if SUMS in slots or NORMS in slots:
+            dense = [keras.ops.cast(_dense(gradient), "float32") for gradient in grads]
+        if SUMS in slots:
+            for n, gradient in zip(places, dense, strict=True):
+                self.optimizer.assign_add(slots[SUMS][n], gradient)  # in place, where a backend can
+        if NORMS in slots:
+            _record_norms([slots[NORMS][n] for n in places], dense)
         self.own(grads, trainable_variables)
 
 
@@ -337,11 +337,12 @@ def _dense(gradient: Any) -> Any:
     return keras.ops.convert_to_tensor(gradient)
 
 
-def _with_norm(slot: keras.Variable, gradient: Any) -> Any:
-    """Return what is recorded of norms after one more gradient."""
+def _record_norms(slots: Sequence[keras.Variable], gradients: Sequence[Any]) -> None:
+    """Record the norms of one more gradient of each variable, of all variables at once."""
     ops = keras.ops
-    squares, finite, steps, largest, at, bad = ops.unstack(slot.value)
-    square, now = ops.sum(ops.square(gradient)), steps + 1.0
+    known = ops.stack([slot.value for slot in slots], axis=1)
+    squares, finite, steps, largest, at, bad = ops.unstack(known)
+    square, now = ops.stack([_squared_norm(gradient) for gradient in gradients]), steps + 1.0
     is_finite = ops.isfinite(square)
     square = ops.where(is_finite, square, 0.0)
     is_largest = square > largest
@@ -354,7 +355,16 @@ def _with_norm(slot: keras.Variable, gradient: Any) -> Any:
         ops.where(is_largest, now, at),
         ops.where(is_first_bad, now, bad),
     )
-    return ops.stack(fields)
+    for slot, value in zip(slots, ops.unstack(ops.stack(fields, axis=1)), strict=True):
+        slot.assign(value)
+
+
+def _squared_norm(gradient: Any) -> Any:
+    if keras.backend.backend() == "tensorflow":  # without a square as large as the gradient
+        import tensorflow as tf
+
+        return 2.0 * tf.nn.l2_loss(gradient)
+    return keras.ops.sum(keras.ops.square(gradient))
 
 
 class _WithoutExtraSlots:
