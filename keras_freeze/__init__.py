@@ -13,6 +13,7 @@ from keras_freeze.callbacks import (
 from keras_freeze.engine import recompile
 from keras_freeze.freezing import FreezeResult, freeze, unfreeze, unfreeze_only
 from keras_freeze.groups import LayerGroup, layer_groups
+from keras_freeze.learning_rates import LearningRateRange, find_learning_rate
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.ranking import GroupRanking, rank_groups
 from keras_freeze.reports import ParameterReport, parameter_report
@@ -28,10 +29,12 @@ __all__ = [
     "GradualUnfreeze",
     "GroupRanking",
     "LayerGroup",
+    "LearningRateRange",
     "MaxNorm",
     "ParameterReport",
     "PrefixCache",
     "ProgressiveFreeze",
+    "find_learning_rate",
     "freeze",
     "layer_groups",
     "parameter_report",

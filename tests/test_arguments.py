@@ -342,6 +342,17 @@ CASES = {
         TypeError,
         ["rank_groups(model=...) must be a keras.Model.", "Received: model=None."],
     ),
+    # find_learning_rate
+    "no model to find a rate for": (
+        lambda: kf.find_learning_rate(None, np.ones((4, 4))),
+        TypeError,
+        ["find_learning_rate(model=...) must be a keras.Model.", "Received: model=None."],
+    ),
+    "few steps": (
+        lambda: kf.find_learning_rate(compiled(), np.ones((4, 4)), np.ones((4, 3)), steps=2),
+        ValueError,
+        ["find_learning_rate(steps=...)", "Received: steps=2."],
+    ),
     # policies
     "FreezeFirst": (
         lambda: policies.FreezeFirst(2.0),
@@ -1008,7 +1019,7 @@ def test_every_public_callable_has_a_case():
     owners |= {*policies.__all__, *schedules.__all__}
     owners -= {"FreezePolicy", "Trigger", "Curve"}  # which are abstract
     owners -= {"Selection", "FreezeResult", "LayerGroup", "ParameterReport", "SchedulePreview"}
-    owners -= {"Decisions", "GroupRanking"}
+    owners -= {"Decisions", "GroupRanking", "LearningRateRange"}
     # A policy in words, a constant, a plan that GradualUnfreeze checks, and one under test above.
     owners -= {"as_policy", "DEFAULT_RATES", "unfreeze_plan", "AfterEpochs", "preview"}
     said = " ".join(part for _, _, parts in CASES.values() for part in parts)

@@ -246,8 +246,30 @@ class FreezeScheduler(BaseCallback):
             TypeError: if the schedule holds a function or an object of another class.
             ValueError: if the schedule names what the model does not have.
         """
+        self.plan(model, epochs, steps_per_epoch).to_yaml(path, overwrite=overwrite)
+
+    def plan(
+        self, model: keras.Model, epochs: int, steps_per_epoch: int | None = None
+    ) -> FreezeSchedule:
+        """Return what this callback will do in a fit, as a schedule; nothing is changed.
+
+        Each phase has the rates of the callback if it has none of its own. Phases that are not
+        reached in these epochs are left out.
+
+        Args:
+            model: `keras.Model`, built.
+            epochs: Int, the epochs of the fit.
+            steps_per_epoch: Int, batches in an epoch, for schedules that depend on it.
+
+        Returns:
+            `schedules.FreezeSchedule`.
+
+        Raises:
+            ValueError: if the schedule names what the model does not have, or decides while it
+                trains.
+        """
         picture = self._picture_of(model)
-        self._refuse_adaptive(picture, epochs, "written to a file")
+        self._refuse_adaptive(picture, epochs, "planned")
         schedule = self._schedule_for(picture, epochs, steps_per_epoch)
         phases: list[Phase] = []
         for phase, epoch in zip(schedule.phases, schedule.starts(), strict=True):
@@ -257,7 +279,7 @@ class FreezeScheduler(BaseCallback):
             if epoch is None or epoch < (self.total_epochs or epochs) or not phases:
                 phases.append(phase)
         counts = tuple((group.name, group.total_params) for group in picture.groups)
-        FreezeSchedule(phases, schedule.start, counts).to_yaml(path, overwrite=overwrite)
+        return FreezeSchedule(phases, schedule.start, counts)
 
     def prepare(self, model: keras.Model, phase: int = -1, *, epochs: int | None = None) -> None:
         """Set a model's flags as they are in a phase, before its optimizer's state is loaded.

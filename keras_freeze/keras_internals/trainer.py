@@ -36,6 +36,28 @@ def lasting_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
     return list(dict.fromkeys(own))
 
 
+def compiled_memento(model: keras.Model) -> Callable[[], None]:
+    """Return a function that gives a compiled loss and metrics their present state back.
+
+    A first fit builds them from a batch, which it reads, and draws an order of samples for.
+    """
+    require("undo a trial", "keras", model, "_compile_metrics", "_compile_loss")
+    parts = [part for part in (model._compile_metrics, model._compile_loss) if part is not None]
+    kept = [dict(vars(part)) for part in parts]
+    lists = [
+        (value, list(value)) for own in kept for value in own.values() if isinstance(value, list)
+    ]
+
+    def restore() -> None:
+        for part, own in zip(parts, kept, strict=True):
+            vars(part).clear()
+            vars(part).update(own)
+        for value, items in lists:
+            list.__setitem__(value, slice(None), items)
+
+    return restore
+
+
 def begin_fit_at(model: keras.Model, epoch: int | None) -> None:
     """Make the fit that is about to begin start at an epoch; None for that of its argument."""
     require("resume a fit", "keras", model, "_initial_epoch")

@@ -1,11 +1,20 @@
-"""Pictures of trainings, searches, rankings and decisions.
+"""Pictures of trainings, searches, rankings, decisions and learning rates.
 
 matplotlib is imported when a picture is drawn.
 """
 
 from keras_freeze.plots.adaptive import decisions
+from keras_freeze.plots.learning_rates import learning_rates
 from keras_freeze.plots.rankings import ranking
 from keras_freeze.plots.searches import search
 from keras_freeze.plots.trainings import comparison, training, transitions
 
-__all__ = ["comparison", "decisions", "ranking", "search", "training", "transitions"]
+__all__ = [
+    "comparison",
+    "decisions",
+    "learning_rates",
+    "ranking",
+    "search",
+    "training",
+    "transitions",
+]

@@ -270,7 +270,7 @@ def test_a_model_with_optimizers_of_its_own_is_refused():
 def test_what_is_not_known_before_training_is_not_written_or_prepared(tmp_path):
     model, callback = build(), auto()
     assert callback.phase_starts(model, 12) == (0, None)
-    with pytest.raises(ValueError, match="must be known before training to be written to a file"):
+    with pytest.raises(ValueError, match="must be known before training to be planned"):
         callback.to_yaml(tmp_path / "x.yaml", model, 12)
     with pytest.raises(ValueError, match="must be known before training to be prepared for"):
         callback.prepare(model, epochs=12)
