@@ -1,4 +1,4 @@
-"""The command line: `python -m keras_freeze demo` and `demo-search`."""
+"""The command line, `python -m keras_freeze`: demonstrations, and looks at saved models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from keras_freeze import inspection
 
 # TensorFlow's messages during the import of the package precede this line; this silences the rest.
 # `make demo` and the Dockerfile set it before Python starts.
@@ -32,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.command is None:
         parser.print_help()
         return
+    if options.command in inspection.COMMANDS:
+        inspection.run(options)
+        return
     missing = [name for name in DEMO_MODULES if importlib.util.find_spec(name) is None]
     if missing:
         sys.exit(
@@ -50,13 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m keras_freeze", description="Demonstrations of freezing and unfreezing."
+        "python -m keras_freeze",
+        description="Look at a saved model before freezing it, or see a demonstration.",
     )
     commands = parser.add_subparsers(dest="command", title="commands")
     fits = "fine-tune VGG16 on photographs in five ways and compare them (about 5 minutes)"
     depths = "train VGG16 at every freeze depth and show which is best (about 4 minutes)"
     for name, about in (("demo", fits), ("demo-search", depths)):
         _add_options(commands.add_parser(name, help=about, description=about))
+    for name, (_, about) in inspection.COMMANDS.items():
+        inspection.add_options(commands.add_parser(name, help=about, description=about), name)
     return parser
 
 

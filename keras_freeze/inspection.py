@@ -1,0 +1,140 @@
+"""The commands that look at a saved model: its layer groups, its parameters, what a schedule does.
+
+`__main__` calls them; nothing here trains or writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_freeze.callbacks import FreezeScheduler, GradualUnfreeze
+from keras_freeze.groups import layer_groups
+from keras_freeze.reports import Column, ShownAsTable, Table, parameter_report
+
+
+@dataclasses.dataclass(frozen=True)
+class _Groups(ShownAsTable):
+    """The layer groups of a model, from input to head."""
+
+    model: str
+    rows: tuple[Mapping[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def _table(self) -> Table:
+        columns = (
+            Column("group", fit="shorten"),
+            Column("layers", align="right"),
+            Column("from", fit="shorten"),
+            Column("to", fit="shorten"),
+            Column("parameters", align="right"),
+        )
+        rows = []
+        for row in self.rows:
+            names = row["layers"]
+            size = f"{row['total_params']:,}"
+            rows.append((row["name"], str(len(names)), names[0], names[-1], size))
+        return Table(f"{self.model}, layer groups from input to head", columns, tuple(rows))
+
+
+def groups(model: keras.Model, options: argparse.Namespace) -> _Groups:
+    """Return the layer groups of a model."""
+    rows = []
+    for group in layer_groups(model, backbone=options.backbone):
+        layers = tuple(layer.name for layer in group.layers)
+        rows.append({"name": group.name, "layers": layers, "total_params": group.total_params})
+    return _Groups(model.name, tuple(rows))
+
+
+def report(model: keras.Model, options: argparse.Namespace) -> ShownAsTable:
+    """Return the parameter report of a model."""
+    return parameter_report(model, by=options.by)
+
+
+def preview(model: keras.Model, options: argparse.Namespace) -> ShownAsTable:
+    """Return what a schedule would do with a model."""
+    given: str = options.schedule
+    callback: FreezeScheduler
+    if Path(given).suffix in (".yaml", ".yml"):
+        callback = FreezeScheduler(given, backbone=options.backbone)
+    else:
+        schedule: Any = int(given) if given.isdigit() else given
+        callback = GradualUnfreeze(schedule, backbone=options.backbone)
+    return callback.preview(model, options.epochs)
+
+
+Command = Callable[[keras.Model, argparse.Namespace], Any]
+
+#: The commands by name, with what they show.
+COMMANDS: dict[str, tuple[Command, str]] = {
+    "groups": (groups, "show the layer groups of a saved model, from input to head"),
+    "report": (report, "show how many parameters of a saved model train"),
+    "preview": (preview, "show what a schedule would do with a saved model"),
+}
+
+
+def add_options(command: argparse.ArgumentParser, name: str) -> None:
+    """Tell a command what may be given to it."""
+    command.add_argument("file", type=Path, help="the model, as model.save wrote it (.keras)")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a module first, which registers classes of your own; can be repeated",
+    )
+    if name == "report":
+        command.add_argument(
+            "--by", choices=("group", "layer"), default="group", help="default: %(default)s"
+        )
+        return
+    command.add_argument(
+        "--backbone", metavar="NAME", help="what is pretrained, by name (default: found)"
+    )
+    if name == "preview":
+        command.add_argument(
+            "--schedule",
+            default="even",
+            help='"even", how many epochs for each group, or a YAML file (default: %(default)s)',
+        )
+        command.add_argument("--epochs", type=int, default=10, help="default: %(default)s")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Load the model, and print what the command finds.
+
+    Raises:
+        SystemExit: with the reason, if the file can't be read or an argument is invalid.
+    """
+    command, _ = COMMANDS[options.command]
+    try:
+        for module in options.modules:
+            importlib.import_module(module)
+        with warnings.catch_warnings():  # the optimizer's state does not matter here
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+            model = keras.saving.load_model(options.file)
+        found = command(model, options)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        # Keras lists the whole configuration of a class that it doesn't know.
+        text, _, rest = str(error).strip().partition("\n")
+        advice = " If the model has classes of your own, pass --import." if rest else ""
+        sys.exit(f"{options.file}: {text}{advice}")
+    if options.json:
+        print(json.dumps(found.to_dict(), indent=2))
+        return
+    import rich
+
+    rich.print(found)

@@ -1,0 +1,113 @@
+"""The commands that look at saved models print what the functions return, and fail in a line."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import pytest
+
+import keras_freeze as kf
+from keras_freeze.__main__ import main
+
+
+@pytest.fixture
+def saved(plain, tmp_path):
+    model = plain()
+    model.compile(keras.optimizers.Adam(0.001), "sparse_categorical_crossentropy")
+    kf.freeze(model, groups=["low"])
+    path = tmp_path / "plain.keras"
+    model.save(path)
+    return str(path), model
+
+
+def test_groups(saved, capsys):
+    path, model = saved
+    main(["groups", path, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"] == "plain"
+    expected = kf.layer_groups(model)
+    assert [row["name"] for row in found["rows"]] == [group.name for group in expected]
+    assert [row["total_params"] for row in found["rows"]] == [g.total_params for g in expected]
+    assert found["rows"][0]["layers"] == [layer.name for layer in expected[0].layers]
+    main(["groups", path])
+    assert "from input to head" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("by", ["group", "layer"])
+def test_report(by, saved, capsys):
+    path, model = saved
+    main(["report", path, "--by", by, "--json"])
+    assert json.loads(capsys.readouterr().out) == kf.parameter_report(model, by=by).to_dict()
+
+
+def test_preview(saved, capsys, tmp_path):
+    path, model = saved
+    main(["preview", path, "--epochs", "4", "--schedule", "2", "--json"])
+    callback = kf.GradualUnfreeze(2)
+    assert json.loads(capsys.readouterr().out) == json.loads(
+        json.dumps(callback.preview(model, 4).to_dict())
+    )
+    file = tmp_path / "plan.yaml"
+    callback.to_yaml(file, model, 4)
+    main(["preview", path, "--epochs", "4", "--schedule", str(file)])
+    shown = capsys.readouterr().out
+    assert "epoch 3" in shown
+    main(["preview", path, "--epochs", "4", "--backbone", "low", "--json"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["training"] for row in rows] == [["head"], ["head", "low"]]
+
+
+def test_help_lists_all_commands(capsys):
+    main([])
+    shown = capsys.readouterr().out
+    for name in ("groups", "report", "preview", "demo", "demo-search"):
+        assert f"    {name}" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["groups", "gone.keras"], "gone.keras: File not found"),
+        (["groups", "{path}", "--backbone", "nobody"], "'nobody'"),
+        (["preview", "{path}", "--schedule", "sometimes"], "sometimes"),
+        (["preview", "{path}", "--epochs", "0"], "epochs"),
+        (["report", "{path}", "--import", "no_such_module"], "No module named 'no_such_module'"),
+    ],
+    ids=["no file", "no backbone", "no schedule", "no epochs", "no module"],
+)
+def test_errors_are_a_line(arguments, text, saved):
+    with pytest.raises(SystemExit) as raised:
+        main([argument.format(path=saved[0]) for argument in arguments])
+    assert text in raised.value.code
+    assert "\n" not in raised.value.code
+
+
+MODULE = """
+import keras
+
+@keras.saving.register_keras_serializable("own")
+class Scaled(keras.layers.Dense):
+    pass
+"""
+
+
+def test_classes_of_ones_own_are_imported(tmp_path):
+    (tmp_path / "own_layers.py").write_text(MODULE)
+    script = (
+        "import keras, own_layers;"
+        "keras.Sequential([keras.Input((2,)), own_layers.Scaled(3)]).save('own.keras')"
+    )
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
+
+    assert run("-c", script).returncode == 0
+    without = run("-m", "keras_freeze", "groups", "own.keras")
+    assert without.returncode == 1
+    assert "Traceback" not in without.stderr
+    assert "pass --import" in without.stderr
+    shown = run("-m", "keras_freeze", "groups", "own.keras", "--import", "own_layers", "--json")
+    assert json.loads(shown.stdout)["rows"][0]["total_params"] == 9
