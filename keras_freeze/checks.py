@@ -157,12 +157,33 @@ def call_of(instance: Any) -> str:
         >>> call_of(keras_freeze.FreezeScheduler({0: 1}, verbose=0))
         'FreezeScheduler(schedule={0: 1}, verbose=0)'
     """
-    given = [
-        f"{p.name}={getattr(instance, p.name)!r}"
-        for p in inspect.signature(type(instance)).parameters.values()
-        if p.default is p.empty or getattr(instance, p.name) != p.default
-    ]
+    given = []
+    for p in inspect.signature(type(instance)).parameters.values():
+        value = getattr(instance, p.name)
+        is_default = value is p.default
+        if not is_default and p.default is not p.empty and not _has_arrays(value):
+            is_default = bool(value == p.default)
+        if not is_default:
+            given.append(f"{p.name}={_in_brief(value)}")
     return f"{type(instance).__name__}({', '.join(given)})"
+
+
+def _has_arrays(value: Any) -> bool:
+    parts = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, (Mapping, list, tuple)):
+        return any(_has_arrays(part) for part in parts)
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _in_brief(value: Any) -> str:
+    """Return a repr, with arrays by their shapes."""
+    if not _has_arrays(value):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k!r}: {_in_brief(v)}' for k, v in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_in_brief, value))}]"
+    return f"<array of shape {tuple(value.shape)}, {value.dtype}>"
 
 
 def counted(count: int, noun: str) -> str:

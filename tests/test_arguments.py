@@ -351,7 +351,7 @@ CASES = {
     "few steps": (
         lambda: kf.find_learning_rate(compiled(), np.ones((4, 4)), np.ones((4, 3)), steps=2),
         ValueError,
-        ["find_learning_rate(steps=...)", "Received: steps=2."],
+        ["find_learning_rate(steps=...) must be an int of at least 20", "Received: steps=2."],
     ),
     # policies
     "FreezeFirst": (

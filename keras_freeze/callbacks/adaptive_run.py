@@ -196,7 +196,9 @@ class AdaptiveRun(ScheduleRun):
                 for f in found.findings:
                     row = DecisionRow(end, f.what, f.value, f.threshold, f.metric or criterion)
                     rows.append(row)
-        return Decisions(criterion, tuple(rows), tuple(measured), adaptive.verdict(seen))
+        depth = self._depth_of(adaptive.conclude(seen)) if seen else self.labels["freeze_depth"]
+        verdict = adaptive.verdict(seen)
+        return Decisions(criterion, tuple(rows), tuple(measured), verdict, depth)
 
     @property
     def _epochs_done(self) -> float:
@@ -321,7 +323,7 @@ class AdaptiveRun(ScheduleRun):
                     self.plan.owner,
                     "criterion",
                     f"be one by which group {name!r} can be measured",
-                    received=f"{gauge.title}: {error}",
+                    received=f"{gauge.title}: {str(error).rstrip('.')}",
                 ) from error
 
     def _check_weights(self) -> None:

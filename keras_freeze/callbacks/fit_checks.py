@@ -304,7 +304,8 @@ def refuse_later_start(plan: FitPlan, epoch: int) -> None:
             "in no file of the model",
             value=epoch,
             advice="Use keras_freeze.BackupAndRestore to resume after an interruption. To train "
-            "the model further at the depth that was found, leave the callback out.",
+            "the model further at the depth that was found, use FreezeScheduler({0: "
+            'callback.decisions.freeze_depth}, rates="default").',
         )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_freeze.callbacks import FreezeScheduler
-from keras_freeze.checks import ArgumentError, check_count, is_number
+from keras_freeze.checks import ArgumentError, check_count, first_few, is_int, is_number
 from keras_freeze.engine import leaf_optimizers, preserved
 from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals.optimizers import rate_of
@@ -21,6 +22,8 @@ from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import FreezeSchedule, Phase
 
 _OWNER = "find_learning_rate"
+#: Fewer say nothing.
+MIN_STEPS = 20
 
 ScheduleLike = FreezeSchedule | Mapping[int, Any] | str | os.PathLike[str]
 
@@ -44,6 +47,9 @@ def find_learning_rate(
     it rises again, it is too large. Groups with rates of their own keep their multiples. Frozen
     layers are computed once, where the prefix cache can.
 
+    Where the loss falls by chance, as it may with labels that say nothing, there is a rate too:
+    look at the picture. Training loss is all that is looked at.
+
     Afterwards the model, its optimizer and all random generators are as they were, to the bit.
     Arrays and a `PyDataset` begin again as if nothing had been read; a `tf.data.Dataset` that
     reshuffles has moved on by the passes that were read.
@@ -59,8 +65,8 @@ def find_learning_rate(
         batch_size: Int, for arrays. Defaults to 32.
         lowest: Float, the rate of the first step. Defaults to 1e-7.
         highest: Float, the rate of the last step. Defaults to 10.
-        steps: Int, how many steps each phase trains for, fewer if the loss diverges before.
-            Defaults to 100.
+        steps: Int, at least 20, how many steps each phase trains for, fewer if the loss diverges
+            before. Defaults to 100.
 
     Returns:
         `LearningRateRange`: its `learning_rate` is the number, its `tests` hold what was measured,
@@ -87,7 +93,9 @@ def find_learning_rate(
     """
     check_model(_OWNER, model)
     check_count(_OWNER, "batch_size", batch_size)
-    check_count(_OWNER, "steps", steps, lowest=10)
+    if not is_int(steps) or steps < MIN_STEPS:
+        rule = f"be an int of at least {MIN_STEPS}"
+        raise ArgumentError(_OWNER, "steps", rule, value=steps)
     rates = _rates(lowest, highest, steps)
     _check_optimizer(model)
     data = _data(x, y, sample_weight, batch_size)
@@ -98,6 +106,13 @@ def find_learning_rate(
             # Every epoch has a step at least, so that these are enough.
             model.fit(**data, epochs=steps, verbose=0, callbacks=[callback, sweep])
             tests.append(sweep.result(number, callback))
+    falling = [str(test.phase) for test in tests if test.is_still_falling]
+    if falling:
+        warnings.warn(
+            f"{_OWNER}: the loss of phase {first_few(falling)} still falls at the highest rate, "
+            f"{highest:g}. Pass a larger highest=.",
+            stacklevel=2,
+        )
     return LearningRateRange(model.name, tuple(tests))
 
 
@@ -138,7 +153,7 @@ def _data(x: Any, y: Any, sample_weight: Any, batch_size: int) -> dict[str, Any]
         return {"x": _Reread(x), "shuffle": False}
     data = {"x": x, "y": y, "sample_weight": sample_weight}
     is_whole = hasattr(x, "element_spec") or type(x).__module__.startswith("torch.utils.data")
-    return data if is_whole else {**data, "batch_size": batch_size}
+    return {**data, "shuffle": False} if is_whole else {**data, "batch_size": batch_size}
 
 
 class _Reread(keras.utils.PyDataset):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from keras_freeze.reports import Column, ShownAsTable, Table
 _SMOOTHING = 0.98
 # A loss that falls by less than this part of itself, falls by chance.
 _FALL = 1e-3
+# As in fastai, the first tenth, where the average is of a few losses, and the last steps, where the
+# loss rises, suggest nothing.
+_FIRST_PART, _LAST_STEPS = 10, 5
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -47,7 +50,7 @@ class RangeTest:
 
         NaN where the loss falls by less than a thousandth of what it was.
         """
-        return self._rate_at(valley(self.smoothed))
+        return self._suggested(valley)
 
     @property
     def steepest(self) -> float:
@@ -55,16 +58,28 @@ class RangeTest:
 
         NaN where the loss falls by less than a thousandth of what it was.
         """
-        return self._rate_at(steepest(self.smoothed))
+        return self._suggested(steepest)
 
-    def _rate_at(self, place: int | None) -> float:
+    def _suggested(self, find: Callable[[Sequence[float]], int | None]) -> float:
+        first, end = len(self.rates) // _FIRST_PART, len(self.rates) - _LAST_STEPS
+        losses = self.smoothed[first:end]
+        falls = len(losses) > 1 and losses[0] - min(losses) > _FALL * abs(losses[0])
+        place = find(losses) if falls else None
+        return math.nan if place is None else self.rates[first + place]
+
+    @property
+    def is_still_falling(self) -> bool:
+        """Whether the smoothed loss is lowest in the last tenth, so that higher rates are open."""
         losses = self.smoothed
-        falls = losses[0] - min(losses) > _FALL * abs(losses[0])
-        return self.rates[place] if falls and place is not None else math.nan
+        is_late = losses.index(min(losses)) >= len(losses) - max(1, len(losses) // 10)
+        return is_late and not diverges(losses)
 
     @property
     def diverged_at(self) -> float:
-        """The last rate, where the loss rose so far that the test ended; NaN if it did not."""
+        """The last rate, where the loss rose so far that the test ended; NaN if it did not.
+
+        That is to more than four times the lowest that the smoothed loss has been.
+        """
         return self.rates[-1] if diverges(self.smoothed) else math.nan
 
     def __repr__(self) -> str:
@@ -90,10 +105,21 @@ class LearningRateRange(ShownAsTable):
     def learning_rate(self) -> float:
         """The rate to compile with: the lowest valley of all phases, which have it in common.
 
-        NaN where no loss falls anywhere.
+        Raises:
+            ValueError: if the loss falls in no phase.
         """
-        known = [test.valley for test in self.tests if not math.isnan(test.valley)]
-        return min(known, default=math.nan)
+        known = self._valleys
+        if not known:
+            raise ValueError(
+                f"find_learning_rate found no learning rate for model {self.model!r}: the loss "
+                "falls in no phase. Draw it by plots.learning_rates, look at labels and inputs, or "
+                "pass more steps=."
+            )
+        return min(known)
+
+    @property
+    def _valleys(self) -> list[float]:
+        return [test.valley for test in self.tests if not math.isnan(test.valley)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all as plain data, ready for JSON; a rate that isn't known is None."""
@@ -104,15 +130,12 @@ class LearningRateRange(ShownAsTable):
                 value = getattr(test, name)
                 row[name] = None if math.isnan(value) else value
             tests.append(row)
-        best = self.learning_rate
-        return {
-            "model": self.model,
-            "learning_rate": None if math.isnan(best) else best,
-            "tests": tests,
-        }
+        best = min(self._valleys, default=None)
+        return {"model": self.model, "learning_rate": best, "tests": tests}
 
     def __repr__(self) -> str:
-        return f"LearningRateRange(model={self.model!r}, learning_rate={self.learning_rate:.2g})"
+        best = f"{min(self._valleys):.2g}" if self._valleys else "none"
+        return f"LearningRateRange(model={self.model!r}, learning_rate={best})"
 
     def _table(self) -> Table:
         columns = (
@@ -127,7 +150,10 @@ class LearningRateRange(ShownAsTable):
             rates = (test.valley, test.steepest, test.diverged_at)
             cells = ["-" if math.isnan(rate) else f"{rate:.2g}" for rate in rates]
             rows.append((str(test.phase), ", ".join(test.training), *cells))
-        return Table(f"{self.model}, learning rates", columns, tuple(rows))
+        title = f"{self.model}: no learning rate found"
+        if self._valleys:
+            title = f"{self.model}: learning rate {min(self._valleys):.2g}, the lowest valley"
+        return Table(title, columns, tuple(rows))
 
 
 def smoothed(losses: Sequence[float], weight: float = _SMOOTHING) -> tuple[float, ...]:

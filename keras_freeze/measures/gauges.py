@@ -216,6 +216,7 @@ def gauge_for(
         return GradientChange() if criterion == "gradient" else WeightChange()
     if callable(criterion):
         given, name = criterion, getattr(criterion, "__qualname__", type(criterion).__qualname__)
+        name = name.rpartition("<locals>.")[2]
         _check_probe(owner, name, probe)
         return OutputChange(
             name, lambda b, a: given(np.concatenate(b), np.concatenate(a)), probe, reference

@@ -149,6 +149,10 @@ class AdaptiveSchedule(abc.ABC):
             ValueError: if the setting doesn't allow for such a schedule.
         """
 
+    def remarks(self, setting: Setting) -> tuple[str, ...]:
+        """Return sentences to print before the first phase; none by default."""
+        return ()
+
     @abc.abstractmethod
     def decide(self, setting: Setting, outcomes: Sequence[Outcome]) -> Decision:
         """Return what follows the phases that have ended; the first phase after none."""

@@ -114,6 +114,10 @@ class Auto(AdaptiveSchedule):
         """Return all phases of a sequence; of a race, the first round."""
         return self._method.outline(setting)
 
+    def remarks(self, setting: Setting) -> tuple[str, ...]:
+        """Return which depths are left out of a race, and why."""
+        return self._method.remarks(setting)
+
     def decide(self, setting: Setting, outcomes: Sequence[Outcome]) -> Decision:
         """Return what follows the phases that have ended."""
         return self._method.decide(setting, outcomes)

@@ -51,12 +51,14 @@ class Decisions(ShownAsTable):
         rows: Tuple of `DecisionRow`, in order.
         measured: Tuple of `Measured`, in order.
         verdict: Str, what was found.
+        freeze_depth: Int, how many groups from the input are frozen in the end, or so far.
     """
 
     criterion: str
     rows: tuple[DecisionRow, ...]
     measured: tuple[Measured, ...]
     verdict: str
+    freeze_depth: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return all as plain data, ready for JSON."""
@@ -67,7 +69,7 @@ class Decisions(ShownAsTable):
 
     def _table(self) -> Table:
         columns = (
-            Column("epoch", align="right"),
+            Column("epochs done", align="right"),
             Column("decision", fit="wrap"),
             Column("by", fit="wrap"),
             Column("value", align="right"),

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
+from keras_freeze.checks import first_few
 from keras_freeze.schedules.adaptive import (
     AdaptiveSchedule,
     Decision,
@@ -111,7 +112,11 @@ class OneByOne(AdaptiveSchedule):
         text += f"with {setting.groups[-1]} alone"
         for n in range(1, len(values)):
             change = values[n] - values[_last_gain(gains[:n])]
-            text += f", {change:+.2g} by unfreezing {setting.groups[-1 - n]}"
+            text += f", {change:+.3g} by unfreezing {setting.groups[-1 - n]}"
+        if not self.decide(setting, outcomes).is_final:
+            left = setting.groups[: -len(values)]
+            verb = "was" if len(left) == 1 else "were"
+            text += f"; {first_few(left[::-1])} {verb} not tried"
         return text
 
     def _values(self, outcomes: Sequence[Outcome]) -> list[float]:

@@ -160,8 +160,16 @@ class ByDecisions(Planner):
     def plan_for(
         self, names: Sequence[str], epochs: int, steps: int | None = None
     ) -> FreezeSchedule:
-        """Return what is known beforehand."""
+        """Return what is known beforehand; a single phase for a single group."""
+        if len(names) == 1:
+            return FreezeSchedule([Phase(batch_norm=self.batch_norm)])
         return self.schedule.outline(Setting(tuple(names), epochs, self.batch_norm, steps))
+
+    def remarks_for(self, names: Sequence[str], epochs: int) -> tuple[str, ...]:
+        """Return a sentence where there is nothing to decide."""
+        if len(names) > 1:
+            return ()
+        return (f"{self.owner}: only {names[0]} may train, so that nothing freezes.",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,6 +292,8 @@ class FromTheHead(Planner):
 
     def remarks_for(self, names: Sequence[str], epochs: int) -> tuple[str, ...]:
         """Return a sentence where the epochs are too few for one group at a time."""
+        if self._adaptive is not None and len(names) > 1:
+            return self._adaptive.remarks(Setting(tuple(names), epochs, self.batch_norm))
         is_even = self.schedule == "even"
         if not is_even or epochs >= len(names):
             return ()

@@ -68,6 +68,8 @@ class SchedulePreview(ShownAsTable):
         learning_rate: Float, the compiled learning rate; None where there is none to give.
         rows: Tuple of `PreviewRow`, in order.
         groups: Tuple of str, the layer groups of the model, from the head down.
+        rates_follow: Bool, whether rates follow the gradients from the second epoch on, so that
+            those here are where they begin (`rates="auto"`).
     """
 
     model: str
@@ -75,6 +77,7 @@ class SchedulePreview(ShownAsTable):
     learning_rate: float | None
     rows: tuple[PreviewRow, ...]
     groups: tuple[str, ...]
+    rates_follow: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the preview as plain data, ready for JSON."""
@@ -87,7 +90,8 @@ class SchedulePreview(ShownAsTable):
 
     def _table(self) -> Table:
         columns = [_PHASE, _BEGINS, _ENDS, Column("trains", fit="wrap")]
-        columns += [Column("trainable", align="right"), Column("learning rate", fit="wrap")]
+        rate = "learning rate, at first" if self.rates_follow else "learning rate"
+        columns += [Column("trainable", align="right"), Column(rate, fit="wrap")]
         has_curves = any(row.curve for row in self.rows)
         if has_curves:
             columns.append(Column("curve"))
@@ -204,9 +208,10 @@ def preview_in(
     check_count("preview", "epochs", epochs)
     model = picture.model
     begins = _begins(schedule, epochs, steps_per_epoch, getattr(model, "steps_per_execution", 1))
-    rows = []
+    rows, follows = [], False
     for index, phase in enumerate(schedule.phases):
         given = rates if phase.rates is None else phase.rates
+        follows |= isinstance(given, str) and given == "auto"
         rows.append(_row(index, phase, begins[index], picture, given))
     compiled = getattr(model, "compiled", False)
     return SchedulePreview(
@@ -215,6 +220,7 @@ def preview_in(
         learning_rate_of(model) if compiled else None,
         tuple(rows),
         picture.group_names[::-1],
+        follows,
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from keras_freeze.checks import ArgumentError, counted
+from keras_freeze.checks import ArgumentError, counted, first_few
 from keras_freeze.schedules.adaptive import (
     AdaptiveSchedule,
     Decision,
@@ -78,6 +79,18 @@ class Race(AdaptiveSchedule):
         depths, rounds = self._start(setting)
         phases = [self._phase(setting, _Leg(depth, rounds[0])) for depth in depths]
         return FreezeSchedule(phases)
+
+    def remarks(self, setting: Setting) -> tuple[str, ...]:
+        """Return which depths start, where the epochs are too few for all of them."""
+        depths, groups = self._start(setting)[0], len(setting.groups)
+        if len(depths) == groups:
+            return ()
+        enough = next(n for n in itertools.count(1) if _rounds(groups, int(self.budget * n)))
+        names = first_few([str(setting.depth(depth)) for depth in depths], limit=groups)
+        return (
+            f"GradualUnfreeze: depths {names} of 0 to {setting.depth(groups - 1)} race; a fit of "
+            f"{enough} epochs or more has them all.",
+        )
 
     def decide(self, setting: Setting, outcomes: Sequence[Outcome]) -> Decision:
         """Return what follows the phases that have ended."""

@@ -62,7 +62,16 @@ class TopGradient(FreezePolicy):
         check_by("TopGradient", self.by)
 
     def select_in(self, picture: ModelPicture) -> Selection:
-        """Rank the groups, and return what is frozen."""
+        """Rank the groups, and return what is frozen.
+
+        Raises:
+            ValueError: outside a schedule, where it isn't known what is pretrained.
+        """
+        if not picture.groups:
+            raise ValueError(
+                "TopGradient must be in a phase of a schedule, which decides as it begins. For "
+                "keras_freeze.freeze, pass keras_freeze.rank_groups(model, x, y).top(k)."
+            )
         ranking = rank_in(picture, self.x, self.y, None, self.batch_size, self.batches)
         return ranking.top(self.k, self.by).select_in(picture)
 

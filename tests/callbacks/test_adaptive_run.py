@@ -350,6 +350,7 @@ def test_nothing_pretrained_trains_from_the_first_step():
 def test_the_lines_of_a_race(capsys):
     fit(build(), auto(verbose=1), epochs=9)
     lines = capsys.readouterr().out.splitlines()
+    assert lines.pop(1).startswith("GradualUnfreeze: depths 3 and 0 of 0 to 3 race; ")
     assert lines[1].startswith("Epoch 1/9: head trains at 1.0e-02, low, middle and high are frozen")
     assert lines[2].startswith("Epoch 2/9: 4 groups (head to low) train at 1.0e-02 to 5.7e-04;")
     assert "is dropped (val_loss" in lines[3]
@@ -385,7 +386,8 @@ def test_decisions_say_when_what_and_by_which_value():
         depth = row.what.removesuffix(" is dropped")
         scores = [value for n, label, value in measured if label == depth and n <= row.epochs]
         assert row.value == min(scores) >= row.threshold
-    assert found.verdict.startswith(f"depth {int(history['freeze_depth'][-1])} of 3: ")
+    assert found.freeze_depth == history["freeze_depth"][-1]
+    assert found.verdict.startswith(f"depth {found.freeze_depth} of 3: ")
     assert "against" in str(found)
     fit(build(), kf.GradualUnfreeze(backbone=list(LAYERS), verbose=0, cache=False), epochs=2)
     assert callback.decisions == found
@@ -405,5 +407,6 @@ def test_the_depth_counts_all_groups():
     assert min(history["freeze_depth"]) == 1
     assert max(history["freeze_depth"]) == 3
     depth = int(history["freeze_depth"][-1])
+    assert callback.decisions.freeze_depth == depth
     assert callback.decisions.verdict.startswith(f"depth {depth} of 3: ")
     assert {row.what.split()[1] for row in callback.decisions.rows} <= {"1", "2", "3"}

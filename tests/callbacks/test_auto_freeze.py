@@ -331,3 +331,26 @@ def test_data_of_unknown_length_are_refused():
 
     with pytest.raises(ValueError, match=r"AutoFreeze\(intervals=\.\.\.\)"):
         build().fit(batches(), epochs=2, shuffle=False, verbose=0, callbacks=[auto_freeze()])
+
+
+@pytest.mark.parametrize("arguments", [{"groups": {"all": "."}}, {"keep_frozen": list(LAYERS)}])
+def test_where_a_single_group_may_train_all_epochs_are_trained(arguments, capsys):
+    settings = {"backbone": None if "groups" in arguments else list(LAYERS), "verbose": 1}
+    history = fit(build(), auto_freeze(**settings, **arguments)).history
+    assert len(history["loss"]) == EPOCHS
+    name = "all" if "groups" in arguments else "head"
+    expected = f"AutoFreeze: only {name} may train, so that nothing freezes."
+    assert expected in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("probe", "shown"),
+    [
+        (np.ones((8, 6), "float32"), "<array of shape (8, 6), float32>"),
+        ({"a": np.ones((8, 6)), "b": [np.ones(8, "int32")]},
+         "{'a': <array of shape (8, 6), float64>, 'b': [<array of shape (8,), int32>]}"),
+    ],
+)  # fmt: skip
+def test_arrays_are_shown_by_their_shapes(probe, shown):
+    callback = kf.AutoFreeze(criterion="cka", probe=probe)
+    assert repr(callback) == f"AutoFreeze(criterion='cka', probe={shown})"

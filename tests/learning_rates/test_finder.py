@@ -11,7 +11,10 @@ from pretrained_models import as_if_trained
 import keras_freeze as kf
 from keras_freeze.engine import snapshot
 
-pytestmark = pytest.mark.backend
+pytestmark = [
+    pytest.mark.backend,
+    pytest.mark.filterwarnings("ignore:.*still falls at the highest rate"),
+]
 BACKEND = keras.backend.backend()
 
 
@@ -149,7 +152,7 @@ def test_a_training_is_what_it_would_have_been_without(optimizer, is_trained):
         before = everything(model), model.optimizer.built, random.getstate()
         if looks:
             schedule = {0: "low", 1: None}
-            kf.find_learning_rate(model, x, y, schedule=schedule, batch_size=8, steps=12)
+            kf.find_learning_rate(model, x, y, schedule=schedule, batch_size=8, steps=20)
             after = everything(model), model.optimizer.built, random.getstate()
             keras.tree.map_structure(np.testing.assert_array_equal, after, before)
         history = model.fit(x, y, batch_size=8, epochs=2, verbose=0).history
@@ -157,6 +160,12 @@ def test_a_training_is_what_it_would_have_been_without(optimizer, is_trained):
 
     for one, other in zip(train(True), train(False), strict=True):
         keras.tree.map_structure(np.testing.assert_array_equal, one, other)
+
+
+def test_rates_that_are_all_too_low_are_warned_of():
+    with pytest.warns(UserWarning, match="phase 0 still falls at the highest rate, 0.01. Pass a"):
+        x, y = data()
+        kf.find_learning_rate(linear(), Batches(x, y, 32), lowest=1e-3, highest=0.01, steps=20)
 
 
 def test_it_is_undone_where_training_fails():
@@ -193,7 +202,7 @@ def test_mixed_precision():
         ({"lowest": 0}, r"find_learning_rate\(lowest=...\) must be a positive number"),
         ({"highest": float("inf")}, r"find_learning_rate\(highest=...\) must be a positive number"),
         ({"lowest": 1.0, "highest": 0.1}, r"\(lowest=...\) must be below highest=0.1"),
-        ({"steps": 3}, r"find_learning_rate\(steps=...\) must be"),
+        ({"steps": 19}, r"find_learning_rate\(steps=...\) must be an int of at least 20"),
         ({"schedule": kf.GradualUnfreeze("auto")}, "must be known before training to be"),
         ({"schedule": {0: "nowhere"}}, "nowhere"),
     ],

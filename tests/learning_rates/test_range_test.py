@@ -79,7 +79,23 @@ def test_phases_have_the_lowest_valley_in_common():
     assert math.isnan(third.valley)
     assert math.isnan(third.steepest)
     assert found.learning_rate == second.valley
-    assert math.isnan(LearningRateRange("net", (third,)).learning_rate)
+    with pytest.raises(ValueError, match="'net': the loss falls in no phase"):
+        _ = LearningRateRange("net", (third,)).learning_rate
+
+
+def test_the_first_and_the_last_steps_suggest_nothing():
+    falls = [3.2, 3.0, 3.1, *np.full(20, 3.0), *np.linspace(3.0, 1.0, 37)]
+    test = of(falls)  # fastest at the beginning, by chance
+    assert steepest(test.smoothed) < 3
+    assert test.steepest > RATES[20]
+    assert math.isnan(of([*np.full(50, 3.0), 2.0, 1.0, 0.5, 0.2, 0.1]).valley)
+
+
+def test_a_loss_that_falls_to_the_end_leaves_higher_rates_open():
+    assert of(np.linspace(3, 1, 30)).is_still_falling
+    assert not of([*np.linspace(3, 1, 25), *np.full(6, 4.0)]).is_still_falling
+    assert not of([3.0, 2.0, math.nan]).is_still_falling
+    assert not of([*np.linspace(3, 1, 29), 1e4]).is_still_falling
 
 
 def test_what_it_shows():
@@ -87,7 +103,7 @@ def test_what_it_shows():
     found = LearningRateRange("net", (of(losses), of([1.0, 1.0], 1)))
     test = found.tests[0]
     table = str(found)
-    assert f"{test.valley:.2g}" in table
+    assert f"net: learning rate {test.valley:.2g}" in table
     assert f"{RATES[30]:.2g}" in table
     assert "-         -            -" in table
     plain = json.loads(json.dumps(found.to_dict()))

@@ -212,6 +212,33 @@ def test_a_sequence_that_is_to_stop_has_no_last_phase():
     )
 
 
+def test_a_sequence_that_was_cut_off_says_what_was_not_tried():
+    plan = plan_of(Auto("sequence"))
+    two = [Outcome((2.0,)), Outcome((0.97,))]
+    assert plan.verdict(two).endswith(
+        "-1.03 by unfreezing block3; block2 and block1 were not tried"
+    )
+    assert plan.verdict([*two, Outcome((0.5,))]).endswith("; block1 was not tried")
+    assert plan.verdict([*two, Outcome((0.98,))]).endswith("+0.01 by unfreezing block2")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "remarks"),
+    [
+        (12, ("GradualUnfreeze: depths 3 and 0 of 0 to 3 race; a fit of 18 epochs or more has "
+              "them all.",)),
+        (17, ("GradualUnfreeze: depths 3, 2 and 0 of 0 to 3 race; a fit of 18 epochs or more has "
+              "them all.",)),
+        (18, ()),
+    ],
+)  # fmt: skip
+def test_a_race_says_which_depths_are_left_out(epochs, remarks):
+    assert Auto().remarks(Setting(NAMES, epochs)) == remarks
+    found, _ = played(plan_of(Auto(), epochs=epochs), lambda depth, epoch: depth)
+    assert (len({depth_of(decision) for decision in found}) == 4) == (not remarks)
+    assert Auto("sequence").remarks(Setting(NAMES, epochs)) == ()
+
+
 def test_a_sequence_says_what_each_group_brought():
     """Compared with the last gain, not with a better value that was too little of a gain."""
     plan = plan_of(Auto("sequence", min_gain=0.1, patience=2))

@@ -309,6 +309,15 @@ def test_rates_of_the_callback_are_for_phases_without(plain):
     assert rows[1].rates == {"head": 3.0, "middle": 3.0, "low": 3.0}
 
 
+def test_rates_that_follow_gradients_are_shown_as_those_of_the_beginning(plain):
+    model = compiled(plain())
+    found, usual = (kf.GradualUnfreeze(rates=r).preview(model, 9) for r in ("auto", "default"))
+    assert (found.rates_follow, usual.rates_follow) == (True, False)
+    assert found.rows == usual.rows
+    assert "learning rate, at first" in str(found)
+    assert "at first" not in str(usual)
+
+
 def test_plain_data(plain):
     preview = schedules.gradual(plain(), 2).preview(plain(), 5)
     data = json.loads(json.dumps(preview.to_dict()))

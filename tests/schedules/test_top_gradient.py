@@ -191,6 +191,11 @@ def test_a_later_start_is_refused():
         fit(build(), scheduler(schedule()), initial_epoch=1)
 
 
+def test_outside_a_schedule_it_says_what_to_do():
+    with pytest.raises(ValueError, match=r"must be in a phase of a schedule.*rank_groups\("):
+        kf.freeze(build(), TopGradient(1, X, Y))
+
+
 def test_a_file_can_not_hold_it(tmp_path):
     with pytest.raises(TypeError, match="TopGradient"):
         schedule().to_yaml(tmp_path / "plan.yaml")
