@@ -246,10 +246,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["run", "table"])
     parser.add_argument("tasks", nargs="*", default=[*TASKS])
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many (%(default)s)")
     arguments = parser.parse_args()
     for name in arguments.tasks:
         if arguments.what == "run":
-            run(name)
+            run(name, range(arguments.seeds))
         print(f"{name}\n\n{table(runs.read(RESULTS), name)}\n")
 
 
