@@ -48,13 +48,8 @@ def test_committed_outputs_are_those_of_one_run(path):
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=pytest.mark.landing if n == 0 else pytest.mark.slow)
-        for n, path in enumerate(NOTEBOOKS)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path):
     assert all(cell.execution_count for cell in code_cells(run(path, tmp_path)))
 

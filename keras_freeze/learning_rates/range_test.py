@@ -46,7 +46,7 @@ class RangeTest:
 
     @property
     def valley(self) -> float:
-        """The suggested rate: the middle of the longest fall of the smoothed loss.
+        """The suggested rate, in the middle of the longest fall of the smoothed loss.
 
         NaN where the loss falls by less than a thousandth of what it was.
         """
@@ -103,7 +103,7 @@ class LearningRateRange(ShownAsTable):
 
     @property
     def learning_rate(self) -> float:
-        """The rate to compile with: the lowest valley of all phases, which have it in common.
+        """The rate to compile with, which is the lowest valley of all phases.
 
         Raises:
             ValueError: if the loss falls in no phase.
