@@ -34,6 +34,7 @@ def silent_stderr():
 with silent_stderr():
     import keras
 
+import graphs
 import hypothesis
 import numpy as np
 import pytest
@@ -51,10 +52,7 @@ if keras.backend.backend() == "tensorflow":
     )
     # A pipeline of tf.data that tunes itself waits for its tuner when it is deleted. Many are
     # deleted at once, when Python collects garbage: for 20 s at a time.
-    # To optimize the graphs of tiny models and pipelines takes longer than to run them; `make
-    # test-all` does it.
-    if os.environ.get("HYPOTHESIS_PROFILE") != "thorough":
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    graphs.optimize_if_thorough()
     untuned = tf.data.Options()
     untuned.autotune.enabled = False
     own_iter = tf.data.Dataset.__iter__

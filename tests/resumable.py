@@ -15,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+import graphs
 import keras
 import numpy as np
 
@@ -326,6 +327,7 @@ def run(case, folder, event=None, number=0):
 
 
 if __name__ == "__main__":
+    graphs.optimize_if_thorough()
     with contextlib.suppress(IndexError):
         sys.argv[4] = int(sys.argv[4])
     run(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
