@@ -354,3 +354,12 @@ def test_where_a_single_group_may_train_all_epochs_are_trained(arguments, capsys
 def test_arrays_are_shown_by_their_shapes(probe, shown):
     callback = kf.AutoFreeze(criterion="cka", probe=probe)
     assert repr(callback) == f"AutoFreeze(criterion='cka', probe={shown})"
+
+
+def test_a_function_is_named_without_where_it_was_made():
+    def halves(before, after):
+        return 0.5
+
+    callback = auto_freeze(criterion=halves, probe=data()[0])
+    fit(build(), callback)
+    assert callback.decisions.criterion == "change of outputs (halves)"

@@ -82,6 +82,16 @@ def test_losses_are_those_of_steps_by_hand():
     assert batches.epochs == 0
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.data")
+def test_a_dataset_is_read_without_a_warning():
+    import tensorflow as tf
+
+    model, batches = linear(), Batches(*data())
+    rows = tf.data.Dataset.from_tensor_slices(data()).batch(8)
+    (test,) = kf.find_learning_rate(model, rows, lowest=1e-4, highest=1.0, steps=20).tests
+    assert test.losses == pytest.approx(by_hand(model, batches, test.rates), rel=1e-4)
+
+
 def test_each_phase_begins_from_the_present_weights_with_its_groups_at_their_multiples():
     model, batches = linear(), Batches(*data())
     callback = kf.GradualUnfreeze(rates=4.0, backbone="low")
