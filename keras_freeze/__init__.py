@@ -1,6 +1,7 @@
 """A fine-tuning scheduler for Keras 3: freeze and unfreeze layers, keeping all training state."""
 
 from keras_freeze import plots, policies, schedules, tuning
+from keras_freeze.advice import check
 from keras_freeze.backup import BackupAndRestore
 from keras_freeze.callbacks import (
     AutoFreeze,
@@ -11,6 +12,7 @@ from keras_freeze.callbacks import (
     ProgressiveFreeze,
 )
 from keras_freeze.engine import recompile
+from keras_freeze.findings import Findings
 from keras_freeze.freezing import FreezeResult, freeze, unfreeze, unfreeze_only
 from keras_freeze.groups import LayerGroup, layer_groups
 from keras_freeze.learning_rates import LearningRateRange, find_learning_rate
@@ -23,6 +25,7 @@ __version__ = "0.2.0"
 __all__ = [
     "AutoFreeze",
     "BackupAndRestore",
+    "Findings",
     "FreezeGuard",
     "FreezeResult",
     "FreezeScheduler",
@@ -34,6 +37,7 @@ __all__ = [
     "ParameterReport",
     "PrefixCache",
     "ProgressiveFreeze",
+    "check",
     "find_learning_rate",
     "freeze",
     "layer_groups",

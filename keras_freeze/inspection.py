@@ -17,7 +17,9 @@ from typing import Any
 
 import keras
 
+from keras_freeze.advice import check as find
 from keras_freeze.callbacks import FreezeScheduler, GradualUnfreeze
+from keras_freeze.findings import Findings
 from keras_freeze.groups import layer_groups
 from keras_freeze.reports import Column, ShownAsTable, Table, parameter_report
 
@@ -62,6 +64,11 @@ def report(model: keras.Model, options: argparse.Namespace) -> ShownAsTable:
     return parameter_report(model, by=options.by)
 
 
+def check(model: keras.Model, options: argparse.Namespace) -> Findings:
+    """Return what will probably spoil a training, as far as the model alone shows it."""
+    return find(model, backbone=options.backbone)
+
+
 def preview(model: keras.Model, options: argparse.Namespace) -> ShownAsTable:
     """Return what a schedule would do with a model."""
     given: str = options.schedule
@@ -80,6 +87,7 @@ Command = Callable[[keras.Model, argparse.Namespace], Any]
 COMMANDS: dict[str, tuple[Command, str]] = {
     "groups": (groups, "show the layer groups of a saved model, from input to head"),
     "report": (report, "show how many parameters of a saved model train"),
+    "check": (check, "find what will probably spoil a training of a saved model"),
     "preview": (preview, "show what a schedule would do with a saved model"),
 }
 

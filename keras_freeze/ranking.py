@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NoReturn
@@ -19,6 +18,7 @@ from keras_freeze.keras_internals.gradients import loss_gradients
 from keras_freeze.keras_internals.own_code import replaced_methods
 from keras_freeze.model_picture import ModelPicture, Weight, check_model, count_params
 from keras_freeze.policies import FreezeGroups
+from keras_freeze.reading import few_batches, is_whole
 from keras_freeze.reports import Column, ShownAsTable, Table
 
 By = Literal["relative_gradient_norm", "signal_to_noise"]
@@ -386,47 +386,10 @@ def _is_not_zero(variable: keras.Variable) -> bool:
 def _batches(
     model: keras.Model, x: Any, y: Any, weight: Any, size: int, count: int
 ) -> Iterator[Any]:
-    """Yield batches of data as tensors, as many as there are, up to a number."""
-    found: Iterator[Any]
-    is_whole = isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec")
-    is_whole |= type(x).__module__.startswith("torch.utils.data")
-    if is_whole and not (y is None and weight is None):
-        advice = "Leave out y and sample_weight."
-        raise ArgumentError("rank_groups", "x", "have the targets in it", value=x, advice=advice)
-    if isinstance(x, keras.utils.PyDataset):
-        found = (x[n] for n in range(min(count, x.num_batches or count)))
-    elif is_whole:
-        found = (data for data, _ in zip(x, range(count), strict=False))
-    elif inspect.isgenerator(x) or hasattr(x, "__next__"):
-        raise TypeError(
-            "rank_groups(x=...) must be data that can be read again: arrays, a tf.data.Dataset, a "
-            f"PyDataset or a DataLoader. Received: {type(x).__name__}."
-        )
-    elif y is None and model.loss is not None:
+    is_array = not is_whole(x) and not hasattr(x, "__next__")
+    if is_array and y is None and model.loss is not None:
         raise ArgumentError("rank_groups", "y", "be given where x are arrays", value=y)
-    else:
-        found = _of_arrays(x, y, weight, size, count)
-    for data in found:
-        yield keras.tree.map_structure(_as_tensor, data)
-
-
-def _of_arrays(x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
-    if isinstance(y, list) and y and not hasattr(y[0], "shape"):
-        y = np.asarray(y)
-    parts = (x, y) if weight is None else (x, y, weight)
-    first = keras.tree.flatten(x)[0]
-    order = np.random.default_rng(0).permutation(len(first))
-    for begin in range(0, min(len(order), size * count), size):
-        rows = order[begin : begin + size]
-
-        def pick(leaf: Any, rows: np.ndarray = rows) -> Any:
-            return None if leaf is None else np.asarray(leaf)[rows]
-
-        yield keras.tree.map_structure(pick, parts)
-
-
-def _as_tensor(leaf: Any) -> Any:
-    return None if leaf is None else keras.ops.convert_to_tensor(leaf)
+    return few_batches("rank_groups", x, y, weight, size, count)
 
 
 @contextlib.contextmanager

@@ -342,6 +342,32 @@ CASES = {
         TypeError,
         ["rank_groups(model=...) must be a keras.Model.", "Received: model=None."],
     ),
+    # check
+    "check a schedule that is no callback": (
+        lambda: kf.check(compiled(), schedule="even"),
+        TypeError,
+        ["check(schedule=...) must be a callback such as GradualUnfreeze().", "'even'"],
+    ),
+    "check a schedule and a backbone": (
+        lambda: kf.check(compiled(), schedule=kf.GradualUnfreeze(), backbone="low"),
+        ValueError,
+        ["check(backbone=...) must be left out where there is a schedule.", "to the callback"],
+    ),
+    "check a generator": (
+        lambda: kf.check(compiled(), iter([np.ones((4, 4))])),
+        TypeError,
+        ["check(x=...) must be data that can be read again"],
+    ),
+    "check no samples": (
+        lambda: kf.check(compiled(), np.ones((0, 4))),
+        ValueError,
+        ["check(x=...) must have samples."],
+    ),
+    "check batches of none": (
+        lambda: kf.check(compiled(), batch_size=0),
+        ValueError,
+        ["check(batch_size=...) must be a positive integer. Received: batch_size=0."],
+    ),
     # find_learning_rate
     "no model to find a rate for": (
         lambda: kf.find_learning_rate(None, np.ones((4, 4))),
@@ -1019,7 +1045,7 @@ def test_every_public_callable_has_a_case():
     owners |= {*policies.__all__, *schedules.__all__}
     owners -= {"FreezePolicy", "Trigger", "Curve"}  # which are abstract
     owners -= {"Selection", "FreezeResult", "LayerGroup", "ParameterReport", "SchedulePreview"}
-    owners -= {"Decisions", "GroupRanking", "LearningRateRange"}
+    owners -= {"Decisions", "Findings", "GroupRanking", "LearningRateRange"}
     # A policy in words, a constant, a plan that GradualUnfreeze checks, and one under test above.
     owners -= {"as_policy", "DEFAULT_RATES", "unfreeze_plan", "AfterEpochs", "preview"}
     said = " ".join(part for _, _, parts in CASES.values() for part in parts)

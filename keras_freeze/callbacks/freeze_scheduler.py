@@ -14,13 +14,20 @@ from typing import Any, Literal
 import keras
 
 from keras_freeze.base_callback import BaseCallback
-from keras_freeze.callbacks import fit_checks, resume_point, run_state, transition_message
+from keras_freeze.callbacks import (
+    fit_checks,
+    fit_findings,
+    resume_point,
+    run_state,
+    transition_message,
+)
 from keras_freeze.callbacks.adaptive_run import AdaptiveRun
 from keras_freeze.callbacks.fit_plan import FitPlan
 from keras_freeze.callbacks.group_logs import Details, GroupLogs, as_details
 from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
 from keras_freeze.engine import state_of, transition
+from keras_freeze.findings import Setup
 from keras_freeze.groups import Backbone, Groups, names_of, picture_of
 from keras_freeze.keras_internals.callback_list import sibling_callbacks
 from keras_freeze.keras_internals.retracing import expect_retracing_in_fits_with
@@ -94,17 +101,21 @@ class FreezeScheduler(BaseCallback):
     Example:
         >>> import numpy as np
         >>> model = keras.Sequential(
-        ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(1)]
+        ...     [
+        ...         keras.Input((4,)),
+        ...         keras.layers.Dense(3, use_bias=False, name="low"),
+        ...         keras.layers.Dense(1),
+        ...     ]
         ... )
-        >>> model.compile(keras.optimizers.SGD(0.1), "mse")
+        >>> model.compile(keras.optimizers.SGD(0.01), "mse")
         >>> callback = FreezeScheduler({0: "low", 1: None}, backbone="low")
         >>> x, y = np.ones((8, 4)), np.ones((8, 1))
         >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
         Backbone: low (1 layer); new: 1 layer.
-        Epoch 1/2: head trains at 1.0e-01, low is frozen; 4 of 19 parameters train.
-        Epoch 2/2: low unfreezes at 1.0e-01; 19 of 19 parameters train.
+        Epoch 1/2: head trains at 1.0e-02, low is frozen; 4 of 16 parameters train.
+        Epoch 2/2: low unfreezes at 1.0e-02; 16 of 16 parameters train.
         >>> history.history["trainable_params"]
-        [4, 19]
+        [4, 16]
     """
 
     _plan: FitPlan | None = None
@@ -281,6 +292,20 @@ class FreezeScheduler(BaseCallback):
         counts = tuple((group.name, group.total_params) for group in picture.groups)
         return FreezeSchedule(phases, schedule.start, counts)
 
+    def setup(self, model: keras.Model, *, batch_size: int | None = None) -> Setup:
+        """Return what this callback will train, and at which rates, for `keras_freeze.check`.
+
+        Args:
+            model: `keras.Model`, built.
+            batch_size: Int, of the training. Defaults to None, not known.
+
+        Raises:
+            ValueError: if the schedule doesn't fit the model.
+        """
+        # By a calendar every group can have an epoch of its own in so many.
+        epochs = self.total_epochs or len(self._picture_of(model).groups)
+        return fit_findings.setup_of(self._plan_for(model, epochs, None), batch_size)
+
     def prepare(self, model: keras.Model, phase: int = -1, *, epochs: int | None = None) -> None:
         """Set a model's flags as they are in a phase, before its optimizer's state is loaded.
 
@@ -398,6 +423,7 @@ class FreezeScheduler(BaseCallback):
         if picture.pretrained is not None and picture.pretrained.layers:
             self._say([transition_message.what_is_pretrained(picture.pretrained)])
         self._say(self.planner.remarks(picture, plan.total_epochs))
+        self._say(f"Check: {finding}." for finding in fit_findings.new_findings(plan))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make the transition that is due."""

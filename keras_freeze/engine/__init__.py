@@ -18,6 +18,7 @@ from keras_freeze.engine.transitions import (
     paths_with_several_optimizers,
     paths_without_optimizer,
     recompile,
+    stale_flags,
     sync_jax_state_by,
     transition,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "recordings",
     "rules_of",
     "snapshot",
+    "stale_flags",
     "state_of",
     "sync_jax_state_by",
     "transition",

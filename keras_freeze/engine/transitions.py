@@ -266,6 +266,27 @@ def flags_in_force(model: keras.Model) -> Mapping[int, bool]:
     return record.known if step is not None and record.is_of(step) else _note_flags(model)
 
 
+def stale_flags(model: keras.Model) -> tuple[str, ...]:
+    """Return the names of what has other flags now than the train step that exists goes by.
+
+    Of a step that the engine has not seen, the optimizer shows what trained when it was made.
+    """
+    record, step = state_of(model).in_force, model.train_function
+    if step is None:
+        return ()
+    if record.is_of(step):
+        parts = (*every_layer(model), *model.weights)
+        changed = [x.name for x in parts if record.known.get(id(x), x.trainable) != x.trainable]
+    else:
+        optimizers = optimizers_of(model)
+        leaves = [x for optimizer in optimizers for x in optimizer_state.leaf_optimizers(optimizer)]
+        trained = {id(v) for leaf in leaves for v in built_variables(leaf)}
+        present = {id(v) for v in model.trainable_variables}
+        weights = model.weights if trained else ()
+        changed = [v.path for v in weights if (id(v) in present) != (id(v) in trained)]
+    return tuple(dict.fromkeys(changed))
+
+
 def _note_flags(model: keras.Model) -> Mapping[int, bool]:
     # By id, since a reference to a layer would keep the model alive.
     flags = {id(x): x.trainable for x in (*every_layer(model), *model.weights)}

@@ -27,6 +27,18 @@ def is_in_fit_with(kind: type) -> bool:
     return False
 
 
+def arguments_of_fit() -> dict[str, Any]:
+    """Return the data of the fit that is running, as `x`, `y` and `batch_size`; {} if none is."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and isinstance(
+            frame.f_locals.get("callbacks"), keras.callbacks.CallbackList
+        ):
+            return {name: frame.f_locals.get(name) for name in ("x", "y", "batch_size")}
+        frame = frame.f_back
+    return {}
+
+
 def move_to_end(callback: Any) -> None:
     """Make Keras call a callback after the others, if called from its `set_model`.
 

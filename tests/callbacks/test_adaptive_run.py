@@ -350,6 +350,7 @@ def test_nothing_pretrained_trains_from_the_first_step():
 def test_the_lines_of_a_race(capsys):
     fit(build(), auto(verbose=1), epochs=9)
     lines = capsys.readouterr().out.splitlines()
+    assert lines.pop(2).startswith("Check: Biases and statistics of low, middle and high")
     assert lines.pop(1).startswith("GradualUnfreeze: depths 3 and 0 of 0 to 3 race; ")
     assert lines[1].startswith("Epoch 1/9: head trains at 1.0e-02, low, middle and high are frozen")
     assert lines[2].startswith("Epoch 2/9: 4 groups (head to low) train at 1.0e-02 to 5.7e-04;")

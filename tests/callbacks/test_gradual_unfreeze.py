@@ -435,7 +435,12 @@ def test_epochs_may_be_numpy_integers(plain, data_for):
 def test_a_group_called_by_its_place_is_shown_with_its_first_layer(data_for, capsys):
     layers = keras.layers
     model = keras.Sequential(
-        [keras.Input((4,)), layers.Dense(6), layers.Dense(5), layers.Dense(3, name="head")]
+        [
+            keras.Input((4,)),
+            layers.Dense(6),
+            layers.Dense(5),
+            layers.Dense(3, "softmax", name="head"),
+        ]
     )
     as_if_trained(model)
     lowest, middle, _ = (layer.name for layer in model.layers)

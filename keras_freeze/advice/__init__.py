@@ -1,0 +1,9 @@
+"""What to do before a training: is the set-up right, and how deep to freeze.
+
+`check` finds what will probably spoil a training, and `suggest` says what to begin with. Both look
+at the model and, where they are given, at the data; neither changes either.
+"""
+
+from keras_freeze.advice.check import check as check
+
+__all__: list[str] = []

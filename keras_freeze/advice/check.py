@@ -1,0 +1,133 @@
+"""`check`: find what will probably spoil a training, before it is paid for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_freeze.callbacks import FreezeScheduler
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, check_count
+from keras_freeze.findings import Findings, Setup, by_flags, of_inputs, of_structure, of_task
+from keras_freeze.groups import Backbone, Groups, picture_of
+from keras_freeze.model_picture import check_model, with_initial_values
+from keras_freeze.reading import few_batches, is_whole
+
+_OWNER = "check"
+# Samples that are looked at, unless the model is built for batches of another size.
+_ROWS = 32
+
+
+def check(
+    model: keras.Model,
+    x: Any = None,
+    y: Any = None,
+    *,
+    schedule: FreezeScheduler | None = None,
+    batch_size: int | None = None,
+    groups: Groups | None = None,
+    backbone: Backbone | None = None,
+) -> Findings:
+    """Find what will probably spoil a training: inputs, flags, rates, loss, labels.
+
+    What is looked for:
+
+    - inputs that do not match the preprocessing of the backbone, measured at the backbone's own
+      input, for the families of `keras.applications`; values that are not finite; token numbers
+      that an `Embedding` does not have;
+    - a backbone that looks untrained, nothing or everything frozen, new layers frozen at initial
+      values, Dropout in the frozen part, flags changed after `compile`;
+    - pretrained groups at a rate for new layers, new layers at a rate for pretrained ones;
+    - pretrained `BatchNormalization` layers that train on batches under 8;
+    - labels, loss and last layer that do not fit each other; float16 without loss scaling.
+
+    What can't be told is left alone. The model is not changed. Of data, some samples are read: a
+    `tf.data.Dataset` that reshuffles moves on by a pass; of arrays, all labels are looked at.
+    The callbacks of this package check the same when a `fit` begins, with the first samples where
+    the data are arrays, and print a line for what they find.
+
+    Args:
+        model: `keras.Model`, built.
+        x: The inputs: arrays, or `tf.data.Dataset`, `PyDataset` or torch `DataLoader`. Defaults to
+            None: what needs data is left out.
+        y: The targets, for arrays. Defaults to None.
+        schedule: The callback that will train the model, such as `GradualUnfreeze()`: what it
+            plans then counts, not the present flags. Defaults to None.
+        batch_size: Int, of the training. Defaults to None: that of the data if they have batches.
+        groups: How to divide the model, as for `layer_groups`. Defaults to automatically, or as
+            the schedule does.
+        backbone: What is pretrained, as for `layer_groups`. Defaults to None, to be found, or as
+            the schedule has it.
+
+    Returns:
+        `Findings`, a table of what was found with the cure for each; it is false if there is none.
+
+    Raises:
+        TypeError: if `x` is a generator, which could not be read again, or `schedule` no callback
+            of this package.
+        ValueError: if the model isn't built, or the schedule doesn't fit it.
+
+    Example:
+        >>> import numpy as np
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(3, activation="softmax", name="head")]
+        ... )
+        >>> model.compile("adam", "sparse_categorical_crossentropy")
+        >>> found = check(model, np.ones((6, 4)), np.array([1, 2, 3, 1, 2, 3]))
+        >>> found.names
+        ('labels',)
+    """
+    check_model(_OWNER, model)
+    if batch_size is not None:
+        check_count(_OWNER, "batch_size", batch_size)
+    if schedule is not None and not isinstance(schedule, FreezeScheduler):
+        rule = "be a callback such as GradualUnfreeze()"
+        raise ArgumentTypeError(_OWNER, "schedule", rule, value=schedule)
+    for name, value in (("groups", groups), ("backbone", backbone)):
+        if schedule is not None and value is not None:
+            advice = f"Pass {name}= to the callback."
+            rule = "be left out where there is a schedule"
+            raise ArgumentError(_OWNER, name, rule, value=value, advice=advice)
+    inputs, labels, rows = _sample(model, x, y)
+    size = batch_size or rows
+    setup: Setup
+    if schedule is not None:
+        setup = schedule.setup(model, batch_size=size)
+    else:
+        picture = with_initial_values(picture_of(model, groups, backbone))
+        setup = by_flags(picture, size)
+    found = list(of_structure(setup))
+    if inputs is not None:
+        found += of_inputs(setup.picture, inputs)
+    if getattr(model, "compiled", False):
+        found += of_task(model, labels)
+    return Findings(model.name, tuple(found), _skipped(model, x, labels))
+
+
+def _sample(model: keras.Model, x: Any, y: Any) -> tuple[Any, Any, int | None]:
+    """Return some inputs as tensors, labels, and the batch size of data that have batches."""
+    if x is None:
+        return None, None, None
+    fixed = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or ()} - {None}
+    size = fixed.pop() if fixed else _ROWS
+    batch = next(few_batches(_OWNER, x, y, None, size, 1), None)
+    if batch is None:
+        raise ArgumentError(_OWNER, "x", "have samples", value=x)
+    inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    if not is_whole(x):
+        return inputs, y, None
+    if labels is not None:
+        labels = keras.tree.map_structure(keras.ops.convert_to_numpy, labels)
+    return inputs, labels, len(keras.tree.flatten(inputs)[0])
+
+
+def _skipped(model: keras.Model, x: Any, labels: Any) -> tuple[str, ...]:
+    """Return what could not be checked."""
+    reasons = []
+    if x is None:
+        reasons.append("inputs and labels: pass x and y")
+    elif labels is None:
+        reasons.append("labels: pass y")
+    if not getattr(model, "compiled", False):
+        reasons.append("loss, rates and flags at compile: the model is not compiled")
+    return tuple(reasons)

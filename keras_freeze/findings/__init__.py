@@ -1,0 +1,14 @@
+"""What will probably spoil a training: a model, its data or its rates that don't fit each other.
+
+`structure` looks at a `Setup` alone, `inputs` and `labels` at a batch of data as well;
+`preprocessing` knows what the backbones of `keras.applications` expect. Nothing here changes a
+model, and what is not known is left alone: a false alarm costs more than a finding brings.
+"""
+
+from keras_freeze.findings.finding import Finding, Findings
+from keras_freeze.findings.inputs import of_inputs
+from keras_freeze.findings.labels import of_task
+from keras_freeze.findings.setup import Setup, by_flags
+from keras_freeze.findings.structure import of_structure
+
+__all__ = ["Finding", "Findings", "Setup", "by_flags", "of_inputs", "of_structure", "of_task"]

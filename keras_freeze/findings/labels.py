@@ -1,0 +1,192 @@
+"""Labels, loss and last layer that don't fit: what trains without an error, but wrongly."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_freeze.findings.finding import Finding, in_order
+from keras_freeze.keras_internals.graph import functional_graph, origin_of
+
+_SPARSE = "sparse_categorical_crossentropy"
+_CATEGORICAL = "categorical_crossentropy"
+_BINARY = "binary_crossentropy"
+_LOSSES = (_SPARSE, _CATEGORICAL, _BINARY)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a model with one output computes, and how it is judged.
+
+    Attributes:
+        loss: Str, the loss by its name in Keras.
+        from_logits: Bool, what the loss takes the outputs for.
+        units: Int, the size of the last axis of the outputs.
+        rank: Int, the dimensions of the outputs, batch included.
+        activation: Str, of the last layer, None if not known.
+        ignored: Int, a label that the loss leaves out; None for none.
+    """
+
+    loss: str
+    from_logits: bool
+    units: int
+    rank: int
+    activation: str | None
+    ignored: int | None = None
+
+
+def task_of(model: keras.Model) -> Task | None:
+    """Return what a model computes; None where it isn't one of the known cases."""
+    graph = functional_graph(model)
+    loss: Any = getattr(model, "loss", None)
+    if graph is None or loss is None or len(graph.outputs) != 1:
+        return None
+    if isinstance(loss, (list, tuple)) and len(loss) == 1:
+        loss = loss[0]
+    name, from_logits = _loss_name(loss), bool(getattr(loss, "from_logits", False))
+    from_logits = from_logits or bool(getattr(loss, "_fn_kwargs", {}).get("from_logits", False))
+    output = graph.outputs[0]
+    if name not in _LOSSES or output.shape[-1] is None:
+        return None
+    activation = _activation(origin_of(output))
+    ignored = getattr(loss, "ignore_class", None)
+    return Task(name, from_logits, int(output.shape[-1]), len(output.shape), activation, ignored)
+
+
+def _loss_name(loss: Any) -> str:
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    if isinstance(loss, keras.losses.Loss):
+        for name, kind in (
+            (_SPARSE, keras.losses.SparseCategoricalCrossentropy),
+            (_CATEGORICAL, keras.losses.CategoricalCrossentropy),
+            (_BINARY, keras.losses.BinaryCrossentropy),
+        ):
+            if type(loss) is kind:
+                return name
+        return ""
+    return str(getattr(loss, "__name__", ""))
+
+
+def _activation(layer: Any) -> str | None:
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    if isinstance(layer, keras.Model):
+        graph = functional_graph(layer)
+        return None if graph is None else _activation(origin_of(graph.outputs[0]))
+    known = (keras.layers.Dense, keras.layers.Activation, keras.layers.Conv2D, keras.layers.Conv1D)
+    if not isinstance(layer, known):
+        return None
+    return str(getattr(layer.activation, "__name__", "")) or None
+
+
+def of_task(model: keras.Model, y: Any = None) -> tuple[Finding, ...]:
+    """Return what is found of a model's loss, its last layer and, if given, its labels.
+
+    Args:
+        model: `keras.Model`, compiled.
+        y: Labels, an array; None for none.
+    """
+    task = task_of(model)
+    if task is None:
+        return ()
+    labels = None if y is None or not hasattr(y, "shape") else np.asarray(y)
+    if labels is None or labels.dtype == object or labels.dtype.kind not in "biuf":
+        return in_order([_last_layer(task)])
+    return in_order([_last_layer(task), _not_finite(labels), _labels(task, labels)])
+
+
+def _last_layer(task: Task) -> Finding | None:
+    """Return what is wrong with the last layer."""
+    has_probabilities = task.activation in ("softmax", "sigmoid")
+    if task.from_logits and has_probabilities:
+        return Finding(
+            "loss and last layer",
+            "The loss expects logits (from_logits=True), and the last layer's activation is "
+            f"{task.activation}",
+            "leave from_logits out, or the last layer's activation",
+        )
+    if task.activation == "softmax" and task.units == 1:
+        return Finding(
+            "loss and last layer",
+            "A softmax over a single output is 1 whatever the model computes",
+            'Dense(1, activation="sigmoid") with loss="binary_crossentropy"',
+        )
+    if not task.from_logits and task.activation in ("linear", "relu", "tanh"):
+        kind = "sigmoid" if task.loss == _BINARY else "softmax"
+        return Finding(
+            "loss and last layer",
+            f"{task.loss} takes the outputs for probabilities, and the last layer's activation is "
+            f"{task.activation}",
+            f'activation="{kind}", or the loss with from_logits=True',
+        )
+    return None
+
+
+def _not_finite(labels: np.ndarray[Any, Any]) -> Finding | None:
+    if np.isfinite(labels.astype("float64")).all():
+        return None
+    return Finding(
+        "labels", "Labels are NaN or infinite in places", "y[np.isfinite(y)], and x with it"
+    )
+
+
+def _labels(task: Task, labels: np.ndarray[Any, Any]) -> Finding | None:
+    """Return what is wrong with labels for a loss."""
+    has_classes = labels.ndim == task.rank and labels.shape[-1] == task.units and task.units > 1
+    if task.ignored is not None:
+        labels = labels[labels != task.ignored] if not has_classes else labels
+    lowest, highest = (float(labels.min()), float(labels.max())) if labels.size else (0.0, 0.0)
+    if task.loss == _SPARSE:
+        if has_classes:
+            return Finding(
+                "labels",
+                f"Labels of shape {labels.shape} have a column for each class, and {_SPARSE} "
+                "expects class numbers",
+                f'loss="{_CATEGORICAL}"',
+            )
+        return _class_numbers(task, labels, lowest, highest)
+    if task.loss == _CATEGORICAL and not has_classes and task.units > 1:
+        return Finding(
+            "labels",
+            f"Labels of shape {labels.shape} are no columns for {task.units} classes, which "
+            f"{_CATEGORICAL} expects",
+            f'loss="{_SPARSE}"',
+        )
+    if task.loss == _CATEGORICAL and has_classes:
+        sums = labels.astype("float64").sum(axis=-1)
+        if np.abs(sums - 1).max(initial=0) > 0.01:
+            return Finding(
+                "labels",
+                f"Rows of labels add up to {sums.min():g} to {sums.max():g}, and "
+                f"{_CATEGORICAL} expects 1: one class a sample",
+                f'loss="{_BINARY}" with a sigmoid, where a sample may have several classes',
+            )
+    if task.loss == _BINARY and (lowest < 0 or highest > 1):
+        return Finding(
+            "labels",
+            f"Labels from {lowest:g} to {highest:g} are no probabilities, which {_BINARY} expects",
+            "labels of 0 and 1",
+        )
+    return None
+
+
+def _class_numbers(
+    task: Task, labels: np.ndarray[Any, Any], lowest: float, highest: float
+) -> Finding | None:
+    if lowest >= 0 and highest < task.units and (labels == np.floor(labels)).all():
+        return None
+    cure = f"a last layer of {int(highest) + 1} units"
+    if lowest == 1 and highest == task.units:
+        cure = "y - 1, since classes are counted from 0"
+    elif lowest < 0 or not (labels == np.floor(labels)).all():
+        cure = "class numbers from 0, as np.unique(y, return_inverse=True)[1] gives them"
+    return Finding(
+        "labels",
+        f"Labels go from {lowest:g} to {highest:g}, and the model has {task.units} classes "
+        f"(0 to {task.units - 1})",
+        cure,
+    )

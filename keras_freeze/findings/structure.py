@@ -1,0 +1,223 @@
+"""What a model's structure, flags, optimizer and dtype show before it trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_freeze.checks import counted, first_few
+from keras_freeze.engine import stale_flags
+from keras_freeze.findings.finding import Finding, in_order
+from keras_freeze.findings.setup import Setup
+from keras_freeze.model_picture import all_untouched, main_optimizer
+
+# Fewer samples make statistics that are noise.
+MIN_BATCH = 8
+# Rates at which pretrained weights are lost, and at which a new head hardly learns.
+LARGE = {"adaptive": 1e-3, "sgd": 1e-1}
+SMALL = {"adaptive": 1e-5, "sgd": 1e-4}
+_ADAPTIVE = ("adam", "adamw", "nadam", "adamax", "rmsprop", "lion")
+
+
+def of_structure(setup: Setup) -> tuple[Finding, ...]:
+    """Return what is found without data."""
+    return in_order(
+        [
+            _untrained(setup),
+            _nothing_or_all_frozen(setup),
+            _new_and_frozen(setup),
+            _moved_statistics(setup),
+            _large_rate(setup),
+            _small_rate(setup),
+            _stale_flags(setup),
+            _dropout(setup),
+            _underflow(setup),
+        ]
+    )
+
+
+def _untrained(setup: Setup) -> Finding | None:
+    picture = setup.picture
+    pretrained = picture.pretrained
+    if pretrained is None or not all_untouched(picture, pretrained.layers):
+        return None
+    return Finding(
+        "untrained backbone",
+        f"Biases and statistics of {first_few(pretrained.names)} have the values that layers are "
+        "made with: nothing seems to have trained it",
+        'load its weights before the head is put on, as weights="imagenet" does, or '
+        "backbone.load_weights(path)",
+    )
+
+
+def _nothing_or_all_frozen(setup: Setup) -> Finding | None:
+    picture = setup.picture
+    if not setup.training:
+        return Finding(
+            "everything frozen",
+            f"No variable of {setup.model.name} trains",
+            'kf.unfreeze(model, groups=["head"])',
+        )
+    pretrained, head = picture.pretrained, picture.groups[-1]
+    is_known = pretrained is not None and not pretrained.is_assumed
+    if setup.is_planned or not is_known or pretrained is None:
+        return None
+    own = {id(v) for layer in pretrained.layers for v in picture.trainable_in[id(layer)]}
+    if not own or not own <= setup.training or not all_untouched(picture, head.layers):
+        return None
+    return Finding(
+        "nothing frozen",
+        f"All of {first_few(pretrained.names)} trains from the first step, by gradients that come "
+        "through a head at its initial values",
+        "model.fit(..., callbacks=[kf.GradualUnfreeze()])",
+    )
+
+
+def _new_and_frozen(setup: Setup) -> Finding | None:
+    picture = setup.picture
+    if picture.pretrained is None or picture.pretrained.is_assumed or not setup.training:
+        return None
+    frozen = [
+        layer.name
+        for layer in picture.pretrained.new
+        if picture.trainable_in[id(layer)]
+        and not setup.trains(layer)
+        and all_untouched(picture, [layer])
+    ]
+    if not frozen:
+        return None
+    return Finding(
+        "new layers frozen",
+        f"{counted(len(frozen), 'new layer')} ({first_few(frozen)}) {'is' * (len(frozen) == 1)}"
+        f"{'are' * (len(frozen) > 1)} frozen at initial values",
+        f"kf.unfreeze(model, layers={frozen[:3]!r})",
+    )
+
+
+def _moved_statistics(setup: Setup) -> Finding | None:
+    size, layers = setup.batch_size, setup.batch_norms
+    if size is None or size >= MIN_BATCH or not layers:
+        return None
+    return Finding(
+        "BatchNormalization in small batches",
+        f"{counted(len(layers), 'pretrained BatchNormalization layer')} ({first_few(layers)}) "
+        f"{'normalizes' if len(layers) == 1 else 'normalize'} by the statistics of batches of "
+        f"{size}",
+        'kf.GradualUnfreeze(batch_norm="frozen"), which is the default, or batch_size=32',
+    )
+
+
+def _large_rate(setup: Setup) -> Finding | None:
+    picture, limit = setup.picture, _limit(setup, LARGE)
+    pretrained = [g for g in picture.groups[:-1] if g.name in setup.rates]
+    is_known = picture.pretrained is not None and not picture.pretrained.is_assumed
+    if not pretrained or limit is None or not is_known:
+        return None
+    head = setup.rates.get(picture.groups[-1].name)
+    same = [g for g in pretrained if setup.rates[g.name] == head]
+    if len(same) < len(pretrained) or head is None or head < limit:
+        return None
+    return Finding(
+        "large rate",
+        f"Pretrained groups ({first_few([g.label for g in same])}) train at {head:g}, as the head "
+        f"does: at {limit:g} or more they may lose what they have learned",
+        "kf.GradualUnfreeze(), which gives lower groups lower rates, or a tenth of the rate",
+    )
+
+
+def _small_rate(setup: Setup) -> Finding | None:
+    head, limit = setup.picture.groups[-1], _limit(setup, SMALL)
+    rate = setup.rates.get(head.name)
+    if rate is None or limit is None or rate > limit or rate <= 0:
+        return None
+    if not all_untouched(setup.picture, head.layers):
+        return None  # the second step of a training, which is as it should be
+    return Finding(
+        "small rate",
+        f"The new layers, at initial values, train at {rate:g}, a rate for pretrained ones",
+        "model.compile(keras.optimizers.Adam(1e-3), ...) with kf.GradualUnfreeze(), whose group "
+        "rates keep those of the backbone small",
+    )
+
+
+def _limit(setup: Setup, limits: dict[str, float]) -> float | None:
+    if setup.optimizer == "sgd":
+        return limits["sgd"]
+    return limits["adaptive"] if setup.optimizer in _ADAPTIVE else None
+
+
+def _stale_flags(setup: Setup) -> Finding | None:
+    changed = () if setup.is_planned else stale_flags(setup.model)
+    if not changed:
+        return None
+    return Finding(
+        "flags changed after compile",
+        f"trainable of {first_few(changed)} was changed after the train step was made, which does "
+        "not see it",
+        "kf.recompile(model)",
+    )
+
+
+def _dropout(setup: Setup) -> Finding | None:
+    picture = setup.picture
+    if picture.pretrained is None or not setup.training:
+        return None
+    parts: list[keras.Layer] = []
+    for group in picture.groups[:-1]:
+        if any(id(v) in setup.training for v in group.variables):
+            break  # what comes after is no fixed function anyway
+        parts += [part for layer in group.layers for part in picture.layers_in[id(layer)]]
+    # A Dropout above the last of them belongs to what trains.
+    while parts and not parts[-1].weights:
+        del parts[-1]
+    found = list(dict.fromkeys(part.name for part in parts if drops(part)))
+    if not found:
+        return None
+    return Finding(
+        "Dropout in the frozen part",
+        f"{counted(len(found), 'layer')} with dropout ({first_few(found)}) among frozen ones: in "
+        "training it still drops, so that frozen features are noisy and can't be cached",
+        f"model.get_layer({found[0]!r}).rate = 0.0, then kf.recompile(model)",
+    )
+
+
+def drops(layer: keras.Layer) -> bool:
+    """Tell whether a layer is a Dropout that drops single values.
+
+    One that leaves out the whole of a sample's branch is stochastic depth, a part of the
+    architecture, as in EfficientNet.
+    """
+    kinds = (keras.layers.Dropout, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
+    if not isinstance(layer, (*kinds, keras.layers.SpatialDropout1D)) or not layer.rate:
+        return False
+    shape: Any = getattr(layer, "noise_shape", None)
+    return not (shape and all(size == 1 for size in shape[1:]))
+
+
+def _underflow(setup: Setup) -> Finding | None:
+    picture, model = setup.picture, setup.model
+    variables = [weight.variable for weight in picture.weights]
+    training = [v.path for v in variables if v.dtype == "float16" and id(v) in setup.training]
+    if training:
+        return Finding(
+            "float16 weights",
+            f"{counted(len(training), 'weight')} ({first_few(training, 2)}) "
+            f"{'is' if len(training) == 1 else 'are'} stored as float16, to which a small update "
+            "adds nothing",
+            'keras.config.set_dtype_policy("mixed_float16") before the model is built',
+        )
+    computes = any(_computes_in_float16(layer) for layer in picture.opened)
+    optimizer = main_optimizer(model)
+    is_scaled = optimizer is None or isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if not computes or is_scaled or not getattr(model, "compiled", False):
+        return None
+    return Finding(
+        "float16 without loss scaling",
+        "Layers compute in float16 while the loss is not scaled: small gradients become zero",
+        "model.compile(keras.optimizers.LossScaleOptimizer(optimizer), ...)",
+    )
+
+
+def _computes_in_float16(layer: keras.Layer) -> bool:
+    return bool(layer.compute_dtype == "float16" and layer.weights)

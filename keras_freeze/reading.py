@@ -1,0 +1,72 @@
+"""Read a few batches of training data, for functions that only look at them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_freeze.checks import ArgumentError
+
+
+def is_whole(x: Any) -> bool:
+    """Tell whether data hold their targets and batches: a Dataset, `PyDataset` or DataLoader."""
+    has_batches = isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec")
+    return has_batches or type(x).__module__.startswith("torch.utils.data")
+
+
+def few_batches(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
+    """Yield batches of data as tensors, as many as there are, up to a number.
+
+    Args:
+        owner: Str, the function in whose name errors are raised.
+        x: Arrays, a `tf.data.Dataset`, a `PyDataset` or a torch `DataLoader`. Rows of arrays are
+            drawn at random, the same in each call.
+        y: Targets for arrays, or None.
+        weight: Weights of samples for arrays, or None.
+        size: Int, the samples in a batch of arrays.
+        count: Int, how many batches.
+
+    Raises:
+        TypeError: if `x` is a generator, which could not be read again.
+        ValueError: if targets are given beside data that hold them.
+    """
+    found: Iterator[Any]
+    if is_whole(x) and not (y is None and weight is None):
+        advice = "Leave out y and sample_weight."
+        raise ArgumentError(owner, "x", "have the targets in it", value=x, advice=advice)
+    if isinstance(x, keras.utils.PyDataset):
+        found = (x[n] for n in range(min(count, x.num_batches or count)))
+    elif is_whole(x):
+        found = (data for data, _ in zip(x, range(count), strict=False))
+    elif inspect.isgenerator(x) or hasattr(x, "__next__"):
+        raise TypeError(
+            f"{owner}(x=...) must be data that can be read again: arrays, a tf.data.Dataset, a "
+            f"PyDataset or a DataLoader. Received: {type(x).__name__}."
+        )
+    else:
+        found = _of_arrays(x, y, weight, size, count)
+    for data in found:
+        yield keras.tree.map_structure(_as_tensor, data)
+
+
+def _of_arrays(x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
+    if isinstance(y, list) and y and not hasattr(y[0], "shape"):
+        y = np.asarray(y)
+    parts = (x, y) if weight is None else (x, y, weight)
+    first = keras.tree.flatten(x)[0]
+    order = np.random.default_rng(0).permutation(len(first))
+    for begin in range(0, min(len(order), size * count), size):
+        rows = order[begin : begin + size]
+
+        def pick(leaf: Any, rows: np.ndarray = rows) -> Any:
+            return None if leaf is None else np.asarray(leaf)[rows]
+
+        yield keras.tree.map_structure(pick, parts)
+
+
+def _as_tensor(leaf: Any) -> Any:
+    return None if leaf is None else keras.ops.convert_to_tensor(leaf)

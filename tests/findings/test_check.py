@@ -1,0 +1,394 @@
+"""`check`, and the lines that callbacks print: each kind of finding, and what is close to it."""
+
+import importlib
+
+import keras
+import numpy as np
+import pytest
+from effects import changed, values
+from families_of_images import MODELS
+from keras import layers
+from pretrained_models import as_if_trained
+
+import keras_freeze as kf
+
+IMAGES = np.random.default_rng(0).uniform(0, 255, (12, 32, 32, 3)).astype("float32")
+LABELS = np.arange(12) % 3
+PREPARED = keras.applications.vgg16.preprocess_input(IMAGES.copy())
+
+
+def vgg(*, nested=True, before=(), rate=1e-4, weights_trained=True):
+    """Return VGG16 with a new head, compiled; `before` stands between the input and it."""
+    inputs = keras.Input((32, 32, 3))
+    x = inputs
+    for layer in before:
+        x = layer(x)
+    if nested:
+        backbone = keras.applications.VGG16(
+            include_top=False, weights=None, input_shape=(32, 32, 3), name="mine"
+        )
+        features = backbone(x, training=False)
+    else:
+        backbone = keras.applications.VGG16(include_top=False, weights=None, input_tensor=x)
+        features = backbone.output
+    if weights_trained:
+        as_if_trained(backbone)
+    pooled = layers.GlobalAveragePooling2D(name="pool")(features)
+    outputs = layers.Dense(3, "softmax", name="classes")(pooled)
+    model = keras.Model(inputs, outputs, name="net")
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    return model
+
+
+def planned(model, x=None, y=None):
+    return kf.check(model, x, y, schedule=kf.GradualUnfreeze(), batch_size=32)
+
+
+def flagged(model):
+    """Check a model of `dense` by its flags."""
+    return kf.check(model, backbone="low")
+
+
+class TestPreprocessing:
+    @pytest.mark.backend
+    @pytest.mark.parametrize("nested", [True, False])
+    def test_raw_images_are_found_and_prepared_ones_are_not(self, nested):
+        model = vgg(nested=nested)
+        (finding,) = planned(model, IMAGES, LABELS)
+        assert finding.name == "preprocessing"
+        assert "gets 0 to 255" in finding.what
+        assert "keras.applications.vgg16.preprocess_input" in finding.cure
+        assert not planned(model, PREPARED, LABELS)
+
+    @pytest.mark.parametrize("nested", [True, False])
+    def test_what_counts_is_what_reaches_the_backbone(self, nested):
+        """The model's own preprocessing stands between its inputs and the backbone."""
+        model = vgg(nested=nested, before=[layers.Rescaling(1 / 255)])
+        (finding,) = planned(model, IMAGES, LABELS)
+        assert "gets 0 to 1" in finding.what
+        mean = layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68])
+        model = vgg(nested=nested, before=[mean, layers.ZeroPadding2D(0)])
+        assert not planned(model, IMAGES, LABELS)
+
+    @pytest.mark.slow
+    def test_one_rescaling_too_many_before_a_backbone_that_rescales(self):
+        inputs = keras.Input((64, 64, 3))
+        backbone = keras.applications.MobileNetV3Small(
+            include_top=False, weights=None, input_shape=(64, 64, 3)
+        )
+        as_if_trained(backbone)
+        cases = (layers.Identity(), ()), (layers.Rescaling(1 / 255), ("preprocessing",))
+        for layer, names in cases:
+            x = layers.GlobalAveragePooling2D()(backbone(layer(inputs)))
+            model = keras.Model(inputs, layers.Dense(3, "softmax")(x))
+            model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+            images = np.random.default_rng(0).uniform(0, 255, (8, 64, 64, 3)).astype("float32")
+            assert planned(model, images, np.arange(8) % 3).names == names
+
+    def test_a_dataset_is_read_by_its_first_batch(self):
+        tf = pytest.importorskip("tensorflow")
+        data = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(6)
+        assert kf.check(vgg(), data, schedule=kf.GradualUnfreeze()).names == ("preprocessing",)
+
+    def test_numbers_that_are_not_finite(self):
+        images = PREPARED.copy()
+        images[:, 3] = np.nan
+        assert planned(vgg(), images, LABELS).names == ("inputs",)
+
+    def test_a_small_batch_that_the_model_is_built_for(self):
+        inputs = keras.Input(batch_shape=(4, 32, 32, 3))
+        backbone = keras.applications.VGG16(include_top=False, weights=None, input_tensor=inputs)
+        as_if_trained(backbone)
+        x = layers.GlobalAveragePooling2D()(backbone.output)
+        model = keras.Model(inputs, layers.Dense(3, "softmax")(x))
+        model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+        assert planned(model, IMAGES, LABELS).names == ("preprocessing",)
+
+
+@pytest.mark.backend
+def test_nothing_changes_and_nothing_is_drawn():
+    model = vgg(before=[layers.GaussianNoise(0.1)])
+    before = values(model)
+    keras.utils.set_random_seed(1)
+    drawn = np.asarray(keras.ops.convert_to_numpy(keras.random.normal((2,))))
+    keras.utils.set_random_seed(1)
+    kf.check(model, IMAGES, LABELS)
+    again = np.asarray(keras.ops.convert_to_numpy(keras.random.normal((2,))))
+    np.testing.assert_array_equal(again, drawn)
+    assert not changed(before, values(model))
+
+
+def dense(*, frozen=(), loss="sparse_categorical_crossentropy", units=3, activation="softmax", **k):
+    """Return two pretrained layers and a new head, `frozen` by name, and compiled."""
+    inputs = keras.Input((4,))
+    low = layers.Dense(5, "relu", name="low")
+    backbone = keras.Sequential([keras.Input((4,)), low], name="backbone")
+    as_if_trained(backbone)
+    x = layers.BatchNormalization(name="norm")(backbone(inputs))
+    outputs = layers.Dense(units, activation, name="classes")(x)
+    model = keras.Model(inputs, outputs, name="net")
+    for name in frozen:
+        (backbone if name == "backbone" else model.get_layer(name)).trainable = False
+    model.compile(k.get("optimizer", keras.optimizers.Adam(1e-4)), loss)
+    return model
+
+
+class TestStructure:
+    def test_an_untrained_backbone(self):
+        assert "untrained backbone" in planned(vgg(weights_trained=False)).names
+        assert "untrained backbone" not in planned(vgg()).names
+
+    def test_nothing_frozen_under_a_new_head(self):
+        model = dense()
+        assert flagged(model).names == ("nothing frozen",)
+        as_if_trained(model)
+        assert flagged(model).names == ()
+
+    def test_everything_frozen(self):
+        model = dense(frozen=["backbone", "norm", "classes"])
+        assert flagged(model).names == ("everything frozen",)
+        assert kf.check(dense(frozen=["backbone"])).names == ()
+
+    def test_new_layers_that_are_frozen(self):
+        (finding,) = flagged(dense(frozen=["backbone", "norm"]))
+        assert (finding.name, "norm" in finding.what) == ("new layers frozen", True)
+
+    @pytest.mark.parametrize("callback", [None, kf.FreezeScheduler({0: None}, backbone="low")])
+    def test_flags_that_were_changed_after_the_train_step_was_made(self, callback):
+        model, name = dense(frozen=["backbone"]), "flags changed after compile"
+        model.get_layer("norm").trainable = False
+        model.get_layer("norm").trainable = True
+        assert name not in flagged(model).names  # no step has been made
+        callbacks = [] if callback is None else [callback]
+        model.fit(np.ones((4, 4)), SPARSE, verbose=0, callbacks=callbacks)
+        assert name not in flagged(model).names
+        model.get_layer("norm").trainable = False
+        (finding,) = [found for found in flagged(model) if found.name == name]
+        assert "norm" in finding.what
+        kf.recompile(model)
+        assert name not in flagged(model).names
+
+    def test_rates_for_the_wrong_part(self):
+        model = dense(optimizer=keras.optimizers.Adam(1e-3))
+        assert "large rate" in flagged(model).names
+        gradual = kf.GradualUnfreeze(backbone="low")  # which gives it a lower one
+        assert "large rate" not in kf.check(model, schedule=gradual).names
+        everything = kf.FreezeScheduler({0: None}, backbone="low")
+        assert "large rate" in kf.check(model, schedule=everything).names
+        slow = dense(frozen=["backbone"], optimizer=keras.optimizers.Adam(1e-5))
+        assert flagged(slow).names == ("small rate",)
+        sgd = dense(frozen=["backbone"], optimizer=keras.optimizers.SGD(1e-3))
+        assert flagged(sgd).names == ()
+
+    def test_batch_norm_on_small_batches(self, nested):
+        model = nested()
+        model.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy")
+        schedule = kf.GradualUnfreeze(batch_norm="train")
+        name = "BatchNormalization in small batches"
+        assert name in kf.check(model, schedule=schedule, batch_size=7).names
+        assert name not in kf.check(model, schedule=schedule, batch_size=8).names
+        assert name not in kf.check(model, schedule=kf.GradualUnfreeze(), batch_size=2).names
+        assert name in kf.check(model, batch_size=2).names  # by the flags
+
+    def test_dropout_in_the_frozen_part(self):
+        def model(dropout):
+            inputs = keras.Input((4,))
+            parts = layers.Dense(4, name="low"), dropout, layers.Dense(4, name="high")
+            backbone = keras.Sequential([keras.Input((4,)), *parts], name="backbone")
+            as_if_trained(backbone)
+            net = keras.Model(inputs, layers.Dense(3, "softmax", name="top")(backbone(inputs)))
+            net.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+            return net
+
+        name = "Dropout in the frozen part"
+        above = keras.Sequential(
+            [
+                keras.Input((4,)),
+                layers.Dense(4, name="low"),
+                layers.Dropout(0.2),  # of the head, although it stands in the backbone's group
+                layers.Dense(3, "softmax", name="top"),
+            ]
+        )
+        above.compile("adam", "sparse_categorical_crossentropy")
+        assert kf.check(as_if_trained(above), schedule=kf.GradualUnfreeze()).names == ()
+        assert planned(model(layers.Dropout(0.2, name="drop"))).names == (name,)
+        assert planned(model(layers.Dropout(0.0))).names == ()
+        # Stochastic depth, as EfficientNet has it.
+        assert planned(model(layers.Dropout(0.2, noise_shape=(None, 1)))).names == ()
+        unfrozen = kf.FreezeScheduler({0: None}, rates="default")
+        dropping = model(layers.Dropout(0.2))
+        assert kf.check(dropping, schedule=unfrozen).names == ()
+
+    def test_float16(self):
+        keras.config.set_dtype_policy("mixed_float16")
+        model = dense(frozen=["backbone"])
+        assert kf.check(model).names == ()
+        inner = model.optimizer.inner_optimizer
+        model.compile(inner, "sparse_categorical_crossentropy", auto_scale_loss=False)
+        assert kf.check(model).names == ("float16 without loss scaling",)
+        keras.config.set_dtype_policy("float16")
+        assert "float16 weights" in kf.check(dense(frozen=["backbone"])).names
+
+
+SPARSE, COLUMNS = np.array([0, 2, 1, 0]), np.eye(3)[[0, 2, 1, 0]]
+CATEGORICAL, BINARY = "categorical_crossentropy", "binary_crossentropy"
+SOFTMAX = {"units": 3, "activation": "softmax"}
+SIGMOID = {"units": 1, "activation": "sigmoid"}
+LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+HOLES = keras.losses.SparseCategoricalCrossentropy(ignore_class=255)
+# The model's last layer and loss, the labels, and what of them does not fit.
+TASKS = {
+    "class numbers": (SOFTMAX, "sparse_categorical_crossentropy", SPARSE, ()),
+    "class numbers in a column": (SOFTMAX, LOGITS.name, SPARSE[:, None], ()),
+    "columns for class numbers": (SOFTMAX, LOGITS.name, COLUMNS, ("labels",)),
+    "classes from 1": (SOFTMAX, LOGITS.name, SPARSE + 1, ("labels",)),
+    "classes below 0": (SOFTMAX, LOGITS.name, SPARSE - 1, ("labels",)),
+    "class numbers with a fraction": (SOFTMAX, LOGITS.name, SPARSE + 0.5, ("labels",)),
+    "an ignored class": (SOFTMAX, HOLES, np.array([0, 255, 2, 1]), ()),
+    "columns": (SOFTMAX, CATEGORICAL, COLUMNS, ()),
+    "smoothed columns": (SOFTMAX, CATEGORICAL, COLUMNS * 0.9 + 0.1 / 3, ()),
+    "class numbers for columns": (SOFTMAX, CATEGORICAL, SPARSE, ("labels",)),
+    "several classes a sample": (SOFTMAX, CATEGORICAL, COLUMNS + np.array([0, 0, 1]), ("labels",)),
+    "two classes": (SIGMOID, BINARY, SPARSE > 0, ()),
+    "two classes in float": (SIGMOID, BINARY, np.array([0.0, 0.3, 1.0]), ()),
+    "three classes for two": (SIGMOID, BINARY, SPARSE, ("labels",)),
+    "labels that are not finite": (SIGMOID, BINARY, np.array([0.0, np.nan]), ("labels",)),
+    "logits after a softmax": (SOFTMAX, LOGITS, SPARSE, ("loss and last layer",)),
+    "logits": ({"units": 3, "activation": None}, LOGITS, SPARSE, ()),
+    "no probabilities": (
+        {"units": 3, "activation": None},
+        "sparse_categorical_crossentropy",
+        SPARSE,
+        ("loss and last layer",),
+    ),
+    "softmax of one": (
+        {"units": 1, "activation": "softmax"},
+        BINARY,
+        SPARSE > 0,
+        ("loss and last layer",),
+    ),
+    "another loss": ({"units": 1, "activation": None}, "mse", np.array([-3.0, 7.5]), ()),
+    "strings": (SOFTMAX, LOGITS.name, np.array(["a", "b"]), ()),
+}
+
+
+@pytest.mark.parametrize("case", TASKS)
+def test_labels_loss_and_last_layer(case):
+    last, loss, labels, names = TASKS[case]
+    model = dense(frozen=["backbone"], loss=loss, **last)
+    assert kf.check(model, np.ones((len(labels), 4)), labels).names == names
+
+
+@pytest.mark.backend
+def test_token_numbers_that_an_embedding_lacks(recurrent):
+    model = recurrent()
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    tokens = np.arange(24).reshape(4, 6) % 11
+    names = kf.check(model, tokens, np.zeros(4)).names
+    assert "token numbers" not in names
+    assert "token numbers" in kf.check(model, tokens + 1, np.zeros(4)).names
+
+
+def test_what_can_not_be_checked_is_said():
+    model = dense()
+    assert "pass x and y" in str(kf.check(model))
+    assert "pass y" in str(kf.check(model, np.ones((4, 4))))
+    raw = keras.Sequential([keras.Input((4,)), layers.Dense(1)], name="raw")
+    assert "not compiled" in str(kf.check(raw))
+
+
+def test_as_text_html_and_data():
+    found = flagged(dense(optimizer=keras.optimizers.Adam(1e-3)))
+    assert len(found) == 2
+    lines = str(found).splitlines()
+    assert lines[0] == "net: 2 found"
+    assert max(map(len, lines)) <= 80
+    assert found._repr_html_().count("<li>") == 2
+    assert [row["name"] for row in found.to_dict()["findings"]] == list(found.names)
+    assert str(kf.check(dense(frozen=["backbone"]), np.ones((4, 4)), LABELS[:4])) == (
+        "net: nothing found"
+    )
+
+
+class TestInFits:
+    """Callbacks say the same, once."""
+
+    def lines(self, capsys):
+        return [line for line in capsys.readouterr().out.splitlines() if line[:6] == "Check:"]
+
+    @pytest.mark.backend
+    def test_a_line_for_each_finding_and_once(self, capsys):
+        model = vgg()
+        fit = {"epochs": 1, "verbose": 0, "batch_size": 4}
+        model.fit(IMAGES[:4], LABELS[:4], callbacks=[kf.GradualUnfreeze()], **fit)
+        (line,) = self.lines(capsys)
+        assert "vgg16.preprocess_input" in line
+        model.fit(IMAGES[:4], LABELS[:4], callbacks=[kf.GradualUnfreeze()], **fit)
+        assert self.lines(capsys) == []
+
+    def test_nothing_is_said_of_a_fit_that_is_right_or_quiet(self, capsys):
+        fit = {"epochs": 1, "verbose": 0}
+        x = np.ones((8, 4))
+        model = dense(optimizer=keras.optimizers.Adam(1e-3))
+        right = kf.GradualUnfreeze(backbone="low")
+        model.fit(x, SPARSE.repeat(2), callbacks=[right], **fit)
+        quiet = kf.FreezeScheduler({0: None}, backbone="low", verbose=0)
+        model = dense(optimizer=keras.optimizers.Adam(1e-3))
+        assert flagged(model)
+        model.fit(x, SPARSE.repeat(2), callbacks=[quiet], **fit)
+        assert self.lines(capsys) == []
+
+    def test_labels_of_the_whole_data_count(self, capsys):
+        model = dense(frozen=["backbone"])
+        labels = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 3])
+        with pytest.raises(Exception, match="3"):  # TensorFlow refuses them, on a processor
+            model.fit(np.ones((10, 4)), labels, verbose=0, callbacks=[kf.GradualUnfreeze()])
+        assert "Labels go from 0 to 3" in self.lines(capsys)[0]
+
+    def test_data_that_would_be_read_away_are_left_alone(self, capsys):
+        tf = pytest.importorskip("tensorflow")
+        read = []
+
+        def samples():
+            for row in range(4):
+                read.append(row)
+                yield IMAGES[row], LABELS[row]
+
+        spec = (tf.TensorSpec((32, 32, 3)), tf.TensorSpec((), "int64"))
+        data = tf.data.Dataset.from_generator(samples, output_signature=spec)
+        data = data.batch(4).apply(tf.data.experimental.assert_cardinality(1))
+        model = vgg()
+        model.get_layer("mine").trainable = False
+        model.fit(data, verbose=0, shuffle=False)
+        read.clear()
+        model.fit(data, verbose=0, shuffle=False)
+        plain = len(read)
+        read.clear()
+        callback = kf.FreezeScheduler({0: 5})
+        model.fit(data, verbose=0, shuffle=False, callbacks=[callback])
+        assert len(read) == plain
+        assert self.lines(capsys) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", MODELS)
+def test_no_false_alarm_on_families_used_as_documented(family):
+    """The recipe of Keras's guide to transfer learning, with its two steps."""
+    module = importlib.import_module(f"keras.applications.{family}")
+    backbone = MODELS[family](include_top=False, weights=None, input_shape=(80, 80, 3))
+    as_if_trained(backbone)
+    backbone.trainable = False
+    inputs = keras.Input((80, 80, 3))
+    x = layers.RandomFlip("horizontal")(inputs)
+    x = layers.GlobalAveragePooling2D()(backbone(x, training=False))
+    outputs = layers.Dense(3, "softmax")(layers.Dropout(0.2)(x))
+    model = keras.Model(inputs, outputs)
+    images = np.random.default_rng(0).uniform(0, 255, (12, 80, 80, 3)).astype("float32")
+    prepared = np.asarray(module.preprocess_input(images))
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    assert kf.check(model, prepared, LABELS, batch_size=32).names == ()
+    assert planned(model, prepared, LABELS).names == ()
+    model.fit(prepared, LABELS, verbose=0)
+    backbone.trainable = True
+    model.compile(keras.optimizers.Adam(1e-5), "sparse_categorical_crossentropy")
+    assert kf.check(model, prepared, LABELS, batch_size=32).names == ()
