@@ -20,6 +20,10 @@ import numpy as np
 _MEAN = (123.68, 116.779, 103.939)
 # By how much an extreme may be beyond what is possible: resized images overshoot a little.
 _SLACK = 0.05
+# Images of a range fill at least this part of it.
+_FILLED = 0.1
+# Values this many times as far apart as they should be are not even of the right size.
+_FAR = 10
 # An image whose darkest value is above this part of the range says nothing.
 _DARK = 0.2
 
@@ -180,14 +184,16 @@ def mismatch(seen: Extremes, expected: Range) -> str | None:
     if expected.name in ("caffe", "torch") and _is_within(seen, _turned(expected)):
         return "the same with channels in the other order"
     for known in (UNIT, TF, TORCH, RAW, CAFFE):
-        if known is not expected and _is_within(seen, known):
+        fills = highest - lowest > _FILLED * known.size
+        if known is not expected and fills and _is_within(seen, known, slack=0.01):
             return known.words
-    return "another range"
+    # Standardized images go beyond what scaled ones can, and may still do.
+    return "another range" if highest - lowest > _FAR * expected.size else None
 
 
-def _is_within(seen: Extremes, known: Range) -> bool:
-    """Tell whether no value is beyond what is possible in a range."""
-    slack = _SLACK * known.size
+def _is_within(seen: Extremes, known: Range, slack: float = _SLACK) -> bool:
+    """Tell whether no value is beyond what is possible in a range, by more than a part of it."""
+    slack *= known.size
     if len(seen.lowest) != len(known.lowest):  # grey images, or more channels
         low, high = min(known.lowest), max(known.highest)
         return min(seen.lowest) >= low - slack and max(seen.highest) <= high + slack
@@ -215,7 +221,7 @@ def _smaller(lowest: float, highest: float, expected: Range) -> str | None:
 
 def _of_small(lowest: float, highest: float) -> str:
     if lowest >= 0:
-        return UNIT.words if highest <= 1 + _SLACK else "another range"
+        return UNIT.words if highest <= 1 + _SLACK else TORCH.words
     return TF.words if lowest >= -1.001 and highest <= 1.001 else TORCH.words
 
 

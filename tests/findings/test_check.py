@@ -392,3 +392,15 @@ def test_no_false_alarm_on_families_used_as_documented(family):
     backbone.trainable = True
     model.compile(keras.optimizers.Adam(1e-5), "sparse_categorical_crossentropy")
     assert kf.check(model, prepared, LABELS, batch_size=32).names == ()
+
+
+def test_no_false_alarm_on_the_demo():
+    from keras_freeze.demo import photographs, vgg
+
+    data = photographs.load(train=2, validation=1, test=1, size=32)
+    backbone, _ = vgg.backbone(32, "none")
+    model = vgg.classifier(as_if_trained(backbone), 15)
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    schedule = kf.GradualUnfreeze(backbone=vgg.BLOCKS)
+    found = kf.check(model, data.train.x, data.train.y, schedule=schedule, batch_size=16)
+    assert found.names == ()

@@ -74,6 +74,14 @@ def test_images_that_were_resized_with_overshoot_are_left_alone():
     assert mismatch(Extremes.of(images * 1.04), TF) is None
 
 
+def test_standardized_images_are_left_alone_unless_they_are_far_too_large():
+    images = np.random.default_rng(0).normal(0, 58, (4, 80, 80, 3))
+    assert not Extremes.of(images).lowest > CAFFE.lowest
+    assert mismatch(Extremes.of(images), CAFFE) is None
+    assert mismatch(Extremes.of(images / 58), TF) is None
+    assert mismatch(Extremes.of(images * 100), CAFFE) == "another range"
+
+
 def test_values_that_are_not_finite_are_left_to_another_check():
     images = photograph()
     images[0, 0, 0, 0] = np.nan
