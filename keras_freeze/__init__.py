@@ -1,6 +1,6 @@
 """A fine-tuning scheduler for Keras 3: freeze and unfreeze layers, keeping all training state."""
 
-from keras_freeze import plots, policies, schedules, tuning
+from keras_freeze import explain, plots, policies, schedules, tuning
 from keras_freeze.backup import BackupAndRestore
 from keras_freeze.callbacks import (
     AutoFreeze,
@@ -34,6 +34,7 @@ __all__ = [
     "ParameterReport",
     "PrefixCache",
     "ProgressiveFreeze",
+    "explain",
     "find_learning_rate",
     "freeze",
     "layer_groups",
