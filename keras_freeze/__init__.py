@@ -1,6 +1,6 @@
 """A fine-tuning scheduler for Keras 3: freeze and unfreeze layers, keeping all training state."""
 
-from keras_freeze import plots, policies, schedules, tuning
+from keras_freeze import explain, plots, policies, schedules, tuning
 from keras_freeze.advice import check
 from keras_freeze.backup import BackupAndRestore
 from keras_freeze.callbacks import (
@@ -38,6 +38,7 @@ __all__ = [
     "PrefixCache",
     "ProgressiveFreeze",
     "check",
+    "explain",
     "find_learning_rate",
     "freeze",
     "layer_groups",

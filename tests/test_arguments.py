@@ -8,7 +8,7 @@ import pytest
 from pretrained_models import as_if_trained
 
 import keras_freeze as kf
-from keras_freeze import policies, schedules
+from keras_freeze import explain, policies, schedules
 from keras_freeze.schedules import FreezeSchedule, Phase, multipliers
 
 
@@ -378,6 +378,27 @@ CASES = {
         lambda: kf.find_learning_rate(compiled(), np.ones((4, 4)), np.ones((4, 3)), steps=2),
         ValueError,
         ["find_learning_rate(steps=...) must be an int of at least 20", "Received: steps=2."],
+    ),
+    # explain
+    "activations of an unknown layer": (
+        lambda: explain.activations(model(), np.ones((4, 4)), "lo"),
+        ValueError,
+        ["explain.activations(layer=...) must be a layer of model 'net'.", "Did you mean 'low'?"],
+    ),
+    "heat map of a table": (
+        lambda: explain.heatmap(model(), np.ones((4, 4))),
+        ValueError,
+        ["explain.heatmap(x=...) must have positions", "float64 of shape (4, 4)."],
+    ),
+    "maximisation without images": (
+        lambda: explain.activation_maximisation(model(), "low"),
+        ValueError,
+        ["activation_maximisation(model=...) must be Functional or Sequential", "(None, 4)"],
+    ),
+    "similarity to no model": (
+        lambda: explain.similarity(model(), None, np.ones((4, 4))),
+        TypeError,
+        ["explain.similarity(reference=...) must be a model, or weights", "reference=None."],
     ),
     # policies
     "FreezeFirst": (
@@ -1043,6 +1064,7 @@ def test_a_wrong_argument_raises(case):
 def test_every_public_callable_has_a_case():
     owners = {name for name in kf.__all__ if callable(getattr(kf, name))}
     owners |= {*policies.__all__, *schedules.__all__}
+    owners |= {name for name in explain.__all__ if name.islower()}
     owners -= {"FreezePolicy", "Trigger", "Curve"}  # which are abstract
     owners -= {"Selection", "FreezeResult", "LayerGroup", "ParameterReport", "SchedulePreview"}
     owners -= {"Decisions", "Findings", "GroupRanking", "LearningRateRange"}

@@ -20,7 +20,7 @@ from pretrained_models import as_if_trained
 from test_readme import BLOCK, README, comparable
 
 import keras_freeze
-from keras_freeze import plots, policies, schedules, tuning
+from keras_freeze import explain, plots, policies, schedules, tuning
 from keras_freeze.demo import vgg
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +32,7 @@ PAGES.append(ROOT / "benchmarks" / "README.md")
 NAMES = {
     "keras_freeze": keras_freeze,
     "kf": keras_freeze,
+    "explain": explain,
     "plots": plots,
     "policies": policies,
     "schedules": schedules,
@@ -65,7 +66,7 @@ def documented():
 
 
 @pytest.mark.parametrize(
-    "module", [keras_freeze, plots, policies, schedules, tuning], ids=lambda m: m.__name__
+    "module", [keras_freeze, explain, plots, policies, schedules, tuning], ids=lambda m: m.__name__
 )
 def test_every_public_name_has_an_entry(module):
     public = {f"{module.__name__}.{name}" for name in module.__all__}

@@ -1,4 +1,4 @@
-"""Gradients of a model's loss with respect to any of its variables; the model is left as it is."""
+"""Gradients of a loss with respect to variables of a model or other tensors; nothing changes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def loss_gradients(
         moved = [old if new is None else new for new, old in zip(present, others, strict=True)]
         return keras.ops.cast(loss, "float32") * scale, moved
 
-    gradients = _with_respect_to(loss_of, model)
+    gradients = gradient_of(loss_of, traced=not model.run_eagerly)
 
     def of_batch(x: Any, y: Any, weight: Any, others: Sequence[Any]) -> Any:
         values = [keras.ops.convert_to_tensor(variable.value) for variable in variables]
@@ -60,43 +60,58 @@ def loss_gradients(
     return of_batch, [keras.ops.convert_to_tensor(variable.value) for variable in rest]
 
 
-def _with_respect_to(loss_of: Callable[..., Any], model: keras.Model) -> Callable[..., Any]:
+def gradient_of(loss_of: Callable[..., tuple[Any, Any]], *, traced: bool) -> Callable[..., Any]:
+    """Return a function that computes the gradients of a loss with respect to some tensors.
+
+    Args:
+        loss_of: A pure function `(values, *args) -> (loss, others)`: a list of tensors and whatever
+            it needs beside, all nests of tensors; `others` is a nest of tensors too.
+        traced: Bool, whether it is compiled on TensorFlow and JAX. That takes seconds, and pays
+            where it is called often.
+
+    Returns:
+        Function `(values, *args) -> (gradients, others)`. On TensorFlow and torch, a gradient is
+        None where the loss does not depend on the tensor.
+    """
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
 
         both = jax.value_and_grad(loss_of, has_aux=True)
-        made = both if model.run_eagerly else jax.jit(both)
+        made = jax.jit(both) if traced else both
 
-        def on_jax(*args: Any) -> Any:
-            (_, moved), gradients = made(*args)
-            return gradients, moved
+        def on_jax(values: Any, *args: Any) -> Any:
+            (_, others), gradients = made(values, *args)
+            return gradients, others
 
         return on_jax
     if backend == "torch":
-        return lambda *args: _on_torch(loss_of, *args)
+        return lambda values, *args: _on_torch(loss_of, values, args)
     import tensorflow as tf
 
-    def on_tensorflow(values: Any, others: Any, x: Any, y: Any, weight: Any) -> Any:
+    def on_tensorflow(values: Any, *args: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(values)
-            loss, moved = loss_of(values, others, x, y, weight)
+            loss, others = loss_of(values, *args)
         gradients = tape.gradient(loss, values)
         dense = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
-        return dense, moved
+        return dense, others
 
-    if model.run_eagerly:
+    if not traced:
         return on_tensorflow
     return tf.function(on_tensorflow, reduce_retracing=True, autograph=False)
 
 
-def _on_torch(
-    loss_of: Callable[..., Any], values: Any, others: Any, x: Any, y: Any, weight: Any
-) -> Any:
+def _on_torch(loss_of: Callable[..., Any], values: Any, args: tuple[Any, ...]) -> Any:
     import torch
+
+    def detached(value: Any) -> Any:
+        return value.detach() if isinstance(value, torch.Tensor) else value
 
     leaves = [value.detach().clone().requires_grad_(True) for value in values]
     with torch.enable_grad():
-        loss, moved = loss_of(leaves, [other.detach() for other in others], x, y, weight)
+        loss, others = loss_of(leaves, *keras.tree.map_structure(detached, args))
+    if not loss.requires_grad:
+        return [None] * len(leaves), keras.tree.map_structure(detached, others)
     gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
-    return list(gradients), [other.detach() for other in moved]
+    return list(gradients), keras.tree.map_structure(detached, others)

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_freeze.keras_internals.attributes import own_attribute
-from keras_freeze.keras_internals.layers import call_methods
 from keras_freeze.keras_internals.tensors import mask_of
+from keras_freeze.measures.layer_outputs import Values, fixed_batch, infer, watched
 from keras_freeze.measures.similarity import NotMeasurableError
-from keras_freeze.model_picture import LayerGroup, ModelPicture
+from keras_freeze.model_picture import ModelPicture
 
 # Rows that are kept of all batches together.
 MAX_ROWS = 4096
 
 
 def group_outputs(
-    picture: ModelPicture, x: Any, *, batch_size: int = 32, max_rows: int = MAX_ROWS
+    picture: ModelPicture,
+    x: Any,
+    *,
+    batch_size: int = 32,
+    max_rows: int = MAX_ROWS,
+    values: Values = (),
 ) -> dict[str, tuple[np.ndarray, ...]]:
     """Return what each layer group puts out, as in inference: the output of its last layer.
 
@@ -40,13 +42,14 @@ def group_outputs(
             size gets those, and what doesn't fill one is left out. Defaults to 32.
         max_rows: Int, how many samples are computed and how many rows are kept, of all batches
             together. Defaults to 4096.
+        values: Variables with values to use in the place of their own. Defaults to none.
 
     Returns:
         Dict from group to an array of shape `(rows, features)` for each batch. Groups without an
         output of floats are missing.
     """
     count = len(keras.tree.flatten(x)[0])
-    fixed = _fixed_batch(picture.model)
+    fixed = fixed_batch(picture.model)
     if count > max_rows:
         drawn = _drawn(count, max_rows)
         x = keras.tree.map_structure(lambda leaf: np.asarray(leaf)[drawn], x)
@@ -62,7 +65,7 @@ def group_outputs(
     found: dict[str, list[np.ndarray]] = {group.name: [] for group in picture.groups}
     for start, end in itertools.pairwise(ends):
         take = functools.partial(_rows_of, start, end)
-        seen = _last_outputs(picture, keras.tree.map_structure(take, x))
+        seen = _last_outputs(picture, keras.tree.map_structure(take, x), values)
         for group in picture.groups:
             layer, output = seen.get(group.name, (None, None))
             if output is not None:
@@ -70,64 +73,33 @@ def group_outputs(
     return {name: tuple(own) for name, own in found.items() if own}
 
 
-def _fixed_batch(model: keras.Model) -> int | None:
-    inputs = keras.tree.flatten(getattr(model, "inputs", None))
-    sizes = {tensor.shape[0] for tensor in inputs if tensor is not None} - {None}
-    return sizes.pop() if sizes else None
-
-
 def _rows_of(start: int, end: int, array: Any) -> Any:
     return keras.ops.convert_to_tensor(array[start:end])
 
 
-def _last_outputs(picture: ModelPicture, x: Any) -> dict[str, tuple[keras.Layer, Any]]:
+def _last_outputs(
+    picture: ModelPicture, x: Any, values: Values
+) -> dict[str, tuple[keras.Layer, Any]]:
     """Call the model, and return by group the layer that was called last, with its output."""
     found: dict[str, tuple[keras.Layer, Any]] = {}
+    names = {id(layer): group.name for group in picture.groups for layer in group.layers}
 
-    def see(group: LayerGroup, layer: keras.Layer, output: Any) -> None:
+    def see(layer: keras.Layer, output: Any) -> Any:
         tensors = [t for t in keras.tree.flatten(output) if _has_features(t)]
-        before = found.get(group.name)
-        if not tensors or (before and not layer.weights and tensors[0].ndim < before[1].ndim):
-            return  # nothing, or what is left when positions are pooled away
-        found[group.name] = layer, tensors[0]
-
-    with contextlib.ExitStack() as stack:
-        for group in picture.groups:
-            for layer in group.layers:
-                for name, call in call_methods(layer).items():
-                    seeing = _seeing(call, functools.partial(see, group, layer))
-                    stack.enter_context(own_attribute(layer, name, seeing))
-        stack.enter_context(_without_gradients())
-        # So that random generators and states of layers stay as they are.
-        stack.enter_context(keras.StatelessScope())
-        picture.model(x, training=False)
-    return found
-
-
-def _seeing(call: Callable[..., Any], see: Callable[[Any], None]) -> Callable[..., Any]:
-    @functools.wraps(call)
-    def seeing(*args: Any, **kwargs: Any) -> Any:
-        output = call(*args, **kwargs)
-        see(output)
+        before = found.get(names[id(layer)])
+        is_pooled = before and tensors and not layer.weights and tensors[0].ndim < before[1].ndim
+        if tensors and not is_pooled:
+            found[names[id(layer)]] = layer, tensors[0]
         return output
 
-    return seeing
+    with watched((layer for group in picture.groups for layer in group.layers), see):
+        infer(picture.model, x, values)
+    return found
 
 
 def _has_features(tensor: Any) -> bool:
     is_array = hasattr(tensor, "dtype") and len(getattr(tensor, "shape", ())) > 1
     return is_array and keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype))
-
-
-@contextlib.contextmanager
-def _without_gradients() -> Iterator[None]:
-    if keras.backend.backend() == "torch":
-        import torch
-
-        with torch.no_grad():
-            yield
-    else:
-        yield
 
 
 def _as_rows(layer: keras.Layer, output: Any, count: int) -> np.ndarray:

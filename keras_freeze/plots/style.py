@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which can be distinguished with any kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 FROZEN_COLOUR = "#C9D6DF"
+# Of maps of values: in grey and with any colour vision, more is lighter.
+MAPS = "cividis"
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
