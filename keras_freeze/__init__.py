@@ -1,7 +1,7 @@
 """A fine-tuning scheduler for Keras 3: freeze and unfreeze layers, keeping all training state."""
 
 from keras_freeze import explain, plots, policies, schedules, tuning
-from keras_freeze.advice import check
+from keras_freeze.advice import Suggestion, check, suggest
 from keras_freeze.backup import BackupAndRestore
 from keras_freeze.callbacks import (
     AutoFreeze,
@@ -37,6 +37,7 @@ __all__ = [
     "ParameterReport",
     "PrefixCache",
     "ProgressiveFreeze",
+    "Suggestion",
     "check",
     "explain",
     "find_learning_rate",
@@ -48,6 +49,7 @@ __all__ = [
     "rank_groups",
     "recompile",
     "schedules",
+    "suggest",
     "tuning",
     "unfreeze",
     "unfreeze_only",

@@ -368,6 +368,37 @@ CASES = {
         ValueError,
         ["check(batch_size=...) must be a positive integer. Received: batch_size=0."],
     ),
+    # suggest
+    "suggest without data or numbers": (
+        lambda: kf.suggest(compiled()),
+        ValueError,
+        ["suggest(...) must get data, or n_samples= and similarity=.", 'similarity="near"'],
+    ),
+    "suggest a third similarity": (
+        lambda: kf.suggest(compiled(), n_samples=3, similarity="high"),
+        ValueError,
+        ['suggest(similarity=...) must be "near" or "far". Received: similarity=\'high\'.'],
+    ),
+    "suggest by no samples": (
+        lambda: kf.suggest(compiled(), n_samples=0, similarity="near"),
+        ValueError,
+        ["suggest(n_samples=...) must be a positive integer. Received: n_samples=0."],
+    ),
+    "suggest by too few samples": (
+        lambda: kf.suggest(compiled(), np.ones((8, 4)), np.arange(8) % 2),
+        ValueError,
+        ["suggest(x=...) must have at least 20 samples. Received: 8."],
+    ),
+    "suggest by labels of no known kind": (
+        lambda: kf.suggest(compiled(), np.ones((32, 4)), np.full((32, 2, 2), 0.5)),
+        ValueError,
+        ["suggest(y=...) must be class numbers, a column for each class, or numbers."],
+    ),
+    "suggest by a generator": (
+        lambda: kf.suggest(compiled(), iter([np.ones((4, 4))])),
+        TypeError,
+        ["suggest(x=...) must be data that can be read again"],
+    ),
     # find_learning_rate
     "no model to find a rate for": (
         lambda: kf.find_learning_rate(None, np.ones((4, 4))),

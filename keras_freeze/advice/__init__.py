@@ -5,5 +5,7 @@ at the model and, where they are given, at the data; neither changes either.
 """
 
 from keras_freeze.advice.check import check as check
+from keras_freeze.advice.suggest import suggest as suggest
+from keras_freeze.advice.suggestion import Suggestion as Suggestion
 
 __all__: list[str] = []

@@ -10,6 +10,7 @@ from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, check_count
 from keras_freeze.findings import Findings, Setup, by_flags, of_inputs, of_structure, of_task
 from keras_freeze.groups import Backbone, Groups, picture_of
+from keras_freeze.measures import fixed_batch
 from keras_freeze.model_picture import check_model, with_initial_values
 from keras_freeze.reading import few_batches, is_whole
 
@@ -108,8 +109,7 @@ def _sample(model: keras.Model, x: Any, y: Any) -> tuple[Any, Any, int | None]:
     """Return some inputs as tensors, labels, and the batch size of data that have batches."""
     if x is None:
         return None, None, None
-    fixed = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or ()} - {None}
-    size = fixed.pop() if fixed else _ROWS
+    size = fixed_batch(model) or _ROWS
     batch = next(few_batches(_OWNER, x, y, None, size, 1), None)
     if batch is None:
         raise ArgumentError(_OWNER, "x", "have samples", value=x)

@@ -11,6 +11,7 @@ from keras_freeze.callbacks.fit_plan import FitPlan
 from keras_freeze.engine import state_of
 from keras_freeze.findings import Finding, Setup, of_inputs, of_structure, of_task
 from keras_freeze.keras_internals.callback_list import arguments_of_fit
+from keras_freeze.measures import fixed_batch
 from keras_freeze.model_picture import learning_rate_of
 from keras_freeze.policies import phase_flags
 
@@ -72,8 +73,8 @@ def _first_rows(model: keras.Model, x: Any) -> Any | None:
     leaves = keras.tree.flatten(x)
     if not leaves or not all(isinstance(leaf, np.ndarray) and leaf.ndim for leaf in leaves):
         return None
-    fixed = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or ()} - {None}
-    rows = max(fixed, default=_ROWS)
+    fixed = fixed_batch(model)
+    rows = fixed or _ROWS
     if any(leaf.dtype.kind not in "biuf" for leaf in leaves) or (fixed and len(leaves[0]) < rows):
         return None
     return keras.tree.map_structure(lambda leaf: keras.ops.convert_to_tensor(leaf[:rows]), x)

@@ -16,7 +16,10 @@ from keras_freeze.measures.gradient_rates import (
     rates_by_norms as rates_by_norms,
     relative_norms as relative_norms,
 )
-from keras_freeze.measures.group_outputs import group_outputs as group_outputs
+from keras_freeze.measures.group_outputs import (
+    group_features as group_features,
+    group_outputs as group_outputs,
+)
 from keras_freeze.measures.layer_outputs import (
     fixed_batch as fixed_batch,
     infer as infer,

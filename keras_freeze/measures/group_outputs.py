@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -49,11 +50,66 @@ def group_outputs(
         output of floats are missing.
     """
     count = len(keras.tree.flatten(x)[0])
-    fixed = fixed_batch(picture.model)
     if count > max_rows:
         drawn = _drawn(count, max_rows)
         x = keras.tree.map_structure(lambda leaf: np.asarray(leaf)[drawn], x)
-        count = max_rows
+    batches = _batches(picture.model, x, batch_size)
+    rows = max(1, max_rows // len(batches))
+    found: dict[str, list[np.ndarray]] = {group.name: [] for group in picture.groups}
+    for batch in batches:
+        for name, (layer, output) in _last_outputs(picture, batch(), values).items():
+            array, mask = _channels_last(layer, output)
+            kept = array.reshape(-1, array.shape[-1])
+            if mask is not None:
+                kept = kept[mask.ravel()]
+            found[name].append(kept[_drawn(len(kept), rows)])
+    return {name: tuple(own) for name, own in found.items() if own}
+
+
+def group_features(
+    picture: ModelPicture, x: Any, *, batch_size: int = 32, values: Values = ()
+) -> dict[str, np.ndarray]:
+    """Return features of each sample by layer group: means of what `group_outputs` sees.
+
+    The mean is over positions, time steps or tokens, but for those that are masked; of a sequence
+    the last step is there as well, in which a recurrent layer keeps what it has read.
+
+    Args:
+        picture: As for `group_outputs`.
+        x: As for `group_outputs`; all samples are computed, but for those that don't fill a batch
+            of a model that is built for some size.
+        batch_size: As for `group_outputs`.
+        values: As for `group_outputs`.
+
+    Returns:
+        Dict from group to an array of shape `(samples, features)`.
+    """
+    found: dict[str, list[np.ndarray]] = {group.name: [] for group in picture.groups}
+    for batch in _batches(picture.model, x, batch_size):
+        for name, (layer, output) in _last_outputs(picture, batch(), values).items():
+            found[name].append(_pooled(*_channels_last(layer, output)))
+    return {name: np.concatenate(own) for name, own in found.items() if own}
+
+
+def _pooled(array: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Return the mean over positions, and of a sequence also its last step."""
+    if array.ndim == 2:
+        return array
+    positions = array.reshape(len(array), -1, array.shape[-1])
+    if mask is None:
+        mask = np.ones(array.shape[:-1], bool)
+    weights = mask.reshape(len(array), -1, 1).astype("float32")
+    means = (positions * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1)
+    if array.ndim > 3:
+        return means
+    steps = np.arange(positions.shape[1])
+    last = np.where(mask, steps, 0).max(axis=1)
+    return np.concatenate([means, positions[np.arange(len(array)), last]], axis=1)
+
+
+def _batches(model: keras.Model, x: Any, batch_size: int) -> list[Callable[[], Any]]:
+    """Return functions that make batches of about the same size, as tensors."""
+    count, fixed = len(keras.tree.flatten(x)[0]), fixed_batch(model)
     if fixed is not None:
         count -= count % fixed
         batch_size = fixed
@@ -61,16 +117,8 @@ def group_outputs(
         raise NotMeasurableError(f"the samples don't fill a batch of {fixed}. Give more.")
     batches = math.ceil(count / batch_size)
     ends = [count * n // batches for n in range(batches + 1)]
-    rows = max(1, max_rows // batches)
-    found: dict[str, list[np.ndarray]] = {group.name: [] for group in picture.groups}
-    for start, end in itertools.pairwise(ends):
-        take = functools.partial(_rows_of, start, end)
-        seen = _last_outputs(picture, keras.tree.map_structure(take, x), values)
-        for group in picture.groups:
-            layer, output = seen.get(group.name, (None, None))
-            if output is not None:
-                found[group.name].append(_as_rows(layer, output, rows))
-    return {name: tuple(own) for name, own in found.items() if own}
+    takes = [functools.partial(_rows_of, *pair) for pair in itertools.pairwise(ends)]
+    return [functools.partial(keras.tree.map_structure, take, x) for take in takes]
 
 
 def _rows_of(start: int, end: int, array: Any) -> Any:
@@ -102,15 +150,15 @@ def _has_features(tensor: Any) -> bool:
     return is_array and keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype))
 
 
-def _as_rows(layer: keras.Layer, output: Any, count: int) -> np.ndarray:
+def _channels_last(layer: keras.Layer, output: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return an output with its features last, and the mask of its positions if it has one."""
     mask = mask_of(output)
     array = np.asarray(keras.ops.convert_to_numpy(output), "float32")
     if getattr(layer, "data_format", None) == "channels_first" and array.ndim > 2:
         array = np.moveaxis(array, 1, -1)
-    rows = array.reshape(-1, array.shape[-1])
-    if mask is not None and tuple(mask.shape) == array.shape[:-1]:
-        rows = rows[np.asarray(keras.ops.convert_to_numpy(mask), bool).ravel()]
-    return rows[_drawn(len(rows), count)]
+    if mask is None or tuple(mask.shape) != array.shape[:-1]:
+        return array, None
+    return array, np.asarray(keras.ops.convert_to_numpy(mask), bool)
 
 
 def _drawn(total: int, count: int) -> np.ndarray | slice:

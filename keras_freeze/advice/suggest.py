@@ -1,0 +1,397 @@
+"""`suggest`: what to begin with, by how much data there is and how like the pretraining it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from keras_freeze.advice.probes import Score, Targets, probe, targets_of
+from keras_freeze.advice.suggestion import Advice, ProbedGroup, Similarity, Suggestion
+from keras_freeze.checks import ArgumentError, check_count, first_few
+from keras_freeze.groups import Backbone, Groups, names_of, picture_of
+from keras_freeze.measures import group_features
+from keras_freeze.model_picture import ModelPicture, check_model
+from keras_freeze.ranking import rank_in
+from keras_freeze.reading import few_batches, is_whole
+
+_OWNER = "suggest"
+#: Fewer samples a class are little data.
+FEW = 1000
+# As many samples are looked at, and so many at least.
+_MAX_SAMPLES, _MIN_SAMPLES = 1024, 20
+_QUADRANTS = "CS231n notes, transfer learning"
+_TRANSFER = "Yosinski et al. 2014, arXiv 1411.1792"
+
+
+def suggest(
+    model: keras.Model,
+    x: Any = None,
+    y: Any = None,
+    *,
+    n_samples: int | None = None,
+    n_classes: int | None = None,
+    similarity: Literal["near", "far"] | None = None,
+    batch_size: int = 32,
+    groups: Groups | None = None,
+    backbone: Backbone | None = None,
+) -> Suggestion:
+    """Suggest how deep to freeze and how to train, before any training.
+
+    There are four cases: little or much data (1,000 samples a class divide them), near to what the
+    model was pretrained on or far from it.
+
+    With data, it is measured how far the pretrained features carry: a linear probe is fitted on
+    the outputs of three layer groups, and on those of the same weights shuffled within each tensor,
+    which have the same sizes and know nothing. Where the last group's features tell the targets
+    best, the data are near; where earlier ones do, far; where shuffled weights do as well,
+    pretraining does not help, and that is said. Of at most 1,024 samples the groups are computed
+    twice, and five batches get gradients if the model is compiled: less than two epochs over
+    these. The model is not changed.
+
+    It is a beginning. `GradualUnfreeze("auto")` and `tuning.DepthSweep` measure by training.
+
+    Args:
+        model: `keras.Model`, built. Compiled, it has its groups ranked by their gradients too.
+        x: The inputs: arrays, or `tf.data.Dataset`, `PyDataset` or torch `DataLoader`, which should
+            be shuffled, since their first batches are looked at. Defaults to None.
+        y: The targets, for arrays: class numbers, a column for each class, or numbers. Defaults
+            to None.
+        n_samples: Int, the samples for training. Defaults to those of `x`.
+        n_classes: Int, the classes. Defaults to those in `y`.
+        similarity: `"near"` or `"far"`, where there are no data, or instead of measuring it.
+        batch_size: Int, for arrays. Defaults to 32.
+        groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
+        backbone: What is pretrained, as for `layer_groups`. Defaults to None, to be found.
+
+    Returns:
+        `Suggestion`, a table; its `callback` is ready to run, its `depth` the number of groups.
+
+    Raises:
+        TypeError: if `x` is a generator, which could not be read again.
+        ValueError: if neither data nor `n_samples` and `similarity` are given, if there are too few
+            samples to measure anything (20), or if the targets are of another kind.
+
+    Example:
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,)), *(keras.layers.Dense(4, name=name) for name in "abcd")]
+        ... )
+        >>> found = suggest(model, n_samples=90, n_classes=3, similarity="near", backbone="[abc]")
+        >>> found.depth, found.is_small
+        (2, True)
+
+    References:
+        - [CS231n](https://cs231n.github.io/transfer-learning/): the four cases.
+        - [Yosinski et al., 2014](https://arxiv.org/abs/1411.1792): lower layers are general, higher
+          ones specific.
+        - [Raghu et al., 2019](https://arxiv.org/abs/1902.07208): weights of the same sizes without
+          what was learned, to see what pretraining adds.
+    """
+    check_model(_OWNER, model)
+    for name, value in (("n_samples", n_samples), ("n_classes", n_classes)):
+        if value is not None:
+            check_count(_OWNER, name, value)
+    check_count(_OWNER, "batch_size", batch_size)
+    if similarity is not None and similarity not in ("near", "far"):
+        rule = 'be "near" or "far"'
+        raise ArgumentError(_OWNER, "similarity", rule, value=similarity)
+    picture = picture_of(model, groups, backbone)
+    if len(picture.groups) < 2:
+        raise ArgumentError(
+            _OWNER,
+            "model",
+            "have a pretrained part and a head",
+            received=f"model {model.name!r}, of a single layer group",
+            advice="Pass backbone= to say what is pretrained.",
+        )
+    probes: tuple[ProbedGroup, ...] = ()
+    ranked: Sequence[str] = ()
+    if x is not None:
+        inputs, targets, count = _read(x, y, batch_size)
+        n_samples = n_samples or count
+        n_classes = n_classes or (targets.count if targets is not None else None)
+        if similarity is None:
+            probes = _probed(picture, inputs, _known(targets, y), batch_size)
+            ranked = _ranked(picture, x, y, batch_size)
+    if n_samples is None or (similarity is None and not probes):
+        raise ArgumentError(
+            _OWNER,
+            "",
+            "get data, or n_samples= and similarity=",
+            received=f"n_samples={n_samples!r}, similarity={similarity!r}",
+            advice='Write similarity="near" or "far", whichever the pretraining is.',
+        )
+    is_small = n_samples < FEW * (n_classes or 1)
+    found: Similarity = similarity or _similarity(probes)
+    depth = _depth(picture, found, is_small, probes)
+    advice = [
+        _about_depth(picture, depth, found, is_small, probes),
+        *_about_training(model, found, is_small, ranked),
+    ]
+    return Suggestion(
+        model.name,
+        depth,
+        picture.group_names,
+        found,
+        is_small,
+        tuple(advice),
+        probes,
+        names_of(_OWNER, backbone),
+        groups,
+    )
+
+
+def _read(x: Any, y: Any, batch_size: int) -> tuple[Any, Targets | None, int | None]:
+    """Return samples as arrays, their targets, and how many there are in all, None if unknown."""
+    batches = [
+        keras.utils.unpack_x_y_sample_weight(batch)[:2]
+        for batch in few_batches(
+            _OWNER, x, y, None, batch_size, math.ceil(_MAX_SAMPLES / batch_size)
+        )
+    ]
+    if not batches:
+        raise ArgumentError(_OWNER, "x", "have samples", value=x)
+    inputs, labels = (
+        keras.tree.map_structure(
+            lambda *parts: (
+                np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+                if parts[0] is not None
+                else None
+            ),
+            *parts,
+        )
+        for parts in zip(*batches, strict=True)
+    )
+    count = None if is_whole(x) else len(keras.tree.flatten(x)[0])
+    if count is None:
+        size = getattr(x, "num_batches", None)
+        size = size if size is not None else _cardinality(x)
+        count = size and size * len(keras.tree.flatten(batches[0][0])[0])
+    is_array = labels is not None and hasattr(labels, "shape")
+    return inputs, targets_of(labels) if is_array else None, count
+
+
+def _cardinality(x: Any) -> int | None:
+    """Return how many batches a dataset or loader has; None if it doesn't know."""
+    try:
+        size = int(x.cardinality()) if hasattr(x, "cardinality") else len(x)
+    except TypeError:
+        return None
+    return size if size > 0 else None
+
+
+def _known(targets: Targets | None, y: Any) -> Targets:
+    if targets is not None:
+        return targets
+    raise ArgumentError(
+        _OWNER,
+        "y",
+        "be class numbers, a column for each class, or numbers",
+        received=type(y).__name__,
+        advice='Pass n_samples= and similarity="near" or "far" instead of data.',
+    )
+
+
+def _probed(
+    picture: ModelPicture, inputs: Any, targets: Targets, batch_size: int
+) -> tuple[ProbedGroup, ...]:
+    """Return what probes make of three pretrained groups, from input to head."""
+    if len(targets.values) < _MIN_SAMPLES:
+        raise ArgumentError(
+            _OWNER,
+            "x",
+            f"have at least {_MIN_SAMPLES} samples",
+            received=f"{len(targets.values)}",
+            advice='Pass similarity="near" or "far" instead.',
+        )
+    own = group_features(picture, inputs, batch_size=batch_size)
+    variables = [w.variable for group in picture.groups[:-1] for w in _weights(picture, group)]
+    rng = np.random.default_rng(0)
+    shuffled = [(v, _shuffled(v, rng)) for v in variables]
+    other = group_features(picture, inputs, batch_size=batch_size, values=shuffled)
+    depths = {n: g.name for n, g in enumerate(picture.groups[:-1], 1) if g.name in own}
+    found = []
+    for depth in _three([*depths]):
+        name = depths[depth]
+        scores: list[Score] = [probe(features[name], targets) for features in (own, other)]
+        found.append(ProbedGroup(name, depth, *scores))
+    if not found:
+        raise ArgumentError(
+            _OWNER,
+            "model",
+            "have pretrained groups that put out numbers",
+            received=f"model {picture.model.name!r}",
+            advice='Pass similarity="near" or "far" instead of data.',
+        )
+    return tuple(found)
+
+
+def _three(depths: Sequence[int]) -> list[int]:
+    """Return a third, two thirds and the last of some depths.
+
+    Example:
+        >>> _three([1, 2, 3, 4, 5]), _three([1, 2])
+        ([2, 4, 5], [1, 2])
+    """
+    places = {math.ceil(len(depths) * part / 3) for part in (1, 2, 3)}
+    return [depths[place - 1] for place in sorted(places) if place > 0]
+
+
+def _weights(picture: ModelPicture, group: Any) -> list[Any]:
+    ids = {id(variable) for variable in group.variables}
+    return [weight for weight in picture.weights if id(weight.variable) in ids]
+
+
+def _shuffled(variable: keras.Variable, rng: np.random.Generator) -> Any:
+    value = np.array(keras.ops.convert_to_numpy(variable.value))
+    if keras.backend.is_float_dtype(variable.dtype):
+        value = rng.permutation(value.ravel()).reshape(value.shape)
+    return keras.ops.convert_to_tensor(value, dtype=variable.dtype)
+
+
+def _similarity(probes: Sequence[ProbedGroup]) -> Similarity:
+    best = max(probes, key=lambda group: group.score.value)
+    blind = max((group.shuffled for group in probes), key=lambda score: score.value)
+    if best.score.value - blind.value <= math.hypot(best.score.error, blind.error):
+        return "none"
+    top = probes[-1].score
+    return "near" if best.score.value - top.value <= top.error else "far"
+
+
+def _depth(
+    picture: ModelPicture, similarity: Similarity, is_small: bool, probes: Sequence[ProbedGroup]
+) -> int:
+    """Return how many groups to freeze."""
+    pretrained = len(picture.groups) - 1
+    if similarity == "none" or (not is_small and similarity == "far"):
+        return 0
+    if not is_small:
+        return pretrained // 4
+    if similarity == "near":
+        return max(pretrained - 1, 0)
+    if probes:
+        return max(probes, key=lambda group: group.score.value).depth
+    return pretrained // 2
+
+
+def _about_depth(
+    picture: ModelPicture,
+    depth: int,
+    similarity: Similarity,
+    is_small: bool,
+    probes: Sequence[ProbedGroup],
+) -> Advice:
+    frozen, last = picture.group_names[:depth], len(picture.groups) - 1
+    value = f"freeze {depth} of {last}: {first_few(frozen)}" if depth else "freeze nothing"
+    measured = ""
+    if probes:
+        scores = ", ".join(
+            f"{g.name} {g.score.value:.2f} ({g.shuffled.value:.2f} shuffled)" for g in probes
+        )
+        measured = f" Linear probes: {scores}, ± {probes[-1].score.error:.2f}."
+    if similarity == "none":
+        reason = "what the pretrained features tell, shuffled weights tell as well"
+        return Advice(
+            "freeze depth",
+            f"{value}; compare with a model trained from scratch",
+            f"{reason}: pretraining does not help here.{measured}",
+            "measured; Raghu et al. 2019, arXiv 1902.07208",
+        )
+    reasons = {
+        (True, "near"): "the features fit, and few samples overfit what trains; the top group "
+        "adapts with the head",
+        (True, "far"): "low layers are general, high ones belong to the pretraining, and few "
+        "samples can't train all",
+        (False, "near"): "enough data to train nearly all without overfitting; the lowest layers "
+        "are as they should be",
+        (False, "far"): "enough data to train all, and pretrained weights are a good start",
+    }
+    source = f"{_QUADRANTS}; {_TRANSFER}"
+    reason = reasons[is_small, similarity]
+    return Advice("freeze depth", value, f"{reason}.{measured}", source)
+
+
+def _about_training(
+    model: keras.Model, similarity: Similarity, is_small: bool, ranked: Sequence[str]
+) -> list[Advice]:
+    advice = [
+        Advice(
+            "measure it",
+            'GradualUnfreeze("auto") with validation_data, or tuning.DepthSweep',
+            "a rule is a beginning; a race of depths finds the depth in one fit",
+            "benchmarks of this package",
+        ),
+        Advice(
+            "learning rate",
+            "kf.find_learning_rate(model, x, y, schedule=suggestion.callback)",
+            "the rate matters more than the depth: at one three times too high, training all at "
+            "once loses what the backbone knows",
+            "Smith 2015, arXiv 1506.01186; benchmarks of this package",
+        ),
+    ]
+    if similarity != "none":
+        advice.append(
+            Advice(
+                "group rates",
+                'rates="default"',
+                "each lower group trains at the rate of the one above it, divided by 2.6",
+                "Howard and Ruder 2018, arXiv 1801.06146",
+            )
+        )
+    if ranked:
+        advice.append(
+            Advice(
+                "gradients",
+                f"look at {first_few(ranked)} first" if len(ranked) > 1 else f"look at {ranked[0]}",
+                "their gradients are largest relative to their weights: the data ask for a change "
+                "there",
+                "Lee et al. 2022, arXiv 2210.11466 (kf.rank_groups)",
+            )
+        )
+    advice.append(
+        Advice(
+            "clipping",
+            "keras.optimizers.Adam(rate, clipnorm=1.0)",
+            "the first gradients come through a head at initial values and can be large",
+            "Pascanu et al. 2013, arXiv 1211.5063",
+        )
+    )
+    if is_small:
+        advice.append(
+            Advice(
+                "weight decay",
+                "keras.optimizers.AdamW(rate, weight_decay=0.01)",
+                "few samples are soon learned by heart",
+                "Loshchilov and Hutter 2019, arXiv 1711.05101",
+            )
+        )
+    if is_small and _sees_images(model):
+        advice.append(
+            Advice(
+                "augmentation",
+                'layers.RandomFlip("horizontal") and RandomTranslation before the backbone, with '
+                "kf.PrefixCache(views=8)",
+                "more views of few images; kept, they cost little",
+                "benchmarks of this package",
+            )
+        )
+    return advice
+
+
+def _sees_images(model: keras.Model) -> bool:
+    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    return len(inputs) == 1 and len(inputs[0].shape) == 4
+
+
+def _ranked(picture: ModelPicture, x: Any, y: Any, batch_size: int) -> tuple[str, ...]:
+    """Return the pretrained groups with the largest relative gradients; none if it isn't known."""
+    model = picture.model
+    if not getattr(model, "compiled", False) or model.loss is None:
+        return ()
+    try:
+        return rank_in(picture, x, y, None, batch_size, 5).ranked()[:2]
+    except ArgumentError:  # a step of the user's own
+        return ()

@@ -1,0 +1,109 @@
+"""What `suggest` says: how deep to freeze and how to train, each with a reason and its source."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from keras_freeze.advice.probes import Score
+from keras_freeze.callbacks import FreezeScheduler
+from keras_freeze.reports import Column, ShownAsTable, Table
+
+#: How like the pretraining a task is: `"near"`, `"far"`, or so that pretraining doesn't help.
+Similarity = Literal["near", "far", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """One row of a `Suggestion`.
+
+    Attributes:
+        about: Str, what it is about, such as `"freeze depth"`.
+        value: Str, what to do; code, where there is some.
+        reason: Str.
+        source: Str, who found so.
+    """
+
+    about: str
+    value: str
+    reason: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbedGroup:
+    """What linear probes make of a group's outputs.
+
+    Attributes:
+        name: Str, the group.
+        depth: Int, how many groups are frozen where it is the last of these.
+        score: `Score` of the pretrained weights.
+        shuffled: `Score` of the same weights, shuffled within each tensor.
+    """
+
+    name: str
+    depth: int
+    score: Score
+    shuffled: Score
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Suggestion(ShownAsTable):
+    """How to begin; printed as text, with rich, or as HTML in a notebook.
+
+    Attributes:
+        model: Str, the model's name.
+        depth: Int, how many layer groups to freeze, counted from the input.
+        groups: Tuple of str, all layer groups, from input to head.
+        similarity: `"near"`, `"far"`, or `"none"` where pretraining does not help.
+        is_small: Bool, whether there are few samples.
+        advice: Tuple of `Advice`.
+        probes: Tuple of `ProbedGroup`, from input to head; empty where no data were given.
+        backbone: What is pretrained, as it was given.
+        division: How the model was divided into groups, as it was given.
+    """
+
+    model: str
+    depth: int
+    groups: tuple[str, ...]
+    similarity: Similarity
+    is_small: bool
+    advice: tuple[Advice, ...]
+    probes: tuple[ProbedGroup, ...] = ()
+    backbone: Any = None
+    division: Any = None
+
+    @property
+    def callback(self) -> FreezeScheduler:
+        """A callback that trains so, ready for `fit`; a new one each time."""
+        return FreezeScheduler(
+            {0: self.depth or None},
+            backbone=self.backbone,
+            groups=self.division,
+            rates=None if self.similarity == "none" else "default",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all as plain data, ready for JSON."""
+        found = dataclasses.asdict(dataclasses.replace(self, backbone=None, division=None))
+        del found["backbone"], found["division"]
+        return found
+
+    def __repr__(self) -> str:
+        return (
+            f"Suggestion(model={self.model!r}, depth={self.depth}, similarity={self.similarity!r}, "
+            f"is_small={self.is_small})"
+        )
+
+    def _table(self) -> Table:
+        columns = (
+            Column("about"),
+            Column("do", fit="wrap"),
+            Column("because", fit="wrap"),
+            Column("source", fit="wrap"),
+        )
+        rows = [(row.about, row.value, row.reason, row.source) for row in self.advice]
+        size = "little data" if self.is_small else "much data"
+        words = {"near": "near to", "far": "far from", "none": "without use of"}
+        title = f"{self.model}: {size}, {words[self.similarity]} the pretraining"
+        return Table(title, columns, tuple(rows))

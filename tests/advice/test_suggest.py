@@ -1,0 +1,145 @@
+"""`suggest`: the four cases, and data whose answer is known by construction."""
+
+import keras
+import numpy as np
+import pytest
+from effects import changed, values
+from keras import layers
+
+import keras_freeze as kf
+
+NAMES = ("a", "b", "c")
+
+
+def stack(count=4):
+    """Return a model of so many pretrained groups and a head."""
+    parts = [layers.Dense(8, "relu", name=f"block{n}") for n in range(1, count + 1)]
+    return keras.Sequential([keras.Input((4,)), *parts, layers.Dense(3, name="top")], name="net")
+
+
+@pytest.mark.parametrize(
+    "samples, similarity, depth, is_small",
+    [
+        (300, "near", 7, True),
+        (300, "far", 4, True),
+        (30_000, "near", 2, False),
+        (30_000, "far", 0, False),
+        (2_999, "near", 7, True),  # under 1,000 of each of 3 classes
+        (3_000, "near", 2, False),
+    ],
+)
+def test_the_four_cases(samples, similarity, depth, is_small):
+    found = kf.suggest(
+        stack(8), n_samples=samples, n_classes=3, similarity=similarity, backbone="block"
+    )
+    assert (found.depth, found.is_small, found.similarity) == (depth, is_small, similarity)
+    assert found.callback.schedule == {0: depth or None}
+    about = {row.about for row in found.advice}
+    assert {"freeze depth", "learning rate", "group rates", "clipping"} <= about
+    assert ("weight decay" in about) is is_small
+    assert all(row.reason and row.source for row in found.advice)
+
+
+DIMENSIONS = 24
+
+
+def crafted(kind):
+    """Return a model whose group `a` tells whether the first two inputs have the same sign.
+
+    `b` and `c` pass that on; with `kind="far"` they add all up, which loses it.
+    """
+    inputs = keras.Input((DIMENSIONS,))
+    x = inputs
+    for name in NAMES:
+        x = layers.Dense(8, "relu", name=name)(x)
+    model = keras.Model(inputs, layers.Dense(2, "softmax", name="head")(x), name="net")
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    first = np.zeros((DIMENSIONS, 8))
+    first[:2, :4] = [[1, -1, 1, -1], [1, -1, -1, 1]]
+    model.get_layer("a").kernel.assign(first)
+    others = np.eye(8) if kind == "near" else np.full((8, 8), 1 / 8)
+    for name in ("b", "c"):
+        model.get_layer(name).kernel.assign(others)
+        model.get_layer(name).bias.assign(np.full(8, 0.01))
+    return model
+
+
+def samples(count=300):
+    x = np.random.default_rng(1).normal(size=(count, DIMENSIONS)).astype("float32")
+    return x, (x[:, 0] * x[:, 1] > 0).astype(int)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("kind, depth", [("near", 2), ("far", 1)])
+def test_how_far_the_features_carry_is_measured(kind, depth):
+    model, (x, y) = crafted(kind), samples()
+    found = kf.suggest(model, x, y, backbone="^[abc]$")
+    assert (found.similarity, found.depth, found.is_small) == (kind, depth, True)
+    assert [group.name for group in found.probes] == [*NAMES]
+    told = [group.score.value > 0.85 for group in found.probes]
+    assert told == ([True] * 3 if kind == "near" else [True, False, False])
+    assert all(group.shuffled.value < 0.7 for group in found.probes)
+    assert any(row.about == "gradients" for row in found.advice)
+
+
+def test_where_pretraining_does_not_help_that_is_said():
+    x, _ = samples()
+    labels = np.random.default_rng(2).integers(0, 2, len(x))
+    found = kf.suggest(crafted("near"), x, labels, backbone="^[abc]$")
+    assert (found.similarity, found.depth) == ("none", 0)
+    assert "pretraining does not help" in found.advice[0].reason
+    assert "from scratch" in found.advice[0].value
+    assert found.callback.rates is None
+
+
+@pytest.mark.backend
+def test_nothing_changes():
+    model, (x, y) = crafted("near"), samples(64)
+    before, state = values(model), np.random.get_state()[1].copy()
+    kf.suggest(model, x, y, backbone="^[abc]$")
+    assert not changed(before, values(model))
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+def test_the_callback_trains_as_it_says():
+    model, (x, y) = crafted("near"), samples(64)
+    found = kf.suggest(model, x, y, backbone="^[abc]$")
+    before = values(model)
+    model.fit(x, y, verbose=0, callbacks=[found.callback])
+    moved = {path.split("/")[-2] for path in changed(before, values(model))}
+    assert moved == {"c", "head"}
+
+
+def test_a_dataset_is_counted_by_its_batches():
+    tf = pytest.importorskip("tensorflow")
+    x, y = samples(96)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
+    found = kf.suggest(crafted("near"), data, backbone="^[abc]$")
+    assert found.similarity == "near"
+    many = kf.suggest(crafted("near"), data.repeat(200), backbone="^[abc]$", n_classes=2)
+    assert not many.is_small
+
+
+def test_images_and_sequences_are_pooled():
+    images = keras.Sequential(
+        [
+            keras.Input((8, 8, 2)),
+            layers.Conv2D(3, 3, name="low"),
+            layers.Conv2D(3, 3, name="high"),
+            layers.Flatten(),
+            layers.Dense(2, name="top"),
+        ]
+    )
+    x = np.random.default_rng(0).normal(size=(40, 8, 8, 2)).astype("float32")
+    found = kf.suggest(images, x, np.arange(40) % 2, backbone="low|high")
+    assert [group.name for group in found.probes] == ["low", "high"]
+    assert any(row.about == "augmentation" for row in found.advice)
+
+
+def test_as_text_html_and_data():
+    found = kf.suggest(stack(), n_samples=9, similarity="far", backbone="block")
+    text = str(found)
+    assert text.startswith("net: little data, far from the pretraining")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "<table" in found._repr_html_()
+    assert found.to_dict()["depth"] == 2
