@@ -55,10 +55,13 @@ def decisions(made: FreezeScheduler | Decisions, *, ax: Axes | None = None) -> F
             advice='Pass a callback with an adaptive schedule, such as GradualUnfreeze("auto"), '
             "after its fit.",
         )
+    others = _other_metrics(found)
     if ax is None:
         with styled():
             _, ax = plt.subplots(
-                figsize=(6.4, 3.8), layout="constrained", FigureClass=figure_class()
+                figsize=(8.8 if others else 6.4, 3.8),
+                layout="constrained",
+                FigureClass=figure_class(),
             )
     colours, labels = palette(), dict.fromkeys(point.label for point in found.measured)
     for n, label in enumerate(labels):
@@ -74,7 +77,6 @@ def decisions(made: FreezeScheduler | Decisions, *, ax: Axes | None = None) -> F
         )
     for epochs in sorted({row.epochs for row in found.rows}):
         ax.axvline(epochs + 0.5, color="0.5", linestyle=":", linewidth=1)
-    others = _other_metrics(found)
     drawn_in = [ax]
     for number, metric in enumerate((found.criterion, *others)):
         if number:
@@ -111,6 +113,8 @@ def _axis_beside(ax: Axes, metric: str, distance: float) -> Axes:
     beside = ax.twinx()
     beside.set_ylabel(metric)
     beside.grid(visible=False)
+    for side in ("top", "left", "bottom"):
+        beside.spines[side].set_visible(False)
     beside.spines["right"].set_visible(True)
     beside.spines["right"].set_position(("outward", distance))
     return beside

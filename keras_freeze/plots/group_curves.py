@@ -30,7 +30,9 @@ Quantity = Literal["gradient_norm", "update_ratio"]
 
 _MARKERS = "osD^vP*X"
 # So many names stand below each other in a legend.
-_MAX_NAMES = 20
+_MAX_NAMES = 36
+# With more lines than this, markers are small.
+_MANY = 10
 _TITLES = {
     "weight_change": "change of the weights since the\nbeginning, relative to their norm",
     "gradient_norm": "norm of the gradients",
@@ -65,7 +67,7 @@ def weight_change(source: Any, *, ax: Axes | None = None) -> Figure | SubFigure:
     (axes,) = [ax] if ax is not None else _panels(1, _groups(log, "weight_change"))
     _draw(axes, log, "weight_change")
     axes.set_xlabel("epochs trained")
-    _draw_legend(axes)
+    _draw_legend(axes, is_own=ax is None)
     return axes.figure
 
 
@@ -107,7 +109,7 @@ def gradients(
     for axes, name in zip(panels, names, strict=True):
         _draw(axes, log, name)
     panels[-1].set_xlabel("epochs trained")
-    _draw_legend(panels[0])
+    _draw_legend(panels[0], is_own=ax is None)
     return panels[0].figure
 
 
@@ -141,7 +143,7 @@ def _groups(log: _Log, sign: str) -> list[str]:
 def _panels(count: int, groups: Sequence[str]) -> list[Axes]:
     import matplotlib.pyplot as plt
 
-    height = max(3.4 if count == 1 else 5.4, 0.9 + 0.2 * min(len(groups), _MAX_NAMES))
+    height = max(3.4 if count == 1 else 5.4, 0.6 + 0.155 * min(len(groups), _MAX_NAMES))
     with styled():
         _, panels = plt.subplots(
             count, squeeze=False, sharex=True, layout="constrained", figsize=(8.2, height),
@@ -163,7 +165,7 @@ def _draw(axes: Axes, log: _Log, sign: str) -> None:
             values,
             color=colours[n],
             marker=_MARKERS[n % len(_MARKERS)],
-            markersize=4,
+            markersize=4 if len(groups) <= _MANY else 2,
             linewidth=1.2,
             label=name,
         )
@@ -182,15 +184,14 @@ def _draw(axes: Axes, log: _Log, sign: str) -> None:
     axes.set_ylabel(_TITLES[sign])
 
 
-def _draw_legend(axes: Axes) -> None:
-    """Name the groups beside the axes, the input at the bottom."""
+def _draw_legend(axes: Axes, *, is_own: bool) -> None:
+    """Name the groups beside the axes, or all panels of a figure of our own, the input below."""
     handles, names = axes.get_legend_handles_labels()
-    axes.legend(
-        handles[::-1],
-        names[::-1],
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        ncols=math.ceil(len(names) / _MAX_NAMES),
-        fontsize="small",
-        **OVER_MARKS,
-    )
+    style: dict[str, Any] = {"fontsize": "small", "labelspacing": 0.25, **OVER_MARKS}
+    columns = math.ceil(len(names) / _MAX_NAMES)
+    if is_own:
+        place = "outside right upper"
+        axes.figure.legend(handles[::-1], names[::-1], loc=place, ncols=columns, **style)
+    else:
+        style |= {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+        axes.legend(handles[::-1], names[::-1], ncols=columns, **style)

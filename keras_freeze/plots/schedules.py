@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
+import string
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ import numpy as np
 from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, first_few
 from keras_freeze.plots.style import (
-    MAX_WIDTH,
     OVER_MARKS,
     STATES,
     figure_class,
@@ -31,10 +30,12 @@ if TYPE_CHECKING:
 _FACTOR = 3.0
 # Rates below this part of the highest look alike: a curve may end at almost nothing.
 _LOWEST = 1e-4
-# Triggers are written slanted, and upright where there are more; alike ones then once.
-_MAX_SLANTED = 6
-# Points between two labels, for each line of them.
-_GAP = {35: 18.0, 90: 11.0}
+# So many triggers are written out, if they are no longer than that and stand so many points apart;
+# others get letters and a key below, of so many lines at most.
+_MAX_WRITTEN, _MAX_LENGTH, _GAP = 6, 22, 18.0
+_MAX_KEYS = 12
+# Points between two letters.
+_LETTER_GAP = 8.0
 _UNKNOWN: dict[str, Any] = {
     "facecolor": "none",
     "hatch": "...",
@@ -125,11 +126,12 @@ def schedule(
     """
     import matplotlib.pyplot as plt
 
+    own: Figure | None = None
     course = _course_of(source, model, epochs, steps_per_epoch)
     if ax is None:
-        size = (min(MAX_WIDTH, 7.6), 2.0 + 0.24 * len(course.groups))
+        size = (7.6, 2.0 + 0.24 * len(course.groups))
         with styled():
-            _, ax = plt.subplots(figsize=size, layout="constrained", FigureClass=figure_class())
+            own, ax = plt.subplots(figsize=size, layout="constrained", FigureClass=figure_class())
     times = [*(part.begin for part in course.parts), course.end]
     known = [time for time in times if time is not None]
     is_to_scale = len(known) == len(times)
@@ -138,7 +140,9 @@ def schedule(
     _draw_states(ax, course, edges)
     for place in np.arange(1, len(course.groups)) - 0.5:
         ax.axhline(place, color=ax.get_facecolor(), linewidth=1.2)
-    _write_triggers(ax, course, edges)
+    keys = _write_triggers(ax, course, edges)
+    if own is not None:
+        own.set_figheight(own.get_figheight() + 0.16 * len(keys))
     ax.set_xlim(edges[0], edges[-1])
     ax.set_ylim(-0.5, len(course.groups) - 0.5)
     ax.set_yticks(range(len(course.groups)), short_names(course.groups))
@@ -148,10 +152,11 @@ def schedule(
         from matplotlib.ticker import MaxNLocator
 
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set_xlabel("epochs trained", loc="left")
+        title = "epochs trained"
     else:
         ax.set_xticks(edges, ["?" if time is None else f"{time:.3g}" for time in times])
-        ax.set_xlabel("epochs trained, not to scale", loc="left")
+        title = "epochs trained, not to scale"
+    ax.set_xlabel("\n".join([title, *keys]), loc="left", multialignment="left")
     if ax.get_legend_handles_labels()[0]:
         # On the line of the axis's label, below its numbers.
         ax.legend(
@@ -327,8 +332,12 @@ def _draw_states(ax: Axes, course: _Course, edges: np.ndarray) -> None:
             ax.barh(middle, right - left, height, left, label=label, gid="unknown", **_UNKNOWN)
 
 
-def _write_triggers(ax: Axes, course: _Course, edges: np.ndarray) -> None:
-    """Mark the transitions, and write above them what ended the phase before."""
+def _write_triggers(ax: Axes, course: _Course, edges: np.ndarray) -> list[str]:
+    """Mark the transitions, and write above them what ended the phase before.
+
+    Returns:
+        Lines that say what letters stand for; none where all is written out.
+    """
     texts = [*(part.after for part in course.parts), course.ending]
     found = [(float(edge), text) for edge, text in zip(edges, texts, strict=True) if text]
     trained = [set(part.rates or ()) for part in course.parts]
@@ -336,37 +345,53 @@ def _write_triggers(ax: Axes, course: _Course, edges: np.ndarray) -> None:
     for place in sorted({edges[n] for n in changes} | {edge for edge, _ in found}):
         if edges[0] < place < edges[-1]:
             ax.axvline(place, color=ax.get_facecolor(), linewidth=1.2, gid="transition")
-    rotation = 35
-    if len(found) > _MAX_SLANTED:
-        rotation = 90
-        if len({text for _, text in found}) == 1:
-            found, rotation = [(found[0][0], f"{found[0][1]}, each")], 0
     if not found:
-        return
-    labels = [(edge, textwrap.fill(text, 34)) for edge, text in found]
-    lines = max(text.count("\n") + 1 for _, text in labels)
-    width = 0.75 * ax.get_window_extent().width * 72 / ax.figure.dpi
-    gap = _GAP.get(rotation, 0.0) * lines * (edges[-1] - edges[0]) / width
+        return []
+    letters = _letters([text for _, text in found])
+    # In points, of which names and the scale of rates take a part.
+    width = 0.85 * ax.get_window_extent().width * 72 / ax.figure.dpi
+    scale = (edges[-1] - edges[0]) / width
+    is_alone = len(letters) == 1 and len(found) > _MAX_WRITTEN
+    is_short = len(found) <= _MAX_WRITTEN and max(map(len, letters)) <= _MAX_LENGTH
+    gaps = np.diff([edge for edge, _ in found])
+    keys: list[str] = []
+    if is_alone:
+        labels = [(found[0][0], f"{found[0][1]}, each")]
+    elif is_short and min(gaps, default=np.inf) >= _GAP * scale:
+        labels = found
+    else:
+        labels = _clustered([(edge, letters[text]) for edge, text in found], _LETTER_GAP * scale)
+        keys = [f"{letter}: {text}" for text, letter in letters.items()]
+    is_slanted = not is_alone and not keys
     above = ax.secondary_xaxis("top")
-    spread = _clustered(labels, gap)
     above.set_xticks(
-        [edge for edge, _ in spread],
-        [text for _, text in spread],
-        rotation=rotation,
-        ha="center" if rotation == 0 else "left",
-        va="bottom" if rotation == 0 else "center" if rotation == 90 else "baseline",
+        [edge for edge, _ in labels],
+        [text for _, text in labels],
+        rotation=35 if is_slanted else 0,
+        ha="left" if is_slanted else "center",
+        va="baseline" if is_slanted else "bottom",
         rotation_mode="anchor",
         fontsize="small",
     )
     above.spines["top"].set_visible(False)
+    more = len(keys) - _MAX_KEYS
+    return keys if more <= 0 else [*keys[:_MAX_KEYS], f"and {more} more, in the callback's record"]
+
+
+def _letters(texts: Sequence[str]) -> dict[str, str]:
+    """Return a letter for each different text; numbers where there are more texts than letters."""
+    every = list(dict.fromkeys(texts))
+    if len(every) <= len(string.ascii_letters):
+        return dict(zip(every, string.ascii_letters, strict=False))
+    return {text: str(number) for number, text in enumerate(every, 1)}
 
 
 def _clustered(labels: Sequence[tuple[float, str]], gap: float) -> list[tuple[float, str]]:
-    """Put labels together that are too near to each other to be written side by side.
+    """Put letters together that are too near to each other to be written side by side.
 
     Example:
-        >>> _clustered([(1.0, "a"), (1.1, "b"), (5.0, "c")], gap=0.5)
-        [(1.0, 'a and b'), (5.0, 'c')]
+        >>> _clustered([(1.0, "a"), (1.1, "b"), (5.0, "a")], gap=0.5)
+        [(1.0, 'a,b'), (5.0, 'a')]
     """
     clusters: list[tuple[float, list[str]]] = []
     for place, text in labels:
@@ -374,4 +399,4 @@ def _clustered(labels: Sequence[tuple[float, str]], gap: float) -> list[tuple[fl
             clusters[-1][1].append(text)
         else:
             clusters.append((place, [text]))
-    return [(place, first_few(list(dict.fromkeys(texts)))) for place, texts in clusters]
+    return [(place, ",".join(texts)) for place, texts in clusters]

@@ -55,8 +55,13 @@ def unknown(axes):
 
 
 def triggers(axes):
+    """Return by place what is written above the axes, letters by what the key says of them."""
     (above,) = axes.child_axes
-    texts = [text.get_text().replace("\n", " ") for text in above.get_xticklabels()]
+    _, *keys = axes.get_xlabel().split("\n")
+    key = dict(line.split(": ", 1) for line in keys if ": " in line)
+    texts = [text.get_text() for text in above.get_xticklabels()]
+    if key:
+        texts = [" | ".join(key[letter] for letter in text.split(",")) for text in texts]
     return dict(zip(above.get_xticks().tolist(), texts, strict=True))
 
 
@@ -191,14 +196,17 @@ def test_thirty_groups_and_their_triggers_stay_within_a_notebook():
     assert triggers(axes) == {2.0: "after 2 epochs, each"}  # once, since all are alike
     phases = [Phase(29 - n, until=1 + n % 2 if n < 29 else None) for n in range(30)]
     axes = plots.schedule(FreezeSchedule(phases), model, 60).axes[0]
-    assert set(triggers(axes).values()) == {"after 1 epoch and after 2 epochs", "after 1 epoch"}
+    assert set(triggers(axes).values()) == {
+        "after 1 epoch | after 2 epochs",
+        "after 1 epoch",
+    }
 
 
 def test_labels_that_would_stand_on_each_other_are_put_together():
     plan = FreezeSchedule([Phase(2, until=AfterSteps(1)), Phase(1, until=AfterSteps(2)), Phase()])
     axes = plots.schedule(plan, build(), 9, steps_per_epoch=9).axes[0]
     ((place, text),) = triggers(axes).items()
-    assert (place, text) == (pytest.approx(1 / 9), "after 1 step and after 2 steps")
+    assert (place, text) == (pytest.approx(1 / 9), "after 1 step | after 2 steps")
 
 
 def test_into_axes_of_ones_own():
@@ -234,3 +242,18 @@ def test_into_axes_of_ones_own():
 def test_what_can_not_be_drawn(call, exception, message):
     with pytest.raises(exception, match=f"(?s){message}"):
         call()
+
+
+def test_a_long_key_names_what_is_left_out():
+    groups = tuple(f"block{n}" for n in range(30))
+    rows = [
+        RecordRow(float(n), n, f"block{n} freezes" if n else "", dict.fromkeys(groups[n:], 0.1), 5)
+        for n in range(29)
+    ]
+    axes, _ = plots.schedule(ScheduleRecord("net", groups, tuple(rows), 30.0)).axes
+    _, *keys = axes.get_xlabel().split("\n")
+    assert keys[0] == "a: block1 freezes"
+    assert len(keys) == 13
+    assert keys[-1] == "and 16 more, in the callback's record"
+    (above,) = axes.child_axes
+    assert "".join(text.get_text() for text in above.get_xticklabels())[:3] == "abc"
