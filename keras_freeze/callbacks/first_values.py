@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -18,11 +18,14 @@ class FirstValues:
     """A copy on the host of all weights that can be trained, as they were when first seen.
 
     What LoRA has frozen is among them, and so are its adapters; moving statistics are not.
+
+    Args:
+        known: Pairs of a variable and its first value. Defaults to none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Iterable[tuple[keras.Variable, np.ndarray]] = ()) -> None:
         # With the variables, since the id of one that is gone may be another's.
-        self._known: dict[int, tuple[keras.Variable, np.ndarray]] = {}
+        self._known = {id(variable): (variable, value) for variable, value in known}
 
     def see(self, picture: ModelPicture) -> None:
         """Copy the weights that have not been seen before."""
@@ -49,11 +52,8 @@ class FirstValues:
     @classmethod
     def of_plain(cls, model: keras.Model, values: Sequence[Any]) -> FirstValues:
         """Return what `to_plain` returned as plain data."""
-        found = cls()
-        for variable, value in zip(model.weights, values, strict=True):
-            if value is not None:
-                found._known[id(variable)] = variable, value
-        return found
+        pairs = zip(model.weights, values, strict=True)
+        return cls((variable, value) for variable, value in pairs if value is not None)
 
 
 def _measured(picture: ModelPicture) -> list[keras.Variable]:

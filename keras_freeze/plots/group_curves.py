@@ -190,8 +190,9 @@ def _draw_legend(axes: Axes, *, is_own: bool) -> None:
     style: dict[str, Any] = {"fontsize": "small", "labelspacing": 0.25, **OVER_MARKS}
     columns = math.ceil(len(names) / _MAX_NAMES)
     if is_own:
-        place = "outside right upper"
-        axes.figure.legend(handles[::-1], names[::-1], loc=place, ncols=columns, **style)
+        figure: Any = axes.figure
+        style |= {"loc": "outside right upper"}
+        figure.legend(handles[::-1], names[::-1], ncols=columns, **style)
     else:
         style |= {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
         axes.legend(handles[::-1], names[::-1], ncols=columns, **style)

@@ -121,8 +121,8 @@ def schedule(
         ... )
         >>> plan = kf.schedules.FreezeSchedule({0: "low", 2: None})
         >>> axes = kf.plots.schedule(plan, net, epochs=6).axes[0]
-        >>> axes.get_xlim()
-        (0.0, 6.0)
+        >>> [text.get_text() for text in axes.get_yticklabels()], axes.get_xlabel()
+        (['low', 'head'], 'epochs trained')
     """
     import matplotlib.pyplot as plt
 

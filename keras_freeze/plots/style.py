@@ -70,7 +70,7 @@ def short_names(names: Iterable[str]) -> list[str]:
 
     Example:
         >>> short_names(["block1", "efficientnetv2_block6_squeeze_and_excite"])
-        ['block1', 'efficientnetv…e_and_excite']
+        ['block1', 'efficientnetv…eze_and_excite']
     """
     every = list(names)
     shown = shortened(every, MAX_NAME)
