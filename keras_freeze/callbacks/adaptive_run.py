@@ -13,7 +13,7 @@ import numpy as np
 from keras_freeze.callbacks import transition_message
 from keras_freeze.callbacks.fit_plan import Best, FitPlan, StartingPoint
 from keras_freeze.callbacks.schedule_run import ScheduleRun
-from keras_freeze.checks import ArgumentError
+from keras_freeze.checks import ArgumentError, first_few
 from keras_freeze.engine import recordings, snapshot
 from keras_freeze.keras_internals.optimizers import SUMS
 from keras_freeze.measures import Gauge, Look, NotMeasurableError
@@ -168,6 +168,14 @@ class AdaptiveRun(ScheduleRun):
     def _depth_of(self, decision: Decision) -> int:
         frozen = 0 if decision.phase is None else len(decision.phase.names)
         return _adaptive(self.plan).setting.depth(frozen)
+
+    @property
+    def ending(self) -> str:
+        """What has ended the present phase: what was found, or its trigger if something changes."""
+        then = self.decisions[self.progress.index + 1]
+        if then.findings:
+            return first_few([finding.what for finding in then.findings])
+        return "" if _trains_alike(self.progress, then) else super().ending
 
     @property
     def next_transition(self) -> int | None:

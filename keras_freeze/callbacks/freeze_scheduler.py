@@ -22,6 +22,7 @@ from keras_freeze.callbacks import (
     transition_message,
 )
 from keras_freeze.callbacks.adaptive_run import AdaptiveRun
+from keras_freeze.callbacks.first_values import FirstValues
 from keras_freeze.callbacks.fit_plan import FitPlan
 from keras_freeze.callbacks.group_logs import Details, GroupLogs, as_details
 from keras_freeze.callbacks.schedule_run import ScheduleRun
@@ -52,6 +53,7 @@ from keras_freeze.schedules import (
     Planner,
     Rates,
     SchedulePreview,
+    ScheduleRecord,
     check_rates,
     preview_in,
 )
@@ -122,6 +124,7 @@ class FreezeScheduler(BaseCallback):
     _run: ScheduleRun | None = None
     _cache: CacheDriver | None = None
     _decisions: Decisions | None = None
+    _record: ScheduleRecord | None = None
     _group_logs: GroupLogs | None = None
     _siblings: tuple[keras.callbacks.Callback, ...] = ()
 
@@ -208,7 +211,12 @@ class FreezeScheduler(BaseCallback):
         """
         plan = self._plan_for(model, epochs, steps_per_epoch)
         return preview_in(
-            plan.schedule, plan.picture, epochs, steps_per_epoch=steps_per_epoch, rates=self.rates
+            plan.schedule,
+            plan.picture,
+            epochs,
+            steps_per_epoch=steps_per_epoch,
+            rates=self.rates,
+            is_open=plan.adaptive is not None,
         )
 
     def phase_starts(
@@ -401,7 +409,7 @@ class FreezeScheduler(BaseCallback):
         """Make the plan for this fit, and check that it can be carried out."""
         self._check_alone()
         self._end()
-        self._decisions = None
+        self._decisions = self._record = None
         owner, model = type(self).__name__, self.model
         fit_checks.refuse_stock_backup(owner, self._siblings)
         plan = self._plan_for(model, self.params["epochs"], self.params.get("steps"))
@@ -453,8 +461,28 @@ class FreezeScheduler(BaseCallback):
                     "one ended, pass initial_epoch= to fit."
                 ]
             )
+        self._keep_first_values(plan, epoch)
         kind = ScheduleRun if plan.adaptive is None else AdaptiveRun
         return kind.begin(plan, start)
+
+    def _keep_first_values(self, plan: FitPlan, epoch: int) -> None:
+        """Keep the values at the beginning of the training, where it is asked for them."""
+        logs, state = self._group_logs, state_of(plan.picture.model)
+        if logs is None or not logs.compares_with_first_values:
+            state.first_values = None if epoch == 0 else state.first_values
+            return
+        if epoch == 0:
+            state.first_values = FirstValues()
+        elif state.first_values is None:
+            raise ArgumentError(
+                plan.owner,
+                "log_details",
+                'have "weight_change" from the first epoch of a training on',
+                received=f"a fit from epoch {epoch}, of a model whose first values are not known",
+                advice="Ask for it in the fit from epoch 0 too, in the same process, or use "
+                "keras_freeze.BackupAndRestore, which keeps them.",
+            )
+        logs.first_values = state.first_values
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make a transition that is due in the middle of an epoch."""
@@ -478,6 +506,7 @@ class FreezeScheduler(BaseCallback):
         """Leave the flags as they are and end the group rates."""
         if self._cache is not None:
             self._cache.end()
+        self._record = self.record
         self._decisions = self.decisions
         if self._run is not None:
             self._say(self._run.finish())
@@ -496,14 +525,23 @@ class FreezeScheduler(BaseCallback):
         return None if phase is None else phase.curve
 
     @property
+    def record(self) -> ScheduleRecord | None:
+        """What trained in this or the last fit, when and at which rates; None before the first."""
+        return self._record if self._run is None else self._run.what_ran()
+
+    @property
     def decisions(self) -> Decisions | None:
         """What an adaptive schedule decided in this or the last fit; None for one that is given."""
         return self._run.record() if isinstance(self._run, AdaptiveRun) else self._decisions
 
     def training_state(self) -> dict[str, Any]:
         """Return where this fit is, as plain data and arrays, for a backup."""
-        run = self._run
-        return {"plan": None} if run is None else run_state.to_plain(run, self._script(run.plan))
+        run, logs = self._run, self._group_logs
+        if run is None:
+            return {"plan": None}
+        first = None if logs is None else logs.first_values
+        values = None if first is None else first.to_plain(run.model)
+        return {**run_state.to_plain(run, self._script(run.plan)), "first_values": values}
 
     def check_training_state(self, state: Mapping[str, Any]) -> None:
         """Raise a `ValueError` if a backup was made by another schedule, or other arguments."""
@@ -515,6 +553,10 @@ class FreezeScheduler(BaseCallback):
         if self._plan is None or state["plan"] is None:
             return
         self._run = run_state.of_plain(self._plan, state)
+        if self._group_logs is not None and state.get("first_values") is not None:
+            model = self._plan.picture.model
+            self._group_logs.first_values = FirstValues.of_plain(model, state["first_values"])
+            state_of(model).first_values = self._group_logs.first_values
         # For a training that was complete, in which no epoch will record it.
         resume_point.record(self._run, state["epoch"])
 
@@ -523,7 +565,8 @@ class FreezeScheduler(BaseCallback):
         arguments = {
             "rates": dict(self.rates) if isinstance(self.rates, Mapping) else self.rates,
             "lora": self.lora,
-            "log_details": sorted(details & {"gradients"}),  # which need a slot
+            # Which need a slot, or values of the first epoch.
+            "log_details": sorted(details & {"gradients", "weight_change"}),
         }
         return run_state.script_of(plan, arguments)
 

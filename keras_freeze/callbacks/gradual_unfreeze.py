@@ -66,15 +66,19 @@ class GradualUnfreeze(FreezeScheduler):
             arguments of your own. The results are the same.
         total_epochs: Int, the epochs of the whole training when it is split over several fits.
             Defaults to those of the fit.
-        log_details: Bool, or some of `"phase"`, `"gradients"` and `"weights"` in a list: what the
-            logs have besides `trainable_params` and `non_trainable_params`. True is `["phase"]`:
-            `phase`, `frozen_groups` (a count) and `learning_rate/<group>`. `"gradients"` adds
-            `gradient_norm/<group>`, the root of the mean square over the steps of the epoch, and
-            `update_ratio/<group>`, how far its weights have moved in the epoch relative to their
-            norm, both NaN for what is frozen; gradients that vanish or explode are warned of.
-            `"weights"` adds
-            `weight_norm/<group>` and `effective_rank/<group>`, the mean over its matrices (Roy and
-            Vetterli, 2007). Defaults to False, since Keras prints every log.
+        log_details: Bool, or some of `"phase"`, `"gradients"`, `"weights"` and `"weight_change"` in
+            a list: what the logs have besides `trainable_params` and `non_trainable_params`. True
+            is `["phase"]`: `phase`, `frozen_groups` (a count) and `learning_rate/<group>`.
+            `"gradients"` adds `gradient_norm/<group>`, the root of the mean square over the steps
+            of the epoch, and `update_ratio/<group>`, how far its weights have moved in the epoch
+            relative to their norm, both NaN for what is frozen; gradients that vanish or explode
+            are warned of. `"weights"` adds `weight_norm/<group>` and `effective_rank/<group>`, the
+            mean over its matrices (Roy and Vetterli, 2007). `"weight_change"` adds
+            `weight_change/<group>`, how far all weights of a group together, LoRA's included and
+            moving statistics not, have moved since the training began: the norm of the difference
+            over that of the first values. These are a copy of the weights on the host, kept as long
+            as the model, and in each backup; a fit from epoch 0 takes new ones. Defaults to False,
+            since Keras prints every log.
         verbose: 0 or 1, whether to print a line at each transition. Defaults to 1.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from keras_freeze.callbacks.first_values import FirstValues
 from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.checks import ArgumentError
 from keras_freeze.engine import recordings
@@ -17,7 +18,7 @@ from keras_freeze.keras_internals.optimizers import NORMS, skips_steps
 from keras_freeze.measures import Look, WeightChange
 from keras_freeze.model_picture import LayerGroup, ModelPicture, learning_rate_of, optimizers_of
 
-Detail = Literal["phase", "gradients", "weights"]
+Detail = Literal["phase", "gradients", "weights", "weight_change"]
 Details: TypeAlias = bool | Collection[Detail]
 
 # Gradients below this part of the head's, in a whole epoch, don't train a group.
@@ -32,7 +33,8 @@ def as_details(owner: str, given: Any) -> frozenset[str]:
         return frozenset({"phase"} if given else ())
     is_names = isinstance(given, Collection) and not isinstance(given, str)
     if not is_names or not set(given) <= set(get_args(Detail)):
-        rule = 'be True, False, or some of "phase", "gradients" and "weights" in a list'
+        *names, last = (f'"{name}"' for name in get_args(Detail))
+        rule = f"be True, False, or some of {', '.join(names)} and {last} in a list"
         raise ArgumentError(owner, "log_details", rule, value=given)
     return frozenset(given)
 
@@ -48,7 +50,14 @@ class GroupLogs:
         self._details = details
         self._before: Look = {}
         self._trained: dict[str, list[int]] = {}
+        #: What weights are compared with, where it is asked for how far they have moved.
+        self.first_values: FirstValues | None = None
         self._warned: set[tuple[str, str]] = set()
+
+    @property
+    def compares_with_first_values(self) -> bool:
+        """Whether it is asked for how far weights have moved since the training began."""
+        return "weight_change" in self._details
 
     @property
     def records(self) -> frozenset[str]:
@@ -60,6 +69,8 @@ class GroupLogs:
         if "gradients" in self._details:
             picture = run.present_picture()
             self._before, self._trained = WeightChange().look(picture), _training_in(picture)
+        if self.first_values is not None:
+            self.first_values.see(run.present_picture())
 
     def of_epoch(self, run: ScheduleRun) -> dict[str, float]:
         """Return the details of an epoch that ends; warn of gradients that vanish or explode."""
@@ -71,6 +82,9 @@ class GroupLogs:
         if "weights" in self._details:
             for group in run.present_picture().groups:
                 logs |= _of_weights(group)
+        if self.first_values is not None:
+            changes = self.first_values.changes(run.present_picture())
+            logs |= {f"weight_change/{name}": change for name, change in changes.items()}
         return logs
 
     def _of_gradients(self, run: ScheduleRun) -> dict[str, float]:
@@ -137,10 +151,10 @@ def _training_in(picture: ModelPicture) -> dict[str, list[int]]:
 
 def _of_phase(run: ScheduleRun) -> dict[str, float]:
     logs: dict[str, float] = {"phase": run.progress.index, "frozen_groups": len(run.frozen)}
-    rate = learning_rate_of(run.model)
+    rate, factors = learning_rate_of(run.model), run.curve_factors()
     if rate is not None:  # several optimizers have none to give
         for name, multiplier in run.multipliers.items():
-            now = rate * multiplier * run.curve_factor(name) * (name not in run.frozen)
+            now = rate * multiplier * factors.get(name, 1.0) * (name not in run.frozen)
             logs[f"learning_rate/{name}"] = now
     return logs
 

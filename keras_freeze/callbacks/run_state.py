@@ -7,6 +7,7 @@ from typing import Any
 
 from keras_freeze.callbacks.adaptive_run import AdaptiveRun, Memory, schedule_so_far
 from keras_freeze.callbacks.fit_plan import Best, FitPlan
+from keras_freeze.callbacks.run_record import RunRecord
 from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.checks import ArgumentError
 from keras_freeze.schedules import Progress, fingerprint
@@ -46,6 +47,7 @@ def to_plain(run: ScheduleRun, script: Mapping[str, Any]) -> dict[str, Any]:
         "counts": list(run.counts),
         "best": run.best and [run.best.value, run.best.epoch, run.best.steps, run.best.state],
         "adaptive": run.memory.to_plain() if isinstance(run, AdaptiveRun) else None,
+        "so_far": run.so_far.to_plain(),
     }
 
 
@@ -61,6 +63,7 @@ def of_plain(plan: FitPlan, state: Mapping[str, Any]) -> ScheduleRun:
         "multipliers": dict(state["multipliers"]),
         "counts": (state["counts"][0], state["counts"][1]),
         "best": state["best"] and Best(*state["best"]),
+        "so_far": RunRecord.of_plain(state.get("so_far") or RunRecord().to_plain()),
     }
     if plan.adaptive is None:
         return ScheduleRun(plan, Progress(plan.schedule, index, trigger), **arguments)

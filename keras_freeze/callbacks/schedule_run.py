@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 
 from keras_freeze.callbacks import transition_message
 from keras_freeze.callbacks.fit_plan import Best, FitPlan, StartingPoint
+from keras_freeze.callbacks.run_record import Part, RunRecord
 from keras_freeze.callbacks.transition_message import Change
 from keras_freeze.checks import counted
 from keras_freeze.engine import (
@@ -39,9 +41,11 @@ from keras_freeze.reports import parameter_counts
 from keras_freeze.schedules import (
     OnPlateau,
     Progress,
+    ScheduleRecord,
     every_trigger,
     improves,
     monitored,
+    what_fired,
 )
 
 
@@ -63,6 +67,7 @@ class ScheduleRun:
         has_warned: Bool, whether a plateau's metric that is no number has been warned of.
         has_gone_back: Bool, whether the model was taken back to an earlier state.
         marks: Fingerprints, as the phase began, of groups whose rate may be too small to move them.
+        so_far: What has trained so far, and when.
     """
 
     plan: FitPlan
@@ -80,6 +85,7 @@ class ScheduleRun:
     has_gone_back: bool = False
     ticks: int = 0
     marks: Mapping[str, tuple[bytes, ...]] = dataclasses.field(default_factory=dict)
+    so_far: RunRecord = dataclasses.field(default_factory=RunRecord)
     #: What asks for the best epoch, and by which argument, for errors.
     asking: ClassVar[tuple[str, str]] = ("Phase", "restore_best")
 
@@ -141,8 +147,10 @@ class ScheduleRun:
         self.count_steps(batch)
         lines = []
         if self.progress.is_over and not self.progress.is_last:
+            self._end_part()
             lines = self.advance()
             self.ticks = self._ticks()
+        self._begin_part()
         if self.is_in_last_phase and self.progress.after_steps(self._execution).is_over:
             # Keras looks at it after this execution.
             self.plan.picture.model.stop_training = True
@@ -151,6 +159,8 @@ class ScheduleRun:
     def end_epoch(self, logs: Mapping[str, Any]) -> list[str]:
         """Take an epoch's metrics into account; return the lines to print."""
         self.count_steps(self.batches_in_epoch)
+        self._end_part()
+        self.so_far.end_epoch(self.epoch, self.batch)
         self._warn_of_no_step()
         self._warn_of_no_number(logs)
         self.progress = self.progress.after_epoch(logs)
@@ -178,16 +188,30 @@ class ScheduleRun:
         transition(self.model, Flags(), {})
         return lines
 
-    def curve_factor(self, group: str) -> float:
-        """Return by what the phase's curve multiplies a group's learning rate in the next batch."""
-        leaf = leaf_optimizers(main_optimizer(self.plan.picture.model))[0]
-        active = rules_of(leaf).curve
-        if active is None:
-            return 1.0
-        phase = self.progress.phase
-        life = 1.0 if phase is None else self.plan.lives(phase)[group]
-        done = float(iterations(leaf) - active.start) / life
-        return float(keras.ops.convert_to_numpy(active.curve.factor(done, active.steps)))
+    def curve_factors(self, since: int | None = None) -> dict[str, float]:
+        """Return by group what the phase's curve multiplies its learning rate by; none without one.
+
+        Args:
+            since: Int, an iteration count of the optimizer: the mean since then. Defaults to None,
+                for the next batch.
+        """
+        leaf, phase = self._leaf, self.progress.phase
+        active = None if leaf is None else rules_of(leaf).curve
+        if active is None or phase is None:
+            return {}
+        now = iterations(leaf)
+        ticks = [float(now)] if since is None else _spread(since, now)
+        lives, means = self.plan.lives(phase), {}
+        for life in set(lives.values()):
+            values = [active.curve.factor((t - active.start) / life, active.steps) for t in ticks]
+            means[life] = float(np.mean([keras.ops.convert_to_numpy(value) for value in values]))
+        return {name: means[life] for name, life in lives.items()}
+
+    @property
+    def _leaf(self) -> keras.Optimizer | None:
+        """The optimizer whose steps count for curves; None where no single one trains the model."""
+        optimizer = main_optimizer(self.plan.picture.model)
+        return None if optimizer is None else leaf_optimizers(optimizer)[0]
 
     @property
     def now(self) -> str:
@@ -213,6 +237,35 @@ class ScheduleRun:
             self.steps += batch - self.batch
         self.batch = batch
 
+    def _begin_part(self) -> None:
+        """Record what trains from here on, unless that has been done."""
+        if self.so_far.present is not None:
+            return
+        rate, names = learning_rate_of(self.model), self.plan.picture.group_names
+        base = 1.0 if rate is None else rate
+        rates = {n: base * self.multipliers.get(n, 1.0) for n in names if n not in self.frozen}
+        tick = 0 if self._leaf is None else iterations(self._leaf)
+        index, count = self.progress.index, self.counts[0]
+        self.so_far.present = Part(self.batch, index, rates, count, tick)
+
+    def _end_part(self) -> None:
+        """Record that what trains has trained until here."""
+        part = self.so_far.present
+        if part is not None:
+            trainer.sync_jax_state(self.plan.picture.model)
+            self.so_far.end_part(self.batch, self.curve_factors(part.tick))
+
+    def what_ran(self) -> ScheduleRecord:
+        """Return what has trained so far, and when."""
+        picture, so_far = self.plan.picture, self.so_far
+        return ScheduleRecord(
+            picture.model.name,
+            tuple(picture.group_names),
+            tuple(so_far.rows),
+            so_far.epochs,
+            are_multiples=learning_rate_of(self.model) is None,
+        )
+
     def advance(self) -> list[str]:
         """Leave the phase that is over and enter the next; the last is left by the fit's end."""
         lines: list[str] = []
@@ -220,6 +273,7 @@ class ScheduleRun:
         while self.progress.is_over and not self.progress.is_last:
             self._warn_of_standstill()
             lines += self.leave()
+            self.so_far.end_phase(self.ending)
             self.progress, self.steps = self.progress.next(), 0
         if self.progress.index != index:
             lines += self.enter()
@@ -304,6 +358,12 @@ class ScheduleRun:
     def is_in_last_phase(self) -> bool:
         """Whether no phase will follow."""
         return self.progress.is_last
+
+    @property
+    def ending(self) -> str:
+        """What has ended the present phase, in words; "" where that need not be said."""
+        trigger = self.progress.trigger
+        return "" if trigger is None else what_fired(trigger, self.progress.state)
 
     @property
     def records(self) -> frozenset[str]:
@@ -452,6 +512,18 @@ class ScheduleRun:
         self.has_gone_back = True
         metric = f"{self.best_by[0]} {best.value:.4g}"
         return [f"{when}: restored epoch {best.epoch + 1} ({metric})."]
+
+
+def _spread(first: int, end: int) -> list[float]:
+    """Return so many iteration counts in a range that their mean stands for it.
+
+    Example:
+        >>> _spread(3, 5), _spread(0, 16)
+        ([3.0, 4.0], [0.5, 2.5, 4.5, 6.5, 8.5, 10.5, 12.5, 14.5])
+    """
+    count = min(max(1, end - first), 8)
+    each = (end - first) / count
+    return [first + max(0.0, (n + 0.5) * each - 0.5) for n in range(count)]
 
 
 def _is_coarse(group: LayerGroup) -> bool:

@@ -54,6 +54,7 @@ class ModelState:
         kept_by_lora: Ids of what is frozen since LoRA adapts the model.
         kept_frozen: Ids of what a search keeps frozen at any depth.
         untouched: Ids of the layers that had the values they were made with when a fit began.
+        first_values: Those of the weights when the training began; None where nobody asked.
         trained_by: Ids of the variables that each optimizer was ever built for, in order, of a
             model that holds several: whose a frozen variable is.
         restored: Int, how often its whole training state was replaced, frozen weights too.
@@ -70,6 +71,7 @@ class ModelState:
     kept_by_lora: frozenset[int] = frozenset()
     kept_frozen: frozenset[int] = frozenset()
     untouched: frozenset[int] = frozenset()
+    first_values: Any | None = None
     restored: int = 0
     findings: frozenset[str] = frozenset()
     trained_by: weakref.WeakKeyDictionary[Any, tuple[int, ...]] = dataclasses.field(

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import keras
@@ -121,7 +121,7 @@ class WeightChange(Gauge):
                 found[group.name] = own
         return found
 
-    def change(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> float:
+    def change(self, before: Iterable[np.ndarray], after: Iterable[np.ndarray]) -> float:
         """Return the norm of the difference over that of the weights before.
 
         Weights that were all zero before have changed by 1.
@@ -130,11 +130,11 @@ class WeightChange(Gauge):
             >>> WeightChange().change([np.array([3.0, 4.0])], [np.array([3.0, 4.5])])
             0.1
         """
-        pairs = [
-            (a.astype("float64"), b.astype("float64")) for a, b in zip(before, after, strict=True)
-        ]
-        moved = math.hypot(*(float(np.linalg.norm(b - a)) for a, b in pairs))
-        norm = math.hypot(*(float(np.linalg.norm(a)) for a, _ in pairs))
+        moved = norm = 0.0
+        for old, new in zip(before, after, strict=True):
+            a, b = old.astype("float64"), new.astype("float64")
+            moved = math.hypot(moved, float(np.linalg.norm(b - a)))
+            norm = math.hypot(norm, float(np.linalg.norm(a)))
         return moved / norm if norm else float(moved > 0)
 
 

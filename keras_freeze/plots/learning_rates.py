@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from keras_freeze.learning_rates import LearningRateRange
-from keras_freeze.plots.style import COLOURS, OVER_MARKS, figure_class, styled
+from keras_freeze.plots.style import OVER_MARKS, figure_class, palette, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,14 +40,14 @@ def learning_rates(found: LearningRateRange, *, ax: Axes | None = None) -> Figur
             _, ax = plt.subplots(
                 figsize=(6.4, 3.6), layout="constrained", FigureClass=figure_class()
             )
-    lowest, highest = math.inf, -math.inf
+    lowest, highest, colours = math.inf, -math.inf, palette()
     for number, test in enumerate(found.tests):
         losses = test.smoothed
         finite = [loss for loss in losses if math.isfinite(loss)]
         lowest = min(lowest, *finite)
         highest = max(highest, *finite[:1])
-        colour = COLOURS[number % len(COLOURS)]
-        dashes = _DASHES[number // len(COLOURS) % len(_DASHES)]
+        colour = colours[number % len(colours)]
+        dashes = _DASHES[number // len(colours) % len(_DASHES)]
         label = f"phase {test.phase}: {test.training[-1] if test.training else 'nothing'} and up"
         if len(test.training) == 1:
             label = f"phase {test.phase}: {test.training[0]}"

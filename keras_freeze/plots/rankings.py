@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keras_freeze.plots.style import COLOURS, FROZEN_COLOUR, OVER_MARKS, figure_class, styled
+from keras_freeze.plots.style import (
+    COLOURS,
+    FROZEN_COLOUR,
+    MAX_WIDTH,
+    OVER_MARKS,
+    WIDE,
+    figure_class,
+    styled,
+)
 from keras_freeze.ranking import By, GroupRanking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
-
-# Values that are farther apart than this are drawn on a logarithmic axis.
-_WIDE = 30.0
 
 _LABELS = {"relative_gradient_norm": "relative gradient norm", "signal_to_noise": "signal to noise"}
 
@@ -44,7 +49,7 @@ def ranking(
 
     places = {name: n for n, name in enumerate(groups.ranked(by), 1)}
     if ax is None:
-        width = max(4.0, 1.5 + 0.45 * len(groups.groups))
+        width = min(max(4.0, 1.5 + 0.45 * len(groups.groups)), MAX_WIDTH)
         with styled():
             _, ax = plt.subplots(
                 figsize=(width, 3.6), layout="constrained", FigureClass=figure_class()
@@ -63,7 +68,7 @@ def ranking(
                 str(places[group.name]), where, (0, 2), textcoords="offset points", ha="center"
             )
     values = [getattr(group, by) for group in rows]
-    if max(values) > _WIDE * min(values) > 0:
+    if max(values) > WIDE * min(values) > 0:
         ax.set_yscale("log")
     ax.set_ylabel(_LABELS[by])
     turned = len(rows) > 8 or max(len(group.name) for group in rows) > 8

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_freeze.plots.style import (
-    COLOURS,
     FROZEN_COLOUR,
+    MAX_WIDTH,
     OVER_MARKS,
     figure_class,
+    palette,
     short_count,
     styled,
 )
@@ -138,10 +139,12 @@ def _are_numbers(values: set[Any]) -> bool:
 def _panels(has_map: bool) -> tuple[Figure, dict[str, Axes]]:
     import matplotlib.pyplot as plt
 
-    rows: list[Any] = [["depth", "parameters"], ["time", "curves"]]
-    if has_map:
-        rows = [[*row, "map"] for row in rows]
-    size = (1 + 4.8 * len(rows[0]), 7.4)
+    rows: list[Any] = [
+        ["depth", "parameters"],
+        ["time", "curves"],
+        *([["map", "map"]] if has_map else []),
+    ]
+    size = (MAX_WIDTH, 0.4 + 3.2 * len(rows))
     with styled():
         figure, panels = plt.subplot_mosaic(
             rows, layout="constrained", figsize=size, FigureClass=figure_class()
@@ -174,7 +177,8 @@ def _draw_depth(axes: Axes, found: _Search) -> None:
         scores = [_scores(own, found) for own in by_depth]
         means = [np.mean(own) for own in scores]
         spreads = [float(np.std(own, ddof=1)) if len(own) > 1 else 0.0 for own in scores]
-        axes.errorbar(depths, means, spreads, color=COLOURS[6], marker="o", ms=4, capsize=3, lw=1.2)
+        style: dict[str, Any] = {"color": palette()[-1], "marker": "o", "ms": 4, "lw": 1.2}
+        axes.errorbar(depths, means, spreads, capsize=3, **style)
         axes.set_title("score by depth: mean ± std and each training")
     _star(axes, _depth(found.best), found.best["score"])
     axes.set_xlabel("freeze depth")
@@ -242,7 +246,7 @@ def _draw_curves(axes: Axes, found: _Search) -> None:
             label = f"best trial (depth {_depth(row):g})"
             style = {"color": _BEST, "lw": 2, "marker": mark, "label": label}
             for part in execution.parts[1:]:
-                axes.axvline(part.epoch, color="0.35", linestyle=":", lw=1, gid="transition")
+                axes.axvline(part.epoch, color="0.5", linestyle=":", lw=1, gid="transition")
         axes.plot(epochs, values, **style)
     axes.set_xlabel("epochs trained")
     axes.set_ylabel(found.objective)

@@ -15,8 +15,11 @@ import numpy as np
 from keras_freeze.plots.style import (
     COLOURS,
     FROZEN_COLOUR,
+    MAX_WIDTH,
     OVER_MARKS,
     figure_class,
+    mark,
+    palette,
     short_count,
     styled,
 )
@@ -67,7 +70,7 @@ def training(
     figure, ((upper,), (lower,)) = _panels(columns=1)
     _draw_training(upper, log, metric)
     _draw_counts(lower, log)
-    _mark(lower, transitions(log))
+    mark(lower, transitions(log))
     return figure
 
 
@@ -101,7 +104,7 @@ def comparison(
         for arms in columns.values()
     ]
     labels = list(dict.fromkeys(label for arms in read for label in arms))
-    colours = dict(zip(labels, itertools.cycle(COLOURS)))  # a label's is the same everywhere
+    colours = dict(zip(labels, itertools.cycle(palette())))  # a label's is the same everywhere
     figure, (uppers, lowers) = _panels(columns=len(columns))
     for title, arms, upper, lower in zip(columns, read, uppers, lowers, strict=True):
         for label, logs in arms.items():
@@ -110,7 +113,7 @@ def comparison(
             width = 1.6 * (len(labels) - labels.index(label))
             _draw_steps(lower, logs[0]["trainable_params"], colours[label], width)
             for axes in (upper, lower):
-                _mark(axes, transitions(logs[0]), colours[label])
+                mark(axes, transitions(logs[0]), colours[label])
         upper.set_title(title)
     uppers[0].set_ylabel(metric.replace("val_", "validation ").replace("_", " "))
     lowers[0].set_ylabel("trainable parameters")
@@ -170,7 +173,8 @@ def _panels(columns: int) -> tuple[Figure, Any]:
     with styled():
         figure, panels = plt.subplots(
             2, columns, squeeze=False, sharex=True, sharey="row", layout="constrained",
-            figsize=(2 + 4.5 * columns, 5.4), height_ratios=(3, 2), FigureClass=figure_class(),
+            figsize=(min(2 + 4.5 * columns, MAX_WIDTH), 5.4), height_ratios=(3, 2),
+            FigureClass=figure_class(),
         )  # fmt: skip
     for axes in panels[1]:
         axes.set_xlabel("epochs trained")
@@ -187,7 +191,7 @@ def _draw_training(axes: Axes, log: Mapping[str, Sequence[float]], metric: str) 
     ):
         if name in log:
             _draw_metric(axes, [log[name]], label, colour)
-    _mark(axes, transitions(log))
+    mark(axes, transitions(log))
     axes.set_ylabel(metric)
     axes.legend(loc="best", **OVER_MARKS)
 
@@ -216,8 +220,3 @@ def _draw_metric(axes: Axes, values: list[Sequence[float]], label: str, colour: 
 def _draw_steps(axes: Axes, counts: Sequence[float], colour: str, width: float) -> None:
     axes.stairs(counts, np.arange(len(counts) + 1), baseline=None, color=colour, linewidth=width)
     axes.set_ylim(bottom=0)
-
-
-def _mark(axes: Axes, epochs: list[int], colour: str = "0.35") -> None:
-    for epoch in epochs:
-        axes.axvline(epoch, color=colour, linestyle=":", linewidth=1, gid="transition")

@@ -61,6 +61,7 @@ from keras_freeze.schedules.rates import (
     check_rates as check_rates,
     multipliers,
 )
+from keras_freeze.schedules.records import RecordRow as RecordRow, ScheduleRecord
 from keras_freeze.schedules.schedule import FreezeSchedule
 from keras_freeze.schedules.settling import Settling as Settling, Tolerance as Tolerance
 from keras_freeze.schedules.top_gradient import TopGradient
@@ -75,6 +76,7 @@ from keras_freeze.schedules.triggers import (
     When,
     as_trigger as as_trigger,
     every_trigger as every_trigger,
+    what_fired as what_fired,
 )
 
 __all__ = [
@@ -92,6 +94,7 @@ __all__ = [
     "OnPlateau",
     "Phase",
     "SchedulePreview",
+    "ScheduleRecord",
     "SlantedTriangular",
     "TopGradient",
     "Trigger",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -42,6 +42,9 @@ class PreviewRow:
         non_trainable_params: Int, parameters that don't.
         rates: Learning rate of each of these groups as a multiple of the compiled one.
         curve: Str, how the rate changes within the phase; "" for not at all.
+        epochs: Float, the epochs that are done when it begins; None where that isn't known
+            beforehand.
+        is_reached: Bool, whether it may begin within the fit.
     """
 
     phase: int
@@ -53,6 +56,8 @@ class PreviewRow:
     rates: Mapping[str, float]
     curve: str
     decides_late: bool = False
+    epochs: float | None = None
+    is_reached: bool = True
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -70,6 +75,9 @@ class SchedulePreview(ShownAsTable):
         groups: Tuple of str, the layer groups of the model, from the head down.
         rates_follow: Bool, whether rates follow the gradients from the second epoch on, so that
             those here are where they begin (`rates="auto"`).
+        is_open: Bool, whether what follows the rows is decided while the model trains.
+        end: Float, the epochs that are done when the last of the rows ends; None where that isn't
+            known beforehand.
     """
 
     model: str
@@ -78,6 +86,8 @@ class SchedulePreview(ShownAsTable):
     rows: tuple[PreviewRow, ...]
     groups: tuple[str, ...]
     rates_follow: bool = False
+    is_open: bool = False
+    end: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the preview as plain data, ready for JSON."""
@@ -203,16 +213,25 @@ def preview_in(
     *,
     steps_per_epoch: int | None,
     rates: Rates,
+    is_open: bool = False,
 ) -> SchedulePreview:
     """Return what `preview` does, for a model that has been read; arguments as there."""
     check_count("preview", "epochs", epochs)
     model = picture.model
-    begins = _begins(schedule, epochs, steps_per_epoch, getattr(model, "steps_per_execution", 1))
-    rows, follows = [], False
+    stride = getattr(model, "steps_per_execution", 1)
+    moments, end = _moments(schedule, steps_per_epoch, stride)
+    earliest, _ = _moments(soonest(schedule), steps_per_epoch, stride)
+    rows, follows, is_reached = [], False, True
     for index, phase in enumerate(schedule.phases):
         given = rates if phase.rates is None else phase.rates
         follows |= isinstance(given, str) and given == "auto"
-        rows.append(_row(index, phase, begins[index], picture, given))
+        early = earliest[index]
+        is_reached = is_reached and not (early is not None and early.epoch >= epochs)
+        text = _begin(moments[index], index) + ("" if is_reached else " (not reached)")
+        row = _row(index, phase, text, picture, given)
+        done = _epochs_done(moments[index], steps_per_epoch)
+        rows.append(dataclasses.replace(row, epochs=done, is_reached=is_reached))
+    lasts = schedule.phases[-1].trigger is None
     compiled = getattr(model, "compiled", False)
     return SchedulePreview(
         model.name,
@@ -221,6 +240,8 @@ def preview_in(
         tuple(rows),
         picture.group_names[::-1],
         follows,
+        is_open,
+        float(epochs) if lasts else _epochs_done(end, steps_per_epoch),
     )
 
 
@@ -279,17 +300,20 @@ def _row(
     )
 
 
-def _begins(
-    schedule: PhaseSequence, epochs: int, steps_per_epoch: int | None, stride: int
-) -> Sequence[str]:
-    exact = timeline(schedule, steps_per_epoch, stride)
-    earliest = timeline(soonest(schedule), steps_per_epoch, stride)
-    texts, is_late = [], False
-    for index, (moment, early) in enumerate(zip(exact, earliest, strict=True)):
-        is_late = is_late or (early is not None and early.epoch >= epochs)
-        text = _begin(moment, index)
-        texts.append(f"{text} (not reached)" if is_late else text)
-    return texts
+def _moments(
+    schedule: PhaseSequence, steps_per_epoch: int | None, stride: int
+) -> tuple[tuple[Moment | None, ...], Moment | None]:
+    """Return when each phase begins, and when the last ends; None where that isn't known."""
+    if schedule.phases[-1].trigger is None:
+        return timeline(schedule, steps_per_epoch, stride), None
+    made: Any = schedule  # a dataclass, which a protocol can't demand
+    longer = dataclasses.replace(made, phases=[*schedule.phases, Phase()])
+    *moments, end = timeline(longer, steps_per_epoch, stride)
+    return tuple(moments), end
+
+
+def _epochs_done(moment: Moment | None, steps_per_epoch: int | None) -> float | None:
+    return None if moment is None else moment.epoch + moment.step / (steps_per_epoch or 1)
 
 
 def _begin(moment: Moment | None, index: int) -> str:

@@ -442,6 +442,19 @@ def as_trigger(
     )
 
 
+def what_fired(trigger: Trigger, state: State) -> str:
+    """Return in words what has ended a phase: of triggers joined by `|`, those that have fired.
+
+    Example:
+        >>> what_fired(AfterEpochs(3) | AfterSteps(8), [1, 8])
+        'after 8 steps'
+    """
+    if not isinstance(trigger, AnyOf):
+        return trigger.describe()
+    pairs = zip(trigger.triggers, state, strict=True)
+    return " and ".join(what_fired(part, own) for part, own in pairs if part.fired(own))
+
+
 def every_trigger(trigger: Trigger | None) -> Iterator[Trigger]:
     """Yield the simple triggers that a trigger consists of; none for None."""
     if isinstance(trigger, _Combined):

@@ -53,3 +53,43 @@ def test_into_axes_of_ones_own():
 def test_what_has_decided_nothing():
     with pytest.raises(ValueError, match=r"decisions\(made=\.\.\.\) must have decided something"):
         plots.decisions(kf.GradualUnfreeze())
+
+
+def of_two_metrics():
+    measured = tuple(Measured(n, "low", 0.5 / n) for n in (1, 2, 3))
+    rows = (
+        DecisionRow(2, "low freezes", 0.25, 0.3, "change of the weights"),
+        DecisionRow(3, "low unfreezes", 1.4, 1.2, "val_loss"),
+        DecisionRow(4, "low unfreezes", 1.6, 1.2, "val_loss"),
+    )
+    return Decisions("change of the weights", rows, measured, "depth 0 of 1: all train")
+
+
+def test_each_metric_has_a_scale_and_an_entry_for_its_threshold():
+    axes, beside = plots.decisions(of_two_metrics()).axes
+    assert beside.get_ylabel() == "val_loss"
+    assert lines(axes)["threshold (change of the weights)"][1] == [0.3, 0.3]
+    assert lines(beside)["threshold (val_loss)"] == ([2.7, 3.3], [1.2, 1.2])
+    assert lines(beside)["val_loss"] == ([3, 4], [1.4, 1.6])
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    names = ["threshold (change of the weights)", "threshold (val_loss)", "val_loss"]
+    assert labels == ["low", *names]
+
+
+def test_the_threshold_of_another_metric_alone_has_an_entry():
+    made = of_two_metrics()
+    only = Decisions(made.criterion, made.rows[1:], made.measured, made.verdict)
+    axes, _ = plots.decisions(only).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["low", "threshold (val_loss)", "val_loss"]
+
+
+def test_lines_are_seen_on_a_dark_background():
+    import matplotlib.pyplot as plt
+
+    measured = tuple(Measured(n, f"depth {n}", 2.0) for n in range(7))
+    with plt.style.context("dark_background"):
+        (axes,) = plots.decisions(Decisions("val_loss", (), measured, "depth 0 of 6")).axes
+    colours = [line.get_color() for line in axes.lines]
+    assert len(set(colours)) == 7
+    assert not {"black", "#000000"} & set(colours)

@@ -125,3 +125,12 @@ def test_nothing_to_draw(searched, tmp_path):
         plots.search(tmp_path)
     with pytest.raises(ValueError, match="at least one complete trial whose callbacks were"):
         plots.search(searched(3, status="FAILED"))
+
+
+def test_with_a_map_the_figure_is_as_wide_as_a_notebook(searched):
+    figure = plots.search(searched(12, rates=(1e-2, 1e-3)))
+    assert figure.get_figwidth() <= 9
+    figure.canvas.draw()
+    places = {axes.get_title(): axes.get_position() for axes in figure.axes if axes.get_title()}
+    assert len(places) == 5
+    assert min(place.width for place in places.values()) > 0.3

@@ -119,3 +119,8 @@ def test_importing_plots_needs_no_matplotlib(monkeypatch):
     importlib.reload(plots)
     with pytest.raises(ModuleNotFoundError, match="matplotlib"):
         plots.training(LOG)
+
+
+def test_several_columns_are_as_wide_as_a_notebook():
+    columns = {f"rate {n}": {"gradual": LOG} for n in range(4)}
+    assert plots.comparison(columns, metric="loss").get_figwidth() <= 9

@@ -340,3 +340,18 @@ def test_unknown_names_are_refused(plain):
         FreezeSchedule({0: "lwo"}).preview(plain(), 3)
     with pytest.raises(ValueError, match="must name layer groups of the model"):
         FreezeSchedule({0: Phase(rates={"lwo": 0.5})}).preview(plain(), 3)
+
+
+def test_when_phases_begin_and_end_as_numbers(plain):
+    phases = [Phase(2, until=AfterSteps(6)), Phase(1, until=OnPlateau("loss")), Phase(0, until=2)]
+    preview = FreezeSchedule(phases).preview(plain(), 2, steps_per_epoch=4)
+    assert [row.epochs for row in preview.rows] == [0.0, 1.5, None]
+    assert [row.is_reached for row in preview.rows] == [True, True, False]
+    assert preview.end is None
+    ends = FreezeSchedule([Phase(1, until=2), Phase(until=AfterSteps(2))])
+    assert ends.preview(plain(), 9, steps_per_epoch=4).end == 2.5
+    assert ends.preview(plain(), 9).end is None
+    assert schedules.gradual(plain(), 2).preview(plain(), 9).end == 9.0
+    adaptive = kf.AutoFreeze(intervals=3).preview(plain(), 6, 4)
+    assert (adaptive.is_open, adaptive.end) == (True, 2.0)
+    assert not preview.is_open
