@@ -57,6 +57,12 @@ from keras_freeze.schedules import (
     check_rates,
     preview_in,
 )
+from keras_freeze.training_reports import (
+    TrainingNotes,
+    TrainingReport,
+    WeightSamples,
+    training_report,
+)
 
 
 class FreezeScheduler(BaseCallback):
@@ -125,6 +131,8 @@ class FreezeScheduler(BaseCallback):
     _cache: CacheDriver | None = None
     _decisions: Decisions | None = None
     _record: ScheduleRecord | None = None
+    _report: TrainingReport | None = None
+    _notes: TrainingNotes | None = None
     _group_logs: GroupLogs | None = None
     _siblings: tuple[keras.callbacks.Callback, ...] = ()
 
@@ -409,7 +417,8 @@ class FreezeScheduler(BaseCallback):
         """Make the plan for this fit, and check that it can be carried out."""
         self._check_alone()
         self._end()
-        self._decisions = self._record = None
+        self._decisions = self._record = self._report = None
+        self._notes = None
         owner, model = type(self).__name__, self.model
         fit_checks.refuse_stock_backup(owner, self._siblings)
         plan = self._plan_for(model, self.params["epochs"], self.params.get("steps"))
@@ -462,6 +471,7 @@ class FreezeScheduler(BaseCallback):
                 ]
             )
         self._keep_first_values(plan, epoch)
+        self._notes = TrainingNotes(WeightSamples.of(plan.picture))
         kind = ScheduleRun if plan.adaptive is None else AdaptiveRun
         return kind.begin(plan, start)
 
@@ -499,6 +509,8 @@ class FreezeScheduler(BaseCallback):
             return
         logs = {} if logs is None else logs
         self._add_to(logs, self._run)
+        if self._notes is not None:
+            self._notes.add(epoch, logs)
         self._say(self._run.end_epoch(logs))
         resume_point.record(self._run, epoch + 1)
 
@@ -511,6 +523,7 @@ class FreezeScheduler(BaseCallback):
         if self._run is not None:
             self._say(self._run.finish())
             fit_checks.warn_of_files(self._run)
+        self._report = self.report
         self._end()
         self._siblings = ()
 
@@ -530,6 +543,20 @@ class FreezeScheduler(BaseCallback):
         return self._record if self._run is None else self._run.what_ran()
 
     @property
+    def report(self) -> TrainingReport | None:
+        """What this or the last fit brought, phase by phase, and what to try next."""
+        if self._run is None or self._notes is None:
+            return self._report
+        is_race = self._run.plan.adaptive is not None and self._run.plan.adaptive.schedule.is_race
+        decisions = self.decisions if is_race else None
+        return training_report(
+            self._run.what_ran(),
+            self._notes.logs,
+            self._notes.samples.moved(self._run.present_picture()),
+            None if decisions is None else decisions.verdict,
+        )
+
+    @property
     def decisions(self) -> Decisions | None:
         """What an adaptive schedule decided in this or the last fit; None for one that is given."""
         return self._run.record() if isinstance(self._run, AdaptiveRun) else self._decisions
@@ -541,7 +568,9 @@ class FreezeScheduler(BaseCallback):
             return {"plan": None}
         first = None if logs is None else logs.first_values
         values = None if first is None else first.to_plain(run.model)
-        return {**run_state.to_plain(run, self._script(run.plan)), "first_values": values}
+        notes = None if self._notes is None else self._notes.to_plain()
+        state = run_state.to_plain(run, self._script(run.plan))
+        return {**state, "first_values": values, "notes": notes}
 
     def check_training_state(self, state: Mapping[str, Any]) -> None:
         """Raise a `ValueError` if a backup was made by another schedule, or other arguments."""
@@ -557,6 +586,7 @@ class FreezeScheduler(BaseCallback):
             model = self._plan.picture.model
             self._group_logs.first_values = FirstValues.of_plain(model, state["first_values"])
             state_of(model).first_values = self._group_logs.first_values
+        self._notes = TrainingNotes.of_plain(state.get("notes"), self._plan.picture)
         # For a training that was complete, in which no epoch will record it.
         resume_point.record(self._run, state["epoch"])
 

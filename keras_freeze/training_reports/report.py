@@ -1,0 +1,238 @@
+"""What a training brought, phase by phase, and what to try next. Pure: numbers in, a report out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from keras_freeze.checks import counted, first_few
+from keras_freeze.reports import Column, ShownAsTable, Table
+from keras_freeze.schedules import RecordRow, ScheduleRecord
+
+Verdict = Literal["overfitting", "still improving", "stalled", "unknown"]
+Logs = Sequence[Mapping[str, float]]
+
+# The part of its value by which a loss has to be worse than at its best to have got worse.
+_WORSE = 0.02
+# A group that has moved by less than this part of its norm has not moved to speak of.
+_STILL = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseGain:
+    """What one phase of a training brought.
+
+    Attributes:
+        phase: Int, its number from 0.
+        epochs: Tuple of two int: its first and last epoch, counted from 1 as Keras prints them.
+        training: Tuple of str, the groups that trained, from the head down.
+        best: Float, the lowest loss in it; NaN where there is none.
+        gain: Float, by how much that is below the lowest loss before it; NaN in the first phase.
+    """
+
+    phase: int
+    epochs: tuple[int, int]
+    training: tuple[str, ...]
+    best: float
+    gain: float
+
+
+@dataclasses.dataclass(frozen=True)
+class NextStep:
+    """Something to try.
+
+    Attributes:
+        why: Str.
+        code: Str.
+    """
+
+    why: str
+    code: str
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class TrainingReport(ShownAsTable):
+    """What a training brought; printed as text, with rich, or as HTML in a notebook.
+
+    Attributes:
+        model: Str, the model's name.
+        metric: Str, by which phases are compared: `"val_loss"`, or `"loss"` without validation.
+        phases: Tuple of `PhaseGain`, in order.
+        verdict: `"overfitting"`, `"still improving"`, `"stalled"`, or `"unknown"` without
+            validation.
+        reason: Str, the numbers behind the verdict.
+        never_trained: Tuple of str, the groups that never unfroze.
+        moved: How far each group has moved, relative to its norm, by a sample of its weights.
+        next_steps: Tuple of `NextStep`.
+    """
+
+    model: str
+    metric: str
+    phases: tuple[PhaseGain, ...]
+    verdict: Verdict
+    reason: str
+    never_trained: tuple[str, ...]
+    moved: Mapping[str, float]
+    next_steps: tuple[NextStep, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all as plain data, ready for JSON; what isn't known is None."""
+        found = dataclasses.asdict(self)
+        for row in found["phases"]:
+            for name in ("best", "gain"):
+                row[name] = None if math.isnan(row[name]) else row[name]
+        return found
+
+    def __repr__(self) -> str:
+        return (
+            f"TrainingReport(model={self.model!r}, phases={len(self.phases)}, "
+            f"verdict={self.verdict!r})"
+        )
+
+    def _table(self) -> Table:
+        columns = (
+            Column("phase"),
+            Column("epochs"),
+            Column("trained", fit="wrap"),
+            Column(f"best {self.metric}", align="right"),
+            Column("gain", align="right"),
+        )
+        rows = []
+        for phase in self.phases:
+            first, last = phase.epochs
+            epochs = f"{first}" if first == last else f"{first} to {last}"
+            values = _number(phase.best, ".4g"), _number(phase.gain, "+.3g")
+            rows.append((str(phase.phase), epochs, first_few(phase.training), *values))
+        return Table(f"{self.model}: {self.verdict}", columns, tuple(rows), notes=self._notes())
+
+    def _notes(self) -> tuple[str, ...]:
+        notes = [self.reason]
+        if self.never_trained:
+            notes.append(f"Never unfrozen: {first_few(self.never_trained)}.")
+        trained = {n: change for n, change in self.moved.items() if n not in self.never_trained}
+        if trained:
+            far = sorted(trained, key=lambda name: -trained[name])
+            shown = ", ".join(f"{name} {trained[name]:.1%}" for name in far[:3])
+            notes.append(f"Moved most, relative to their norm: {shown}.")
+        still = [name for name, change in trained.items() if change < _STILL]
+        if still:
+            notes.append(f"Trained and hardly moved: {first_few(still)}.")
+        notes += [f"Next: {step.why}: {step.code}" for step in self.next_steps]
+        return tuple(notes)
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def training_report(
+    record: ScheduleRecord, logs: Logs, moved: Mapping[str, float], race: str | None = None
+) -> TrainingReport:
+    """Return the report of a training.
+
+    Args:
+        record: What the schedule did.
+        logs: The logs of each epoch, from the first on; empty for one that isn't known.
+        moved: How far each group has moved, relative to its norm.
+        race: What a race of freeze depths found, whose epochs are those of several trainings and
+            are not compared. Defaults to None, for another training.
+
+    Example:
+        >>> row = RecordRow(0.0, 0, "", {"head": 0.1}, 4)
+        >>> record = ScheduleRecord("net", ("low", "head"), (row,), 3.0)
+        >>> losses = (2.0, 3.0), (1.0, 2.0), (0.5, 2.5)
+        >>> logs = [{"loss": own, "val_loss": other} for own, other in losses]
+        >>> report = training_report(record, logs, {"low": 0.0, "head": 0.3})
+        >>> report.verdict, report.never_trained
+        ('overfitting', ('low',))
+    """
+    has_validation = any("val_loss" in one for one in logs)
+    metric = "val_loss" if has_validation else "loss"
+    values = [float(one.get(metric, math.nan)) for one in logs]
+    trained = {name for row in record.rows for name in row.rates}
+    never = tuple(name for name in record.groups if name not in trained)
+    if race is not None:
+        step = NextStep(
+            "train on at this depth",
+            'kf.FreezeScheduler({0: callback.decisions.freeze_depth}, rates="default")',
+        )
+        return TrainingReport(
+            record.model, metric, (), "unknown", f"{race}.", never, dict(moved), (step,)
+        )
+    phases = _phases(record, values)
+    verdict, reason = _verdict(logs, has_validation)
+    steps = _next_steps(verdict, phases, never, record)
+    return TrainingReport(
+        record.model, metric, phases, verdict, reason, never, dict(moved), tuple(steps)
+    )
+
+
+def _phases(record: ScheduleRecord, values: Sequence[float]) -> tuple[PhaseGain, ...]:
+    """Return what each phase brought; rows of one phase, between which rates change, are one."""
+    parts: list[list[RecordRow]] = []
+    for row in record.rows:
+        before = parts[-1][0] if parts else row
+        if parts and before.phase == row.phase and before.rates.keys() == row.rates.keys():
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    ends = [part[0].epochs for part in parts[1:]] + [record.epochs]
+    found, before = [], math.nan
+    for part, end in zip(parts, ends, strict=True):
+        begin = part[0].epochs
+        own = [v for v in values[math.ceil(begin) : math.ceil(end)] if math.isfinite(v)]
+        best = min(own, default=math.nan)
+        epochs = int(begin) + 1, max(int(begin) + 1, math.ceil(end))
+        training = tuple(reversed([*part[0].rates]))
+        found.append(PhaseGain(part[0].phase, epochs, training, best, before - best))
+        before = best if math.isnan(before) else min(before, best) if own else before
+    return tuple(found)
+
+
+def _verdict(logs: Logs, has_validation: bool) -> tuple[Verdict, str]:
+    if not has_validation:
+        return "unknown", "Without validation data there is no telling whether it overfits."
+    losses = [float(one.get("loss", math.nan)) for one in logs]
+    checked = [float(one.get("val_loss", math.nan)) for one in logs]
+    known = [n for n, value in enumerate(checked) if math.isfinite(value)]
+    if not known:
+        return "unknown", "The validation loss is no number in any epoch."
+    best, last = min(known, key=lambda n: checked[n]), known[-1]
+    now = f"{checked[last]:.4g} in epoch {last + 1}"
+    lowest = f"The validation loss was lowest in epoch {best + 1} ({checked[best]:.4g})"
+    if checked[last] > checked[best] * (1 + _WORSE) and losses[last] < losses[best]:
+        falls = f"the training loss fell from {losses[best]:.4g} to {losses[last]:.4g}"
+        return "overfitting", f"{lowest} and is {now}, while {falls}."
+    if best == last and last > 0:
+        return "still improving", f"The validation loss is lowest in the last epoch ({now})."
+    return "stalled", f"{lowest} and is {now}; the training loss is {losses[last]:.4g}."
+
+
+def _next_steps(
+    verdict: Verdict, phases: Sequence[PhaseGain], never: Sequence[str], record: ScheduleRecord
+) -> list[NextStep]:
+    steps = []
+    wasted = [phase for phase in phases[1:] if phase.gain <= 0]
+    if verdict == "overfitting":
+        stop = "keras.callbacks.EarlyStopping(patience=3, restore_best_weights=True)"
+        steps.append(NextStep("stop at the best epoch", stop))
+    if verdict == "still improving":
+        steps.append(NextStep("train longer", f"epochs={2 * max(1, round(record.epochs))}"))
+    if wasted:
+        depth = counted(len(wasted), "phase")
+        steps.append(
+            NextStep(
+                f"{depth} brought nothing; let the training find the depth",
+                'kf.GradualUnfreeze("auto")',
+            )
+        )
+    elif verdict == "stalled" and never:
+        names = list(never[-1:])
+        steps.append(NextStep("unfreeze more", f'kf.GradualUnfreeze({{0: "head", 2: {names!r}}})'))
+    elif verdict == "stalled":
+        steps.append(NextStep("look for a better rate", "kf.find_learning_rate(model, x, y)"))
+    elif verdict == "unknown":
+        steps.append(NextStep("give it validation data", "validation_data=(x_val, y_val)"))
+    return steps

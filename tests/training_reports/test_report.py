@@ -1,0 +1,165 @@
+"""Reports of trainings: from numbers, and from fits of every kind of schedule."""
+
+import copy
+import math
+
+import keras
+import numpy as np
+import pytest
+from effects import compiled
+
+import keras_freeze as kf
+from keras_freeze.schedules import RecordRow, ScheduleRecord
+from keras_freeze.training_reports import training_report
+
+LOW, BOTH = {"head": 1e-3}, {"low": 1e-4, "head": 1e-3}
+
+
+def record(*rows, epochs=4.0):
+    return ScheduleRecord("net", ("low", "head"), tuple(rows), epochs)
+
+
+def row(epochs, phase, rates):
+    return RecordRow(epochs, phase, "", rates, 4)
+
+
+def logs(training, validation=None):
+    if validation is None:
+        return [{"loss": loss} for loss in training]
+    return [{"loss": a, "val_loss": b} for a, b in zip(training, validation, strict=True)]
+
+
+def test_what_each_phase_brought():
+    ran = record(row(0.0, 0, LOW), row(2.0, 1, BOTH))
+    report = training_report(ran, logs([9, 8, 7, 6], [5.0, 4.0, 3.5, 3.75]), {})
+    first, second = report.phases
+    assert (first.epochs, first.best, first.training) == ((1, 2), 4.0, ("head",))
+    assert math.isnan(first.gain)
+    assert (second.epochs, second.best, second.gain) == ((3, 4), 3.5, 0.5)
+    assert second.training == ("head", "low")
+    assert report.metric == "val_loss"
+
+
+def test_rows_of_one_phase_whose_rates_change_are_one():
+    ran = record(row(0.0, 0, LOW), row(1.0, 0, {"head": 5e-4}), row(2.0, 1, BOTH))
+    report = training_report(ran, logs([4, 3, 2, 1]), {})
+    assert [phase.epochs for phase in report.phases] == [(1, 2), (3, 4)]
+    assert report.metric == "loss"
+
+
+def test_a_gain_is_against_the_best_of_all_phases_before():
+    ran = record(row(0.0, 0, LOW), row(1.0, 1, BOTH), row(2.0, 2, LOW), epochs=3.0)
+    report = training_report(ran, logs([1, 1, 1], [2.0, 3.0, 2.5]), {})
+    assert [phase.gain for phase in report.phases[1:]] == [-1.0, -0.5]
+    assert "2 phases brought nothing" in report.next_steps[0].why
+
+
+@pytest.mark.parametrize(
+    "training, validation, verdict",
+    [
+        ([3.0, 2.0, 1.0], [3.0, 2.0, 2.5], "overfitting"),
+        ([3.0, 2.0, 1.0], [3.0, 2.0, 2.01], "stalled"),  # within two percent
+        ([3.0, 2.0, 2.6], [3.0, 2.0, 2.5], "stalled"),  # the training loss rises too
+        ([3.0, 2.0, 1.0], [3.0, 2.5, 2.2], "still improving"),
+        ([3.0, 2.0, 1.0], None, "unknown"),
+        ([3.0, 2.0], [math.nan, math.nan], "unknown"),
+        ([3.0, 2.0, 1.0], [3.0, 2.0, math.nan], "still improving"),
+    ],
+)
+def test_the_verdict(training, validation, verdict):
+    ran = record(row(0.0, 0, BOTH), epochs=float(len(training)))
+    report = training_report(ran, logs(training, validation), {})
+    assert report.verdict == verdict
+    assert report.reason.endswith(".")
+    assert report.next_steps
+    assert all(step.why and step.code for step in report.next_steps)
+
+
+def test_what_never_trained_and_what_moved():
+    ran = record(row(0.0, 0, LOW))
+    report = training_report(ran, logs([4, 3, 2, 2], [4, 3, 2, 2]), {"low": 0.0, "head": 0.25})
+    assert report.never_trained == ("low",)
+    text = str(report)
+    assert "Never unfrozen: low." in text
+    assert "head 25.0%" in text
+    assert "hardly moved" not in text
+    moved = training_report(record(row(0.0, 0, BOTH)), logs([4, 3]), {"low": 1e-5, "head": 0.2})
+    assert "Trained and hardly moved: low." in str(moved)
+    assert "GradualUnfreeze" in report.next_steps[0].code
+
+
+def test_as_text_html_and_data():
+    report = training_report(record(row(0.0, 0, BOTH)), logs([2.0, 1.0], [2.0, 1.5]), {})
+    assert max(map(len, str(report).splitlines())) <= 80
+    assert "<table" in report._repr_html_()
+    assert report.to_dict()["phases"][0]["gain"] is None
+
+
+def fitted(callback, model, data_for, epochs=3, **arguments):
+    compiled(model)
+    x, y = data_for(model)
+    model.fit(x, y, epochs=epochs, verbose=0, callbacks=[callback], **arguments)
+    return callback.report
+
+
+@pytest.mark.backend
+def test_after_a_fit(plain, data_for):
+    model, callback = plain(), kf.GradualUnfreeze({0: "head", 2: "middle"}, verbose=0)
+    assert callback.report is None
+    report = fitted(callback, model, data_for, validation_split=0.5)
+    assert [phase.epochs for phase in report.phases] == [(1, 2), (3, 3)]
+    assert report.never_trained == ("low",)
+    assert report.moved["low"] == 0.0
+    assert min(report.moved["middle"], report.moved["head"]) > 0
+    assert copy.deepcopy(callback).report is None
+
+
+@pytest.mark.backend
+def test_how_far_groups_have_moved_is_what_numpy_says(plain, data_for):
+    model = plain()
+
+    def weights(name):
+        variables = model.get_layer(name).weights
+        return [np.array(keras.ops.convert_to_numpy(v.value)) for v in variables]
+
+    arrays = {name: weights(name) for name in ("low", "middle", "head")}
+    report = fitted(kf.FreezeScheduler({0: 1}, verbose=0), model, data_for)
+    for name, old in arrays.items():
+        pairs = zip(old, weights(name), strict=True)
+        way = math.hypot(*(float(np.linalg.norm(b - a)) for a, b in pairs))
+        size = math.hypot(*(float(np.linalg.norm(a)) for a in old))
+        assert report.moved[name] == pytest.approx(way / size, rel=1e-4)
+
+
+def test_an_adaptive_training_and_a_race(plain, data_for):
+    settling = kf.AutoFreeze(intervals=3, verbose=0)
+    assert fitted(settling, plain(), data_for, epochs=4).phases
+    race = kf.GradualUnfreeze("auto", verbose=0)
+    report = fitted(race, plain(), data_for, epochs=9, validation_split=0.5)
+    assert report.phases == ()
+    assert report.reason == f"{race.decisions.verdict}."
+    assert "freeze_depth" in report.next_steps[0].code
+
+
+def test_a_training_that_was_interrupted_reports_all_of_it(plain, data_for, tmp_path):
+    """As one that was not, phases, losses and movement."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    def train(*others):
+        model = plain()
+        compiled(model)
+        callback = kf.GradualUnfreeze(1, verbose=0)
+        callbacks = [callback, *others]
+        x, y = data_for(model)
+        model.fit(x, y, epochs=4, verbose=0, shuffle=False, callbacks=callbacks)
+        return callback.report
+
+    whole = train()
+    with pytest.raises(KeyboardInterrupt):
+        train(kf.BackupAndRestore(tmp_path), Stop())
+    resumed = train(kf.BackupAndRestore(tmp_path))
+    assert resumed.to_dict() == whole.to_dict()
