@@ -75,7 +75,8 @@ class GradualUnfreeze(FreezeScheduler):
             `"weights"` adds
             `weight_norm/<group>` and `effective_rank/<group>`, the mean over its matrices (Roy and
             Vetterli, 2007). Defaults to False, since Keras prints every log.
-        verbose: 0 or 1, whether to print a line at each transition. Defaults to 1.
+        verbose: 0 for nothing, 1 (default) to print a line at each transition, in a notebook in a
+            `LiveView` that is shown by itself, or 2 for the lines alone.
 
     Raises:
         TypeError: if an argument is of another type.

@@ -15,6 +15,7 @@ from keras_freeze.reports.tables import (
     Column as Column,
     ShownAsTable as ShownAsTable,
     Table as Table,
+    shortened as shortened,
 )
 
 __all__ = [
