@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import rich.console
-import rich.live
 
 from keras_freeze.checks import ArgumentError
 from keras_freeze.live import words
@@ -106,9 +105,11 @@ class LivePanel(Display):
     is_redrawn = True
 
     def __init__(self) -> None:
+        from rich.live import Live
+
         console = rich.console.Console(highlight=False)
         self._width = min(console.width, _MAX_WIDTH)
-        self._live = rich.live.Live(console=console, auto_refresh=False)
+        self._live = Live(console=console, auto_refresh=False)
 
     def show(self, status: Status, occasion: Occasion) -> None:
         """Show a status in place of the one before."""

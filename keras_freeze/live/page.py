@@ -19,7 +19,7 @@ from keras_freeze.reports import shortened
 TRAINING, VALIDATION = "#0072B2", "#D55E00"
 
 # So many characters of a name are shown; the whole is its tooltip.
-_MAX_NAME = 24
+_MAX_NAME = 22
 # So many lines of the log are shown; older ones can be opened.
 _MAX_LOG = 6
 # Of a curve, so many values are drawn.
@@ -99,7 +99,7 @@ def _groups(groups: Sequence[GroupStatus]) -> str:
             "</span></div>"
         )
     style = (
-        "display:grid;grid-template-columns:repeat(auto-fill,minmax(225px,1fr));column-gap:28px;"
+        "display:grid;grid-template-columns:repeat(auto-fill,minmax(226px,1fr));column-gap:24px;"
         "margin:4px 0"
     )
     return f'<div style="{style}">{"".join(cells)}</div>' if cells else ""
@@ -141,9 +141,9 @@ def _curve(curve: Curve, transitions: Sequence[float]) -> str:
             f'<text x="{x_of(epoch):.1f}" y="{_HEIGHT - 4}" text-anchor="{anchor}" {small}>'
             f"{text}</text>"
         )
-    for epoch in transitions:
-        if first < epoch < last:
-            x = x_of(epoch)
+    for begun in transitions:
+        if first < begun < last:
+            x = x_of(begun)
             parts.append(
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" '
                 'stroke="currentColor" stroke-dasharray="1 3" opacity="0.8"/>'

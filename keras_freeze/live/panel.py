@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import rich.box
 import rich.console
-import rich.panel
-import rich.table
 import rich.text
+from rich.table import Table
 
 from keras_freeze.live import words
 from keras_freeze.live.status import GroupState, Status
@@ -20,8 +18,10 @@ _WIDE = 70
 _MIN_NAME, _MAX_METRIC, _MAX_LINE = 6, 24, 40
 
 
-def as_panel(status: Status, width: int = 80) -> rich.panel.Panel:
+def as_panel(status: Status, width: int = 80) -> rich.console.RenderableType:
     """Return a status as a panel of so many characters."""
+    from rich.panel import Panel
+
     parts: list[rich.console.RenderableType] = [rich.text.Text(words.headline(status))]
     present = words.phase(status)
     if present:
@@ -36,16 +36,15 @@ def as_panel(status: Status, width: int = 80) -> rich.panel.Panel:
         parts.append(curves)
     if status.cache:
         parts.append(rich.text.Text(f"cache: {status.cache}", style="dim"))
-    return rich.panel.Panel(
+    return Panel(
         rich.console.Group(*parts),
         title=rich.text.Text(status.model),
         title_align="left",
-        box=rich.box.ROUNDED,
         width=width,
     )
 
 
-def _groups(status: Status, width: int) -> rich.table.Table:
+def _groups(status: Status, width: int) -> Table:
     shown = words.rows(status.groups)
     rates = [row.rate or row.state.value for row in shown]
     counts = [f"{row.params:,} parameters" if width >= _WIDE else "" for row in shown]
@@ -58,7 +57,7 @@ def _groups(status: Status, width: int) -> rich.table.Table:
     return table
 
 
-def _curves(status: Status, width: int) -> rich.table.Table | None:
+def _curves(status: Status, width: int) -> Table | None:
     lines = []
     for curve in status.curves:
         for name, values in ((curve.name, curve.training), (f"val_{curve.name}", curve.validation)):
@@ -73,9 +72,9 @@ def _curves(status: Status, width: int) -> rich.table.Table | None:
     return table if lines else None
 
 
-def _table() -> rich.table.Table:
+def _table() -> Table:
     """Return a table of three columns, the last two with what belongs to a name."""
-    table = rich.table.Table.grid(padding=(0, _GAP, 0, 0), pad_edge=False)
+    table = Table.grid(padding=(0, _GAP, 0, 0), pad_edge=False)
     for _ in range(3):
         table.add_column(no_wrap=True)
     return table

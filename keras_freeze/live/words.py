@@ -97,7 +97,7 @@ def headline(status: Status) -> str:
 
 
 def phase(status: Status) -> str:
-    """Say which phase it is and what ends it; "" without a schedule.
+    """Say which phase it is and, while it runs, what ends it; "" without a schedule.
 
     Example:
         >>> from keras_freeze.live.status import PhaseStatus
@@ -113,6 +113,8 @@ def phase(status: Status) -> str:
         number = f"Phase {present.index + 1}"
         number += f" of {present.count}" if present.count is not None else ""
     note = f" ({present.note})" if present.note else ""
+    if status.state is not FitState.RUNNING:
+        return f"{number}{note}"
     return f"{number}{note}, ends: {present.ends}"
 
 

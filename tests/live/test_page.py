@@ -82,7 +82,7 @@ def test_long_names_are_cut_so_that_they_differ_and_are_whole_in_the_tooltip():
     cells = [div for div in page.iter("div") if div.get("title")]
     names = [cell.findall("span")[1].text for cell in cells]
     assert len(set(names)) == 30
-    assert max(map(len, names)) <= 24
+    assert max(map(len, names)) <= 22
     assert cells[1].get("title").startswith(statuses.LONG.format(28))
 
 
