@@ -54,6 +54,7 @@ bench: export TF_CPP_MIN_LOG_LEVEL ?= 3
 bench: .venv-bench/installed .venv-peers/installed  ## Measure what the documentation reports; runs that are there are kept
 	$(BENCH_BIN)/python benchmarks/ulmfit.py run
 	$(BENCH_BIN)/python benchmarks/guard.py
+	$(BENCH_BIN)/python benchmarks/live_view.py
 	$(BENCH_BIN)/python benchmarks/recording.py
 	$(BENCH_BIN)/python benchmarks/photographs.py run
 	$(BENCH_BIN)/python benchmarks/prefix_cache.py run --peers $(PEERS_BIN)/python

@@ -16,6 +16,7 @@ from keras_freeze.findings import Findings
 from keras_freeze.freezing import FreezeResult, freeze, unfreeze, unfreeze_only
 from keras_freeze.groups import LayerGroup, layer_groups
 from keras_freeze.learning_rates import LearningRateRange, find_learning_rate
+from keras_freeze.live import LiveView
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.ranking import GroupRanking, rank_groups
 from keras_freeze.reports import ParameterReport, parameter_report
@@ -33,6 +34,7 @@ __all__ = [
     "GroupRanking",
     "LayerGroup",
     "LearningRateRange",
+    "LiveView",
     "MaxNorm",
     "ParameterReport",
     "PrefixCache",

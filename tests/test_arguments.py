@@ -933,9 +933,9 @@ CASES = {
         ["FreezeScheduler(total_epochs=...) must be an int.", "Received: total_epochs=1.5."],
     ),
     "FreezeScheduler verbose": (
-        lambda: kf.FreezeScheduler({0: 1}, verbose=2),
+        lambda: kf.FreezeScheduler({0: 1}, verbose=3),
         ValueError,
-        ["FreezeScheduler(verbose=...) must be 0 or 1.", "Received: verbose=2."],
+        ["FreezeScheduler(verbose=...) must be 0, 1 or 2.", "Received: verbose=3."],
     ),
     "fit: everything frozen": (
         lambda: fit(kf.FreezeScheduler({0: "low", 1: policies.FreezeMatching(".")})),
@@ -988,6 +988,25 @@ CASES = {
         ValueError,
         ['FreezeGuard(action=...) must be "raise" or "warn".', "Received: action='ignore'."],
     ),
+    # LiveView
+    "LiveView form": (
+        lambda: kf.LiveView("html"),
+        ValueError,
+        ['LiveView(form=...) must be "auto", "notebook", "terminal" or "lines".', "form='html'."],
+    ),
+    "LiveView metric": (
+        lambda: kf.LiveView(metric=1),
+        ValueError,
+        ["LiveView(metric=...) must be the name of a metric, or None.", "metric=1."],
+    ),
+    **{
+        f"LiveView interval {value!r}": (
+            lambda value=value: kf.LiveView(interval_s=value),
+            ValueError,
+            ["LiveView(interval_s=...) must be a non-negative number of seconds.", f"{value!r}."],
+        )
+        for value in (-1.0, "1", None, float("nan"))
+    },
     # PrefixCache
     "PrefixCache max_bytes": (
         lambda: kf.PrefixCache("1 GB"),

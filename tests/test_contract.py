@@ -104,6 +104,7 @@ CALLBACKS = {
     kf.MaxNorm: lambda folder: kf.MaxNorm(
         {"body": 2.0}, groups={"body": "low|middle", "top": "head"}
     ),
+    kf.LiveView: lambda folder: kf.LiveView("lines", metric="value", interval_s=0.5),
     kf.PrefixCache: lambda folder: kf.PrefixCache(0, str(folder), auto=False, verbose=0),
 }
 

@@ -4,8 +4,8 @@
 `auto_freeze` lets groups freeze as they settle, `progressive_freeze` by a calendar,
 `freeze_guard` checks that what is frozen stays fixed, `max_norm` bounds weights by group.
 `fit_plan` is what is decided before a fit, `schedule_run` and `adaptive_run` are its state,
-`run_state` is that as plain data, `resume_point` finds where in its schedule a fit begins and
-records where it has come.
+`run_state` is that as plain data, `phase_status` is what a live view shows of it, `resume_point`
+finds where in its schedule a fit begins and records where it has come.
 """
 
 from keras_freeze.callbacks.auto_freeze import AutoFreeze

@@ -69,7 +69,8 @@ class AutoFreeze(FreezeScheduler):
         batch_norm: As for `GradualUnfreeze`.
         cache: As for `GradualUnfreeze`.
         log_details: As for `GradualUnfreeze`.
-        verbose: 0 or 1, whether to print a line at each transition. Defaults to 1.
+        verbose: 0 for nothing, 1 (default) to print a line at each transition, in a notebook in a
+            `LiveView` that is shown by itself, or 2 for the lines alone.
 
     Raises:
         TypeError: if `probe` is something else.

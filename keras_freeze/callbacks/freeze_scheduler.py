@@ -25,13 +25,16 @@ from keras_freeze.callbacks.adaptive_run import AdaptiveRun
 from keras_freeze.callbacks.first_values import FirstValues
 from keras_freeze.callbacks.fit_plan import FitPlan
 from keras_freeze.callbacks.group_logs import Details, GroupLogs, as_details
+from keras_freeze.callbacks.phase_status import phase_status
 from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
 from keras_freeze.engine import state_of, transition
 from keras_freeze.findings import Setup
 from keras_freeze.groups import Backbone, Groups, names_of, picture_of
+from keras_freeze.keras_internals import trainer
 from keras_freeze.keras_internals.callback_list import sibling_callbacks
 from keras_freeze.keras_internals.retracing import expect_retracing_in_fits_with
+from keras_freeze.live import LiveView, PhaseStatus, notebook_shell
 from keras_freeze.measures import Gauge
 from keras_freeze.model_picture import ModelPicture, with_initial_values
 from keras_freeze.policies import (
@@ -99,7 +102,8 @@ class FreezeScheduler(BaseCallback):
         total_epochs: Int, the epochs of the whole training when it is split over several fits.
             Defaults to those of the fit.
         log_details: As for `GradualUnfreeze`.
-        verbose: 0 or 1, whether to print a line at each transition. Defaults to 1.
+        verbose: 0 for nothing, 1 (default) to print a line at each transition, in a notebook in a
+            `LiveView` that is shown by itself, or 2 for the lines alone.
 
     Raises:
         TypeError: if the schedule is of another type.
@@ -134,6 +138,8 @@ class FreezeScheduler(BaseCallback):
     _report: TrainingReport | None = None
     _notes: TrainingNotes | None = None
     _group_logs: GroupLogs | None = None
+    _view: LiveView | None = None
+    _own_view: LiveView | None = None
     _siblings: tuple[keras.callbacks.Callback, ...] = ()
 
     def __init__(
@@ -195,8 +201,8 @@ class FreezeScheduler(BaseCallback):
             raise ArgumentTypeError(owner, "total_epochs", "be an int", value=epochs)
         if epochs is not None and epochs < 1:
             raise ArgumentError(owner, "total_epochs", "be at least 1", value=epochs)
-        if self.verbose not in (0, 1):
-            raise ArgumentError(owner, "verbose", "be 0 or 1", value=self.verbose)
+        if self.verbose not in (0, 1, 2):
+            raise ArgumentError(owner, "verbose", "be 0, 1 or 2", value=self.verbose)
         if not isinstance(self.cache, (bool, PrefixCache)) and self.cache != "auto":
             rule = 'be "auto", True, False or a PrefixCache'
             raise ArgumentError(owner, "cache", rule, value=self.cache)
@@ -432,7 +438,12 @@ class FreezeScheduler(BaseCallback):
         state = state_of(model)
         state.untouched = picture.untouched
         state.kept_by_lora |= kept_by_lora(picture, state.frozen_here)
-        cache = fit_checks.cache_for(owner, self.cache, self._siblings, self.verbose)
+        self._find_view()
+        is_shown = self._view is not None and self._view.keeps_lines
+        says = int(bool(self.verbose) and not is_shown)
+        cache = fit_checks.cache_for(owner, self.cache, self._siblings, says)
+        if self._view is not None:
+            self._view.follow(self, cache)
         is_race = plan.adaptive is not None and plan.adaptive.schedule.is_race
         self._plan, self._cache = plan, CacheDriver(cache, self, keeps_cuts=is_race)
         self._cache.begin()
@@ -441,6 +452,18 @@ class FreezeScheduler(BaseCallback):
             self._say([transition_message.what_is_pretrained(picture.pretrained)])
         self._say(self.planner.remarks(picture, plan.total_epochs))
         self._say(f"Check: {finding}." for finding in fit_findings.new_findings(plan))
+        if self._own_view is not None:
+            self._own_view.on_train_begin(logs)
+
+    def _find_view(self) -> None:
+        """Find the live view of this fit: one beside this callback, or its own in a notebook."""
+        beside = [other for other in self._siblings if isinstance(other, LiveView)]
+        self._own_view = None
+        if not beside and self.verbose == 1 and notebook_shell() is not None:
+            self._own_view = LiveView()
+            self._own_view.set_params(self.params)
+            self._own_view.set_model(trainer.model_of(self))
+        self._view = beside[0] if beside else self._own_view
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make the transition that is due."""
@@ -456,6 +479,8 @@ class FreezeScheduler(BaseCallback):
         if self._group_logs is not None:
             self._group_logs.begin_epoch(self._run)
         resume_point.record(self._run, epoch)
+        if self._own_view is not None:
+            self._own_view.on_epoch_begin(epoch, logs)
 
     def _begin(self, plan: FitPlan, epoch: int) -> tuple[ScheduleRun, list[str]]:
         fit_checks.refuse_later_start(plan, epoch)
@@ -502,6 +527,8 @@ class FreezeScheduler(BaseCallback):
         if lines:
             self._say(lines)
             self._cache.expect(self._run.next_transition)
+        if self._own_view is not None:
+            self._own_view.on_train_batch_begin(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add the parameter counts to the logs, and see whether the phase is over."""
@@ -513,6 +540,8 @@ class FreezeScheduler(BaseCallback):
             self._notes.add(epoch, logs)
         self._say(self._run.end_epoch(logs))
         resume_point.record(self._run, epoch + 1)
+        if self._own_view is not None:
+            self._own_view.on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leave the flags as they are and end the group rates."""
@@ -524,12 +553,15 @@ class FreezeScheduler(BaseCallback):
             self._say(self._run.finish())
             fit_checks.warn_of_files(self._run)
         self._report = self.report
+        if self._own_view is not None:
+            self._own_view.on_train_end(logs)
         self._end()
         self._siblings = ()
 
     def _end(self) -> None:
         """Forget the last fit, also one that an error has ended."""
         self._plan = self._run = self._cache = self._group_logs = None
+        self._view = self._own_view = None
 
     @property
     def present_curve(self) -> Curve | None:
@@ -555,6 +587,14 @@ class FreezeScheduler(BaseCallback):
             self._notes.samples.moved(self._run.present_picture()),
             None if decisions is None else decisions.verdict,
         )
+
+    def phase_index(self) -> int | None:
+        """The number of the present phase of a fit, 0-based; None where there is none."""
+        return None if self._run is None else self._run.progress.index
+
+    def phase_status(self) -> PhaseStatus | None:
+        """Return what a live view shows of the present phase; None where there is none."""
+        return None if self._run is None else phase_status(self._run)
 
     @property
     def decisions(self) -> Decisions | None:
@@ -612,7 +652,9 @@ class FreezeScheduler(BaseCallback):
             )
 
     def _say(self, lines: Iterable[str]) -> None:
-        if self.verbose:
+        if self._view is not None and self._view.is_on:
+            self._view.say(lines, is_printed=bool(self.verbose))
+        elif self.verbose:
             for line in lines:
                 print(line)
 

@@ -79,7 +79,8 @@ class GradualUnfreeze(FreezeScheduler):
             over that of the first values. These are a copy of the weights on the host, kept as long
             as the model, and in each backup; a fit from epoch 0 takes new ones. Defaults to False,
             since Keras prints every log.
-        verbose: 0 or 1, whether to print a line at each transition. Defaults to 1.
+        verbose: 0 for nothing, 1 (default) to print a line at each transition, in a notebook in a
+            `LiveView` that is shown by itself, or 2 for the lines alone.
 
     Raises:
         TypeError: if an argument is of another type.

@@ -39,7 +39,8 @@ class ProgressiveFreeze(FreezeScheduler):
         cache: As for `GradualUnfreeze`.
         total_epochs: As for `GradualUnfreeze`.
         log_details: As for `GradualUnfreeze`.
-        verbose: 0 or 1, whether to print a line at each transition. Defaults to 1.
+        verbose: 0 for nothing, 1 (default) to print a line at each transition, in a notebook in a
+            `LiveView` that is shown by itself, or 2 for the lines alone.
 
     Raises:
         ValueError: if an argument is invalid; at the start of training, if it isn't known how many

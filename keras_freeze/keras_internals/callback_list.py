@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -51,6 +53,33 @@ def move_to_end(callback: Any) -> None:
         owner.callbacks = sorted(
             owner.callbacks, key=lambda other: getattr(other, "rank_at_end", int(other is callback))
         )
+
+
+def move_before_progress_bar(callback: Any) -> None:
+    """Make Keras call a callback after the user's others, and before it prints its progress.
+
+    To be called from the callback's `set_model`. What has a `rank_at_end` stays behind it.
+    """
+    owner = _callback_list()
+    if owner is None or callback not in owner.callbacks:
+        return
+    others = [other for other in owner.callbacks if other is not callback]
+    of_keras = (keras.callbacks.History, keras.callbacks.ProgbarLogger)
+    place = 0
+    for number, other in enumerate(others, 1):
+        if not isinstance(other, of_keras) and not getattr(other, "rank_at_end", 0):
+            place = number
+    owner.callbacks = [*others[:place], callback, *others[place:]]
+
+
+def when_released(function: Callable[[], None]) -> Any | None:
+    """Call a function when the running fit's list of callbacks is gone, as after an error.
+
+    Returns:
+        `weakref.finalize`, whose `detach` takes that back; None if not called from a hook.
+    """
+    owner = _callback_list()
+    return None if owner is None else weakref.finalize(owner, function)
 
 
 def is_called_by(name: str) -> bool:

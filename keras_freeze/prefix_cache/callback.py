@@ -259,6 +259,14 @@ class PrefixCache(BaseCallback):
             self._say(f"cache: {self._summary()}.")
         self._remove()
 
+    @property
+    def state(self) -> str:
+        """What is cached at present in a fit, and how much was looked up; "" before the first."""
+        run = self._run
+        present = "" if run is None else run.describe()
+        done = str(self.statistics) if self.statistics.hits else ""
+        return "; ".join(text for text in (present, done) if text)
+
     def _summary(self) -> str:
         """Return what was done; with `keep=True` also what the folder holds now."""
         if self._own_library is not None and self._folder is not None:

@@ -117,6 +117,22 @@ class CacheRun:
             tracker.count()
         return is_cut and goes_on
 
+    def describe(self) -> str:
+        """Return in words what is cached of training at present; "" where that isn't known yet."""
+        part = self._parts.get("train")
+        if "train" in self._whole_kinds:
+            return "not used in training"
+        if part is None:
+            return ""
+        if isinstance(part.cut, NoCut):
+            is_told = part.cut.detail and not part.cut.reason.is_expected
+            return f"not used: {part.cut.detail}" if is_told else "not used in this phase"
+        if not self._lookup.trackers["train"].is_active:
+            return "disabled for training"
+        frontier = part.cut.frontier if isinstance(part.cut, CutPlan) else part.cut
+        share = int(100 * frontier.share)
+        return f"cuts at {frontier.name}, skips {share} % of the forward pass"
+
     def stays_whole(self, kind: Kind) -> bool:
         """Tell whether steps of a kind are left whole for as long as the model stays as it is."""
         return kind in self._whole_kinds or isinstance(self._parts[kind].cut, NoCut)

@@ -50,6 +50,7 @@ from keras_freeze.schedules.progress import (
     Moment as Moment,
     Progress as Progress,
     beginning as beginning,
+    end_of_phase as end_of_phase,
     progress_at as progress_at,
     soonest as soonest,
     timeline as timeline,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from typing import Any, TypeVar
@@ -135,6 +136,48 @@ def timeline(
     for phase in schedule.phases[:-1]:
         moments.append(_end(phase.trigger, moments[-1], steps_per_epoch, stride))
     return tuple(moments)
+
+
+def end_of_phase(
+    progress: Progress, now: Moment, epochs: int, steps_per_epoch: int | None, stride: int = 1
+) -> Moment | None:
+    """Return when the present phase ends, None where that depends on logs.
+
+    Args:
+        progress: `Progress` at present.
+        now: `Moment`, the present one.
+        epochs: Int, the epochs of the fit, with which the last phase ends at the latest.
+        steps_per_epoch: Int, batches in an epoch; None if not known.
+        stride: Int, batches in an execution of the train step. Defaults to 1.
+
+    Example:
+        >>> from keras_freeze.schedules import AfterSteps, FreezeSchedule, Phase
+        >>> schedule = FreezeSchedule([Phase("low", until=AfterSteps(25)), Phase()])
+        >>> end_of_phase(beginning(schedule), Moment(0), 6, steps_per_epoch=10)
+        Moment(epoch=2, step=5)
+    """
+    trigger = progress.trigger
+    if trigger is None:
+        return Moment(epochs)
+    if not trigger.is_calendar:
+        return None
+    if steps_per_epoch is None and trigger.after_steps(trigger.begin(), 1) != trigger.begin():
+        return None
+    steps, done = steps_per_epoch or 0, now.step
+    for epoch in range(now.epoch, epochs):
+        left = max(0, steps - done)
+        after = progress.after_steps(left)
+        if after.is_over:  # once such a trigger has fired, it stays fired
+            executions = range(math.ceil(left / stride))
+            fired = bisect.bisect_left(
+                executions, True, key=lambda n: progress.after_steps(n * stride).is_over
+            )
+            if fired < len(executions):
+                return Moment(epoch, done + fired * stride)
+        progress, done = after.after_epoch({}), 0
+        if progress.is_over:
+            return Moment(epoch + 1)
+    return Moment(epochs)
 
 
 def soonest(schedule: Schedule) -> Schedule:

@@ -173,8 +173,8 @@ def _phases(record: ScheduleRecord, values: Sequence[float]) -> tuple[PhaseGain,
     """Return what each phase brought; rows of one phase, between which rates change, are one."""
     parts: list[list[RecordRow]] = []
     for row in record.rows:
-        before = parts[-1][0] if parts else row
-        if parts and before.phase == row.phase and before.rates.keys() == row.rates.keys():
+        last = parts[-1][0] if parts else row
+        if parts and last.phase == row.phase and last.rates.keys() == row.rates.keys():
             parts[-1].append(row)
         else:
             parts.append([row])

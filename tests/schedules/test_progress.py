@@ -1,5 +1,6 @@
 """When phases begin, and where a training is in its schedule: both pure."""
 
+import itertools
 import re
 
 import pytest
@@ -14,7 +15,15 @@ from keras_freeze.schedules import (
     Trigger,
     progress,
 )
-from keras_freeze.schedules.progress import Moment, Progress, progress_at, soonest, timeline
+from keras_freeze.schedules.progress import (
+    Moment,
+    Progress,
+    beginning,
+    end_of_phase,
+    progress_at,
+    soonest,
+    timeline,
+)
 
 
 def schedule_of(*ends, start=0):
@@ -191,3 +200,33 @@ def test_the_soonest_of_what_depends_on_logs():
     schedule = schedule_of(OnPlateau(patience=2), lambda logs: True, OnPlateau() | 2, None)
     assert [m.epoch for m in timeline(soonest(schedule), 5)] == [0, 3, 4, 6]
     assert [phase.frozen for phase in soonest(schedule).phases] == [()] * 4
+
+
+@given(SCHEDULES, st.integers(1, 7), st.integers(1, 3))
+def test_the_end_of_a_phase_is_the_beginning_of_the_next(schedule, steps, stride):
+    moments = timeline(schedule, steps, stride)
+    for n, (begun, end) in enumerate(itertools.pairwise(moments)):
+        present = Progress(schedule, n, schedule.phases[n].trigger.begin())
+        found = end_of_phase(present, begun, 10**6, steps, stride)
+        assert found == end
+
+
+def test_the_end_of_a_phase_from_its_middle():
+    present = beginning(schedule_of(AfterSteps(12), None)).after_steps(7).after_epoch({})
+    assert end_of_phase(present, Moment(1, 2), 9, 5) == Moment(2, 2)
+    present = beginning(schedule_of(3, None)).after_epoch({})
+    assert end_of_phase(present, Moment(1), 9, None) == Moment(3)
+
+
+def test_a_phase_ends_with_the_fit_at_the_latest():
+    assert end_of_phase(beginning(schedule_of(None)), Moment(0), 4, 5) == Moment(4)
+    assert end_of_phase(beginning(schedule_of(9, None)), Moment(0), 4, 5) == Moment(4)
+
+
+@pytest.mark.parametrize(
+    ("end", "steps"),
+    [(OnPlateau(), 5), (OnPlateau() | 4, 5), (AfterSteps(3), None)],
+    ids=["a plateau", "a plateau with a bound", "steps of unknown epochs"],
+)
+def test_the_end_of_a_phase_may_not_be_known(end, steps):
+    assert end_of_phase(beginning(schedule_of(end, None)), Moment(0), 9, steps) is None
