@@ -56,6 +56,7 @@ class Table:
             a new line within the cell.
         footer: Further rows, for totals. Defaults to none.
         dim: Indices of the rows to show dimmed, where the output can. Defaults to none.
+        notes: Sentences to print under the table, each in a paragraph. Defaults to none.
 
     Example:
         >>> columns = Column("group", fit="shorten"), Column("parameters", align="right")
@@ -74,6 +75,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     footer: tuple[tuple[str, ...], ...] = ()
     dim: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
 
     def as_text(self, width: int = 80) -> str:
         """Return the table as plain text, no line longer than `width` characters."""
@@ -102,7 +104,8 @@ class Table:
         if foot:
             bold = [_html_row("td", self.columns, row, "font-weight:bold") for row in foot]
             parts.append(f"<tfoot>{''.join(bold)}</tfoot>")
-        return "".join([*parts, "</table>"])
+        notes = [f"<p>{_escaped(note)}</p>" for note in self.notes]
+        return "".join([*parts, "</table>", *notes])
 
     def _html_cells(self, n: int) -> list[str]:
         cells = [row[n] for row in (*self.rows, *self.footer)]
@@ -139,6 +142,10 @@ class Table:
                 if n not in widths and row[n]:
                     for line in _own_lines(column.name, row[n], width):
                         yield line, style
+        for note in self.notes:
+            yield "", ""
+            for line in _wrapped(note, width):
+                yield line, ""
 
     def _widths(self, width: int) -> dict[int, int]:
         """Return the width of each column; those left out get lines of their own."""

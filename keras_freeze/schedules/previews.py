@@ -10,6 +10,7 @@ import keras
 
 from keras_freeze.checks import ArgumentError, check_count, counted, first_few
 from keras_freeze.groups import Backbone, Groups, picture_of
+from keras_freeze.memory import StepMemory, step_memory
 from keras_freeze.model_picture import (
     ModelPicture,
     count_params,
@@ -17,7 +18,7 @@ from keras_freeze.model_picture import (
     with_initial_values,
 )
 from keras_freeze.policies import phase_flags
-from keras_freeze.reports import Column, ShownAsTable, Table
+from keras_freeze.reports import Column, ShownAsTable, Table, checked_batch_size, in_short
 from keras_freeze.schedules.locations import placed
 from keras_freeze.schedules.phase import Phase, PhaseSequence, in_words
 from keras_freeze.schedules.progress import Moment, soonest, timeline
@@ -42,6 +43,7 @@ class PreviewRow:
         non_trainable_params: Int, parameters that don't.
         rates: Learning rate of each of these groups as a multiple of the compiled one.
         curve: Str, how the rate changes within the phase; "" for not at all.
+        memory: `StepMemory`, of a training step; None unless a batch size was given.
     """
 
     phase: int
@@ -53,6 +55,13 @@ class PreviewRow:
     rates: Mapping[str, float]
     curve: str
     decides_late: bool = False
+    memory: StepMemory | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain data; with its memory if that was asked for."""
+        found = dataclasses.asdict(self)
+        del found["memory"]
+        return found if self.memory is None else {**found, "memory": self.memory.to_dict()}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -81,7 +90,7 @@ class SchedulePreview(ShownAsTable):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the preview as plain data, ready for JSON."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "rows": tuple(row.to_dict() for row in self.rows)}
 
     def __repr__(self) -> str:
         return (
@@ -95,6 +104,9 @@ class SchedulePreview(ShownAsTable):
         has_curves = any(row.curve for row in self.rows)
         if has_curves:
             columns.append(Column("curve"))
+        batch_size = None if self.rows[0].memory is None else self.rows[0].memory.batch_size
+        if batch_size is not None:
+            columns.append(Column("memory", align="right"))
         cells = []
         before = None
         for row in self.rows:
@@ -103,11 +115,26 @@ class SchedulePreview(ShownAsTable):
             if row.decides_late:
                 changes, count, rates = "decided as it begins", "", ""
             line = [str(row.phase), row.begins, row.ends, changes, count, rates]
-            cells.append((*line, row.curve) if has_curves else tuple(line))
+            if has_curves:
+                line.append(row.curve)
+            if row.memory is not None:
+                line.append("" if row.decides_late else in_short(row.memory))
+            cells.append(tuple(line))
             before = row
         total = self.rows[0].trainable_params + self.rows[0].non_trainable_params
         title = f"{self.model}, {counted(self.epochs, 'epoch')}, {total:,} parameters"
-        return Table(title, tuple(columns), tuple(cells))
+        if batch_size is not None:
+            title += f", memory of a step with batches of {batch_size}"
+        return Table(title, tuple(columns), tuple(cells), notes=self._notes())
+
+    def _notes(self) -> tuple[str, ...]:
+        """Return why the memory of a phase is not known, each reason once."""
+        reasons: dict[str, None] = {}
+        for row in self.rows:
+            for name, reason in () if row.memory is None else row.memory.not_known.items():
+                subject = "Activations are" if name == "activations" else "The optimizer's state is"
+                reasons[f"{subject} not known: {reason}."] = None
+        return tuple(reasons)
 
     def _changes(self, row: PreviewRow, before: PreviewRow | None) -> str:
         """Return which groups train, and after the first phase only what that changes."""
@@ -156,6 +183,7 @@ def preview(
     groups: Groups | None = None,
     backbone: Backbone | None = None,
     rates: Rates = None,
+    batch_size: int | None = None,
 ) -> SchedulePreview:
     """Show what a schedule will do with a model; nothing is changed.
 
@@ -168,6 +196,8 @@ def preview(
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         backbone: What is pretrained, as for `layer_groups`. Defaults to None, to be found.
         rates: Learning rates of the groups for phases that have none. Defaults to 1 for all.
+        batch_size: Int, samples in a batch, to show the memory of a training step in each phase,
+            as `parameter_report` estimates it. Defaults to None, for none.
 
     Returns:
         `SchedulePreview`.
@@ -193,7 +223,9 @@ def preview(
     """
     picture = with_initial_values(picture_of(model, groups, backbone))
     steps = steps_per_epoch
-    return preview_in(schedule, picture, epochs, steps_per_epoch=steps, rates=rates)
+    return preview_in(
+        schedule, picture, epochs, steps_per_epoch=steps, rates=rates, batch_size=batch_size
+    )
 
 
 def preview_in(
@@ -203,16 +235,19 @@ def preview_in(
     *,
     steps_per_epoch: int | None,
     rates: Rates,
+    batch_size: int | None = None,
 ) -> SchedulePreview:
     """Return what `preview` does, for a model that has been read; arguments as there."""
     check_count("preview", "epochs", epochs)
     model = picture.model
+    if batch_size is not None:
+        checked_batch_size("preview", model, batch_size)
     begins = _begins(schedule, epochs, steps_per_epoch, getattr(model, "steps_per_execution", 1))
     rows, follows = [], False
     for index, phase in enumerate(schedule.phases):
         given = rates if phase.rates is None else phase.rates
         follows |= isinstance(given, str) and given == "auto"
-        rows.append(_row(index, phase, begins[index], picture, given))
+        rows.append(_row(index, phase, begins[index], picture, given, batch_size))
     compiled = getattr(model, "compiled", False)
     return SchedulePreview(
         model.name,
@@ -244,6 +279,7 @@ def _row(
     begins: str,
     picture: ModelPicture,
     rates: Rates,
+    batch_size: int | None,
 ) -> PreviewRow:
     with placed(phase, "frozen"):
         frozen = phase.policy(picture.division).sketch_in(picture)
@@ -266,6 +302,10 @@ def _row(
             training.append(group.name)
     weights = [weight.variable for weight in picture.weights]
     params = count_params(variable for variable in weights if id(variable) in trained)
+    memory = None
+    if batch_size is not None:
+        own_flags = {id(layer): flag for layer, flag in flags.layers}
+        memory = step_memory(picture.model, batch_size, trained, own_flags)
     return PreviewRow(
         index,
         begins,
@@ -276,6 +316,7 @@ def _row(
         {name: by_group[name] for name in training},
         "" if phase.curve is None else type(phase.curve).__name__,
         phase.decides_late,
+        memory,
     )
 
 

@@ -340,3 +340,46 @@ def test_unknown_names_are_refused(plain):
         FreezeSchedule({0: "lwo"}).preview(plain(), 3)
     with pytest.raises(ValueError, match="must name layer groups of the model"):
         FreezeSchedule({0: Phase(rates={"lwo": 0.5})}).preview(plain(), 3)
+
+
+def test_the_memory_of_each_phase_is_that_of_a_report_then(batch_norm):
+    model = compiled(batch_norm(), "adam")
+    schedule = schedules.gradual(model)
+    preview = schedule.preview(model, 12, batch_size=8)
+    for phase, row in zip(schedule.phases, preview.rows, strict=True):
+        kf.unfreeze(model, matching=".", batch_norm="follow")
+        kf.freeze(model, phase.frozen)
+        for layer in model.layers:  # in every phase: those of what is pretrained
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+        kf.recompile(model)
+        then = kf.parameter_report(model, batch_size=8).memory
+        assert row.memory.gradient_bytes == then.gradient_bytes
+        assert row.memory.optimizer_bytes == then.optimizer_bytes
+        assert row.memory.activation_bytes == then.activation_bytes
+    sizes = [row.memory.total_bytes for row in preview.rows]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+
+
+def test_the_memory_is_a_column_only_where_it_is_asked_for(plain):
+    model = compiled(plain())
+    without = schedules.gradual(model).preview(model, 6)
+    assert "memory" not in str(without)
+    assert "memory" not in without.to_dict()["rows"][0]
+    preview = schedules.gradual(model).preview(model, 6, batch_size=8)
+    header, *rows = html_cells(preview._repr_html_())
+    assert header[-1] == "memory"
+    assert all(re.fullmatch(r"[\d.]+ K?B", row[-1]) for row in rows)
+    assert "memory of a step with batches of 8" in str(preview)
+    assert json.dumps(preview.to_dict()["rows"][0]["memory"]["total_bytes"])
+
+
+def test_why_memory_is_not_known_is_said_once():
+    model = keras.Sequential(
+        [keras.Input((None, 4)), keras.layers.Dense(3, name="low"), keras.layers.Dense(2)]
+    )
+    model.compile("sgd", "mse")
+    shown = str(schedules.gradual(model).preview(model, 6, batch_size=8))
+    assert shown.count("Activations are not known: the length of the input varies") == 1
+    assert "at least" in shown
