@@ -119,7 +119,7 @@ def output_rank(op: Any, node: Any | None = None) -> int | None:
         return len(node.output_tensors[0].shape)
     shapes = getattr(op, "_build_shapes_dict", None) or {}
     shape = next(iter(shapes.values()), None)
-    return len(shape) if _is_shape(shape) else None
+    return len(shape) if shape is not None and _is_shape(shape) else None
 
 
 def _is_shape(shape: Any) -> bool:

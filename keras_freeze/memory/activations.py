@@ -161,7 +161,8 @@ class _Walk:
             forward = [m.kept + m.beside for m in moments]
             backward = [m.kept + m.gradients for m in moments]
             peaks.append(max([self.total, *forward, *backward]))
-        return Activations(self.total, *peaks, self.lowest, tuple(self.doubts))
+        peak, served_peak = peaks
+        return Activations(self.total, peak, served_peak, self.lowest, tuple(self.doubts))
 
     def through(self, graph: Any, given: Sequence[_Tensor], *, is_served: bool) -> list[_Tensor]:
         """Pass all calls of a graph, and return its outputs."""
@@ -237,9 +238,7 @@ class _Walk:
         if kept.doubt:
             self.doubts[kept.doubt] = None
 
-    def _note(
-        self, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor], is_served: bool
-    ) -> None:
+    def _note(self, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor], is_served: bool) -> None:
         tensors = {id(t.memory): t for t in (*inputs, *outputs) if not t.memory.is_batch}
         beside = gradients = 0
         for tensor in tensors.values():

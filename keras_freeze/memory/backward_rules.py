@@ -9,21 +9,22 @@ The rules, which count what a gradient can't be computed without:
   where a gradient passes through.
 - Activations: ReLU, sigmoid, tanh, softmax, ELU, SELU and exponentials their output; all others,
   such as GELU and SiLU, their input, which within a layer is one more tensor. Linear: nothing.
-- `Add`, `Subtract`, `Average`, `Concatenate`, padding, cropping, upsampling, means, sums and average
-  pooling: nothing. `Reshape` and `Flatten` are the same memory as their input.
+- `Add`, `Subtract`, `Average`, `Concatenate`, padding, cropping, upsampling, means, sums and
+  average pooling: nothing. `Reshape` and `Flatten` are the same memory as their input.
 - Products (`Multiply`, `Dot`, `Matmul`): each factor of which another one has a gradient.
 - Maximum pooling, maxima and minima: their input. `Dropout`: one byte an element, for the mask.
-- `BatchNormalization` that learns its statistics: its input. With fixed statistics it multiplies and
-  adds, and keeps its input only if gamma trains. Other norms: their input.
+- `BatchNormalization` that learns its statistics: its input. With fixed statistics it multiplies
+  and adds, and keeps its input only if gamma trains. Other norms: their input.
 - Recurrent layers, for each time step: what comes out of each gate and state (7 times the units for
   an LSTM, 6 for a GRU, 1 for a SimpleRNN), and the input if its kernel trains.
 - Attention: projected queries, keys and values, the weights of each head, the context if the output
   projection trains, and the inputs of the projections that train.
 - `Embedding`: its ids.
 
-A layer that contains others, such as a `TransformerEncoder`, is counted by these, each with an input
-of the shape that it was built for. Of any other layer or operation that is not known the inputs and
-outputs are counted, and the report says so. Fused attention (torch; `flash_attention`) keeps less.
+A layer that contains others, such as a `TransformerEncoder`, is counted by these, each with an
+input of the shape that it was built for. Of any other layer or operation that is not known the
+inputs and outputs are counted, and the report says so. Fused attention (torch; `flash_attention`)
+keeps less.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from typing import Any, TypeAlias
 import keras
 
 from keras_freeze.keras_internals.graph import shapes_when_built
-from keras_freeze.keras_internals.layers import is_adapted, lora_base, sublayers
+from keras_freeze.keras_internals.layers import lora_base, sublayers
 from keras_freeze.keras_internals.own_code import STEP_METHODS, is_activation, replaced_methods
 
 
@@ -200,8 +201,9 @@ def _matrix(site: Site) -> Kept:
     matrices = [variable for variable in layer.weights if len(variable.shape) > 1]
     inputs = (0,) if setting.trains(matrices) else ()
     extra = 0
-    if is_adapted(layer) and any(site.live):
-        extra = math.prod(lora_base(layer).shape) * site.item_bytes
+    base = lora_base(layer)
+    if base is not None and any(site.live):
+        extra = math.prod(base.shape) * site.item_bytes
     return _and_activation(site, Kept(inputs, extra=extra), getattr(layer, "activation", None))
 
 
@@ -227,11 +229,6 @@ def _and_activation(site: Site, kept: Kept, activation: Any) -> Kept:
     return dataclasses.replace(
         kept, extra=kept.extra + extra, output=kept.output or what in ("output", "both")
     )
-
-
-_BY_OUTPUT = frozenset(
-    "elu exponential hard_tanh log_softmax relu relu6 selu sigmoid softmax sparsemax tanh".split()
-)
 
 
 def _kept_of(activation: Any) -> str:
@@ -289,12 +286,14 @@ def _recurrent(site: Site) -> Kept:
     layer = site.operation
     cells = getattr(layer.cell, "cells", [layer.cell])
     steps = math.prod(site.inputs[0].shape[:2])
-    extra, inputs, doubt = 0, (), ""
+    extra = 0
+    inputs: tuple[int, ...] = ()
     for n, cell in enumerate(cells):
         kind = type(cell).__name__
         if kind not in _OF_CELL:
-            doubt = f"{type(layer).__name__} {layer.name!r} has a cell that is not known"
-            return Kept((0,), True, doubt=f"{doubt}: its input and output are counted alone")
+            name = f"{type(layer).__name__} {layer.name!r}"
+            doubt = f"{name} has a cell that is not known: its input and output are counted alone"
+            return Kept((0,), True, doubt=doubt)
         is_output = layer.return_sequences and cell is cells[-1]
         extra += (_OF_CELL[kind] + (not is_output)) * cell.units * steps * site.item_bytes
         if n == 0 and site.setting.trains([cell.kernel]):
@@ -305,10 +304,11 @@ def _recurrent(site: Site) -> Kept:
 def _bidirectional(site: Site) -> Kept:
     layer = site.operation
     kept = [
-        _part(site, one, site.inputs[0].shape) for one in (layer.forward_layer, layer.backward_layer)
+        _part(site, one, site.inputs[0].shape)
+        for one in (layer.forward_layer, layer.backward_layer)
     ]
     inputs = tuple(dict.fromkeys(i for one in kept for i in one.inputs))
-    halves = site.output.elements * site.item_bytes  # what comes out of the two, before it is merged
+    halves = site.output.elements * site.item_bytes  # what both return, before it is merged
     is_kept = any(one.output for one in kept)
     extra = sum(one.extra for one in kept) + (halves if is_kept else 0)
     return Kept(inputs, extra=extra, doubt=kept[0].doubt)
@@ -476,18 +476,27 @@ def _time_distributed(site: Site) -> Kept:
     return kept_by(Site(inner, tuple(merged[:-1]), merged[-1], site.live, site.setting))
 
 
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 def _each(names: str, rule: Rule) -> dict[str, Rule]:
     return dict.fromkeys(names.split(), rule)
 
 
-_VIEWS = frozenset("ExpandDims Flatten Identity Ravel Reshape Squeeze View".split())
+# Activations whose gradient is a function of what they return.
+_BY_OUTPUT = _names(
+    "elu exponential hard_tanh log_softmax relu relu6 selu sigmoid softmax sparsemax tanh"
+)
 
-_WITHOUT_GRADIENT = frozenset(
+_VIEWS = _names("ExpandDims Flatten Identity Ravel Reshape Squeeze View")
+
+_WITHOUT_GRADIENT = _names(
     """
     All Any Argmax Argmin Argsort Ceil Equal Floor FloorDivide Greater GreaterEqual Isfinite Isinf
     Isnan Less LessEqual LogicalAnd LogicalNot LogicalOr LogicalXor NotEqual OneHot OnesLike Round
     Sign StopGradient ZerosLike
-    """.split()
+    """
 )
 
 # Every layer that is known, by the name of its class.

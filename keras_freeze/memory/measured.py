@@ -29,9 +29,7 @@ class MeasuredMemory:
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return (
-            self.argument_bytes + self.output_bytes - self.shared_bytes + self.temporary_bytes
-        )
+        return self.argument_bytes + self.output_bytes - self.shared_bytes + self.temporary_bytes
 
 
 def measured_memory(owner: str, model: keras.Model, batch_size: int) -> MeasuredMemory:

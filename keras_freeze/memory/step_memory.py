@@ -127,23 +127,23 @@ def step_memory(
     optimizer = optimizer_bytes(model, setting.trained)
     weights = {id(variable): bytes_of(variable) for variable in model.weights}
     gradients = sum(size for i, size in weights.items() if i in setting.trained)
-    is_known = isinstance(activations, Activations)
+    known = activations if isinstance(activations, Activations) else None
     memory = StepMemory(
         batch_size=batch_size,
         weight_bytes=sum(weights.values()),
         frozen_bytes=sum(weights.values()) - gradients,
         gradient_bytes=gradients,
         optimizer_bytes=None if isinstance(optimizer, NotKnown) else optimizer,
-        activation_bytes=activations.kept_bytes if is_known else None,
-        working_bytes=activations.peak_bytes - activations.kept_bytes if is_known else None,
+        activation_bytes=None if known is None else known.kept_bytes,
+        working_bytes=None if known is None else known.peak_bytes - known.kept_bytes,
         not_known=_reasons(optimizer=optimizer, activations=activations),
-        doubts=activations.doubts if is_known else (),
-        lowest=activations.lowest if is_known else None,
+        doubts=() if known is None else known.doubts,
+        lowest=None if known is None else known.lowest,
         measured=measured,
     )
-    if cut is None or not is_known:
+    if cut is None or known is None:
         return memory
-    return dataclasses.replace(memory, served=_served(memory, cut, activations))
+    return dataclasses.replace(memory, served=_served(memory, cut, known))
 
 
 def check_batch(model: keras.Model, batch_size: int) -> int | None:

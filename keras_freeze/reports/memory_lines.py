@@ -61,20 +61,23 @@ def _diagnosis(memory: StepMemory) -> str:
     if "activations" in memory.not_known:
         return f"Activations are not known: {memory.not_known['activations']}."
     total = max(1, memory.known_bytes)
-    activations = (memory.activation_bytes or 0) + (memory.working_bytes or 0)
+    kept, working = memory.activation_bytes or 0, memory.working_bytes or 0
+    activations = kept + working
     state = memory.gradient_bytes + (memory.optimizer_bytes or 0)
     largest = max(activations, state, memory.weight_bytes)
-    share = f"{100 * largest / total:.0f} % of it"
-    if largest == activations and memory.activation_bytes:
-        kept = f"Activations are {share}: all above {memory.lowest!r}, the lowest layer that trains, "
+    share = f"{100 * largest // total} % of it"
+    if largest == activations and kept >= working:
+        above = f"all above {memory.lowest!r}, the lowest layer that trains, keep theirs"
         frozen = memory.frozen_bytes / max(1, memory.weight_bytes)
         if memory.served is None and frozen > _MUCH:
-            kept += f"keep theirs, although {100 * frozen:.0f} % of the weights are frozen. "
-        else:
-            kept += "keep theirs. "
-        return f"{kept}Freeze from the input up, use the prefix cache, or take smaller batches."
+            above += f", although {100 * frozen:.0f} % of the weights are frozen"
+        advice = "Freeze from the input up, use the prefix cache, or take smaller batches."
+        return f"Activations are {share}: {above}. {advice}"
     if largest == activations:
-        return f"Activations are {share}, none of them kept: only smaller batches reduce them."
+        advice = "only smaller batches reduce them."
+        if memory.served is not None:
+            advice = "use the prefix cache, or take smaller batches."
+        return f"Activations are {share}, most of them while one layer is computed: {advice}"
     if largest == state:
         return f"Gradients and optimizer state are {share}: to freeze any weights reduces them."
     return f"Weights are {share}, and freezing does not change them."
@@ -91,6 +94,6 @@ def _of_the_cache(memory: StepMemory) -> str:
     saved = (memory.working_bytes or 0) - served.working_bytes
     step = f"a step takes {readable_bytes(saved)} less" if saved else "a step takes as much"
     return (
-        f"With the prefix cache the layers up to {served.up_to} are not computed in a step: {step}, "
-        f"and {readable_bytes(served.feature_bytes)} a sample are kept."
+        f"With the prefix cache the layers up to {served.up_to} are not computed in a step: "
+        f"{step}, and {readable_bytes(served.feature_bytes)} a sample are kept."
     )

@@ -153,7 +153,7 @@ class ParameterReport(ShownAsTable):
         footer = [(n, "", "", *t) for n, t in zip(names, (trained, rest, total), strict=True)]
         notes: tuple[str, ...] = ()
         if self.memory is not None:
-            footer += [(*names, "", "", "", "", size) for *names, size in memory_rows(self.memory)]
+            footer += [(n, "", "", "", "", size) for n, size in memory_rows(self.memory)]
             notes = memory_notes(self.memory)
         dim = frozenset(n for n, row in enumerate(self.rows) if row.state == "frozen")
         return Table(self.model, columns, tuple(rows), tuple(footer), dim, notes)

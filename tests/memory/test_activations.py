@@ -83,7 +83,7 @@ def conv_net():
     )
 
 
-# conv1 returns 8×8×4 and pooling, which keeps that too, 4×4×4; conv2 and the norm 2×2×6; the mean 6.
+# conv1 returns 8×8×4, which pooling keeps, and pooling 4×4×4; conv2 and the norm 2×2×6; the mean 6.
 CONV = {
     "nothing": ([], 256 + 64 + 24 + 6 + 2),
     "conv1": (["conv1"], 64 + 24 + 6 + 2),

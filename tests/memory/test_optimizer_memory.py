@@ -1,4 +1,4 @@
-"""What an optimizer would hold is what it holds once it is built, and finding out changes nothing."""
+"""What an optimizer would hold is what it holds once it is built; finding out changes nothing."""
 
 import keras
 import numpy as np

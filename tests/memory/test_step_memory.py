@@ -113,7 +113,7 @@ def test_models_of_ones_own_have_all_but_activations():
             return self.low(x)
 
     model = Own()
-    model.build((None, 4))
+    model(keras.ops.ones((1, 4)))
     model.compile(keras.optimizers.SGD(momentum=0.9), "mse")
     memory = step_memory(model, 10)
     assert (memory.weight_bytes, memory.gradient_bytes) == (60, 60)
