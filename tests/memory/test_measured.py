@@ -14,6 +14,10 @@ pytestmark = pytest.mark.backend
 IS_JAX = keras.backend.backend() == "jax"
 
 
+def on_jax(test):
+    return pytest.mark.jax_only(pytest.mark.skipif(not IS_JAX, reason="of JAX")(test))
+
+
 @pytest.fixture
 def models(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
@@ -24,8 +28,11 @@ def measured(model, batch_size=8):
     return kf.parameter_report(model, batch_size=batch_size, measured=True).memory.measured
 
 
-@pytest.mark.skipif(not IS_JAX, reason="of JAX")
-@pytest.mark.parametrize("name", ["VGG-like CNN", "LSTM stack", "MLP"])
+@on_jax
+@pytest.mark.parametrize(
+    "name",
+    ["MLP", *(pytest.param(n, marks=pytest.mark.slow) for n in ("VGG-like CNN", "LSTM stack"))],
+)
 def test_depths_rank_as_in_xla(name, models):
     """On six models and more cuts: benchmarks/memory.py."""
     case, ours, theirs = models.CASES[name], [], []
@@ -41,7 +48,7 @@ def test_depths_rank_as_in_xla(name, models):
     assert stats.spearmanr(ours, theirs).statistic >= 0.9
 
 
-@pytest.mark.skipif(not IS_JAX, reason="of JAX")
+@on_jax
 def test_the_model_is_left_as_it_was(plain, data_for):
     model = effects.compiled(plain(), keras.optimizers.Adam())
     values, metrics = effects.values(model), [m.name for m in model.metrics]
@@ -58,7 +65,7 @@ def test_the_model_is_left_as_it_was(plain, data_for):
     model.fit(*data_for(model), verbose=0)
 
 
-@pytest.mark.skipif(not IS_JAX, reason="of JAX")
+@on_jax
 def test_weights_and_state_go_in_and_come_out(plain):
     model = effects.compiled(plain(), keras.optimizers.Adam())
     memory = kf.parameter_report(model, batch_size=8, measured=True).memory
@@ -68,7 +75,7 @@ def test_weights_and_state_go_in_and_come_out(plain):
     assert memory.measured.shared_bytes <= memory.measured.output_bytes
 
 
-@pytest.mark.skipif(not IS_JAX, reason="of JAX")
+@on_jax
 def test_several_outputs_and_losses(multi_input):
     inputs = {"a": keras.Input((4,), name="a"), "b": keras.Input((4,), name="b")}
     x = keras.layers.Concatenate()(list(inputs.values()))
@@ -85,7 +92,7 @@ def test_other_backends_say_why_not(plain):
         measured(effects.compiled(plain()))
 
 
-@pytest.mark.skipif(not IS_JAX, reason="of JAX")
+@on_jax
 def test_what_can_not_be_compiled_is_said(plain):
     with pytest.raises(ValueError, match="not compiled"):
         measured(plain())
