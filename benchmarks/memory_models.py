@@ -111,7 +111,8 @@ def weighted_layers(model: keras.Model) -> list[str]:
     return [layer.name for layer in model.layers if layer.weights][:-1]
 
 
-def cuts(model: keras.Model, count: int) -> list[int]:
-    """Return how many of these layers to freeze in each of about `count` cuts, none and all too."""
+def cuts(model: keras.Model, count: int | None = None) -> list[int]:
+    """Return how many of these layers to freeze: 0 to all, or about `count` numbers in between."""
     last = len(weighted_layers(model))
+    count = last + 1 if count is None else count
     return sorted({round(n * last / (count - 1)) for n in range(count)})

@@ -26,7 +26,7 @@ class TestMemory:
         model = models.mlp(2)
         assert models.weighted_layers(model) == [f"dense{n}" for n in ("", "_1", "_2", "_3")]
         assert models.cuts(model, 3) == [0, 2, 4]
-        assert models.cuts(model, 9) == [0, 1, 2, 3, 4]
+        assert models.cuts(model) == [0, 1, 2, 3, 4]
 
 
 class TestSnippets:

@@ -79,7 +79,7 @@ def _diagnosis(memory: StepMemory) -> str:
             advice = "use the prefix cache, or take smaller batches."
         return f"Activations are {share}, most of them while one layer is computed: {advice}"
     if largest == state:
-        return f"Gradients and optimizer state are {share}: to freeze any weights reduces them."
+        return f"Gradients and optimizer state are {share}: freezing any weights reduces them."
     return f"Weights are {share}, and freezing does not change them."
 
 

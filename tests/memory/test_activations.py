@@ -148,6 +148,22 @@ def test_operations_without_layers():
     assert kept(model, 10).kept_bytes == 10 * (6 + 6 + 6 + 4) * FLOAT
 
 
+def test_attention_as_an_operation():
+    inputs = keras.Input((5, 2, 4))
+    x = layers.Dense(3)(inputs)
+    model = keras.Model(inputs, keras.ops.dot_product_attention(x, x, x))
+    # What is compared and combined, once; a weight for each pair of positions and head; the output.
+    assert kept(model, 10).kept_bytes == 10 * (30 + 50 + 30) * FLOAT
+
+
+def test_gradients_end_where_they_are_stopped():
+    inputs = keras.Input((4,))
+    x = keras.ops.stop_gradient(layers.Dense(3, name="low")(inputs))
+    x = layers.Activation("tanh")(x)
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    assert kept(model, 10).kept_bytes == 10 * (3 + 2) * FLOAT
+
+
 def test_activations_inside_and_beside_layers_count_the_same():
     inputs = keras.Input((4,))
 

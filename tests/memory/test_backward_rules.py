@@ -138,3 +138,27 @@ def test_views_are_no_memory_of_their_own():
 )
 def test_elements(dtype, size):
     assert item_bytes(dtype) == size
+
+
+def test_attention_without_projections():
+    found = kept_by(site(layers.Attention(), [(2, 5, 4), (2, 7, 4)], (2, 5, 4)))
+    assert found == Kept((0, 1), extra=2 * 5 * 7 * 4)
+    drops = kept_by(site(layers.Attention(dropout=0.1), [(2, 5, 4), (2, 7, 4)], (2, 5, 4)))
+    assert drops.extra - found.extra == 2 * 5 * 7 * (4 + 1)
+
+
+def test_grouped_queries_are_compared_with_repeated_keys():
+    layer = layers.GroupQueryAttention(3, 4, 2)
+    layer.build((None, 5, 8), (None, 7, 8))
+    sizes = ([(2, 5, 8), (2, 7, 8)], (2, 5, 8))
+    # Queries, context, keys and values of 4 heads of 3; a weight for each pair of positions.
+    elements = 2 * (2 * 4 * 3 * (5 + 7) + 4 * 5 * 7)
+    assert kept_by(site(layer, *sizes)) == Kept(extra=4 * elements)
+    assert kept_by(site(layer, *sizes, trained=layer.weights)) == Kept((0, 1), extra=4 * elements)
+
+
+def test_noise_that_multiplies_is_kept():
+    shapes = ([(10, 4)], (10, 4))
+    assert kept_by(site(layers.GaussianDropout(0.5), *shapes)) == Kept(extra=160)
+    assert kept_by(site(layers.GaussianDropout(0.0), *shapes)) == NOTHING
+    assert kept_by(site(layers.GaussianNoise(0.5), *shapes)) == NOTHING

@@ -105,7 +105,7 @@ def memory(**parts):
         ({"weight_bytes": 70, "gradient_bytes": 30}, "Weights are 70 % of it, and freezing does"),
         (
             {"weight_bytes": 25, "gradient_bytes": 25, "optimizer_bytes": 50},
-            "Gradients and optimizer state are 75 % of it: to freeze any weights reduces them.",
+            "Gradients and optimizer state are 75 % of it: freezing any weights reduces them.",
         ),
         ({"weight_bytes": 10, "working_bytes": 90}, "Activations are 90 % of it, most of them"),
     ],
