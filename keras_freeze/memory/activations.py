@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_freeze.checks import first_few
 from keras_freeze.keras_internals.graph import graph_nodes, inputs_of_call, walked_graph
 from keras_freeze.keras_internals.own_code import replaced_methods
 from keras_freeze.memory.backward_rules import (
@@ -49,7 +50,7 @@ class Activations:
             the layer that is computed, or their gradients.
         served_peak_bytes: Int, the same where the calls in `served` are left out.
         lowest: Str or None, the name of the first layer that trains.
-        doubts: Tuple of str, what was not counted exactly.
+        doubts: Tuple of str, what is counted roughly, and how.
     """
 
     kept_bytes: int
@@ -152,7 +153,7 @@ class _Walk:
         self.total = 0
         self.moments: list[_Moment] = []
         self.lowest: str | None = None
-        self.doubts: dict[str, None] = {}
+        self.doubts: dict[tuple[str, str], list[str]] = {}  # names by class and how it is counted
 
     def result(self) -> Activations:
         peaks = []
@@ -162,7 +163,11 @@ class _Walk:
             backward = [m.kept + m.gradients for m in moments]
             peaks.append(max([self.total, *forward, *backward]))
         peak, served_peak = peaks
-        return Activations(self.total, peak, served_peak, self.lowest, tuple(self.doubts))
+        doubts = []
+        for (kind, how), names in self.doubts.items():
+            verb = "is" if len(names) == 1 else "are"
+            doubts.append(f"{kind} {first_few(names, 2)} {verb} counted {how}")
+        return Activations(self.total, peak, served_peak, self.lowest, tuple(doubts))
 
     def through(self, graph: Any, given: Sequence[_Tensor], *, is_served: bool) -> list[_Tensor]:
         """Pass all calls of a graph, and return its outputs."""
@@ -236,7 +241,8 @@ class _Walk:
             self.keep(outputs[0])
         self.total += kept.extra
         if kept.doubt:
-            self.doubts[kept.doubt] = None
+            key = type(operation).__name__, kept.doubt
+            self.doubts.setdefault(key, []).append(repr(operation.name))
 
     def _note(self, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor], is_served: bool) -> None:
         tensors = {id(t.memory): t for t in (*inputs, *outputs) if not t.memory.is_batch}

@@ -118,7 +118,7 @@ class Kept:
         inputs: Positions of the inputs that it keeps.
         output: Bool, whether it keeps its output.
         extra: Int, bytes of what is neither.
-        doubt: Str, what the report says of how well this is known; "" for nothing.
+        doubt: Str, how it is counted where that is not known, as it follows "is counted".
     """
 
     inputs: tuple[int, ...] = ()
@@ -130,6 +130,10 @@ class Kept:
 Rule: TypeAlias = Callable[[Site], Kept]
 
 NOTHING = Kept()
+
+# How something that is not known is counted.
+ROUGHLY = "by inputs and output alone"
+BY_PARTS = "by the layers inside"
 
 
 def kept_by(site: Site) -> Kept:
@@ -151,8 +155,7 @@ def kept_by(site: Site) -> Kept:
     every = tuple(range(len(site.inputs)))
     if isinstance(site.operation, keras.Layer) and sublayers(site.operation):
         return _by_parts(site)
-    name = f"{type(site.operation).__name__} {site.operation.name!r}"
-    return Kept(every, True, doubt=f"{name} is not known: its inputs and output are counted alone")
+    return Kept(every, True, doubt=ROUGHLY)
 
 
 def is_view(operation: Any) -> bool:
@@ -216,6 +219,11 @@ def _separable(site: Site) -> Kept:
         channels = layer.pointwise_kernel.shape[-2]
         extra = places * channels * site.item_bytes
     return _and_activation(site, Kept(inputs, extra=extra), layer.activation)
+
+
+def _scale(site: Site) -> Kept:
+    """Return what a product with a weight keeps."""
+    return Kept(inputs=(0,)) if site.setting.trains(site.operation.weights) else NOTHING
 
 
 def _embedding(site: Site) -> Kept:
@@ -291,9 +299,7 @@ def _recurrent(site: Site) -> Kept:
     for n, cell in enumerate(cells):
         kind = type(cell).__name__
         if kind not in _OF_CELL:
-            name = f"{type(layer).__name__} {layer.name!r}"
-            doubt = f"{name} has a cell that is not known: its input and output are counted alone"
-            return Kept((0,), True, doubt=doubt)
+            return Kept((0,), True, doubt=ROUGHLY)
         is_output = layer.return_sequences and cell is cells[-1]
         extra += (_OF_CELL[kind] + (not is_output)) * cell.units * steps * site.item_bytes
         if n == 0 and site.setting.trains([cell.kernel]):
@@ -420,16 +426,13 @@ def _by_parts(site: Site) -> Kept:
 
     In which order they are called is not known: all are counted if any output has a gradient.
     """
-    layer = site.operation
-    name = f"{type(layer).__name__} {layer.name!r}"
     extra = 0
-    for part in sublayers(layer):
+    for part in sublayers(site.operation):
         kept = _kept_inside(site, part)
         if kept is None:
-            doubt = f"{name} is not known: its inputs and output are counted alone"
-            return Kept(tuple(range(len(site.inputs))), True, doubt=doubt)
+            return Kept(tuple(range(len(site.inputs))), True, doubt=ROUGHLY)
         extra += kept
-    return Kept(extra=extra, doubt=f"{name} is counted by the layers that it contains")
+    return Kept(extra=extra, doubt=BY_PARTS)
 
 
 def _kept_inside(site: Site, part: keras.Layer) -> int | None:
@@ -535,6 +538,7 @@ LAYERS: dict[str, Rule] = {
     **_each("ELU ReLU Softmax", _output),
     "Activation": _activation,
     "BatchNormalization": _batch_norm,
+    "LayerScale": _scale,  # of ConvNeXt
     **_each("GroupNormalization LayerNormalization RMSNormalization UnitNormalization", _norm),
     **_each("AlphaDropout Dropout", _dropout),
     "GaussianDropout": _gaussian_dropout,

@@ -49,7 +49,7 @@ class StepMemory:
         working_bytes: Int, what is in memory beside that at the most, while one layer is computed;
             None if not known.
         not_known: Mapping from `"optimizer"` and `"activations"` to why they are not known.
-        doubts: Tuple of str, what is counted roughly or in part, and how.
+        doubts: Tuple of str, what is counted roughly, and how.
         lowest: Str or None, the first layer that trains; None if not known.
         served: `ServedMemory`; None where there is nothing that a prefix cache could serve.
         measured: `MeasuredMemory`, what the compiler says; None if it was not asked.

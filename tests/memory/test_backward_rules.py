@@ -72,6 +72,14 @@ def test_lora_keeps_the_sum_of_kernel_and_adapters_where_a_gradient_passes():
     assert kept_by(site(layer, *shapes, trained=trained)) == Kept((0,), extra=24 * 4)
 
 
+def test_a_scale_keeps_its_input_to_learn_from():
+    layer = layers.PReLU()  # a layer with a weight of its own
+    layer.build((None, 4))
+    setting = site(layer, [(10, 4)], (10, 4), trained=layer.weights)
+    assert LAYERS["LayerScale"](setting) == Kept((0,))
+    assert LAYERS["LayerScale"](site(layer, [(10, 4)], (10, 4))) == NOTHING
+
+
 def test_only_a_learning_norm_and_a_passing_gradient_need_the_input():
     layer = layers.LayerNormalization()
     layer.build((None, 4))
@@ -89,7 +97,7 @@ def test_a_cell_of_ones_own_is_said():
     layer = layers.RNN(Cell(3), name="mine")
     found = kept_by(site(layer, [(2, 7, 4)], (2, 3)))
     assert (found.inputs, found.output) == ((0,), True)
-    assert "'mine' has a cell that is not known" in found.doubt
+    assert found.doubt == "by inputs and output alone"
 
 
 def test_a_subclass_without_code_of_its_own_has_the_rule_of_its_class():
