@@ -51,7 +51,7 @@ demo-search: .venv-demo/installed  ## Find out how deep to freeze VGG16 on photo
 	$(DEMO_BIN)/python -m keras_freeze demo-search
 
 bench: export TF_CPP_MIN_LOG_LEVEL ?= 3
-bench: .venv-bench/installed .venv-peers/installed  ## Measure what the documentation reports; runs that are there are kept
+bench: .venv-bench/installed .venv-peers/installed .venv/installed-backends  ## Measure what the documentation reports; runs that are there are kept
 	$(BENCH_BIN)/python benchmarks/ulmfit.py run
 	$(BENCH_BIN)/python benchmarks/guard.py
 	$(BENCH_BIN)/python benchmarks/live_view.py
@@ -62,6 +62,8 @@ bench: .venv-bench/installed .venv-peers/installed  ## Measure what the document
 	$(BENCH_BIN)/python benchmarks/views.py run
 	$(BENCH_BIN)/python benchmarks/precision.py run
 	$(BENCH_BIN)/python benchmarks/search.py run
+	$(BIN)/python benchmarks/memory.py run
+	$(BIN)/python benchmarks/memory.py peak
 
 test: lint types  ## Check what has to hold at every commit
 	$(PYTEST) $(PARALLEL) -m "not slow and not landing"

@@ -61,7 +61,7 @@ def groups(model: keras.Model, options: argparse.Namespace) -> _Groups:
 
 def report(model: keras.Model, options: argparse.Namespace) -> ShownAsTable:
     """Return the parameter report of a model."""
-    return parameter_report(model, by=options.by)
+    return parameter_report(model, by=options.by, batch_size=options.batch_size)
 
 
 def check(model: keras.Model, options: argparse.Namespace) -> Findings:
@@ -78,7 +78,7 @@ def preview(model: keras.Model, options: argparse.Namespace) -> ShownAsTable:
     else:
         schedule: Any = int(given) if given.isdigit() else given
         callback = GradualUnfreeze(schedule, backbone=options.backbone)
-    return callback.preview(model, options.epochs)
+    return callback.preview(model, options.epochs, batch_size=options.batch_size)
 
 
 Command = Callable[[keras.Model, argparse.Namespace], Any]
@@ -104,6 +104,10 @@ def add_options(command: argparse.ArgumentParser, name: str) -> None:
         metavar="MODULE",
         help="import a module first, which registers classes of your own; can be repeated",
     )
+    if name in ("report", "preview"):
+        command.add_argument(
+            "--batch-size", type=int, help="samples in a batch: show the memory of a step too"
+        )
     if name == "report":
         command.add_argument(
             "--by", choices=("group", "layer"), default="group", help="default: %(default)s"

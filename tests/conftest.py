@@ -94,6 +94,8 @@ def _runs_here(item):
     the others on JAX, but for those that are slow there.
     """
     backend = keras.backend.backend()
+    if item.get_closest_marker("jax_only"):
+        return backend == "jax"
     is_of_jax = zlib.crc32(item.nodeid.partition("[")[0].encode()) % 3 == 0
     if backend == "jax":
         return is_of_jax and not item.get_closest_marker("slow_on_jax")

@@ -28,6 +28,10 @@ def in_order(*parts):
     return "(?s)" + ".*".join(map(re.escape, parts))
 
 
+def of_batches(size):
+    return keras.Sequential([keras.Input((4,), batch_size=size), keras.layers.Dense(3)])
+
+
 def unbuilt():
     return keras.Sequential([keras.layers.Dense(3)], name="raw")
 
@@ -325,6 +329,21 @@ CASES = {
         lambda: kf.parameter_report(model(), by="layer", groups=GROUPS),
         ValueError,
         ['parameter_report(groups=...) must be None where by="layer".', "Leave out one"],
+    ),
+    "report batch size": (
+        lambda: kf.parameter_report(model(), batch_size=0),
+        ValueError,
+        ["parameter_report(batch_size=...) must be a positive integer.", "batch_size=0"],
+    ),
+    "report fixed batch size": (
+        lambda: kf.parameter_report(of_batches(8), batch_size=32),
+        ValueError,
+        ["parameter_report(batch_size=...) must be 8, the batch size that", "batch_size=32."],
+    ),
+    "report measured alone": (
+        lambda: kf.parameter_report(compiled(), measured=True),
+        ValueError,
+        ["parameter_report(measured=...) must be False without a batch size.", "Pass batch_size="],
     ),
     # rank_groups
     "rank batches": (
@@ -826,6 +845,11 @@ CASES = {
         lambda: kf.FreezeScheduler("even"),
         FileNotFoundError,
         ["FreezeSchedule.from_yaml(path=...) must name a file.", "path='even'.", "to_yaml"],
+    ),
+    "preview batch size": (
+        lambda: kf.GradualUnfreeze().preview(compiled(), 3, batch_size=2.5),
+        ValueError,
+        ["preview(batch_size=...) must be a positive integer.", "batch_size=2.5"],
     ),
     "preview of an unknown group": (
         lambda: FreezeSchedule({0: "lwo"}).preview(model(), 3),

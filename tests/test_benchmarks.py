@@ -20,6 +20,15 @@ def script(monkeypatch):
     return importlib.import_module
 
 
+class TestMemory:
+    def test_cuts_begin_with_nothing_and_end_before_the_last_layer(self, script):
+        models = script("memory_models")
+        model = models.mlp(2)
+        assert models.weighted_layers(model) == [f"dense{n}" for n in ("", "_1", "_2", "_3")]
+        assert models.cuts(model, 3) == [0, 2, 4]
+        assert models.cuts(model) == [0, 1, 2, 3, 4]
+
+
 class TestSnippets:
     def test_words_are_split_and_other_signs_stand_alone(self, script):
         source = "parse_headers(HTTPMessage, 42)\n"

@@ -41,6 +41,21 @@ def test_report(by, saved, capsys):
     assert json.loads(capsys.readouterr().out) == kf.parameter_report(model, by=by).to_dict()
 
 
+@pytest.mark.parametrize("command", ["report", "preview"])
+def test_with_a_batch_size_memory_is_shown(command, saved, capsys):
+    path, model = saved
+    main([command, path, "--batch-size", "8", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    if command == "report":
+        expected = kf.parameter_report(model, batch_size=8).to_dict()
+    else:
+        expected = kf.GradualUnfreeze().preview(model, 10, batch_size=8).to_dict()
+    assert found == json.loads(json.dumps(expected))
+    main([command, path, "--batch-size", "8"])
+    shown = capsys.readouterr().out
+    assert ("batch size 8" if command == "report" else "batches of 8") in shown
+
+
 def test_preview(saved, capsys, tmp_path):
     path, model = saved
     main(["preview", path, "--epochs", "4", "--schedule", "2", "--json"])
@@ -72,9 +87,10 @@ def test_help_lists_all_commands(capsys):
         (["groups", "{path}", "--backbone", "nobody"], "'nobody'"),
         (["preview", "{path}", "--schedule", "sometimes"], "sometimes"),
         (["preview", "{path}", "--epochs", "0"], "epochs"),
+        (["report", "{path}", "--batch-size", "0"], "batch_size"),
         (["report", "{path}", "--import", "no_such_module"], "No module named 'no_such_module'"),
     ],
-    ids=["no file", "no backbone", "no schedule", "no epochs", "no module"],
+    ids=["no file", "no backbone", "no schedule", "no epochs", "no batch", "no module"],
 )
 def test_errors_are_a_line(arguments, text, saved):
     with pytest.raises(SystemExit) as raised:

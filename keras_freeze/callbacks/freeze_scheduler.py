@@ -208,7 +208,12 @@ class FreezeScheduler(BaseCallback):
             raise ArgumentError(owner, "cache", rule, value=self.cache)
 
     def preview(
-        self, model: keras.Model, epochs: int, steps_per_epoch: int | None = None
+        self,
+        model: keras.Model,
+        epochs: int,
+        steps_per_epoch: int | None = None,
+        *,
+        batch_size: int | None = None,
     ) -> SchedulePreview:
         """Return a table of what this callback will do in a fit; nothing is changed.
 
@@ -216,6 +221,8 @@ class FreezeScheduler(BaseCallback):
             model: `keras.Model`, built.
             epochs: Int, the epochs of the fit.
             steps_per_epoch: Int, batches in an epoch, for phases that end after steps.
+            batch_size: Int, samples in a batch, to show the memory of a training step in each
+                phase, as `parameter_report` estimates it. Defaults to None, for none.
 
         Returns:
             `SchedulePreview`, which prints as a table.
@@ -231,6 +238,7 @@ class FreezeScheduler(BaseCallback):
             steps_per_epoch=steps_per_epoch,
             rates=self.rates,
             is_open=plan.adaptive is not None,
+            batch_size=batch_size,
         )
 
     def phase_starts(

@@ -2,15 +2,13 @@
 
 `model_cut.find` walks from the inputs up to where the frozen part ends, and returns a `Frontier`
 or, as `NoCut`, why there is none. `determinism` judges each layer and operation on the way, by the
-table in `determinism_rules`. `tensor_names` names what is computed up to a cut, so that two models
-that compute the same can be told.
+table in `determinism_rules`. Pure: models are read and nothing is computed.
 """
 
 from keras_freeze.cuts.determinism_rules import Setting
 from keras_freeze.cuts.frontier import Frontier, GraphCut
 from keras_freeze.cuts.model_cut import ONLY_GRAPHS, find
 from keras_freeze.cuts.reasons import NoCut, Reason
-from keras_freeze.cuts.tensor_names import names_of
 
 __all__ = [
     "ONLY_GRAPHS",
@@ -20,5 +18,4 @@ __all__ = [
     "Reason",
     "Setting",
     "find",
-    "names_of",
 ]

@@ -119,8 +119,17 @@ def output_rank(op: Any, node: Any | None = None) -> int | None:
         return len(node.output_tensors[0].shape)
     shapes = getattr(op, "_build_shapes_dict", None) or {}
     shape = next(iter(shapes.values()), None)
-    is_shape = isinstance(shape, tuple) and all(d is None or isinstance(d, int) for d in shape)
-    return len(shape) if shape is not None and is_shape else None
+    return len(shape) if shape is not None and _is_shape(shape) else None
+
+
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, tuple) and all(d is None or isinstance(d, int) for d in shape)
+
+
+def shapes_when_built(layer: keras.Layer) -> tuple[tuple[int | None, ...], ...]:
+    """Return the shapes of the inputs that a layer was built for; none where not known."""
+    shapes = (getattr(layer, "_build_shapes_dict", None) or {}).values()
+    return tuple(shape for shape in shapes if _is_shape(shape))
 
 
 def origin_of(tensor: Any) -> Any:

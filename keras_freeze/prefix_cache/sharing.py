@@ -8,10 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_freeze.cuts import Frontier, names_of
+from keras_freeze.cuts import Frontier
 from keras_freeze.features import Library, Shelf
 from keras_freeze.prefix_cache.batches import Batch
 from keras_freeze.prefix_cache.compiled_prefix import Prefix, Start
+from keras_freeze.prefix_cache.tensor_names import names_of
 
 
 class SharedCut:

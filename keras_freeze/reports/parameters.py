@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import keras
 
-from keras_freeze.checks import ArgumentError
+from keras_freeze.checks import ArgumentError, check_count
 from keras_freeze.groups import Backbone, Groups, picture_of
 from keras_freeze.keras_internals.layers import lora_base
+from keras_freeze.memory import StepMemory, check_batch, measured_memory, step_memory
 from keras_freeze.model_picture import (
     ModelPicture,
     Weight,
@@ -21,6 +22,8 @@ from keras_freeze.model_picture import (
     is_batch_norm,
     read_model,
 )
+from keras_freeze.reports.memory_lines import memory_notes, memory_rows
+from keras_freeze.reports.sizes import readable_bytes
 from keras_freeze.reports.tables import Column, ShownAsTable, Table
 
 
@@ -73,11 +76,13 @@ class ParameterReport(ShownAsTable):
         model: Str, the model's name.
         by: `"group"` or `"layer"`.
         rows: Tuple of `ReportRow`, from input to head.
+        memory: `StepMemory`, of a training step; None unless a batch size was given.
     """
 
     model: str
     by: str
     rows: tuple[ReportRow, ...]
+    memory: StepMemory | None = None
 
     @property
     def trainable_params(self) -> int:
@@ -117,7 +122,8 @@ class ParameterReport(ShownAsTable):
         rows = [dataclasses.asdict(row) for row in self.rows]
         for row in rows:
             del row["first_layer"]
-        return {"model": self.model, "by": self.by, **totals, "rows": rows}
+        memory = {} if self.memory is None else {"memory": self.memory.to_dict()}
+        return {"model": self.model, "by": self.by, **totals, "rows": rows, **memory}
 
     def __repr__(self) -> str:
         return (
@@ -145,8 +151,12 @@ class ParameterReport(ShownAsTable):
         total = "", f"{self.total_params:,}", readable_bytes(self.total_bytes)
         names = ("trainable", "non-trainable", "total")
         footer = [(n, "", "", *t) for n, t in zip(names, (trained, rest, total), strict=True)]
+        notes: tuple[str, ...] = ()
+        if self.memory is not None:
+            footer += [(n, "", "", "", "", size) for n, size in memory_rows(self.memory)]
+            notes = memory_notes(self.memory)
         dim = frozenset(n for n, row in enumerate(self.rows) if row.state == "frozen")
-        return Table(self.model, columns, tuple(rows), tuple(footer), dim)
+        return Table(self.model, columns, tuple(rows), tuple(footer), dim, notes)
 
 
 def parameter_report(
@@ -155,20 +165,33 @@ def parameter_report(
     *,
     groups: Groups | None = None,
     backbone: Backbone | None = None,
+    batch_size: int | None = None,
+    measured: bool = False,
 ) -> ParameterReport:
     """Report the parameters of a model that train and that don't.
+
+    With a batch size also the memory of a training step, as `keras_freeze.memory` estimates it:
+    weights, a gradient of each that trains, what the optimizer holds for these, the activations
+    that the backward pass needs, and what is computed at a time. So it says why freezing has saved
+    memory, or not. Activations are known for Functional and Sequential models that train with
+    Keras's own step; of others the report says why they are not.
 
     Args:
         model: `keras.Model`, built.
         by: One row per `"group"` (default) or per `"layer"`.
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         backbone: What is pretrained, as for `layer_groups`. Defaults to None, to be found.
+        batch_size: Int, samples in a batch, to report the memory of a training step. Defaults to
+            None, for parameters alone.
+        measured: Bool, whether to ask JAX's compiler for the memory too. That compiles a step,
+            which takes its time, and needs a compiled model. Defaults to False.
 
     Returns:
         `ParameterReport`.
 
     Raises:
-        ValueError: if `by` is neither, or if the model isn't built.
+        ValueError: if `by` is neither, if the model isn't built or its inputs are made for another
+            batch size, or if `measured` is True and there is no compiler to ask.
 
     Example:
         >>> import keras_freeze as kf
@@ -181,6 +204,8 @@ def parameter_report(
         (8, 15)
         >>> [(row.name, row.state) for row in report.rows]
         [('low', 'frozen'), ('head', 'trainable')]
+        >>> parameter_report(model, batch_size=32).memory.activation_bytes
+        640
     """
     if by not in ("group", "layer"):
         raise ArgumentError("parameter_report", "by", 'be "group" or "layer"', value=by)
@@ -194,30 +219,46 @@ def parameter_report(
                 value=value,
                 advice="Leave out one of the two.",
             )
+    memory = None
+    if batch_size is not None:
+        memory = _memory(model, batch_size, measured)
+    elif measured:
+        advice = "Pass batch_size= too."
+        raise ArgumentError(
+            "parameter_report",
+            "measured",
+            "be False without a batch size",
+            value=measured,
+            advice=advice,
+        )
     picture = read_model(model) if by == "layer" else picture_of(model, groups, backbone)
     parts = _by_layer(picture) if by == "layer" else _by_group(picture)
     owners = {id(weight.variable): weight for weight in picture.weights}
     trained = {id(variable) for variable in model.trainable_variables}
-    return ParameterReport(model.name, by, tuple(_row(part, owners, trained) for part in parts))
+    rows = tuple(_row(part, owners, trained) for part in parts)
+    return ParameterReport(model.name, by, rows, memory)
+
+
+def checked_batch_size(owner: str, model: keras.Model, batch_size: int) -> int:
+    """Return a batch size; raise in the name of `owner` unless a model takes batches of it."""
+    check_count(owner, "batch_size", batch_size)
+    fixed = check_batch(model, batch_size)
+    if fixed is not None:
+        rule = f"be {fixed}, the batch size that the inputs of model {model.name!r} are made for"
+        raise ArgumentError(owner, "batch_size", rule, value=batch_size)
+    return batch_size
+
+
+def _memory(model: keras.Model, batch_size: int, measured: bool) -> StepMemory:
+    owner = "parameter_report"
+    checked_batch_size(owner, model, batch_size)
+    found = measured_memory(owner, model, batch_size) if measured else None
+    return step_memory(model, batch_size, measured=found)
 
 
 def parameter_counts(model: keras.Model) -> tuple[int, int]:
     """Return how many parameters of a model train and how many don't."""
     return count_params(model.trainable_weights), count_params(model.non_trainable_weights)
-
-
-def readable_bytes(size: float) -> str:
-    """Return a size as `model.summary()` writes it.
-
-    Example:
-        >>> readable_bytes(17_927_370 * 4)
-        '68.39 MB'
-    """
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1024:
-            return f"{size:.2f} {unit}"
-        size /= 1024
-    return f"{size:.2f} TB"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import keras
 
 from keras_freeze.checks import ArgumentError, check_count, counted, first_few
 from keras_freeze.groups import Backbone, Groups, picture_of
+from keras_freeze.memory import StepMemory, step_memory
 from keras_freeze.model_picture import (
     ModelPicture,
     count_params,
@@ -17,7 +18,7 @@ from keras_freeze.model_picture import (
     with_initial_values,
 )
 from keras_freeze.policies import phase_flags
-from keras_freeze.reports import Column, ShownAsTable, Table
+from keras_freeze.reports import Column, ShownAsTable, Table, checked_batch_size, in_short
 from keras_freeze.schedules.locations import placed
 from keras_freeze.schedules.phase import Phase, PhaseSequence, in_words
 from keras_freeze.schedules.progress import Moment, soonest, timeline
@@ -45,6 +46,7 @@ class PreviewRow:
         epochs: Float, the epochs that are done when it begins; None where that isn't known
             beforehand.
         is_reached: Bool, whether it may begin within the fit.
+        memory: `StepMemory`, of a training step; None unless a batch size was given.
     """
 
     phase: int
@@ -58,6 +60,13 @@ class PreviewRow:
     decides_late: bool = False
     epochs: float | None = None
     is_reached: bool = True
+    memory: StepMemory | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain data; with its memory if that was asked for."""
+        found = dataclasses.asdict(self)
+        del found["memory"]
+        return found if self.memory is None else {**found, "memory": self.memory.to_dict()}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -91,7 +100,7 @@ class SchedulePreview(ShownAsTable):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the preview as plain data, ready for JSON."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "rows": tuple(row.to_dict() for row in self.rows)}
 
     def __repr__(self) -> str:
         return (
@@ -105,6 +114,9 @@ class SchedulePreview(ShownAsTable):
         has_curves = any(row.curve for row in self.rows)
         if has_curves:
             columns.append(Column("curve"))
+        batch_size = None if self.rows[0].memory is None else self.rows[0].memory.batch_size
+        if batch_size is not None:
+            columns.append(Column("memory", align="right"))
         cells = []
         before = None
         for row in self.rows:
@@ -113,11 +125,26 @@ class SchedulePreview(ShownAsTable):
             if row.decides_late:
                 changes, count, rates = "decided as it begins", "", ""
             line = [str(row.phase), row.begins, row.ends, changes, count, rates]
-            cells.append((*line, row.curve) if has_curves else tuple(line))
+            if has_curves:
+                line.append(row.curve)
+            if row.memory is not None:
+                line.append("" if row.decides_late else in_short(row.memory))
+            cells.append(tuple(line))
             before = row
         total = self.rows[0].trainable_params + self.rows[0].non_trainable_params
         title = f"{self.model}, {counted(self.epochs, 'epoch')}, {total:,} parameters"
-        return Table(title, tuple(columns), tuple(cells))
+        if batch_size is not None:
+            title += f", memory of a step with batches of {batch_size}"
+        return Table(title, tuple(columns), tuple(cells), notes=self._notes())
+
+    def _notes(self) -> tuple[str, ...]:
+        """Return why the memory of a phase is not known, each reason once."""
+        reasons: dict[str, None] = {}
+        for row in self.rows:
+            for name, reason in () if row.memory is None else row.memory.not_known.items():
+                subject = "Activations are" if name == "activations" else "The optimizer's state is"
+                reasons[f"{subject} not known: {reason}."] = None
+        return tuple(reasons)
 
     def _changes(self, row: PreviewRow, before: PreviewRow | None) -> str:
         """Return which groups train, and after the first phase only what that changes."""
@@ -166,6 +193,7 @@ def preview(
     groups: Groups | None = None,
     backbone: Backbone | None = None,
     rates: Rates = None,
+    batch_size: int | None = None,
 ) -> SchedulePreview:
     """Show what a schedule will do with a model; nothing is changed.
 
@@ -178,6 +206,8 @@ def preview(
         groups: How to divide the model, as for `layer_groups`. Defaults to automatically.
         backbone: What is pretrained, as for `layer_groups`. Defaults to None, to be found.
         rates: Learning rates of the groups for phases that have none. Defaults to 1 for all.
+        batch_size: Int, samples in a batch, to show the memory of a training step in each phase,
+            as `parameter_report` estimates it. Defaults to None, for none.
 
     Returns:
         `SchedulePreview`.
@@ -203,7 +233,9 @@ def preview(
     """
     picture = with_initial_values(picture_of(model, groups, backbone))
     steps = steps_per_epoch
-    return preview_in(schedule, picture, epochs, steps_per_epoch=steps, rates=rates)
+    return preview_in(
+        schedule, picture, epochs, steps_per_epoch=steps, rates=rates, batch_size=batch_size
+    )
 
 
 def preview_in(
@@ -214,10 +246,13 @@ def preview_in(
     steps_per_epoch: int | None,
     rates: Rates,
     is_open: bool = False,
+    batch_size: int | None = None,
 ) -> SchedulePreview:
     """Return what `preview` does, for a model that has been read; arguments as there."""
     check_count("preview", "epochs", epochs)
     model = picture.model
+    if batch_size is not None:
+        checked_batch_size("preview", model, batch_size)
     stride = getattr(model, "steps_per_execution", 1)
     moments, end = _moments(schedule, steps_per_epoch, stride)
     earliest, _ = _moments(soonest(schedule), steps_per_epoch, stride)
@@ -228,7 +263,7 @@ def preview_in(
         early = earliest[index]
         is_reached = is_reached and not (early is not None and early.epoch >= epochs)
         text = _begin(moments[index], index) + ("" if is_reached else " (not reached)")
-        row = _row(index, phase, text, picture, given)
+        row = _row(index, phase, text, picture, given, batch_size)
         done = _epochs_done(moments[index], steps_per_epoch)
         rows.append(dataclasses.replace(row, epochs=done, is_reached=is_reached))
     lasts = schedule.phases[-1].trigger is None
@@ -265,6 +300,7 @@ def _row(
     begins: str,
     picture: ModelPicture,
     rates: Rates,
+    batch_size: int | None,
 ) -> PreviewRow:
     with placed(phase, "frozen"):
         frozen = phase.policy(picture.division).sketch_in(picture)
@@ -287,6 +323,10 @@ def _row(
             training.append(group.name)
     weights = [weight.variable for weight in picture.weights]
     params = count_params(variable for variable in weights if id(variable) in trained)
+    memory = None
+    if batch_size is not None:
+        own_flags = {id(layer): flag for layer, flag in flags.layers}
+        memory = step_memory(picture.model, batch_size, trained, own_flags)
     return PreviewRow(
         index,
         begins,
@@ -297,6 +337,7 @@ def _row(
         {name: by_group[name] for name in training},
         "" if phase.curve is None else type(phase.curve).__name__,
         phase.decides_late,
+        memory=memory,
     )
 
 

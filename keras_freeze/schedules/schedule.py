@@ -190,6 +190,7 @@ class FreezeSchedule:
         groups: Groups | None = None,
         backbone: Backbone | None = None,
         rates: Rates = None,
+        batch_size: int | None = None,
     ) -> SchedulePreview:
         """Return a table of what this schedule will do with a model, before anything runs.
 
@@ -200,6 +201,7 @@ class FreezeSchedule:
             groups: As for `keras_freeze.schedules.preview`.
             backbone: As for `keras_freeze.schedules.preview`.
             rates: As for `keras_freeze.schedules.preview`.
+            batch_size: As for `keras_freeze.schedules.preview`.
         """
         return previews.preview(
             self,
@@ -209,6 +211,7 @@ class FreezeSchedule:
             groups=groups,
             backbone=backbone,
             rates=rates,
+            batch_size=batch_size,
         )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_freeze.training_reports.samples import WeightSamples
 from keras_freeze.model_picture import ModelPicture
+from keras_freeze.training_reports.samples import WeightSamples
 
 
 class TrainingNotes:

@@ -1,5 +1,6 @@
 """A preview tells beforehand what a fit will report, and changes nothing."""
 
+import dataclasses
 import io
 import json
 import re
@@ -355,3 +356,45 @@ def test_when_phases_begin_and_end_as_numbers(plain):
     adaptive = kf.AutoFreeze(intervals=3).preview(plain(), 6, 4)
     assert (adaptive.is_open, adaptive.end) == (True, 2.0)
     assert not preview.is_open
+
+
+def test_the_memory_of_each_phase_is_that_of_a_report_then(batch_norm, data_for):
+    model = compiled(batch_norm(), keras.optimizers.Adam(), eager=True)
+    callback = kf.GradualUnfreeze(1, verbose=0, cache=False)
+    preview = callback.preview(model, 3, batch_size=8)
+    found = []
+
+    def note(epoch, logs):
+        found.append(kf.parameter_report(model, batch_size=8).memory)
+
+    noting = keras.callbacks.LambdaCallback(on_epoch_end=note)
+    model.fit(*data_for(model), batch_size=8, epochs=3, verbose=0, callbacks=[callback, noting])
+    assert len(found) == len(preview.rows) == 3
+    for row, then in zip(preview.rows, found, strict=True):
+        assert row.memory == dataclasses.replace(then, served=None)
+    sizes = [row.memory.total_bytes for row in preview.rows]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+
+
+def test_the_memory_is_a_column_only_where_it_is_asked_for(plain):
+    model = compiled(plain())
+    without = schedules.gradual(model).preview(model, 6)
+    assert "memory" not in str(without)
+    assert "memory" not in without.to_dict()["rows"][0]
+    preview = schedules.gradual(model).preview(model, 6, batch_size=8)
+    header, *rows = html_cells(preview._repr_html_())
+    assert header[-1] == "memory"
+    assert all(re.fullmatch(r"[\d.]+ K?B", row[-1]) for row in rows)
+    assert "memory of a step with batches of 8" in str(preview)
+    assert json.dumps(preview.to_dict()["rows"][0]["memory"]["total_bytes"])
+
+
+def test_why_memory_is_not_known_is_said_once():
+    model = keras.Sequential(
+        [keras.Input((None, 4)), keras.layers.Dense(3, name="low"), keras.layers.Dense(2)]
+    )
+    model.compile("sgd", "mse")
+    shown = str(schedules.gradual(model).preview(model, 6, batch_size=8))
+    assert shown.count("Activations are not known: the length of the input varies") == 1
+    assert "at least" in shown

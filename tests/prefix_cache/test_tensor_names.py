@@ -8,7 +8,7 @@ from keras import layers
 import keras_freeze as kf
 from keras_freeze.cuts.determinism_rules import Setting
 from keras_freeze.cuts.model_cut import find
-from keras_freeze.cuts.tensor_names import _adapted, names_of
+from keras_freeze.prefix_cache.tensor_names import _adapted, names_of
 
 
 def build(activation="relu", width=3, seed=1, nested=False, inputs_dtype="float32"):

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import xxhash
 
-from keras_freeze.cuts.frontier import Frontier, GraphCut
+from keras_freeze.cuts import Frontier, GraphCut
 from keras_freeze.engine import fingerprint, fingerprint_of
 from keras_freeze.keras_internals.graph import (
     graph_nodes,
