@@ -183,8 +183,12 @@ def test_parts_of_no_batch_leave_their_reason_to_the_next():
     record.present = Part(2, 2, {"head": 0.4}, 5, 2)
     record.end_part(4, {"head": 0.5})
     record.end_epoch(1, 4)
+    record.present = Part(0, 2, {"head": 0.8}, 5, 4)
+    record.end_part(4, {})
+    record.end_epoch(2, 4)
     assert record.rows == [
         RecordRow(1.0, 0, "", {"head": 0.1}, 5),
         RecordRow(1.5, 2, "after 2 steps; at once", {"head": 0.2}, 5),
+        RecordRow(2.0, 2, "", {"head": 0.8}, 5),
     ]
-    assert record.epochs == 2
+    assert record.epochs == 3
