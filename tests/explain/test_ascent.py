@@ -17,7 +17,10 @@ def climb(gradient_of, steps=1, images=None, **settings):
 
 
 def test_steps_have_the_same_length_whatever_the_gradients_and_end_at_the_range():
-    slope = np.random.default_rng(0).choice([-2.0, -1.0, 1.0, 3.0], (2, 6, 6, 1)) * [[[[1e-6]]], [[[1e6]]]]
+    slope = np.random.default_rng(0).choice([-2.0, -1.0, 1.0, 3.0], (2, 6, 6, 1)) * [
+        [[[1e-6]]],
+        [[[1e6]]],
+    ]
     one = climb(lambda images: slope)
     np.testing.assert_allclose(np.sqrt((one**2).mean(axis=(1, 2, 3))), [0.05, 0.05])
     many = climb(lambda images: slope, steps=1000)

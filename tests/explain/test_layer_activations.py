@@ -14,6 +14,7 @@ def images(count=5):
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("batch_size", [2, 32])
 def test_a_layer_of_a_nested_model(nested, unchanged, batch_size):
     model, x = nested(), images()
