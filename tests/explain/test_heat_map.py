@@ -360,10 +360,16 @@ def moved_axes():
     return keras.Sequential([keras.Input((2, 8, 8)), permute, *rest])
 
 
+def without_weights():
+    middle = [layers.Rescaling(0.5), layers.Flatten(), layers.Dense(2)]
+    return keras.Sequential([keras.Input((8, 8, 2)), *middle])
+
+
 IMAGES, IDS = np.ones((2, 8, 8, 2), "float32"), np.ones((2, 6), "int32")
 REFUSED = {
     "a shared layer": (twice, IMAGES, {"layer": "shared"}, "'shared', which is called 2 times"),
     "no layer has a map": (twice, IMAGES, {}, "be given, since no layer .* a map of positions"),
+    "no weights": (without_weights, IMAGES, {}, "be given, since no layer of model"),
     "no map": (two_outputs, IMAGES, {"layer": "dense"}, "return a map of several positions"),
     "two outputs": (two_outputs, IMAGES, {}, "be a function .*outputs of shapes"),
     "no scores": (two_outputs, IMAGES, {"target": lambda y: y[0]}, r"return a tensor of shape"),
