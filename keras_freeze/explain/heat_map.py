@@ -124,8 +124,9 @@ def heatmap(
     and for tokens it is the norm, over the features of each position, of gradient times activation:
     how much the score depends on the position, for or against. Masked positions are 0.
 
-    The score is an output before the softmax or sigmoid that the model ends in, where a layer of
-    Keras's own does that; elsewhere it is the output as it is. Nothing in the model changes.
+    The score is an output before the softmax or sigmoid that the model ends in, where a layer or
+    operation of Keras's own does that; elsewhere it is the output as it is. Nothing in the
+    model changes.
 
     Args:
         model: `keras.Model`, built.
