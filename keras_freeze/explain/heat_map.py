@@ -90,14 +90,14 @@ class _Place:
     """Where the gradient is taken.
 
     Attributes:
-        layer: `keras.Layer`, or None for the input.
+        layer: `keras.Layer` or an operation; None for the input.
         leaf: Int, the array of the inputs that has the positions.
         positions: Tuple of ints, how many there are, along each axis of the input.
         axis: Int, that of the channels or features in the layer's output, 1 or -1.
         shape: Tuple of ints, of the layer's output in a call.
     """
 
-    layer: keras.Layer | None
+    layer: Any
     leaf: int
     positions: tuple[int, ...]
     axis: int
@@ -124,8 +124,9 @@ def heatmap(
     and for tokens it is the norm, over the features of each position, of gradient times activation:
     how much the score depends on the position, for or against. Masked positions are 0.
 
-    The score is an output before the softmax or sigmoid that the model ends in, where a layer of
-    Keras's own does that; elsewhere it is the output as it is. Nothing in the model changes.
+    The score is an output before the softmax or sigmoid that the model ends in, where a layer or
+    operation of Keras's own does that; elsewhere it is the output as it is. Nothing in the
+    model changes.
 
     Args:
         model: `keras.Model`, built.
@@ -370,21 +371,22 @@ def _check_positions(place: _Place, kind: Kind, shape: Sequence[int], holds_floa
         )
 
 
-def _last_map(seen: Observation) -> keras.Layer:
-    """Return the layer with the last map that weights have made, before it is pooled."""
+def _last_map(seen: Observation) -> Any:
+    """Return what made the last map that depends on weights, before it is pooled.
+
+    That is a layer, or the sum of a residual connection where it is an operation.
+    """
     opened = {id(layer) for layer in opened_layers(seen.model)}
-    pooling = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
-    chosen, is_made = None, False
+    chosen: Any = None
+    shape, is_made = None, False
     for called, output in seen.calls:
         is_made = is_made or bool(getattr(called, "weights", ()))
         tensor = only_tensor(output)
-        if id(called) not in opened or tensor is None or len(tensor.shape) != 4 or not is_made:
+        if tensor is None or not is_made or not _is_map(seen, called, tensor):
             continue
-        axis = channel_axis(_OWNER, seen, called, 4)
-        is_map = math.prod(_positions(tensor.shape, axis)) > 1 and is_float(tensor)
-        is_end = tensor is only_tensor(seen.output)
-        if is_map and not is_end and seen.times(called) == 1 and not isinstance(called, pooling):
-            chosen = called
+        is_sum = type(called).__name__ == "Add" and tuple(tensor.shape) == shape
+        if id(called) in opened or is_sum:
+            chosen, shape = called, tuple(tensor.shape)
     if chosen is None:
         raise ArgumentError(
             _OWNER,
@@ -393,6 +395,17 @@ def _last_map(seen: Observation) -> keras.Layer:
             received="layer=None",
         )
     return chosen
+
+
+def _is_map(seen: Observation, called: Any, tensor: Any) -> bool:
+    """Tell whether a layer, called once, returns several positions that are not the end."""
+    pooling = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
+    if len(tensor.shape) != 4 or not is_float(tensor) or isinstance(called, pooling):
+        return False
+    if tensor is only_tensor(seen.output) or seen.times(called) > 1:
+        return False
+    axis = channel_axis(_OWNER, seen, called, 4)
+    return math.prod(_positions(tensor.shape, axis)) > 1
 
 
 def _embedding(seen: Observation, tokens: int) -> keras.Layer:

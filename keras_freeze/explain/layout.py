@@ -10,7 +10,7 @@ from keras_freeze.checks import ArgumentError
 from keras_freeze.explain.observation import Observation
 
 
-def channel_axis(owner: str, seen: Observation, layer: keras.Layer | None, rank: int) -> int:
+def channel_axis(owner: str, seen: Observation, layer: Any, rank: int) -> int:
     """Return the axis of the channels, 1 or -1, of a layer's output or of the model's input.
 
     A layer says it; of one that doesn't, all layers of its model have to agree. An input has it
@@ -19,7 +19,7 @@ def channel_axis(owner: str, seen: Observation, layer: keras.Layer | None, rank:
     Args:
         owner: Str, in whose name errors are raised.
         seen: A call of the model.
-        layer: `keras.Layer`, one of its layers; None for the input.
+        layer: One of its layers or operations; None for the input.
         rank: Int, of the output or input.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, did_you_mean
 from keras_freeze.explain.inputs import batches_of
 from keras_freeze.keras_internals.attributes import own_attribute
-from keras_freeze.keras_internals.graph import functional_graph, origin_of
+from keras_freeze.keras_internals.graph import functional_graph, graph_nodes
 from keras_freeze.keras_internals.layers import is_builtin
 from keras_freeze.measures import infer, watched
 from keras_freeze.model_picture import every_layer
@@ -50,10 +50,7 @@ class Observation:
 
     @property
     def last_operation(self) -> Any | None:
-        """The innermost layer that returned the model's output, if it was called for nothing else.
-
-        An operation is found too where it ends a model's graph.
-        """
+        """The innermost layer or operation that returned the output, if it is called once."""
         final = only_tensor(self.output)
         found = [called for called, output in self.calls if only_tensor(output) is final]
         if final is None or not found or self.times(found[0]) > 1:
@@ -81,12 +78,12 @@ def observe(model: keras.Model, x: Any) -> Observation:
 
 
 def _observable(model: keras.Model) -> list[Any]:
-    """Return the layers of a model that compute one output for a sample, and operations at ends."""
+    """Return the layers of a model that compute one output for a sample, and its operations."""
     layers = every_layer(model)
     graphs = [functional_graph(x) for x in layers if isinstance(x, keras.Model)]
-    ends = [origin_of(tensor) for graph in graphs if graph is not None for tensor in graph.outputs]
+    nodes = [node for graph in graphs if graph is not None for node in graph_nodes(graph)]
+    operations = [node.operation for node in nodes if not isinstance(node.operation, keras.Layer)]
     loops = _in_loops(layers)
-    operations = [end for end in ends if not isinstance(end, keras.Layer)]
     found = {id(x): x for x in (*layers[1:], *operations) if id(x) not in loops}
     return list(found.values())
 

@@ -26,7 +26,8 @@ _OVERLAY, _FAINT, _STRONG = "inferno", 0.35, 0.75
 _MARK = "#D55E00"
 # Inches of a figure, points of the letters of a text, and a letter's width in letters' sizes.
 _WIDTH, _LETTERS, _LETTER_WIDTH = 6.4, 9.0, 0.62
-_LINE = 0.26  # inches
+# Inches of a line of text, lines for what stands above it, and a series' height in strips.
+_LINE, _ABOVE, _STRIPS = 0.26, 1.1, 5.0
 
 
 def heatmap(
@@ -208,48 +209,52 @@ def _draw_series(
     import matplotlib.pyplot as plt
 
     lines = _channels_last(array, next(iter(named.values())).values)
-    panels: list[Axes] = []
     if ax is not None:
-        panels = [ax]
-    else:
-        height = 1.5 + 0.25 * len(named)
-        with styled():
-            _, drawn = plt.subplots(
-                len(chosen),
-                figsize=(_WIDTH, height * len(chosen) + 0.4),
-                layout="constrained",
-                FigureClass=figure_class(),
-            )
-        panels = list(np.atleast_1d(drawn))
-    for panel, sample in zip(panels, chosen, strict=True):
-        _draw_line(panel, lines[sample], named, sample)
-    return panels[0].figure
+        strips = [ax.inset_axes((0.0, -0.2 * (n + 1), 1.0, 0.14)) for n in range(len(named))]
+        _draw_line(ax, strips, lines[chosen[0]], named, chosen[0])
+        return ax.figure
+    heights = [_STRIPS, *[1.0] * len(named)]
+    with styled():
+        figure, panels = plt.subplots(
+            len(heights) * len(chosen),
+            figsize=(_WIDTH, (0.65 + 0.2 * sum(heights)) * len(chosen)),
+            height_ratios=heights * len(chosen),
+            layout="constrained",
+            FigureClass=figure_class(),
+        )
+    for first, sample in zip(range(0, len(panels), len(heights)), chosen, strict=True):
+        panel, *strips = panels[first : first + len(heights)]
+        _draw_line(panel, strips, lines[sample], named, sample)
+    return figure
 
 
-def _draw_line(panel: Any, line: np.ndarray, named: Mapping[str, HeatMap], sample: int) -> None:
-    """Draw a series, and below it a strip for each heat map, which has the axis of time."""
+def _draw_line(
+    panel: Axes,
+    strips: Sequence[Axes],
+    line: np.ndarray,
+    named: Mapping[str, HeatMap],
+    sample: int,
+) -> None:
+    """Draw a series, and below it a strip for each heat map; the last has the axis of time."""
     for n in range(line.shape[-1]):
         panel.plot(line[:, n], color=COLOURS[n % len(COLOURS)], linewidth=1.2)
     limits = (-0.5, len(line) - 0.5)
     panel.set_xlim(*limits)
     panel.tick_params(axis="x", labelbottom=False, length=0)
-    what = [_what(found, sample) for found in named.values()]
-    titles = [*dict.fromkeys(what)]
-    panel.set_title(f"sample {sample}: {' / '.join(titles)}", loc="left", fontsize="small")
-    for n, (title, found) in enumerate(named.items()):
-        strip = panel.inset_axes((0.0, -0.2 * (n + 1), 1.0, 0.14))
+    said = dict.fromkeys(_what(found, sample) for found in named.values())
+    panel.set_title(f"sample {sample}: {' / '.join(said)}", loc="left", fontsize="small")
+    for strip, (title, found) in zip(strips, named.items(), strict=True):
         strip.grid(False)
         strip.imshow(_marks(found.scaled()[sample])[None], aspect="auto", interpolation="nearest")
         strip.set_xlim(*limits)
         strip.set_yticks([0], [title or "relevance"])
         strip.tick_params(axis="y", length=0, labelsize="small")
-        is_last = n == len(named) - 1
+        is_last = strip is strips[-1]
         strip.tick_params(axis="x", labelbottom=is_last, length=3 if is_last else 0)
         for spine in strip.spines.values():
             spine.set_visible(True)
             spine.set_linewidth(0.5)
-        if is_last:
-            strip.set_xlabel("step")
+    strips[-1].set_xlabel("step")
 
 
 def _marks(values: np.ndarray) -> np.ndarray:
@@ -289,9 +294,11 @@ def _draw_texts(
     if ax is not None:
         ((title, found),) = named.items()
         place = ax.get_position()
-        width = place.width * ax.figure.get_figure(root=True).get_size_inches()[0]
-        across = _letters_in(width)
+        width, height = ax.figure.get_figure(root=True).get_size_inches()
+        across = _letters_in(place.width * width)
         _draw_text(ax, _laid_out(words[chosen[0]], across), across, found, chosen[0], title)
+        # Lines of the same height as elsewhere, from the top.
+        ax.set_ylim(max(ax.get_ylim()[0], place.height * height / _LINE), 0)
         return ax.figure
     across = _letters_in(_WIDTH - 0.2)
     laid_out = {sample: _laid_out(words[sample], across) for sample in chosen}
@@ -300,8 +307,7 @@ def _draw_texts(
         for sample in chosen
         for title, found in named.items()
     ]
-    # A line more for what stands above each.
-    heights = [(1.4 + _lines_of(places)) * _LINE for *_, places in panels]
+    heights = [(_ABOVE + _lines_of(places)) * _LINE for *_, places in panels]
     with styled():
         figure = plt.figure(figsize=(_WIDTH, sum(heights) + 0.1), FigureClass=figure_class())
     top = sum(heights) + 0.05

@@ -50,7 +50,8 @@ def filters(found: FilterImages, *, columns: int | None = None) -> Figure:
     for panel, image, number, before, after in parts:
         panel.imshow(_stretched(image), cmap="gray", vmin=0.0, vmax=1.0)
         panel.set_title(f"{number}: {before:.2g} → {after:.2g}", fontsize="small")
-    figure.suptitle(f"{found.layer}: filter, response to noise → to the image", fontsize="medium")
+    figure.suptitle(found.layer, fontsize="medium")
+    figure.supxlabel("filter: mean response, before → after", fontsize="small")
     return figure
 
 
@@ -112,7 +113,7 @@ def activations(
         if ax is not None:
             rule = "be left out where several maps are drawn"
             raise ArgumentError(owner, "ax", rule, received=f"{len(numbers)} channels")
-        figure, panels = _grid(owner, len(numbers), columns)
+        figure, panels = _grid(owner, len(numbers), columns, beside=0.9)
         for n, panel in enumerate(panels):
             shown = panel.imshow(drawn[..., n], **scale)
             panel.set_title(str(numbers[n]), fontsize="small")
@@ -147,20 +148,20 @@ def _numbers(owner: str, channels: Any, count: int, most: int | None) -> list[in
     return [int(n) for n in given]
 
 
-def _grid(owner: str, count: int, columns: Any) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many panels, without axes."""
+def _grid(owner: str, count: int, columns: Any, beside: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many panels, without axes, and room beside them, in inches."""
     import matplotlib.pyplot as plt
 
     if columns is not None:
         check_count(owner, "columns", columns)
     across = min(count, columns or min(8, math.ceil(math.sqrt(count))))
     down = math.ceil(count / across)
-    side = min(_PANEL, _WIDTH / across)
+    side = min(_PANEL, (_WIDTH - beside) / across)
     with styled():
         figure, panels = plt.subplots(
             down,
             across,
-            figsize=(max(3.2, side * across), (side + 0.25) * down + 0.4),
+            figsize=(max(3.2, side * across + beside), (side + 0.25) * down + 0.4 * (not beside)),
             layout="constrained",
             squeeze=False,
             FigureClass=figure_class(),

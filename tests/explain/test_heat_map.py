@@ -116,6 +116,7 @@ def test_each_class_is_hot_where_its_colour_is():
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_a_function_gets_the_outputs_as_they_are():
     model, x = red_or_green()
     found = explain.heatmap(model, x, target=lambda outputs: outputs[:, 1])
@@ -149,7 +150,22 @@ def test_grad_cam_as_the_paper_writes_it(nested):
     np.testing.assert_allclose(unnamed.values, found.values, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("is_layer", [True, False])
+def test_the_last_map_of_a_residual_network_is_the_sum(is_layer):
+    inputs = keras.Input((8, 8, 2))
+    stem = layers.Conv2D(3, 1, name="stem")(inputs)
+    branch = layers.Conv2D(3, 3, padding="same", name="branch")(stem)
+    both = layers.Add(name="both")([stem, branch]) if is_layer else keras.ops.add(stem, branch)
+    gate = layers.GlobalAveragePooling2D(keepdims=True)(both)
+    pooled = layers.GlobalMaxPooling2D()(layers.Conv2D(3, 1, name="gate")(gate))
+    model = keras.Model(inputs, layers.Dense(2)(pooled))
+    found = explain.heatmap(model, random(2, 8, 8, 2))
+    assert found.layer.startswith("both" if is_layer else "add")
+    assert found.values.max() > 0
+
+
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_a_model_for_batches_of_a_certain_size():
     free, fixed = sees_a_patch(), keras.Sequential([keras.Input((12, 16, 2), batch_size=2)])
     for layer in free.layers:
@@ -161,6 +177,7 @@ def test_a_model_for_batches_of_a_certain_size():
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_gradients_of_half_precision_do_not_vanish():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
@@ -224,6 +241,7 @@ def one_unit(*before, dtype="float32", shape=(6, 3)):
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_a_series_is_hot_at_the_only_step_that_matters(unchanged):
     model, x = one_unit(Window(4)), random(3, 6, 3)
     with unchanged(model):
@@ -246,6 +264,7 @@ def test_a_layer_with_fewer_steps_is_stretched_to_those_of_the_input():
 
 @needs_channels_first
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_a_series_with_channels_first():
     first = {"data_format": "channels_first"}
     model = one_unit(Window(slice(None), 4), layers.Conv1D(2, 1, **first), shape=(3, 6))
@@ -281,6 +300,7 @@ class Total(layers.Layer):
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_masked_tokens_are_0():
     embedding = layers.Embedding(9, 4, mask_zero=True)
     model = one_unit(embedding, Total(), dtype="int32", shape=(5,))
@@ -289,6 +309,7 @@ def test_masked_tokens_are_0():
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_of_a_dict_the_tokens_are_explained_and_its_padding_is_0():
     ids = keras.Input((5,), dtype="int32", name="token_ids")
     segments = keras.Input((5,), dtype="int32", name="segment_ids")
@@ -339,10 +360,16 @@ def moved_axes():
     return keras.Sequential([keras.Input((2, 8, 8)), permute, *rest])
 
 
+def without_weights():
+    middle = [layers.Rescaling(0.5), layers.Flatten(), layers.Dense(2)]
+    return keras.Sequential([keras.Input((8, 8, 2)), *middle])
+
+
 IMAGES, IDS = np.ones((2, 8, 8, 2), "float32"), np.ones((2, 6), "int32")
 REFUSED = {
     "a shared layer": (twice, IMAGES, {"layer": "shared"}, "'shared', which is called 2 times"),
     "no layer has a map": (twice, IMAGES, {}, "be given, since no layer .* a map of positions"),
+    "no weights": (without_weights, IMAGES, {}, "be given, since no layer of model"),
     "no map": (two_outputs, IMAGES, {"layer": "dense"}, "return a map of several positions"),
     "two outputs": (two_outputs, IMAGES, {}, "be a function .*outputs of shapes"),
     "no scores": (two_outputs, IMAGES, {"target": lambda y: y[0]}, r"return a tensor of shape"),

@@ -48,11 +48,10 @@ def test_channels_first_and_into_axes_of_ones_own(shape):
 def test_a_series_has_a_strip_for_each_map():
     maps = {"before": heat_map(3, 7), "after": heat_map(3, 7)}
     figure = plots.heatmap(images(3, 7, 2), maps, samples=[2, 0])
-    first, second = figure.axes
-    assert first.get_title(loc="left").startswith("sample 2")
-    for panel, sample in ((first, 2), (second, 0)):
+    assert figure.axes[0].get_title(loc="left").startswith("sample 2")
+    for first, sample in ((0, 2), (3, 0)):
+        panel, *strips = figure.axes[first : first + 3]
         assert len(panel.lines) == 2
-        strips = panel.child_axes
         assert [strip.get_yticklabels()[0].get_text() for strip in strips] == ["before", "after"]
         for strip in strips:
             alpha = np.asarray(strip.images[0].get_array())[0, :, 3]
@@ -60,6 +59,7 @@ def test_a_series_has_a_strip_for_each_map():
             assert strip.get_xlim() == panel.get_xlim()
     own, axes = plt.subplots()
     assert plots.heatmap(images(3, 7, 2), maps, samples=0, ax=axes) is own
+    assert len(axes.child_axes) == 2
 
 
 def test_words_have_the_colours_of_their_tokens_and_padding_is_left_out():
