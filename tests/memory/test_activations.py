@@ -156,6 +156,21 @@ def test_attention_as_an_operation():
     assert kept(model, 10).kept_bytes == 10 * (30 + 50 + 30) * FLOAT
 
 
+def test_views_are_counted_once():
+    inputs = keras.Input((4,))
+    x = layers.Reshape((2, 3))(layers.Dense(6, activation="relu")(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    # What ReLU returns is what the next kernel meets.
+    assert kept(model, 10).kept_bytes == 10 * (6 + 4) * FLOAT
+
+
+def test_time_steps_may_be_joined_with_samples():
+    inputs = keras.Input((7, 4))
+    x = keras.ops.reshape(layers.Dense(3)(inputs), (-1, 3))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    assert kept(model, 10).kept_bytes == 10 * 7 * (3 + 2) * FLOAT
+
+
 def test_gradients_end_where_they_are_stopped():
     inputs = keras.Input((4,))
     x = keras.ops.stop_gradient(layers.Dense(3, name="low")(inputs))

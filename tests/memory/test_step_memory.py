@@ -100,6 +100,8 @@ def test_the_cut_may_be_in_a_nested_model():
     memory = step_memory(model, 10)
     assert memory.served.up_to == "a"
     assert memory.served.feature_bytes == 8 * 4
+    # The most is held in the backward pass of c, inside: it is not served.
+    assert memory.served.working_bytes == memory.working_bytes == 10 * 3 * 4
     assert memory.lowest == "b"
 
 
