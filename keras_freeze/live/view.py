@@ -352,7 +352,6 @@ class LiveView(BaseCallback):
                 run.picture = picture_of(model)
             except (TypeError, ValueError):  # a model without layers has no groups to show
                 return ()
-        trainer.sync_jax_state(model)
         return groups_of(run.picture)
 
     def _key(self, run: _Run) -> Hashable:

@@ -446,3 +446,14 @@ def test_it_stands_behind_the_others_and_before_the_bar(plain, data_for):
 def test_steps_are_still_dispatched_asynchronously():
     hooks = {"on_batch_end", "on_train_batch_end", "on_test_batch_end", "on_predict_batch_end"}
     assert hooks.isdisjoint(vars(kf.LiveView))  # Keras looks for these
+
+
+def test_the_line_of_an_epoch_stands_before_those_of_the_next(plain, data_for, view_on):
+    recorder = Recorder(is_redrawn=False, keeps_lines=False)
+    order = []
+    recorder.say = lambda line, in_epoch: order.append(line.partition(" ")[0])
+    recorder.show = lambda status, occasion: order.append(occasion)
+    fit(fresh(plain), data_for, [view_on(recorder), gradual(verbose=1)], epochs=2)
+    phase, epoch = Occasion.PHASE, Occasion.EPOCH
+    first = ["Backbone:", "Epoch", phase, epoch, "Epoch", phase, epoch, "After"]
+    assert order[: len(first)] == first
