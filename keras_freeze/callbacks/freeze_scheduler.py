@@ -25,7 +25,7 @@ from keras_freeze.callbacks.adaptive_run import AdaptiveRun
 from keras_freeze.callbacks.first_values import FirstValues
 from keras_freeze.callbacks.fit_plan import FitPlan
 from keras_freeze.callbacks.group_logs import Details, GroupLogs, as_details
-from keras_freeze.callbacks.phase_status import phase_status
+from keras_freeze.callbacks.phase_status import final_states, phase_status
 from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
 from keras_freeze.engine import state_of, transition
@@ -560,6 +560,8 @@ class FreezeScheduler(BaseCallback):
         if self._run is not None:
             self._say(self._run.finish())
             fit_checks.warn_of_files(self._run)
+            if self._view is not None:
+                self._view.settle(final_states(self._run))
         self._report = self.report
         if self._own_view is not None:
             self._own_view.on_train_end(logs)

@@ -35,6 +35,13 @@ def phase_status(run: ScheduleRun) -> PhaseStatus:
     )
 
 
+def final_states(run: ScheduleRun) -> dict[str, GroupState]:
+    """Return by label what each group does after a fit."""
+    picture = run.plan.picture
+    states = group_states(picture)
+    return {group.label: states[group.name] for group in picture.groups}
+
+
 def _groups(run: ScheduleRun) -> tuple[GroupStatus, ...]:
     picture, rate = run.present_picture(), learning_rate_of(run.plan.picture.model)
     states, factors = group_states(picture), run.curve_factors()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import enum
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -69,6 +70,7 @@ class NotebookDisplay(Display):
     def __init__(self, on_end_of_cell: Callable[[BaseException | None], None]) -> None:
         self._on_end_of_cell = on_end_of_cell
         self._handle: Any = None
+        self._thread = threading.get_ident()
         self._shell = notebook_shell()
         if self._shell is not None:
             self._shell.events.register("post_run_cell", self._cell_ended)
@@ -93,7 +95,8 @@ class NotebookDisplay(Display):
             self._shell = None
 
     def _cell_ended(self, result: Any = None) -> None:
-        self._on_end_of_cell(getattr(result, "error_in_exec", None))
+        if threading.get_ident() == self._thread:  # else the fit goes on beside the cells
+            self._on_end_of_cell(getattr(result, "error_in_exec", None))
 
 
 class LivePanel(Display):

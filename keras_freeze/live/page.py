@@ -203,7 +203,7 @@ def _log(lines: Sequence[str]) -> str:
     older, shown = lines[:-_MAX_LOG], lines[-_MAX_LOG:]
     parts = []
     if older:
-        summary = f"<summary>{len(older)} earlier lines</summary>"
+        summary = "<summary>earlier lines</summary>"
         parts.append(f"<details>{summary}{''.join(_line(_text(line)) for line in older)}</details>")
     parts += [_line(_text(line)) for line in shown]
     return f'<div style="font-size:12px;{_FAINT}">{"".join(parts)}</div>' if parts else ""

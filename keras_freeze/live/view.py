@@ -22,13 +22,15 @@ from keras_freeze.keras_internals.callback_list import (
 from keras_freeze.live.displays import FORMS, Display, Form, Occasion, display_for
 from keras_freeze.live.groups import groups_of
 from keras_freeze.live.pace import Pace
-from keras_freeze.live.status import FitState, GroupStatus, Metrics, PhaseStatus, Status
+from keras_freeze.live.status import FitState, GroupState, GroupStatus, Metrics, PhaseStatus, Status
 from keras_freeze.model_picture import ModelPicture
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import Moment
 
 # The part of a fit's time that a display may take which is updated in place.
 _MAX_SHARE = 0.01
+# So many lines are part of each update; at the end, all are shown.
+_MAX_LOG = 100
 
 
 class Followed(Protocol):
@@ -203,6 +205,22 @@ class LiveView(BaseCallback):
         run = self._present_run()
         self._carefully(run, lambda: self._say(run, list(lines), is_printed))
 
+    def settle(self, states: Mapping[str, GroupState]) -> None:
+        """Show what groups do after the fit, where a schedule goes back to an earlier state.
+
+        Args:
+            states: By the label of a group.
+        """
+        run = self._present_run()
+        run.groups = tuple(
+            dataclasses.replace(
+                group,
+                state=states[group.label],
+                rate=None if states[group.label] is GroupState.FROZEN else group.rate,
+            )
+            for group in run.groups
+        )
+
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Begin to measure times."""
         if any(isinstance(other, LiveView) for other in self._siblings):
@@ -334,7 +352,6 @@ class LiveView(BaseCallback):
                 run.picture = picture_of(model)
             except (TypeError, ValueError):  # a model without layers has no groups to show
                 return ()
-        trainer.sync_jax_state(model)
         return groups_of(run.picture)
 
     def _key(self, run: _Run) -> Hashable:
@@ -362,7 +379,7 @@ class LiveView(BaseCallback):
             curves=run.metrics.curves(),
             transitions=tuple(run.transitions),
             cache="; ".join(text for text in caches if text),
-            log=tuple(run.log),
+            log=tuple(run.log if state is not FitState.RUNNING else run.log[-_MAX_LOG:]),
         )
 
     def _show(self, run: _Run, occasion: Occasion, status: Status | None = None) -> None:

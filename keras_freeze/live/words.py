@@ -87,7 +87,9 @@ def headline(status: Status) -> str:
     if status.state is FitState.STOPPED:
         return f"Stopped after {now.epoch} of {counted(epochs, 'epoch')}, in {took}"
     if status.state is FitState.INTERRUPTED:
-        return f"Interrupted in epoch {min(now.epoch + 1, epochs)} of {epochs}, after {took}"
+        if now.epoch > status.first and not now.step:
+            return f"Interrupted after epoch {now.epoch} of {epochs}, in {took}"
+        return f"Interrupted in epoch {now.epoch + 1} of {epochs}, after {took}"
     if now.epoch >= epochs:
         return f"Epoch {epochs} of {epochs} done"
     text = f"Epoch {now.epoch + 1} of {epochs}"

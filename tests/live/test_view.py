@@ -279,6 +279,33 @@ def test_a_race_shows_its_candidates(plain, data_for, view_on):
     assert recorder.last.phase.count is None
 
 
+def test_in_the_end_it_shows_the_state_that_was_restored(plain, data_for, view_on):
+    recorder, model = Recorder(), fresh(plain)
+    sequence = kf.schedules.Auto("sequence", monitor="loss", patience=1, min_gain=0.99)
+    callback = kf.GradualUnfreeze(sequence, cache=False, verbose=0)
+    fit(model, data_for, [view_on(recorder), callback], epochs=6)
+    shown = [group.state is GroupState.FROZEN for group in recorder.last.groups]
+    trains = [any(v.trainable for v in g.variables) for g in kf.layer_groups(model)]
+    assert shown == [not it_does for it_does in trains]
+    assert recorder.last.groups != recorder.shown[-2][1].groups
+    assert [group.rate is None for group in recorder.last.groups] == shown
+
+
+def test_a_long_log_is_shown_in_the_end(plain, view_on):
+    clock = Clock()
+    recorder = Recorder(clock=clock)
+    view = view_on(recorder)
+    view.set_params({"epochs": 1, "steps": 1, "verbose": 0})
+    view.set_model(fresh(plain))
+    view.on_train_begin()
+    view.say(f"line {n}" for n in range(500))
+    view.on_epoch_begin(0)
+    assert recorder.last.log == tuple(f"line {n}" for n in range(400, 500))
+    view.on_epoch_end(0)
+    view.on_train_end()
+    assert len(recorder.last.log) == 500
+
+
 def test_a_fit_that_stops_early(plain, data_for, view_on):
     recorder = Recorder()
     stop = keras.callbacks.EarlyStopping("loss", min_delta=9.0, patience=1)
@@ -347,11 +374,25 @@ def test_the_cache_is_shown(plain, data_for, view_on):
     texts = [status.cache for _, status in recorder.shown]
     assert any(text.startswith("cuts at middle, skips") for text in texts)
     assert "were looked up" in texts[-1]
+    assert cache.state == texts[-1]
     beside = Recorder()
     model = fresh(plain)
     kf.freeze(model, before="head")
     fit(model, data_for, [kf.PrefixCache(auto=False, verbose=0), view_on(beside)], epochs=2)
     assert "were looked up" in beside.last.cache
+
+
+def test_it_says_why_nothing_is_cached(plain, data_for, view_on):
+    recorder, cache = Recorder(), kf.PrefixCache(verbose=0)
+    assert cache.state == ""
+    model = fresh(plain)
+    fit(model, data_for, [cache, view_on(recorder)], epochs=1)
+    assert {status.cache for _, status in recorder.shown[1:-1]} == {"", "not used in this phase"}
+    kf.freeze(model, before="head")
+    recorder.shown.clear()
+    fit(model, data_for, [cache, view_on(recorder)], epochs=2)
+    texts = {status.cache for _, status in recorder.shown}
+    assert any(text.startswith("not used: the frozen part (up to middle)") for text in texts)
 
 
 def test_two_views_are_refused(plain, data_for):
@@ -405,3 +446,14 @@ def test_it_stands_behind_the_others_and_before_the_bar(plain, data_for):
 def test_steps_are_still_dispatched_asynchronously():
     hooks = {"on_batch_end", "on_train_batch_end", "on_test_batch_end", "on_predict_batch_end"}
     assert hooks.isdisjoint(vars(kf.LiveView))  # Keras looks for these
+
+
+def test_the_line_of_an_epoch_stands_before_those_of_the_next(plain, data_for, view_on):
+    recorder = Recorder(is_redrawn=False, keeps_lines=False)
+    order = []
+    recorder.say = lambda line, in_epoch: order.append(line.partition(" ")[0])
+    recorder.show = lambda status, occasion: order.append(occasion)
+    fit(fresh(plain), data_for, [view_on(recorder), gradual(verbose=1)], epochs=2)
+    phase, epoch = Occasion.PHASE, Occasion.EPOCH
+    first = ["Backbone:", "Epoch", phase, epoch, "Epoch", phase, epoch, "After"]
+    assert order[: len(first)] == first

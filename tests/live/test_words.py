@@ -21,6 +21,8 @@ from keras_freeze.schedules import Moment
         ),
         ({"now": Moment(3), "state": FitState.STOPPED}, "Stopped after 3 of 12 epochs"),
         ({"now": Moment(3, 9), "state": FitState.INTERRUPTED}, "Interrupted in epoch 4 of 12"),
+        ({"now": Moment(3), "state": FitState.INTERRUPTED}, "Interrupted after epoch 3 of 12"),
+        ({"now": Moment(0), "state": FitState.INTERRUPTED}, "Interrupted in epoch 1 of 12"),
     ],
 )
 def test_how_far_it_has_come(changes, text):
