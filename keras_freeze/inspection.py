@@ -17,11 +17,11 @@ from typing import Any
 
 import keras
 
-from keras_freeze.advice import check as find
+from keras_freeze.advice import check as find, suggest as advise
 from keras_freeze.callbacks import FreezeScheduler, GradualUnfreeze
 from keras_freeze.findings import Findings
 from keras_freeze.groups import layer_groups
-from keras_freeze.reports import Column, ShownAsTable, Table, parameter_report
+from keras_freeze.reports import Column, ShownAsTable, Table, parameter_report, readable_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +69,61 @@ def check(model: keras.Model, options: argparse.Namespace) -> Findings:
     return find(model, backbone=options.backbone)
 
 
+def suggest(model: keras.Model, options: argparse.Namespace) -> ShownAsTable:
+    """Return how deep to freeze by rule, since there are no data here to measure."""
+    return advise(
+        model,
+        n_samples=options.samples,
+        n_classes=options.classes,
+        similarity=options.similarity,
+        backbone=options.backbone,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Depths(ShownAsTable):
+    """What each freeze depth of a model leaves to train."""
+
+    model: str
+    rows: tuple[Mapping[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def _table(self) -> Table:
+        columns = [
+            Column("depth", align="right"),
+            Column("frozen up to", fit="shorten"),
+            Column("trainable", align="right"),
+        ]
+        has_memory = any("memory_bytes" in row for row in self.rows)
+        if has_memory:
+            columns.append(Column("memory of a step", align="right"))
+        rows = []
+        for row in self.rows:
+            cells = [str(row["depth"]), row["frozen"][-1] if row["frozen"] else "-"]
+            cells.append(f"{row['trainable_params']:,}")
+            if has_memory:
+                cells.append(readable_bytes(row["memory_bytes"]))
+            rows.append(tuple(cells))
+        return Table(f"{self.model}, freeze depths in layer groups", tuple(columns), tuple(rows))
+
+
+def depths(model: keras.Model, options: argparse.Namespace) -> _Depths:
+    """Return what each freeze depth of a model leaves to train."""
+    names = [group.name for group in layer_groups(model, backbone=options.backbone)]
+    rows = []
+    for depth in range(len(names)):
+        callback = FreezeScheduler({0: depth or None}, backbone=options.backbone)
+        (planned,) = callback.preview(model, 1, batch_size=options.batch_size).rows
+        row = {"depth": depth, "frozen": names[:depth]}
+        row["trainable_params"] = planned.trainable_params
+        if planned.memory is not None and planned.memory.total_bytes is not None:
+            row["memory_bytes"] = planned.memory.total_bytes
+        rows.append(row)
+    return _Depths(model.name, tuple(rows))
+
+
 def preview(model: keras.Model, options: argparse.Namespace) -> ShownAsTable:
     """Return what a schedule would do with a model."""
     given: str = options.schedule
@@ -88,6 +143,8 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "groups": (groups, "show the layer groups of a saved model, from input to head"),
     "report": (report, "show how many parameters of a saved model train"),
     "check": (check, "find what will probably spoil a training of a saved model"),
+    "suggest": (suggest, "suggest how deep to freeze a saved model, and how to train it"),
+    "depths": (depths, "show what each freeze depth of a saved model leaves to train"),
     "preview": (preview, "show what a schedule would do with a saved model"),
 }
 
@@ -104,7 +161,7 @@ def add_options(command: argparse.ArgumentParser, name: str) -> None:
         metavar="MODULE",
         help="import a module first, which registers classes of your own; can be repeated",
     )
-    if name in ("report", "preview"):
+    if name in ("report", "preview", "depths"):
         command.add_argument(
             "--batch-size", type=int, help="samples in a batch: show the memory of a step too"
         )
@@ -116,6 +173,15 @@ def add_options(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument(
         "--backbone", metavar="NAME", help="what is pretrained, by name (default: found)"
     )
+    if name == "suggest":
+        command.add_argument("--samples", type=int, required=True, help="for training")
+        command.add_argument("--classes", type=int, help="default: not a classification")
+        command.add_argument(
+            "--similarity",
+            choices=("near", "far"),
+            required=True,
+            help="how like what the model was pretrained on the data are",
+        )
     if name == "preview":
         command.add_argument(
             "--schedule",

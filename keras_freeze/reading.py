@@ -18,6 +18,11 @@ def is_whole(x: Any) -> bool:
     return has_batches or type(x).__module__.startswith("torch.utils.data")
 
 
+def as_labels(y: Any) -> Any:
+    """Return targets of arrays, those in a list of numbers as one array."""
+    return np.asarray(y) if isinstance(y, list) and y and not hasattr(y[0], "shape") else y
+
+
 def few_batches(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
     """Yield batches of data as tensors, as many as there are, up to a number.
 
@@ -54,8 +59,7 @@ def few_batches(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) 
 
 
 def _of_arrays(x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
-    if isinstance(y, list) and y and not hasattr(y[0], "shape"):
-        y = np.asarray(y)
+    y = as_labels(y)
     parts = (x, y) if weight is None else (x, y, weight)
     first = keras.tree.flatten(x)[0]
     order = np.random.default_rng(0).permutation(len(first))

@@ -73,10 +73,48 @@ def test_preview(saved, capsys, tmp_path):
     assert [row["training"] for row in rows] == [["head"], ["head", "low"]]
 
 
+def test_check(saved, capsys):
+    path, model = saved
+    main(["check", path, "--json"])
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(kf.check(model).to_dict()))
+    main(["check", path])
+    shown = capsys.readouterr().out
+    assert shown.startswith("plain: nothing found")
+    assert "Not checked:" in shown
+
+
+def test_suggest(saved, capsys):
+    path, model = saved
+    given = ["--samples", "90", "--classes", "3", "--similarity", "near"]
+    main(["suggest", path, *given, "--json"])
+    expected = kf.suggest(model, n_samples=90, n_classes=3, similarity="near")
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(expected.to_dict()))
+    main(["suggest", path, *given])
+    assert "freeze depth" in capsys.readouterr().out
+
+
+def test_depths(saved, capsys):
+    path, model = saved
+    main(["depths", path, "--json", "--batch-size", "8"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["frozen"] for row in rows] == [[], ["low"], ["low", "middle"]]
+    for row in rows:
+        kf.unfreeze(model, matching=".")
+        if row["depth"]:
+            kf.freeze(model, groups=row["depth"])
+        report = kf.parameter_report(model, batch_size=8)
+        assert row["trainable_params"] == report.trainable_params
+        assert row["memory_bytes"] == report.memory.total_bytes
+    main(["depths", path])
+    shown = capsys.readouterr().out
+    assert "frozen up to" in shown
+    assert "memory" not in shown
+
+
 def test_help_lists_all_commands(capsys):
     main([])
     shown = capsys.readouterr().out
-    for name in ("groups", "report", "preview", "demo", "demo-search"):
+    for name in ("groups", "report", "check", "suggest", "depths", "preview", "demo"):
         assert f"    {name}" in shown
 
 

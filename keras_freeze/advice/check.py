@@ -12,7 +12,7 @@ from keras_freeze.findings import Findings, Setup, by_flags, of_inputs, of_struc
 from keras_freeze.groups import Backbone, Groups, picture_of
 from keras_freeze.measures import fixed_batch
 from keras_freeze.model_picture import check_model, with_initial_values
-from keras_freeze.reading import few_batches, is_whole
+from keras_freeze.reading import as_labels, few_batches, is_whole
 
 _OWNER = "check"
 # Samples that are looked at, unless the model is built for batches of another size.
@@ -115,7 +115,7 @@ def _sample(model: keras.Model, x: Any, y: Any) -> tuple[Any, Any, int | None]:
         raise ArgumentError(_OWNER, "x", "have samples", value=x)
     inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
     if not is_whole(x):
-        return inputs, y, None
+        return inputs, as_labels(y), None
     if labels is not None:
         labels = keras.tree.map_structure(keras.ops.convert_to_numpy, labels)
     return inputs, labels, len(keras.tree.flatten(inputs)[0])

@@ -32,6 +32,10 @@ class Targets:
         """The number of classes; None for numbers."""
         return None if self.classes is None else self.values.shape[1]
 
+    def first(self, count: int) -> Targets:
+        """Return those of the first samples."""
+        return Targets(self.values[:count], None if self.classes is None else self.classes[:count])
+
 
 def targets_of(y: Any) -> Targets | None:
     """Return labels as targets; None where they are neither classes nor numbers.

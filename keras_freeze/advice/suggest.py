@@ -208,9 +208,10 @@ def _probed(
             advice='Pass similarity="near" or "far" instead.',
         )
     own = group_features(picture, inputs, batch_size=batch_size)
-    variables = [w.variable for group in picture.groups[:-1] for w in _weights(picture, group)]
+    # A model that is built for batches of some size leaves out what does not fill one.
+    targets = targets.first(len(next(iter(own.values()), targets.values)))
     rng = np.random.default_rng(0)
-    shuffled = [(v, _shuffled(v, rng)) for v in variables]
+    shuffled = [(v, _shuffled(v, rng)) for group in picture.groups[:-1] for v in group.variables]
     other = group_features(picture, inputs, batch_size=batch_size, values=shuffled)
     depths = {n: g.name for n, g in enumerate(picture.groups[:-1], 1) if g.name in own}
     found = []
@@ -238,11 +239,6 @@ def _three(depths: Sequence[int]) -> list[int]:
     """
     places = {math.ceil(len(depths) * part / 3) for part in (1, 2, 3)}
     return [depths[place - 1] for place in sorted(places) if place > 0]
-
-
-def _weights(picture: ModelPicture, group: Any) -> list[Any]:
-    ids = {id(variable) for variable in group.variables}
-    return [weight for weight in picture.weights if id(weight.variable) in ids]
 
 
 def _shuffled(variable: keras.Variable, rng: np.random.Generator) -> Any:

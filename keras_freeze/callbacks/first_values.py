@@ -9,8 +9,7 @@ import keras
 import numpy as np
 
 from keras_freeze.keras_internals.host_arrays import to_host
-from keras_freeze.keras_internals.layers import lora_base
-from keras_freeze.measures import WeightChange
+from keras_freeze.measures import WeightChange, measured_weights
 from keras_freeze.model_picture import ModelPicture
 
 
@@ -29,14 +28,14 @@ class FirstValues:
 
     def see(self, picture: ModelPicture) -> None:
         """Copy the weights that have not been seen before."""
-        for variable in _measured(picture):
+        for variable in measured_weights(picture):
             if id(variable) not in self._known:
                 self._known[id(variable)] = variable, to_host(variable)
 
     def changes(self, picture: ModelPicture) -> dict[str, float]:
         """Return by group how far its weights have moved, relative to their norm at first."""
         self.see(picture)
-        able = {id(variable) for variable in _measured(picture)}
+        able = {id(variable) for variable in measured_weights(picture)}
         found = {}
         for group in picture.groups:
             own = [variable for variable in group.variables if id(variable) in able]
@@ -54,11 +53,3 @@ class FirstValues:
         """Return what `to_plain` returned as plain data."""
         pairs = zip(model.weights, values, strict=True)
         return cls((variable, value) for variable, value in pairs if value is not None)
-
-
-def _measured(picture: ModelPicture) -> list[keras.Variable]:
-    return [
-        weight.variable
-        for weight in picture.weights
-        if weight.potentially_trainable or weight.variable is lora_base(weight.layer)
-    ]

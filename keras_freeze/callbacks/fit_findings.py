@@ -14,6 +14,7 @@ from keras_freeze.keras_internals.callback_list import arguments_of_fit
 from keras_freeze.measures import fixed_batch
 from keras_freeze.model_picture import learning_rate_of
 from keras_freeze.policies import phase_flags
+from keras_freeze.reading import as_labels
 
 # As many samples are looked at: their extremes are what matters.
 _ROWS = 8
@@ -61,7 +62,8 @@ def new_findings(plan: FitPlan) -> list[Finding]:
     if inputs is not None:
         found += of_inputs(plan.picture, inputs)
     if getattr(model, "compiled", False):
-        found += of_task(model, y if isinstance(y, np.ndarray) else None)
+        labels = as_labels(y)
+        found += of_task(model, labels if isinstance(labels, np.ndarray) else None)
     state = state_of(model)
     new = [finding for finding in found if str(finding) not in state.findings]
     state.findings |= {str(finding) for finding in new}

@@ -459,7 +459,8 @@ class FreezeScheduler(BaseCallback):
         if picture.pretrained is not None and picture.pretrained.layers:
             self._say([transition_message.what_is_pretrained(picture.pretrained)])
         self._say(self.planner.remarks(picture, plan.total_epochs))
-        self._say(f"Check: {finding}." for finding in fit_findings.new_findings(plan))
+        if self.verbose:
+            self._say(f"Check: {finding}." for finding in fit_findings.new_findings(plan))
         if self._own_view is not None:
             self._own_view.on_train_begin(logs)
 
@@ -598,6 +599,7 @@ class FreezeScheduler(BaseCallback):
             None if decisions is None else decisions.verdict,
         )
 
+    @property
     def phase_index(self) -> int | None:
         """The number of the present phase of a fit, 0-based; None where there is none."""
         return None if self._run is None else self._run.progress.index

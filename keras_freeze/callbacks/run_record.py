@@ -78,10 +78,10 @@ class RunRecord:
 
     def to_plain(self) -> dict[str, Any]:
         """Return it at the end of an epoch as plain data."""
-        return {"rows": [list(vars(row).values()) for row in self.rows], "epochs": self.epochs}
+        return {"rows": [dict(vars(row)) for row in self.rows], "epochs": self.epochs}
 
     @classmethod
     def of_plain(cls, state: Mapping[str, Any]) -> RunRecord:
         """Return what `to_plain` returned as plain data."""
-        rows = [RecordRow(*values) for values in state["rows"]]
+        rows = [RecordRow(**values) for values in state["rows"]]
         return cls(rows, state["epochs"])

@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import rich.text
+
 # The width of the text, as that of tables.
 _WIDTH = 80
 
@@ -34,7 +36,7 @@ class Finding:
 class Findings:
     """What `check` found; printed as text, or as HTML in a notebook.
 
-    It is true if anything was found, and can be gone through.
+    It is truthy if anything was found, and iterable.
 
     Attributes:
         model: Str, the model's name.
@@ -83,6 +85,9 @@ class Findings:
                 )
         lines += [f"Not checked: {reason}" for reason in self.skipped]
         return "\n".join(lines).rstrip()
+
+    def __rich__(self) -> rich.text.Text:
+        return rich.text.Text(str(self))
 
     def _repr_html_(self) -> str:
         rows = [

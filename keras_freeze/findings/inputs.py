@@ -36,8 +36,8 @@ def _not_finite(x: Any) -> Finding | None:
         if _is_float(leaf) and not np.isfinite(_numbers(leaf)).all():
             return Finding(
                 "inputs",
-                "Inputs are NaN or infinite in places, which turns all weights into NaN",
-                "x = np.nan_to_num(x), or leave out these samples",
+                "Inputs contain NaN or infinity, which turns all weights into NaN",
+                "x = np.nan_to_num(x)",
             )
     return None
 
@@ -62,7 +62,7 @@ def _preprocessing(picture: ModelPicture, x: Any) -> Finding | None:
     if family is None or seen is None:
         return None
     steps, expected = steps_before(seen.letters, family)
-    if expected is None or not np.isfinite(seen.stages[steps]).all():
+    if expected is None:
         return None
     extremes = Extremes.of(seen.stages[steps])
     found = mismatch(extremes, expected)
@@ -70,15 +70,10 @@ def _preprocessing(picture: ModelPicture, x: Any) -> Finding | None:
         return None
     return Finding(
         "preprocessing",
-        f"{_first_name(picture)} was trained on {expected.words}, and gets {found} (from "
-        f"{extremes.words})",
+        f"Backbones of keras.applications.{family.module} expect {expected.words}; this one gets "
+        f"{found} (from {extremes.words})",
         _cure(family, expected),
     )
-
-
-def _first_name(picture: ModelPicture) -> str:
-    """Return what the pretrained part of a model is called, for texts."""
-    return "The backbone" if picture.pretrained is None else picture.pretrained.names[0]
 
 
 def _cure(family: Family, expected: Range) -> str:
@@ -109,7 +104,7 @@ def _tokens(picture: ModelPicture, x: Any) -> Finding | None:
             return Finding(
                 "token numbers",
                 f"Inputs go from {lowest} to {highest}, and {layer.name} has rows 0 to "
-                f"{layer.input_dim - 1}: some backends return anything for others",
+                f"{layer.input_dim - 1}: other numbers give undefined values on some backends",
                 "the tokenizer that the backbone was trained with",
             )
     return None

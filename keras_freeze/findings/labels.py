@@ -47,7 +47,6 @@ def task_of(model: keras.Model) -> Task | None:
     if isinstance(loss, (list, tuple)) and len(loss) == 1:
         loss = loss[0]
     name, from_logits = _loss_name(loss), bool(getattr(loss, "from_logits", False))
-    from_logits = from_logits or bool(getattr(loss, "_fn_kwargs", {}).get("from_logits", False))
     output = graph.outputs[0]
     if name not in _LOSSES or output.shape[-1] is None:
         return None
@@ -94,7 +93,7 @@ def of_task(model: keras.Model, y: Any = None) -> tuple[Finding, ...]:
     if task is None:
         return ()
     labels = None if y is None or not hasattr(y, "shape") else np.asarray(y)
-    if labels is None or labels.dtype == object or labels.dtype.kind not in "biuf":
+    if labels is None or labels.dtype.kind not in "biuf":
         return in_order([_last_layer(task)])
     return in_order([_last_layer(task), _not_finite(labels), _labels(task, labels)])
 
@@ -107,7 +106,7 @@ def _last_layer(task: Task) -> Finding | None:
             "loss and last layer",
             "The loss expects logits (from_logits=True), and the last layer's activation is "
             f"{task.activation}",
-            "leave from_logits out, or the last layer's activation",
+            "the loss without from_logits=True, or the last layer with activation=None",
         )
     if task.activation == "softmax" and task.units == 1:
         return Finding(
@@ -130,7 +129,9 @@ def _not_finite(labels: np.ndarray[Any, Any]) -> Finding | None:
     if np.isfinite(labels.astype("float64")).all():
         return None
     return Finding(
-        "labels", "Labels are NaN or infinite in places", "y[np.isfinite(y)], and x with it"
+        "labels",
+        "Labels are NaN or infinite in places",
+        "keep = np.isfinite(y); x, y = x[keep], y[keep]",
     )
 
 
@@ -152,8 +153,8 @@ def _labels(task: Task, labels: np.ndarray[Any, Any]) -> Finding | None:
     if task.loss == _CATEGORICAL and not has_classes and task.units > 1:
         return Finding(
             "labels",
-            f"Labels of shape {labels.shape} are no columns for {task.units} classes, which "
-            f"{_CATEGORICAL} expects",
+            f"Labels of shape {labels.shape} are not one column for each of {task.units} classes, "
+            f"which {_CATEGORICAL} expects",
             f'loss="{_SPARSE}"',
         )
     if task.loss == _CATEGORICAL and has_classes:
@@ -169,7 +170,7 @@ def _labels(task: Task, labels: np.ndarray[Any, Any]) -> Finding | None:
         return Finding(
             "labels",
             f"Labels from {lowest:g} to {highest:g} are no probabilities, which {_BINARY} expects",
-            "labels of 0 and 1",
+            "y = (y > 0).astype(int)",
         )
     return None
 

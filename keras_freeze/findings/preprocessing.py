@@ -187,7 +187,7 @@ def mismatch(seen: Extremes, expected: Range) -> str | None:
         fills = highest - lowest > _FILLED * known.size
         if known is not expected and fills and _is_within(seen, known, slack=0.01):
             return known.words
-    # Standardized images go beyond what scaled ones can, and may still do.
+    # Standardized images go beyond what scaled ones can, and may still be right.
     return "another range" if highest - lowest > _FAR * expected.size else None
 
 

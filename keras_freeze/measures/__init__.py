@@ -11,6 +11,7 @@ from keras_freeze.measures.gauges import (
     Look as Look,
     WeightChange as WeightChange,
     gauge_for as gauge_for,
+    measured_weights as measured_weights,
 )
 from keras_freeze.measures.gradient_rates import (
     rates_by_norms as rates_by_norms,

@@ -19,6 +19,7 @@ import numpy as np
 from keras_freeze.checks import ArgumentError, ArgumentTypeError
 from keras_freeze.engine import recordings
 from keras_freeze.keras_internals.host_arrays import to_host
+from keras_freeze.keras_internals.layers import lora_base
 from keras_freeze.measures.group_outputs import group_outputs
 from keras_freeze.measures.similarity import cka, svcca
 from keras_freeze.model_picture import ModelPicture
@@ -101,6 +102,18 @@ class GradientChange(Gauge):
         if not old:
             return math.inf if new else 0.0
         return abs(old - new) / old
+
+
+def measured_weights(picture: ModelPicture) -> list[keras.Variable]:
+    """Return the weights by which it is told how far groups have moved since a training began.
+
+    They are all that can be trained, with what LoRA has frozen; moving statistics are not.
+    """
+    return [
+        weight.variable
+        for weight in picture.weights
+        if weight.potentially_trainable or weight.variable is lora_base(weight.layer)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

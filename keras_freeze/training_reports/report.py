@@ -118,7 +118,7 @@ class TrainingReport(ShownAsTable):
             notes.append(f"Moved most, relative to their norm: {shown}.")
         still = [name for name, change in trained.items() if change < _STILL]
         if still:
-            notes.append(f"Trained and hardly moved: {first_few(still)}.")
+            notes.append(f"Trained, but hardly moved: {first_few(still)}.")
         notes += [f"Next: {step.why}: {step.code}" for step in self.next_steps]
         return tuple(notes)
 
@@ -187,13 +187,13 @@ def _phases(record: ScheduleRecord, values: Sequence[float]) -> tuple[PhaseGain,
         epochs = int(begin) + 1, max(int(begin) + 1, math.ceil(end))
         training = tuple(reversed([*part[0].rates]))
         found.append(PhaseGain(part[0].phase, epochs, training, best, before - best))
-        before = best if math.isnan(before) else min(before, best) if own else before
+        before = best if math.isnan(before) else min(before, best)
     return tuple(found)
 
 
 def _verdict(logs: Logs, has_validation: bool) -> tuple[Verdict, str]:
     if not has_validation:
-        return "unknown", "Without validation data there is no telling whether it overfits."
+        return "unknown", "Without validation data, overfitting can't be judged."
     losses = [float(one.get("loss", math.nan)) for one in logs]
     checked = [float(one.get("val_loss", math.nan)) for one in logs]
     known = [n for n, value in enumerate(checked) if math.isfinite(value)]
@@ -221,10 +221,9 @@ def _next_steps(
     if verdict == "still improving":
         steps.append(NextStep("train longer", f"epochs={2 * max(1, round(record.epochs))}"))
     if wasted:
-        depth = counted(len(wasted), "phase")
         steps.append(
             NextStep(
-                f"{depth} brought nothing; let the training find the depth",
+                f"{counted(len(wasted), 'phase')} brought nothing; let the training find the depth",
                 'kf.GradualUnfreeze("auto")',
             )
         )

@@ -1,4 +1,4 @@
-"""A sample of each weight as a training began: enough to say how far groups have moved."""
+"""A sample of each weight as a training began: enough to say about how far groups have moved."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_freeze.measures import WeightChange, measured_weights
 from keras_freeze.model_picture import LayerGroup, ModelPicture
 
 # As many values of each variable are kept.
@@ -31,35 +32,23 @@ class WeightSamples:
         return cls({group.name: _samples(picture, group) for group in picture.groups})
 
     def moved(self, picture: ModelPicture) -> dict[str, float]:
-        """Return how far each group has moved since: the norm of the difference over that before.
-
-        A group that was all zero has moved by 1 where it has moved at all.
-        """
+        """Return how far each group has moved since, as `WeightChange` measures it."""
         found = {}
         for group in picture.groups:
             before, now = self.values.get(group.name, []), _samples(picture, group)
-            if not before or len(before) != len(now):
-                continue
-            way = math.hypot(*(_norm(b - a) for a, b in zip(before, now, strict=True)))
-            size = math.hypot(*map(_norm, before))
-            found[group.name] = way / size if size else float(way > 0)
+            if before and len(before) == len(now):
+                found[group.name] = WeightChange().change(before, now)
         return found
 
 
-def _norm(values: np.ndarray[Any, Any]) -> float:
-    return float(np.linalg.norm(values))
-
-
 def _samples(picture: ModelPicture, group: LayerGroup) -> list[np.ndarray[Any, Any]]:
-    """Return some values of what a group has to train; moving statistics and seeds are not."""
-    able = {id(variable) for variable in picture.trainable_in[id(picture.model)]}
+    measured = {id(variable) for variable in measured_weights(picture)}
     found = []
     for variable in group.variables:
-        if id(variable) in able and keras.backend.is_float_dtype(variable.dtype):
+        if id(variable) in measured and keras.backend.is_float_dtype(variable.dtype):
             size = math.prod(variable.shape)
             places = np.linspace(0, size - 1, min(size, _MAX)).astype("int32")
             # On its device: only the sample is brought to the host.
             kept = keras.ops.take(keras.ops.reshape(variable.value, (-1,)), places)
-            values = keras.ops.convert_to_numpy(keras.ops.cast(kept, "float32"))
-            found.append(np.asarray(values, "float64"))
+            found.append(keras.ops.convert_to_numpy(keras.ops.cast(kept, "float32")))
     return found

@@ -120,6 +120,14 @@ def test_a_dataset_is_counted_by_its_batches():
     assert not many.is_small
 
 
+def test_a_model_built_for_batches_of_a_size():
+    inputs = keras.Input(batch_shape=(16, DIMENSIONS))
+    model, (x, y) = crafted("near"), samples(200)  # eight are left over
+    fixed = keras.Model(inputs, model.layers[-1](keras.Sequential(model.layers[1:-1])(inputs)))
+    found = kf.suggest(fixed, x, y, backbone="^[abc]$")
+    assert [group.score.value > 0.85 for group in found.probes] == [True] * 3
+
+
 def test_images_and_sequences_are_pooled():
     images = keras.Sequential(
         [

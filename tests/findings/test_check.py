@@ -404,3 +404,17 @@ def test_no_false_alarm_on_the_demo():
     schedule = kf.GradualUnfreeze(backbone=vgg.BLOCKS)
     found = kf.check(model, data.train.x, data.train.y, schedule=schedule, batch_size=16)
     assert found.names == ()
+
+
+def test_a_quiet_fit_leaves_what_it_found_to_the_next(capsys):
+    model = vgg()
+    fit = {"epochs": 1, "verbose": 0, "batch_size": 4}
+    model.fit(IMAGES[:4], LABELS[:4], callbacks=[kf.GradualUnfreeze(verbose=0)], **fit)
+    assert "Check:" not in capsys.readouterr().out
+    model.fit(IMAGES[:4], LABELS[:4], callbacks=[kf.GradualUnfreeze()], **fit)
+    assert "vgg16.preprocess_input" in capsys.readouterr().out
+
+
+def test_labels_in_a_list():
+    model = dense(frozen=["backbone"])
+    assert kf.check(model, np.ones((4, 4)), [0, 1, 2, 3]).names == ("labels",)

@@ -84,7 +84,7 @@ def test_what_never_trained_and_what_moved():
     assert "head 25.0%" in text
     assert "hardly moved" not in text
     moved = training_report(record(row(0.0, 0, BOTH)), logs([4, 3]), {"low": 1e-5, "head": 0.2})
-    assert "Trained and hardly moved: low." in str(moved)
+    assert "Trained, but hardly moved: low." in str(moved)
     assert "GradualUnfreeze" in report.next_steps[0].code
 
 
