@@ -126,8 +126,12 @@ def _predictions(
         return np.tile(y.mean(axis=0), (len(_PENALTIES), len(new), 1))
     x, new = ((part - centre)[:, keep] / spread[keep] for part in (x, new))
     mean = y.mean(axis=0)
-    squares, vectors = np.linalg.eigh(x @ x.T)
-    across, turned = new @ x.T @ vectors, vectors.T @ (y - mean)
+    if len(x) > x.shape[1]:
+        squares, vectors = np.linalg.eigh(x.T @ x)
+        across, turned = new @ vectors, vectors.T @ (x.T @ (y - mean))
+    else:  # the same by way of the samples, of which there are fewer
+        squares, vectors = np.linalg.eigh(x @ x.T)
+        across, turned = new @ x.T @ vectors, vectors.T @ (y - mean)
     found = []
     for penalty in _PENALTIES:
         shrunk = turned / (squares.clip(min=0.0) + penalty * x.shape[1])[:, None]

@@ -20,8 +20,7 @@ from keras_freeze.findings.preprocessing import (
     steps_before,
 )
 
-SLOW = {"inception_resnet_v2", "nasnet", "efficientnet_v2", "densenet", "convnext", "inception_v3"}
-SLOW |= {"resnet_v2", "xception", "efficientnet", "mobilenet", "mobilenet_v2", "resnet"}
+SLOW = set(MODELS) - {"vgg16"}
 MODES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS]
 
 

@@ -131,6 +131,7 @@ def test_how_far_groups_have_moved_is_what_numpy_says(plain, data_for):
         assert report.moved[name] == pytest.approx(way / size, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_an_adaptive_training_and_a_race(plain, data_for):
     settling = kf.AutoFreeze(intervals=3, verbose=0)
     assert fitted(settling, plain(), data_for, epochs=4).phases
@@ -141,6 +142,7 @@ def test_an_adaptive_training_and_a_race(plain, data_for):
     assert "freeze_depth" in report.next_steps[0].code
 
 
+@pytest.mark.slow
 def test_a_training_that_was_interrupted_reports_all_of_it(plain, data_for, tmp_path):
     """As one that was not, phases, losses and movement."""
 
