@@ -15,12 +15,14 @@ from keras_freeze.checks import ArgumentError
 def is_whole(x: Any) -> bool:
     """Tell whether data hold their targets and batches: a Dataset, `PyDataset` or DataLoader."""
     has_batches = isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec")
-    return has_batches or type(x).__module__.startswith("torch.utils.data")
+    loader = "torch.utils.data"
+    return has_batches or any(kind.__module__.startswith(loader) for kind in type(x).__mro__)
 
 
 def as_labels(y: Any) -> Any:
     """Return targets of arrays, those in a list of numbers as one array."""
-    return np.asarray(y) if isinstance(y, list) and y and not hasattr(y[0], "shape") else y
+    is_numbers = isinstance(y, list) and y and not getattr(y[0], "shape", ())
+    return np.asarray(y) if is_numbers else y
 
 
 def few_batches(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
@@ -53,15 +55,25 @@ def few_batches(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) 
             f"PyDataset or a DataLoader. Received: {type(x).__name__}."
         )
     else:
-        found = _of_arrays(x, y, weight, size, count)
+        found = _of_arrays(owner, x, as_labels(y), weight, size, count)
     for data in found:
         yield keras.tree.map_structure(_as_tensor, data)
 
 
-def _of_arrays(x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
-    y = as_labels(y)
+def _of_arrays(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
     parts = (x, y) if weight is None else (x, y, weight)
-    first = keras.tree.flatten(x)[0]
+    leaves = [leaf for leaf in keras.tree.flatten(parts) if leaf is not None]
+    if not all(getattr(leaf, "shape", ()) and hasattr(leaf, "__len__") for leaf in leaves):
+        kinds = ", ".join(type(leaf).__name__ for leaf in leaves)
+        advice = "Pass dense arrays: a part of them is enough."
+        raise ArgumentError(owner, "x", "be arrays", received=kinds, advice=advice)
+    if hasattr(leaves[0], "toarray"):  # of SciPy
+        raise ArgumentError(owner, "x", "be dense", value=x, advice="Pass x[:256].toarray().")
+    counts = {len(leaf) for leaf in leaves}
+    if len(counts) > 1:
+        received = f"arrays of {', '.join(map(str, sorted(counts)))} samples"
+        raise ArgumentError(owner, "y", "have a target for each sample", received=received)
+    first = leaves[0]
     order = np.random.default_rng(0).permutation(len(first))
     for begin in range(0, min(len(order), size * count), size):
         rows = order[begin : begin + size]

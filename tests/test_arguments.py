@@ -418,6 +418,11 @@ CASES = {
         TypeError,
         ["suggest(x=...) must be data that can be read again"],
     ),
+    "explain a sample without its axis": (
+        lambda: kf.explain.activations(compiled(), np.ones(4), "low"),
+        ValueError,
+        ["explain.activations(x=...) must have 2 axes, the first for samples.", "x[None]"],
+    ),
     # find_learning_rate
     "no model to find a rate for": (
         lambda: kf.find_learning_rate(None, np.ones((4, 4))),

@@ -8,7 +8,17 @@ import keras
 
 from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, check_count
-from keras_freeze.findings import Findings, Setup, by_flags, of_inputs, of_structure, of_task
+from keras_freeze.findings import (
+    Findings,
+    Setup,
+    by_flags,
+    has_known_family,
+    is_called_plainly,
+    of_inputs,
+    of_structure,
+    of_task,
+    task_of,
+)
 from keras_freeze.groups import Backbone, Groups, picture_of
 from keras_freeze.measures import fixed_batch
 from keras_freeze.model_picture import check_model, with_initial_values
@@ -102,7 +112,10 @@ def check(
         found += of_inputs(setup.picture, inputs)
     if getattr(model, "compiled", False):
         found += of_task(model, labels)
-    return Findings(model.name, tuple(found), _skipped(model, x, labels))
+    skipped = _skipped(setup, inputs, labels)
+    if schedule is None:
+        skipped += ("what a schedule trains: pass schedule=, such as GradualUnfreeze()",)
+    return Findings(model.name, tuple(found), skipped)
 
 
 def _sample(model: keras.Model, x: Any, y: Any) -> tuple[Any, Any, int | None]:
@@ -121,13 +134,25 @@ def _sample(model: keras.Model, x: Any, y: Any) -> tuple[Any, Any, int | None]:
     return inputs, labels, len(keras.tree.flatten(inputs)[0])
 
 
-def _skipped(model: keras.Model, x: Any, labels: Any) -> tuple[str, ...]:
+def _has_images(x: Any) -> bool:
+    return any(len(getattr(leaf, "shape", ())) == 4 for leaf in keras.tree.flatten(x))
+
+
+def _skipped(setup: Setup, x: Any, labels: Any) -> tuple[str, ...]:
     """Return what could not be checked."""
-    reasons = []
+    reasons, model = [], setup.model
+    if x is not None and not is_called_plainly(setup.picture):
+        reasons.append("inputs where they reach the backbone: the model has code of its own")
+    elif _has_images(x) and not has_known_family(setup.picture):
+        reasons.append("preprocessing: the backbone is of no family of keras.applications")
     if x is None:
         reasons.append("inputs and labels: pass x and y")
     elif labels is None:
         reasons.append("labels: pass y")
     if not getattr(model, "compiled", False):
         reasons.append("loss, rates and flags at compile: the model is not compiled")
+    elif task_of(model) is None:
+        reasons.append("loss and labels: it is not one output with a crossentropy of Keras")
+    elif labels is not None and not hasattr(labels, "shape"):
+        reasons.append(f"labels: they are a {type(labels).__name__}, not an array")
     return tuple(reasons)

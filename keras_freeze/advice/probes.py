@@ -32,16 +32,24 @@ class Targets:
         """The number of classes; None for numbers."""
         return None if self.classes is None else self.values.shape[1]
 
+    @property
+    def guess(self) -> float:
+        """The score of a probe that knows nothing: that of the most frequent class; 0 for R²."""
+        if self.classes is None:
+            return 0.0
+        return float(np.bincount(self.classes).max() / len(self.classes))
+
     def first(self, count: int) -> Targets:
         """Return those of the first samples."""
         return Targets(self.values[:count], None if self.classes is None else self.classes[:count])
 
 
-def targets_of(y: Any) -> Targets | None:
+def targets_of(y: Any, *, are_numbers: bool = False) -> Targets | None:
     """Return labels as targets; None where they are neither classes nor numbers.
 
     Args:
         y: Class numbers, columns of 0 and 1 with one 1 in each row, or numbers.
+        are_numbers: Bool, whether whole numbers are no classes. Defaults to False.
 
     Example:
         >>> targets_of(np.array([3, 1, 3])).classes
@@ -60,7 +68,7 @@ def targets_of(y: Any) -> Targets | None:
         return None
     numbers = labels.astype("float64")
     kinds = np.unique(numbers) if labels.ndim == 1 else ()
-    is_whole = labels.ndim == 1 and (numbers == np.floor(numbers)).all()
+    is_whole = labels.ndim == 1 and (numbers == np.floor(numbers)).all() and not are_numbers
     if labels.ndim == 1 and is_whole and (labels.dtype.kind != "f" or len(kinds) <= _MAX_CLASSES):
         classes = np.searchsorted(kinds, numbers)
         return Targets(np.eye(len(kinds))[classes], classes)

@@ -12,6 +12,7 @@ import numpy as np
 from keras_freeze.advice.probes import Score, Targets, probe, targets_of
 from keras_freeze.advice.suggestion import Advice, ProbedGroup, Similarity, Suggestion
 from keras_freeze.checks import ArgumentError, check_count, first_few
+from keras_freeze.findings import task_of
 from keras_freeze.groups import Backbone, Groups, names_of, picture_of
 from keras_freeze.measures import group_features
 from keras_freeze.model_picture import ModelPicture, check_model
@@ -47,8 +48,10 @@ def suggest(
     With data, it is measured how far the pretrained features carry: a linear probe is fitted on
     the outputs of three layer groups, and on those of the same weights shuffled within each tensor,
     which have the same sizes and know nothing. Where the last group's features tell the targets
-    best, the data are near; where earlier ones do, far; where shuffled weights do as well,
-    pretraining does not help, and that is said. Of at most 1,024 samples the groups are computed
+    best, the data are near; where earlier ones do, far. Where shuffled weights do as well, and
+    higher groups tell less than lower ones, pretraining does not help, and that is said. Where no
+    probe is better than guessing, or the task is so easy that shuffled weights do it, probes tell
+    nothing, and that is said too. Of at most 1,024 samples the groups are computed
     twice, and five batches get gradients if the model is compiled: less than two epochs over
     these. The model is not changed.
 
@@ -109,13 +112,23 @@ def suggest(
         )
     probes: tuple[ProbedGroup, ...] = ()
     ranked: Sequence[str] = ()
+    guess = 0.0
     if x is not None:
-        inputs, targets, count = _read(x, y, batch_size)
+        inputs, targets, count = _read(model, x, y, batch_size)
         n_samples = n_samples or count
         n_classes = n_classes or (targets.count if targets is not None else None)
         if similarity is None:
-            probes = _probed(picture, inputs, _known(targets, y), batch_size)
+            if n_samples is None:
+                raise ArgumentError(
+                    _OWNER,
+                    "n_samples",
+                    "be given where the data don't know how many they are",
+                    value=n_samples,
+                )
+            known = _known(targets, y)
+            probes = _probed(picture, inputs, known, batch_size)
             ranked = _ranked(picture, x, y, batch_size)
+            guess = known.guess
     if n_samples is None or (similarity is None and not probes):
         raise ArgumentError(
             _OWNER,
@@ -125,7 +138,7 @@ def suggest(
             advice='Write similarity="near" or "far", whichever the pretraining is.',
         )
     is_small = n_samples < FEW * (n_classes or 1)
-    found: Similarity = similarity or _similarity(probes)
+    found: Similarity = similarity or similarity_of(probes, guess)
     depth = _depth(picture, found, is_small, probes)
     advice = [
         _about_depth(picture, depth, found, is_small, probes),
@@ -144,7 +157,9 @@ def suggest(
     )
 
 
-def _read(x: Any, y: Any, batch_size: int) -> tuple[Any, Targets | None, int | None]:
+def _read(
+    model: keras.Model, x: Any, y: Any, batch_size: int
+) -> tuple[Any, Targets | None, int | None]:
     """Return samples as arrays, their targets, and how many there are in all, None if unknown."""
     batches = [
         keras.utils.unpack_x_y_sample_weight(batch)[:2]
@@ -171,7 +186,10 @@ def _read(x: Any, y: Any, batch_size: int) -> tuple[Any, Targets | None, int | N
         size = size if size is not None else _cardinality(x)
         count = size and size * len(keras.tree.flatten(batches[0][0])[0])
     is_array = labels is not None and hasattr(labels, "shape")
-    return inputs, targets_of(labels) if is_array else None, count
+    # By a loss of numbers whole numbers are no classes.
+    are_numbers = getattr(model, "compiled", False) and model.loss is not None
+    are_numbers = are_numbers and task_of(model) is None and np.ndim(labels) == 1
+    return inputs, targets_of(labels, are_numbers=are_numbers) if is_array else None, count
 
 
 def _cardinality(x: Any) -> int | None:
@@ -248,13 +266,18 @@ def _shuffled(variable: keras.Variable, rng: np.random.Generator) -> Any:
     return keras.ops.convert_to_tensor(value, dtype=variable.dtype)
 
 
-def _similarity(probes: Sequence[ProbedGroup]) -> Similarity:
+def similarity_of(probes: Sequence[ProbedGroup], guess: float) -> Similarity:
+    """Return how near the data are to the pretraining, against the score of guessing."""
     best = max(probes, key=lambda group: group.score.value)
     blind = max((group.shuffled for group in probes), key=lambda score: score.value)
-    if best.score.value - blind.value <= math.hypot(best.score.error, blind.error):
-        return "none"
     top = probes[-1].score
-    return "near" if best.score.value - top.value <= top.error else "far"
+    loses = best.score.value - top.value > top.error
+    if best.score.value <= guess + 2 * best.score.error:
+        return "unclear"
+    if best.score.value - blind.value <= math.hypot(best.score.error, blind.error):
+        # Where higher groups tell less, what was learned leads away; else the task is too easy.
+        return "none" if loses else "unclear"
+    return "far" if loses else "near"
 
 
 def _depth(
@@ -262,12 +285,12 @@ def _depth(
 ) -> int:
     """Return how many groups to freeze."""
     pretrained = len(picture.groups) - 1
-    if similarity == "none" or (not is_small and similarity == "far"):
+    if similarity in ("none", "unclear") or (not is_small and similarity == "far"):
         return 0
     if not is_small:
-        return pretrained // 4
+        return max(pretrained // 4, 1)
     if similarity == "near":
-        return max(pretrained - 1, 0)
+        return max(pretrained - 1, 1)
     if probes:
         return max(probes, key=lambda group: group.score.value).depth
     return pretrained // 2
@@ -294,6 +317,15 @@ def _about_depth(
             "freeze depth",
             f"{value}; compare with a model trained from scratch",
             f"{reason}: pretraining does not help here.{measured}",
+            "measured; Raghu et al. 2019, arXiv 1902.07208",
+        )
+    if similarity == "unclear":
+        return Advice(
+            "freeze depth",
+            value,
+            "probes can't tell what pretraining brings: features of shuffled weights, or guessing, "
+            "do as well. Group rates are safe without freezing; if no probe is better than "
+            f"guessing, look at labels and preprocessing, or give more samples.{measured}",
             "measured; Raghu et al. 2019, arXiv 1902.07208",
         )
     reasons = {
@@ -333,7 +365,7 @@ def _about_training(
             Advice(
                 "group rates",
                 'rates="default"',
-                "each lower group trains at the rate of the one above it, divided by 2.6",
+                "each lower group trains at the rate of the one above it, divided by up to 2.6",
                 "Howard and Ruder 2018, arXiv 1801.06146",
             )
         )
@@ -347,10 +379,12 @@ def _about_training(
                 "Lee et al. 2022, arXiv 2210.11466 (kf.rank_groups)",
             )
         )
+    decays = "AdamW(rate, weight_decay=0.01, clipnorm=1.0)"
+    optimizer = f"keras.optimizers.{decays if is_small else 'Adam(rate, clipnorm=1.0)'}"
     advice.append(
         Advice(
             "clipping",
-            "keras.optimizers.Adam(rate, clipnorm=1.0)",
+            optimizer,
             "the first gradients come through a head at initial values and can be large",
             "Pascanu et al. 2013, arXiv 1211.5063",
         )
@@ -359,7 +393,7 @@ def _about_training(
         advice.append(
             Advice(
                 "weight decay",
-                "keras.optimizers.AdamW(rate, weight_decay=0.01)",
+                optimizer,
                 "few samples are soon learned by heart",
                 "Loshchilov and Hutter 2019, arXiv 1711.05101",
             )
@@ -368,8 +402,8 @@ def _about_training(
         advice.append(
             Advice(
                 "augmentation",
-                'layers.RandomFlip("horizontal") and RandomTranslation before the backbone, with '
-                "kf.PrefixCache(views=8)",
+                "layers.RandomTranslation(0.1, 0.1) before the backbone, and RandomFlip where a "
+                "mirrored image is of the same class, with kf.PrefixCache(views=8)",
                 "more views of few images; kept, they cost little",
                 "benchmarks of this package",
             )
@@ -389,5 +423,5 @@ def _ranked(picture: ModelPicture, x: Any, y: Any, batch_size: int) -> tuple[str
         return ()
     try:
         return rank_in(picture, x, y, None, batch_size, 5).ranked()[:2]
-    except ArgumentError:  # a step of the user's own
+    except ValueError:  # a step of the user's own, or gradients that are not finite
         return ()

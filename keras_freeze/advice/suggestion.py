@@ -9,8 +9,9 @@ from keras_freeze.advice.probes import Score
 from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.reports import Column, ShownAsTable, Table
 
-#: How like the pretraining a task is: `"near"`, `"far"`, or so that pretraining doesn't help.
-Similarity = Literal["near", "far", "none"]
+#: How like the pretraining a task is: `"near"`, `"far"`, so that pretraining doesn't help, or not
+#: to be told by probes.
+Similarity = Literal["near", "far", "none", "unclear"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Suggestion(ShownAsTable):
         model: Str, the model's name.
         depth: Int, how many layer groups to freeze, counted from the input.
         groups: Tuple of str, all layer groups, from input to head.
-        similarity: `"near"`, `"far"`, or `"none"` where pretraining does not help.
+        similarity: `"near"`, `"far"`, `"none"` where pretraining does not help, or `"unclear"`.
         is_small: Bool, whether there are few samples.
         advice: Tuple of `Advice`.
         probes: Tuple of `ProbedGroup`, from input to head; empty where no data were given.
@@ -104,6 +105,11 @@ class Suggestion(ShownAsTable):
         )
         rows = [(row.about, row.value, row.reason, row.source) for row in self.advice]
         size = "little data" if self.is_small else "much data"
-        words = {"near": "near to", "far": "far from", "none": "without use of"}
-        title = f"{self.model}: {size}, {words[self.similarity]} the pretraining"
+        words = {
+            "near": "near to the pretraining",
+            "far": "far from the pretraining",
+            "none": "to which pretraining does not help",
+            "unclear": "of which probes tell nothing",
+        }
+        title = f"{self.model}: {size}, {words[self.similarity]}"
         return Table(title, columns, tuple(rows))

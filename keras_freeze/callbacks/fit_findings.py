@@ -8,11 +8,17 @@ import keras
 import numpy as np
 
 from keras_freeze.callbacks.fit_plan import FitPlan
-from keras_freeze.engine import state_of
-from keras_freeze.findings import Finding, Setup, of_inputs, of_structure, of_task
+from keras_freeze.findings import (
+    Finding,
+    Setup,
+    constant_rate,
+    of_inputs,
+    of_structure,
+    of_task,
+)
 from keras_freeze.keras_internals.callback_list import arguments_of_fit
+from keras_freeze.keras_internals.own_code import replaced_methods
 from keras_freeze.measures import fixed_batch
-from keras_freeze.model_picture import learning_rate_of
 from keras_freeze.policies import phase_flags
 from keras_freeze.reading import as_labels
 
@@ -28,7 +34,7 @@ def setup_of(plan: FitPlan, batch_size: int | None) -> Setup:
         batch_size: Int, None if not known.
     """
     picture = plan.picture
-    rate = learning_rate_of(picture.model) if getattr(picture.model, "compiled", False) else None
+    rate = constant_rate(picture.model)
     layers = picture.pretrained.layers if picture.pretrained is not None else ()
     pretrained = {id(layer) for layer in picture.batch_norms_in(layers)}
     first: frozenset[int] | None = None
@@ -48,8 +54,8 @@ def setup_of(plan: FitPlan, batch_size: int | None) -> Setup:
     return Setup(picture, first or frozenset(), tuple(moving), rates, True, batch_size)
 
 
-def new_findings(plan: FitPlan) -> list[Finding]:
-    """Return what is found as a fit begins, and was not found in an earlier one of the model.
+def findings_of_fit(plan: FitPlan) -> list[Finding]:
+    """Return what is found as a fit begins.
 
     Data are looked at where they are arrays; to read others would take samples away.
     """
@@ -61,13 +67,10 @@ def new_findings(plan: FitPlan) -> list[Finding]:
     inputs = _first_rows(model, x)
     if inputs is not None:
         found += of_inputs(plan.picture, inputs)
-    if getattr(model, "compiled", False):
+    if "train_step" not in replaced_methods(model):
         labels = as_labels(y)
         found += of_task(model, labels if isinstance(labels, np.ndarray) else None)
-    state = state_of(model)
-    new = [finding for finding in found if str(finding) not in state.findings]
-    state.findings |= {str(finding) for finding in new}
-    return new
+    return found
 
 
 def _first_rows(model: keras.Model, x: Any) -> Any | None:

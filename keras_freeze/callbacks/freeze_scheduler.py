@@ -460,7 +460,7 @@ class FreezeScheduler(BaseCallback):
             self._say([transition_message.what_is_pretrained(picture.pretrained)])
         self._say(self.planner.remarks(picture, plan.total_epochs))
         if self.verbose:
-            self._say(f"Check: {finding}." for finding in fit_findings.new_findings(plan))
+            self._say(f"Check: {finding}." for finding in fit_findings.findings_of_fit(plan))
         if self._own_view is not None:
             self._own_view.on_train_begin(logs)
 
@@ -596,7 +596,7 @@ class FreezeScheduler(BaseCallback):
             self._run.what_ran(),
             self._notes.logs,
             self._notes.samples.moved(self._run.present_picture()),
-            None if decisions is None else decisions.verdict,
+            None if decisions is None else (decisions.verdict, decisions.freeze_depth),
         )
 
     @property

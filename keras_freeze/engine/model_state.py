@@ -58,7 +58,6 @@ class ModelState:
         trained_by: Ids of the variables that each optimizer was ever built for, in order, of a
             model that holds several: whose a frozen variable is.
         restored: Int, how often its whole training state was replaced, frozen weights too.
-        findings: What was found of it and said already.
     """
 
     traced: StepRecord = dataclasses.field(default_factory=_nothing_known)
@@ -73,7 +72,6 @@ class ModelState:
     untouched: frozenset[int] = frozenset()
     first_values: Any | None = None
     restored: int = 0
-    findings: frozenset[str] = frozenset()
     trained_by: weakref.WeakKeyDictionary[Any, tuple[int, ...]] = dataclasses.field(
         default_factory=weakref.WeakKeyDictionary
     )

@@ -174,7 +174,7 @@ def heatmap(
     """
     check_model(_OWNER, model)
     check_count(_OWNER, "batch_size", batch_size)
-    data = checked_inputs(_OWNER, x)
+    data = checked_inputs(_OWNER, model, x)
     kind, leaf = positions_in(_OWNER, data)
     seen = observe(model, data)
     place = _place(seen, data, kind, leaf, layer)

@@ -17,12 +17,13 @@ Kind = Literal["image", "series", "tokens"]
 _RANKS: dict[int, Kind] = {4: "image", 3: "series"}
 
 
-def checked_inputs(owner: str, x: Any) -> Any:
-    """Return inputs as numpy arrays, in the nest that they came in.
+def checked_inputs(owner: str, model: keras.Model, x: Any) -> Any:
+    """Return inputs of a model as numpy arrays, in the nest that they came in.
 
     Raises:
         TypeError: if they are no arrays.
-        ValueError: if there are no samples, or not as many in each array.
+        ValueError: if there are no samples, not as many in each array, or arrays of a rank that
+            the model doesn't take.
     """
     leaves = keras.tree.flatten(x)
     advice = "Pass some inputs, such as x_test[:16]."
@@ -35,6 +36,13 @@ def checked_inputs(owner: str, x: Any) -> Any:
         received = f"arrays of {', '.join(map(str, counts))}"
         rule = "have samples, as many in each array"
         raise ArgumentError(owner, "x", rule, received=received, advice=advice)
+    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    ranks = [len(tensor.shape) for tensor in inputs]
+    given = [len(leaf.shape) for leaf in leaves]
+    if len(leaves) == 1 == len(inputs) and given[0] == ranks[0] - 1:
+        received = f"an array of shape {tuple(leaves[0].shape)}"
+        rule = f"have {ranks[0]} axes, the first for samples"
+        raise ArgumentError(owner, "x", rule, received=received, advice="Pass x[None] for one.")
     return keras.tree.map_structure(_on_host, x)
 
 

@@ -52,7 +52,7 @@ def activations(
     """
     check_model(_OWNER, model)
     check_count(_OWNER, "batch_size", batch_size)
-    data = checked_inputs(_OWNER, x)
+    data = checked_inputs(_OWNER, model, x)
     chosen = find_layer(_OWNER, model, layer)
     output_in(_OWNER, observe(model, data), chosen)
     found: list[np.ndarray] = []

@@ -37,7 +37,7 @@ class SimilarGroup:
     reason: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Similarity(ShownAsTable):
     """How similar a model's layer groups represent some data to how a pretrained model does.
 
@@ -60,6 +60,10 @@ class Similarity(ShownAsTable):
         for group in found["groups"]:
             group["cka"] = None if math.isnan(group["cka"]) else group["cka"]
         return found
+
+    def __repr__(self) -> str:
+        values = {group.name: round(group.cka, 3) for group in self.groups}
+        return f"Similarity(model={self.model!r}, cka={values!r})"
 
     def _table(self) -> Table:
         columns = [Column("group", fit="shorten"), Column("CKA", align="right")]
@@ -126,7 +130,7 @@ def similarity(
         - [Nguyen et al., 2021](https://arxiv.org/abs/2010.15327): its estimate from batches.
     """
     check_model(_OWNER, model)
-    data = checked_inputs(_OWNER, x)
+    data = checked_inputs(_OWNER, model, x)
     picture = picture_of(model, groups, backbone)
     before = _outputs_before(picture, reference, data, groups)
     after = group_outputs(picture, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -12,12 +13,12 @@ from keras_freeze.findings.finding import Finding, in_order
 from keras_freeze.findings.preprocessing import (
     Extremes,
     Family,
-    Range,
     family_of,
     mismatch,
     steps_before,
 )
-from keras_freeze.keras_internals.graph import functional_graph, graph_nodes
+from keras_freeze.keras_internals.graph import graph_nodes, input_keys, walked_graph
+from keras_freeze.keras_internals.own_code import replaced_methods
 from keras_freeze.model_picture import ModelPicture
 
 
@@ -56,50 +57,81 @@ def _numbers(leaf: Any) -> np.ndarray[Any, Any]:
 def _preprocessing(picture: ModelPicture, x: Any) -> Finding | None:
     if picture.pretrained is None:
         return None
-    layers = picture.pretrained.layers
-    family = family_of([part.name for layer in layers for part in picture.layers_in[id(layer)]])
-    seen = None if family is None else images_before(picture, x)
+    family = _family(picture)
+    seen = None if family is None or not is_called_plainly(picture) else images_before(picture, x)
     if family is None or seen is None:
         return None
+    if any(mismatch(Extremes.of(seen.stages[0]), known) is None for known in family.at_convolution):
+        return None
     steps, expected = steps_before(seen.letters, family)
+    if expected is None and family.at_convolution:
+        expected = family.at_convolution[0]
     if expected is None:
         return None
     extremes = Extremes.of(seen.stages[steps])
     found = mismatch(extremes, expected)
     if found is None:
         return None
+    cure = f"x = keras.applications.{family.module}.preprocess_input(x), with x of 0 to 255"
+    if expected.name == "raw":
+        cure = "images of 0 to 255 as they are: the backbone scales them itself"
+    if len(seen.letters) > steps:
+        cure = f"leave out the layers that scale images before the backbone, or give {cure}"
     return Finding(
         "preprocessing",
         f"Backbones of keras.applications.{family.module} expect {expected.words}; this one gets "
         f"{found} (from {extremes.words})",
-        _cure(family, expected),
+        cure,
     )
 
 
-def _cure(family: Family, expected: Range) -> str:
-    if expected.name == "raw":
-        return "images of 0 to 255 as they are: the backbone scales them itself"
-    return f"x = keras.applications.{family.module}.preprocess_input(x), with x of 0 to 255"
+def is_called_plainly(picture: ModelPicture) -> bool:
+    """Tell whether a fit calls a model with the inputs as they are, and with nothing else."""
+    model = picture.model
+    return walked_graph(model) is not None and "train_step" not in replaced_methods(model)
+
+
+def has_known_family(picture: ModelPicture) -> bool:
+    """Tell whether it is known what the backbone of a model expects."""
+    return _family(picture) is not None
+
+
+def _family(picture: ModelPicture) -> Family | None:
+    layers = () if picture.pretrained is None else picture.pretrained.layers
+    parts = {part.name: part for layer in layers for part in picture.layers_in[id(layer)]}
+    family = family_of(parts)
+    if family is not None and family.module == "vgg16":
+        # Many nets of one's own have names like these.
+        return family if getattr(parts["block1_conv1"], "filters", None) == 64 else None
+    return family
 
 
 def _tokens(picture: ModelPicture, x: Any) -> Finding | None:
     """Return token numbers that an `Embedding` at the inputs doesn't have."""
-    graph = functional_graph(picture.model)
-    if graph is None:
+    graph = walked_graph(picture.model)
+    if graph is None or not is_called_plainly(picture):
         return None
-    leaves = keras.tree.flatten(x)
-    if len(leaves) != len(graph.inputs) or isinstance(x, dict):
+    keys = input_keys(graph)
+    if isinstance(x, Mapping) != bool(keys):
         return None
-    by_input = dict(zip(map(id, graph.inputs), leaves, strict=True))
+    leaves = [x.get(keys[id(t)]) for t in graph.inputs] if keys else keras.tree.flatten(x)
+    if len(leaves) != len(graph.inputs):
+        return None
+    return _tokens_in(graph, dict(zip(map(id, graph.inputs), leaves, strict=True)))
+
+
+def _tokens_in(graph: Any, known: Mapping[int, Any]) -> Finding | None:
     for node in graph_nodes(graph):
-        layer = node.operation
-        if not isinstance(layer, keras.layers.Embedding):
+        given = [known.get(id(tensor)) for tensor in node.input_tensors]
+        layer, inner = node.operation, walked_graph(node.operation)
+        if inner is not None and len(inner.inputs) == len(given):
+            found = _tokens_in(inner, dict(zip(map(id, inner.inputs), given, strict=True)))
+            if found is not None:
+                return found
+        if not isinstance(layer, keras.layers.Embedding) or given[0] is None:
             continue
-        (tensor,) = node.input_tensors
-        leaf = by_input.get(id(tensor))
-        if leaf is None:
-            continue
-        highest, lowest = int(_numbers(leaf).max()), int(_numbers(leaf).min())
+        numbers = _numbers(given[0])
+        highest, lowest = int(numbers.max()), int(numbers.min())
         if highest >= layer.input_dim or lowest < 0:
             return Finding(
                 "token numbers",

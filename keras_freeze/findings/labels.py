@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -44,6 +45,8 @@ def task_of(model: keras.Model) -> Task | None:
     loss: Any = getattr(model, "loss", None)
     if graph is None or loss is None or len(graph.outputs) != 1:
         return None
+    if isinstance(loss, Mapping):
+        loss = [*loss.values()]
     if isinstance(loss, (list, tuple)) and len(loss) == 1:
         loss = loss[0]
     name, from_logits = _loss_name(loss), bool(getattr(loss, "from_logits", False))
@@ -67,7 +70,8 @@ def _loss_name(loss: Any) -> str:
             if type(loss) is kind:
                 return name
         return ""
-    return str(getattr(loss, "__name__", ""))
+    is_own = not str(getattr(loss, "__module__", "")).startswith("keras.")
+    return "" if is_own else str(getattr(loss, "__name__", ""))
 
 
 def _activation(layer: Any) -> str | None:
@@ -77,9 +81,11 @@ def _activation(layer: Any) -> str | None:
         graph = functional_graph(layer)
         return None if graph is None else _activation(origin_of(graph.outputs[0]))
     known = (keras.layers.Dense, keras.layers.Activation, keras.layers.Conv2D, keras.layers.Conv1D)
-    if not isinstance(layer, known):
+    if type(layer) not in known:
         return None
-    return str(getattr(layer.activation, "__name__", "")) or None
+    name = str(getattr(layer.activation, "__name__", ""))
+    # One that passes on what it gets, as for a change of dtype, says nothing.
+    return None if isinstance(layer, keras.layers.Activation) and name == "linear" else name or None
 
 
 def of_task(model: keras.Model, y: Any = None) -> tuple[Finding, ...]:
@@ -126,13 +132,10 @@ def _last_layer(task: Task) -> Finding | None:
 
 
 def _not_finite(labels: np.ndarray[Any, Any]) -> Finding | None:
-    if np.isfinite(labels.astype("float64")).all():
+    if labels.dtype.kind != "f" or np.isfinite(labels).all():
         return None
-    return Finding(
-        "labels",
-        "Labels are NaN or infinite in places",
-        "keep = np.isfinite(y); x, y = x[keep], y[keep]",
-    )
+    cure = "keep = np.isfinite(y); x, y = x[keep], y[keep]"
+    return Finding("labels", "Labels contain NaN or infinity", cure)
 
 
 def _labels(task: Task, labels: np.ndarray[Any, Any]) -> Finding | None:
@@ -158,7 +161,8 @@ def _labels(task: Task, labels: np.ndarray[Any, Any]) -> Finding | None:
             f'loss="{_SPARSE}"',
         )
     if task.loss == _CATEGORICAL and has_classes:
-        sums = labels.astype("float64").sum(axis=-1)
+        sums = labels.sum(axis=-1)
+        sums = sums[sums != 0]  # rows of zeros are padding
         if np.abs(sums - 1).max(initial=0) > 0.01:
             return Finding(
                 "labels",
@@ -167,10 +171,11 @@ def _labels(task: Task, labels: np.ndarray[Any, Any]) -> Finding | None:
                 f'loss="{_BINARY}" with a sigmoid, where a sample may have several classes',
             )
     if task.loss == _BINARY and (lowest < 0 or highest > 1):
+        is_class = task.units > 1 and labels.ndim < task.rank
         return Finding(
             "labels",
             f"Labels from {lowest:g} to {highest:g} are no probabilities, which {_BINARY} expects",
-            "y = (y > 0).astype(int)",
+            f'loss="{_SPARSE}"' if is_class else "y = (y > 0).astype(int)",
         )
     return None
 
@@ -178,13 +183,14 @@ def _labels(task: Task, labels: np.ndarray[Any, Any]) -> Finding | None:
 def _class_numbers(
     task: Task, labels: np.ndarray[Any, Any], lowest: float, highest: float
 ) -> Finding | None:
-    if lowest >= 0 and highest < task.units and (labels == np.floor(labels)).all():
+    are_whole = labels.dtype.kind != "f" or bool((labels == np.floor(labels)).all())
+    if lowest >= 0 and highest < task.units and are_whole:
         return None
     cure = f"a last layer of {int(highest) + 1} units"
     if lowest == 1 and highest == task.units:
-        cure = "y - 1, since classes are counted from 0"
-    elif lowest < 0 or not (labels == np.floor(labels)).all():
-        cure = "class numbers from 0, as np.unique(y, return_inverse=True)[1] gives them"
+        cure = "y = y - 1, since classes are counted from 0"
+    elif lowest < 0 or not are_whole or len(np.unique(labels)) <= task.units:
+        cure = "y = np.unique(y, return_inverse=True)[1]"
     return Finding(
         "labels",
         f"Labels go from {lowest:g} to {highest:g}, and the model has {task.units} classes "

@@ -22,10 +22,10 @@ _MEAN = (123.68, 116.779, 103.939)
 _SLACK = 0.05
 # Images of a range fill at least this part of it.
 _FILLED = 0.1
+# Images whose values are all within this part of the range show nothing.
+_FLAT = 0.02
 # Values this many times as far apart as they should be are not even of the right size.
 _FAR = 10
-# An image whose darkest value is above this part of the range says nothing.
-_DARK = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,9 @@ CAFFE = Range(
 )
 
 
+_TWICE = Range("twice", "", (-247.4,) * 3, (47.4,) * 3)  # of some channel, at most
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """Backbones that expect the same of their inputs.
@@ -91,14 +94,15 @@ class Family:
         expects: Their range.
         own: What the backbone does itself before its first convolution, the last step first:
             `"R"` for `Rescaling`, `"N"` for `Normalization`. Of several the longest that is there.
-        without: Their range where it does nothing; None where that is not known.
+        at_convolution: The ranges that its first convolution may get; none where only what
+            stands before the backbone's own steps can be judged.
     """
 
     module: str
     layers: tuple[str, ...]
     expects: Range
     own: tuple[str, ...] = ()
-    without: Range | None = None
+    at_convolution: tuple[Range, ...] = ()
 
 
 #: The first that fits is taken.
@@ -110,12 +114,12 @@ FAMILIES = (
     Family("xception", ("block1_conv1", "block14_sepconv2"), TF),
     Family("mobilenet", ("conv1", "conv_dw_1", "conv_pw_13"), TF),
     Family("mobilenet_v2", ("Conv1", "expanded_conv_depthwise", "block_16_project"), TF),
-    Family("mobilenet_v3", ("conv", "expanded_conv_*", "conv_1"), RAW, ("R",), TF),
+    Family("mobilenet_v3", ("conv", "expanded_conv_*", "conv_1"), RAW, ("R",), (TF,)),
     Family("inception_resnet_v2", ("mixed_5b", "conv_7b"), TF),
     Family("inception_v3", ("mixed0", "mixed10"), TF),
     Family("nasnet", ("stem_conv1", "normal_conv_1_*"), TF),
     Family("efficientnet", ("stem_conv", "block1a_dwconv"), RAW, ("RNR", "NR")),
-    Family("efficientnet_v2", ("stem_conv", "block1a_project_conv"), RAW, ("NR", "R"), TF),
+    Family("efficientnet_v2", ("stem_conv", "block1a_project_conv"), RAW, ("NR", "R"), (TF, TORCH)),
     Family("convnext", ("*_stem_conv", "*_stem_layernorm"), RAW, ("N",)),
 )
 
@@ -144,16 +148,19 @@ class Extremes:
     Attributes:
         lowest: Tuple of float, one for each channel.
         highest: Tuple of float.
+        are_whole: Bool, whether all values are whole numbers, as those of pixels are.
     """
 
     lowest: tuple[float, ...]
     highest: tuple[float, ...]
+    are_whole: bool = False
 
     @classmethod
     def of(cls, images: np.ndarray[Any, Any]) -> Extremes:
         """Return those of images of shape `(samples, height, width, channels)`."""
         values = np.asarray(images, "float64").reshape(-1, images.shape[-1])
-        return cls(tuple(values.min(axis=0)), tuple(values.max(axis=0)))
+        lowest, highest = values.min(axis=0), values.max(axis=0)
+        return cls(tuple(lowest), tuple(highest), bool((values == np.floor(values)).all()))
 
     @property
     def words(self) -> str:
@@ -180,13 +187,18 @@ def mismatch(seen: Extremes, expected: Range) -> str | None:
     if not (math.isfinite(lowest) and math.isfinite(highest)) or lowest == highest:
         return None
     if _is_within(seen, expected):
-        return _smaller(lowest, highest, expected)
+        spans = [high - low for low, high in zip(seen.lowest, seen.highest, strict=True)]
+        is_flat = 0 < max(spans) < _FLAT * expected.size and expected is not RAW
+        flat = "nearly one value, as of images that were scaled before" if is_flat else None
+        return _smaller(seen, expected) or flat
     if expected.name in ("caffe", "torch") and _is_within(seen, _turned(expected)):
         return "the same with channels in the other order"
     for known in (UNIT, TF, TORCH, RAW, CAFFE):
         fills = highest - lowest > _FILLED * known.size
         if known is not expected and fills and _is_within(seen, known, slack=0.01):
             return known.words
+    if expected is CAFFE and _is_within(seen, _TWICE):
+        return "images from which the mean was subtracted twice"
     # Standardized images go beyond what scaled ones can, and may still be right.
     return "another range" if highest - lowest > _FAR * expected.size else None
 
@@ -205,17 +217,18 @@ def _turned(known: Range) -> Range:
     return dataclasses.replace(known, lowest=known.lowest[::-1], highest=known.highest[::-1])
 
 
-def _smaller(lowest: float, highest: float, expected: Range) -> str | None:
-    """Return what inputs look like that are possible, but would all be of nearly one value."""
+def _smaller(seen: Extremes, expected: Range) -> str | None:
+    """Return what inputs look like that are possible, but hardly those of the expected range."""
+    lowest, highest = min(seen.lowest), max(seen.highest)
     if expected.name in ("raw", "caffe"):
-        # Whole images within a hundredth of the range: scaled already.
         if highest - lowest <= 6 and max(abs(lowest), abs(highest)) <= 3:
             return _of_small(lowest, highest)
-        is_raw = expected.name == "caffe" and lowest >= 0
-        return RAW.words if is_raw and lowest < _DARK * 100 else None
-    if 0 <= lowest < _DARK and highest <= 1 + _SLACK:
+        # What is centred by the mean pixel is never whole.
+        return RAW.words if expected.name == "caffe" and lowest >= 0 and seen.are_whole else None
+    # Black is exactly 0 from 0 to 1, and no pixel is in the other ranges.
+    if lowest == 0 and highest <= 1 + _SLACK:
         return UNIT.words
-    touches_both = lowest <= -0.98 and lowest >= -1.001 and 0.98 <= highest <= 1.001
+    touches_both = -1.001 <= lowest <= -0.98 and 0.98 <= highest <= 1.001
     return TF.words if expected.name == "torch" and touches_both else None
 
 
@@ -245,4 +258,4 @@ def steps_before(chain: Sequence[str], family: Family) -> tuple[int, Range | Non
     own = next((own for own in family.own if letters.startswith(own)), None)
     if own is not None:
         return len(own), family.expects
-    return 0, family.without if family.own else family.expects
+    return 0, None if family.own else family.expects

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import keras
 
-from keras_freeze.keras_internals.optimizers import inner_optimizers
+from keras_freeze.keras_internals.optimizers import inner_optimizers, rate_of
 from keras_freeze.model_picture import (
     ModelPicture,
     learning_rate_of,
@@ -56,12 +56,21 @@ class Setup:
         return any(id(v) in self.training for v in self.picture.trainable_in[id(layer)])
 
 
+def constant_rate(model: keras.Model) -> float | None:
+    """Return the learning rate of a compiled model; None for a schedule, of which 0 is one step."""
+    optimizer = main_optimizer(model) if getattr(model, "compiled", False) else None
+    while optimizer is not None and len(inner_optimizers(optimizer)) == 1:
+        (optimizer,) = inner_optimizers(optimizer)
+    if optimizer is None or inner_optimizers(optimizer):
+        return None
+    return learning_rate_of(model) if isinstance(rate_of(optimizer), keras.Variable) else None
+
+
 def by_flags(picture: ModelPicture, batch_size: int | None) -> Setup:
     """Return what a model trains by its present flags."""
     model = picture.model
     training = frozenset(id(variable) for variable in model.trainable_variables)
-    compiled = getattr(model, "compiled", False)
-    rate = learning_rate_of(model) if compiled else None
+    rate = constant_rate(model)
     rates = {
         group.name: rate
         for group in picture.groups

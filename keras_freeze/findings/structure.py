@@ -10,7 +10,8 @@ from keras_freeze.checks import counted, first_few
 from keras_freeze.engine import stale_flags
 from keras_freeze.findings.finding import Finding, in_order
 from keras_freeze.findings.setup import Setup
-from keras_freeze.model_picture import all_untouched, main_optimizer
+from keras_freeze.keras_internals.layers import is_adapted, sublayers
+from keras_freeze.model_picture import all_untouched, every_layer, main_optimizer
 
 # Fewer samples make statistics that are noise.
 MIN_BATCH = 8
@@ -22,13 +23,14 @@ _ADAPTIVE = ("adam", "adamw", "nadam", "adamax", "rmsprop", "lion")
 
 def of_structure(setup: Setup) -> tuple[Finding, ...]:
     """Return what is found without data."""
+    untrained = _untrained(setup)
     return in_order(
         [
-            _untrained(setup),
+            untrained,
             _nothing_or_all_frozen(setup),
             _new_and_frozen(setup),
             _moved_statistics(setup),
-            _large_rate(setup),
+            None if untrained else _large_rate(setup),  # there is nothing to lose
             _small_rate(setup),
             _stale_flags(setup),
             _dropout(setup),
@@ -62,6 +64,8 @@ def _nothing_or_all_frozen(setup: Setup) -> Finding | None:
     pretrained, head = picture.pretrained, picture.groups[-1]
     is_known = pretrained is not None and not pretrained.is_assumed
     if setup.is_planned or not is_known or pretrained is None:
+        return None
+    if any(map(is_adapted, picture.layers)):  # LoRA has frozen what it adapts
         return None
     own = {id(v) for layer in pretrained.layers for v in picture.trainable_in[id(layer)]}
     if not own or not own <= setup.training or not all_untouched(picture, head.layers):
@@ -116,6 +120,8 @@ def _large_rate(setup: Setup) -> Finding | None:
         return None
     head = setup.rates.get(picture.groups[-1].name)
     same = [g for g in pretrained if setup.rates[g.name] == head]
+    if any(map(is_adapted, picture.layers)):
+        return None
     if len(same) < len(pretrained) or head is None or head < limit:
         return None
     return Finding(
@@ -178,8 +184,17 @@ def _dropout(setup: Setup) -> Finding | None:
         "Dropout in the frozen part",
         f"{counted(len(found), 'layer')} with dropout ({first_few(found)}) among frozen ones: in "
         "training it still drops, so that frozen features are noisy and can't be cached",
-        f"model.get_layer({found[0]!r}).rate = 0.0, then kf.recompile(model)",
+        f"{_path_to(setup.model, found[0])}.rate = 0.0 and so on, then kf.recompile(model)",
     )
+
+
+def _path_to(layer: keras.Layer, name: str) -> str:
+    """Return the code that gets a layer by way of the models that it is in."""
+    text = "model"
+    while isinstance(layer, keras.Model):
+        layer = next(x for x in sublayers(layer) if any(e.name == name for e in every_layer(x)))
+        text += f".get_layer({layer.name!r})"
+    return text
 
 
 def drops(layer: keras.Layer) -> bool:
@@ -207,7 +222,7 @@ def _underflow(setup: Setup) -> Finding | None:
             "adds nothing",
             'keras.config.set_dtype_policy("mixed_float16") before the model is built',
         )
-    computes = any(_computes_in_float16(layer) for layer in picture.opened)
+    computes = any(_trains_in_float16(setup, layer) for layer in picture.opened)
     optimizer = main_optimizer(model)
     is_scaled = optimizer is None or isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     if not computes or is_scaled or not getattr(model, "compiled", False):
@@ -219,5 +234,5 @@ def _underflow(setup: Setup) -> Finding | None:
     )
 
 
-def _computes_in_float16(layer: keras.Layer) -> bool:
-    return bool(layer.compute_dtype == "float16" and layer.weights)
+def _trains_in_float16(setup: Setup, layer: keras.Layer) -> bool:
+    return bool(layer.compute_dtype == "float16" and setup.trains(layer))

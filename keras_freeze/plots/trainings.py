@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import keras
 import numpy as np
 
 from keras_freeze.plots.style import (
@@ -144,7 +145,14 @@ def transitions(history: History) -> list[int]:
 
 
 def _log(history: History) -> Mapping[str, Sequence[float]]:
-    log = history if isinstance(history, Mapping) else history.history
+    if isinstance(history, keras.callbacks.Callback) and not hasattr(history, "history"):
+        history = getattr(history.model, "history", None)  # that of its last fit
+    log = history if isinstance(history, Mapping) else getattr(history, "history", None)
+    if log is None:
+        raise ValueError(
+            "The history must be what `fit` returned, or a callback after its fit. Received: "
+            f"{history!r}."
+        )
     return cast(Mapping[str, Sequence[float]], log)
 
 

@@ -11,13 +11,18 @@ from keras_freeze.checks import counted, first_few
 from keras_freeze.reports import Column, ShownAsTable, Table
 from keras_freeze.schedules import RecordRow, ScheduleRecord
 
-Verdict = Literal["overfitting", "still improving", "stalled", "unknown"]
+Verdict = Literal[
+    "overfitting", "still improving", "stalled", "diverged", "hardly trained", "unknown"
+]
 Logs = Sequence[Mapping[str, float]]
 
 # The part of its value by which a loss has to be worse than at its best to have got worse.
 _WORSE = 0.02
 # A group that has moved by less than this part of its norm has not moved to speak of.
 _STILL = 1e-3
+# A loss this many times as far from its best as it was at first, or weights that have moved by this
+# many times their norm, have left what they were.
+_FAR = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +65,8 @@ class TrainingReport(ShownAsTable):
         model: Str, the model's name.
         metric: Str, by which phases are compared: `"val_loss"`, or `"loss"` without validation.
         phases: Tuple of `PhaseGain`, in order.
-        verdict: `"overfitting"`, `"still improving"`, `"stalled"`, or `"unknown"` without
-            validation.
+        verdict: `"overfitting"`, `"still improving"`, `"stalled"`, `"diverged"`, `"hardly trained"`
+            where the weights have not moved, or `"unknown"` without validation.
         reason: Str, the numbers behind the verdict.
         never_trained: Tuple of str, the groups that never unfroze.
         moved: How far each group has moved, relative to its norm, by a sample of its weights.
@@ -82,8 +87,9 @@ class TrainingReport(ShownAsTable):
         found = dataclasses.asdict(self)
         for row in found["phases"]:
             for name in ("best", "gain"):
-                row[name] = None if math.isnan(row[name]) else row[name]
-        return found
+                row[name] = row[name] if math.isfinite(row[name]) else None
+        moved = self.moved.items()
+        return {**found, "moved": {n: v if math.isfinite(v) else None for n, v in moved}}
 
     def __repr__(self) -> str:
         return (
@@ -112,7 +118,10 @@ class TrainingReport(ShownAsTable):
         if self.never_trained:
             notes.append(f"Never unfrozen: {first_few(self.never_trained)}.")
         trained = {n: change for n, change in self.moved.items() if n not in self.never_trained}
-        if trained:
+        if not all(map(math.isfinite, trained.values())):
+            notes.append("Weights are NaN or infinite.")
+        trained = {n: change for n, change in trained.items() if math.isfinite(change)}
+        if any(change >= _STILL for change in trained.values()):
             far = sorted(trained, key=lambda name: -trained[name])
             shown = ", ".join(f"{name} {trained[name]:.1%}" for name in far[:3])
             notes.append(f"Moved most, relative to their norm: {shown}.")
@@ -128,7 +137,10 @@ def _number(value: float, form: str) -> str:
 
 
 def training_report(
-    record: ScheduleRecord, logs: Logs, moved: Mapping[str, float], race: str | None = None
+    record: ScheduleRecord,
+    logs: Logs,
+    moved: Mapping[str, float],
+    race: tuple[str, int] | None = None,
 ) -> TrainingReport:
     """Return the report of a training.
 
@@ -136,8 +148,8 @@ def training_report(
         record: What the schedule did.
         logs: The logs of each epoch, from the first on; empty for one that isn't known.
         moved: How far each group has moved, relative to its norm.
-        race: What a race of freeze depths found, whose epochs are those of several trainings and
-            are not compared. Defaults to None, for another training.
+        race: What a race of freeze depths found, in words and as a depth; its epochs are those of
+            several trainings and are not compared. Defaults to None, for another training.
 
     Example:
         >>> row = RecordRow(0.0, 0, "", {"head": 0.1}, 4)
@@ -156,13 +168,14 @@ def training_report(
     if race is not None:
         step = NextStep(
             "train on at this depth",
-            'kf.FreezeScheduler({0: callback.decisions.freeze_depth}, rates="default")',
+            f'kf.FreezeScheduler({{0: {race[1] or None}}}, rates="default")',
         )
         return TrainingReport(
-            record.model, metric, (), "unknown", f"{race}.", never, dict(moved), (step,)
+            record.model, metric, (), "unknown", f"{race[0]}.", never, dict(moved), (step,)
         )
     phases = _phases(record, values)
-    verdict, reason = _verdict(logs, has_validation)
+    own = [change for name, change in moved.items() if name in trained]
+    verdict, reason = _verdict(logs, has_validation, own)
     steps = _next_steps(verdict, phases, never, record)
     return TrainingReport(
         record.model, metric, phases, verdict, reason, never, dict(moved), tuple(steps)
@@ -182,7 +195,8 @@ def _phases(record: ScheduleRecord, values: Sequence[float]) -> tuple[PhaseGain,
     found, before = [], math.nan
     for part, end in zip(parts, ends, strict=True):
         begin = part[0].epochs
-        own = [v for v in values[math.ceil(begin) : math.ceil(end)] if math.isfinite(v)]
+        # An epoch's loss is measured at its end, in the phase that is then.
+        own = [v for v in values[math.floor(begin) : math.floor(end)] if math.isfinite(v)]
         best = min(own, default=math.nan)
         epochs = int(begin) + 1, max(int(begin) + 1, math.ceil(end))
         training = tuple(reversed([*part[0].rates]))
@@ -191,21 +205,37 @@ def _phases(record: ScheduleRecord, values: Sequence[float]) -> tuple[PhaseGain,
     return tuple(found)
 
 
-def _verdict(logs: Logs, has_validation: bool) -> tuple[Verdict, str]:
+def _verdict(logs: Logs, has_validation: bool, moved: Sequence[float]) -> tuple[Verdict, str]:
+    known = [n for n, one in enumerate(logs) if "loss" in one]
+    losses = [float(one.get("loss", math.nan)) for one in logs]
+    if not known:
+        return "unknown", "No epoch has ended."
+    lost = [n for n in known if not math.isfinite(losses[n])]
+    if lost or not all(map(math.isfinite, moved)):
+        when = f" from epoch {lost[0] + 1} on" if lost else ""
+        return "diverged", f"The loss or weights are NaN or infinite{when}."
+    if moved and max(moved) < _STILL:
+        return "hardly trained", f"No group has moved by more than {max(moved):.2%} of its norm."
     if not has_validation:
         return "unknown", "Without validation data, overfitting can't be judged."
-    losses = [float(one.get("loss", math.nan)) for one in logs]
     checked = [float(one.get("val_loss", math.nan)) for one in logs]
     known = [n for n, value in enumerate(checked) if math.isfinite(value)]
     if not known:
         return "unknown", "The validation loss is no number in any epoch."
-    best, last = min(known, key=lambda n: checked[n]), known[-1]
+    first, best, last = known[0], min(known, key=lambda n: checked[n]), known[-1]
     now = f"{checked[last]:.4g} in epoch {last + 1}"
     lowest = f"The validation loss was lowest in epoch {best + 1} ({checked[best]:.4g})"
-    if checked[last] > checked[best] * (1 + _WORSE) and losses[last] < losses[best]:
+    if len(known) == 1:
+        return "unknown", f"One epoch ({now}) shows no direction."
+    slack = _WORSE * abs(checked[best])
+    if losses[last] > losses[first] + slack or (moved and max(moved) > _FAR):
+        how = f"the training loss went from {losses[first]:.4g} to {losses[last]:.4g}"
+        far = f", and a group moved by {max(moved):.0%} of its norm" if moved else ""
+        return "diverged", f"{lowest} and is {now}; {how}{far}."
+    if checked[last] > checked[best] + slack and losses[last] < losses[best]:
         falls = f"the training loss fell from {losses[best]:.4g} to {losses[last]:.4g}"
         return "overfitting", f"{lowest} and is {now}, while {falls}."
-    if best == last and last > 0:
+    if best == last:
         return "still improving", f"The validation loss is lowest in the last epoch ({now})."
     return "stalled", f"{lowest} and is {now}; the training loss is {losses[last]:.4g}."
 
@@ -213,25 +243,26 @@ def _verdict(logs: Logs, has_validation: bool) -> tuple[Verdict, str]:
 def _next_steps(
     verdict: Verdict, phases: Sequence[PhaseGain], never: Sequence[str], record: ScheduleRecord
 ) -> list[NextStep]:
-    steps = []
+    """Return what to try next, one thing."""
+    rate = "kf.find_learning_rate(model, x, y)"
     wasted = [phase for phase in phases[1:] if phase.gain <= 0]
-    if verdict == "overfitting":
-        stop = "keras.callbacks.EarlyStopping(patience=3, restore_best_weights=True)"
-        steps.append(NextStep("stop at the best epoch", stop))
+    if verdict == "diverged":
+        return [NextStep("find a lower rate, and look for NaN in the data", rate)]
+    if verdict == "hardly trained":
+        return [NextStep("find a higher rate", rate)]
+    if verdict == "unknown":
+        return [NextStep("give it validation data, and some epochs", "validation_data=(x, y)")]
     if verdict == "still improving":
-        steps.append(NextStep("train longer", f"epochs={2 * max(1, round(record.epochs))}"))
+        return [NextStep("train longer", f"epochs={2 * max(1, round(record.epochs))}")]
     if wasted:
-        steps.append(
-            NextStep(
-                f"{counted(len(wasted), 'phase')} brought nothing; let the training find the depth",
-                'kf.GradualUnfreeze("auto")',
-            )
-        )
-    elif verdict == "stalled" and never:
-        names = list(never[-1:])
-        steps.append(NextStep("unfreeze more", f'kf.GradualUnfreeze({{0: "head", 2: {names!r}}})'))
-    elif verdict == "stalled":
-        steps.append(NextStep("look for a better rate", "kf.find_learning_rate(model, x, y)"))
-    elif verdict == "unknown":
-        steps.append(NextStep("give it validation data", "validation_data=(x_val, y_val)"))
-    return steps
+        what = f"{counted(len(wasted), 'phase')} brought nothing; let the training find the depth"
+        return [NextStep(what, f'kf.GradualUnfreeze("auto"), epochs={6 * len(record.groups)}')]
+    if verdict == "overfitting":
+        begin = phases[-1].epochs[0] - 1 if phases else 0
+        stop = f"patience=3, start_from_epoch={begin}, restore_best_weights=True"
+        return [NextStep("stop at the best epoch", f"keras.callbacks.EarlyStopping({stop})")]
+    is_lowest = tuple(record.groups[: len(never)]) == tuple(never)
+    if never and is_lowest and len(never) < len(record.groups):
+        code = f'kf.FreezeScheduler({{0: {len(never) - 1 or None}}}, rates="default")'
+        return [NextStep(f"unfreeze {never[-1]} too", code)]
+    return [NextStep("look for a better rate", rate)]

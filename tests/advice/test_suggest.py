@@ -7,6 +7,9 @@ from effects import changed, values
 from keras import layers
 
 import keras_freeze as kf
+from keras_freeze.advice.probes import Score
+from keras_freeze.advice.suggest import similarity_of
+from keras_freeze.advice.suggestion import ProbedGroup
 
 NAMES = ("a", "b", "c")
 
@@ -41,6 +44,10 @@ def test_the_four_cases(samples, similarity, depth, is_small):
 
 
 DIMENSIONS = 24
+
+
+def _probed(depth, own, shuffled):
+    return ProbedGroup(f"g{depth}", depth, Score(own, 0.03), Score(shuffled, 0.03))
 
 
 def crafted(kind):
@@ -82,14 +89,32 @@ def test_how_far_the_features_carry_is_measured(kind, depth):
     assert any(row.about == "gradients" for row in found.advice)
 
 
-def test_where_pretraining_does_not_help_that_is_said():
+def test_labels_that_nothing_tells_are_said_to_be_so():
     x, _ = samples()
     labels = np.random.default_rng(2).integers(0, 2, len(x))
     found = kf.suggest(crafted("near"), x, labels, backbone="^[abc]$")
-    assert (found.similarity, found.depth) == ("none", 0)
-    assert "pretraining does not help" in found.advice[0].reason
-    assert "from scratch" in found.advice[0].value
-    assert found.callback.rates is None
+    assert (found.similarity, found.depth) == ("unclear", 0)
+    assert "guessing" in found.advice[0].reason
+    assert found.callback.rates == "default"
+
+
+def test_where_pretraining_does_not_help_that_is_said():
+    """Each group tells less than the one below, and shuffled weights as much as the best."""
+    probes = [_probed(1, 0.60, 0.60), _probed(2, 0.55, 0.50), _probed(3, 0.40, 0.40)]
+    assert similarity_of(probes, 0.25) == "none"
+    rising = [_probed(1, 0.80, 0.90), _probed(2, 0.85, 0.90), _probed(3, 0.90, 0.90)]
+    assert similarity_of(rising, 0.25) == "unclear"
+
+
+def test_whole_numbers_under_a_loss_of_numbers_are_no_classes():
+    model = keras.Sequential(
+        [keras.Input((3,)), *(layers.Dense(8, name=n) for n in "ab"), layers.Dense(1, name="top")]
+    )
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(200, 3)).astype("float32")
+    y = np.round(20 * x @ [1.0, 2.0, -1.0]).astype(int)
+    found = kf.suggest(model, x, y, backbone="^[ab]$")
+    assert found.probes[0].score.value > 0.9  # R²; of as many classes few would be right
 
 
 @pytest.mark.backend

@@ -268,6 +268,8 @@ TASKS = {
         ("loss and last layer",),
     ),
     "another loss": ({"units": 1, "activation": None}, "mse", np.array([-3.0, 7.5]), ()),
+    "padding without a class": (SOFTMAX, CATEGORICAL, COLUMNS * [[1], [0], [1], [1]], ()),
+    "large integers": (SOFTMAX, LOGITS.name, np.array([0, 2], "uint8"), ()),
     "strings": (SOFTMAX, LOGITS.name, np.array(["a", "b"]), ()),
 }
 
@@ -279,6 +281,22 @@ def test_labels_loss_and_last_layer(case):
     assert kf.check(model, np.ones((len(labels), 4)), labels).names == names
 
 
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_token_numbers_in_a_nested_encoder(as_dict):
+    ids = keras.Input((6,), dtype="int32", name="ids")
+    states = layers.Embedding(11, 4, name="embedding")(ids)
+    encoder = keras.Model({"ids": ids} if as_dict else ids, states, name="encoder")
+    outer = keras.Input((6,), dtype="int32", name="ids")
+    states = encoder({"ids": outer} if as_dict else outer)
+    outputs = layers.Dense(3, "softmax")(layers.GlobalAveragePooling1D()(states))
+    model = keras.Model({"ids": outer} if as_dict else outer, outputs)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    tokens = np.arange(24).reshape(4, 6) % 11
+    for x, found in ((tokens, False), (tokens + 1, True)):
+        names = kf.check(model, {"ids": x} if as_dict else x, np.zeros(4)).names
+        assert ("token numbers" in names) is found
+
+
 @pytest.mark.backend
 def test_token_numbers_that_an_embedding_lacks(recurrent):
     model = recurrent()
@@ -287,6 +305,39 @@ def test_token_numbers_that_an_embedding_lacks(recurrent):
     names = kf.check(model, tokens, np.zeros(4)).names
     assert "token numbers" not in names
     assert "token numbers" in kf.check(model, tokens + 1, np.zeros(4)).names
+
+
+def test_an_activation_that_only_changes_the_dtype_says_nothing():
+    inputs = keras.Input((4,))
+    outputs = layers.Activation("linear", dtype="float32")(layers.Dense(3, "softmax")(inputs))
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    assert "loss and last layer" not in kf.check(model).names
+
+
+def test_a_loss_of_ones_own_is_not_judged_by_its_name():
+    def sparse_categorical_crossentropy(y, logits):
+        return keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True)
+
+    model = dense(loss=sparse_categorical_crossentropy, activation=None)
+    assert "loss and last layer" not in kf.check(model).names
+
+
+def test_a_schedule_of_the_rate_is_not_judged_by_its_first_step():
+    warmup = keras.optimizers.schedules.CosineDecay(1e-6, 100, warmup_target=1e-3, warmup_steps=9)
+    model = dense(frozen=["backbone"], optimizer=keras.optimizers.Adam(warmup))
+    assert flagged(model).names == ()
+
+
+def test_the_cure_for_dropout_in_a_nested_backbone_finds_the_layer():
+    parts = layers.Dense(4, name="low"), layers.Dropout(0.2, name="d"), layers.Dense(4, name="high")
+    backbone = as_if_trained(keras.Sequential([keras.Input((4,)), *parts], name="backbone"))
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(3, "softmax", name="top")(backbone(inputs)))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    (finding,) = planned(model)
+    code = finding.cure.partition(".rate")[0]
+    assert eval(code, {"model": model}) is backbone.get_layer("d")
 
 
 def test_what_can_not_be_checked_is_said():
@@ -305,9 +356,9 @@ def test_as_text_html_and_data():
     assert max(map(len, lines)) <= 80
     assert found._repr_html_().count("<li>") == 2
     assert [row["name"] for row in found.to_dict()["findings"]] == list(found.names)
-    assert str(kf.check(dense(frozen=["backbone"]), np.ones((4, 4)), LABELS[:4])) == (
-        "net: nothing found"
-    )
+    schedule = kf.FreezeScheduler({0: 1}, backbone="low")
+    right = kf.check(dense(), np.ones((4, 4)), LABELS[:4], schedule=schedule)
+    assert str(right) == "net: nothing found"
 
 
 class TestInFits:
@@ -317,14 +368,39 @@ class TestInFits:
         return [line for line in capsys.readouterr().out.splitlines() if line[:6] == "Check:"]
 
     @pytest.mark.backend
-    def test_a_line_for_each_finding_and_once(self, capsys):
+    def test_a_line_for_each_finding_of_a_fit(self, capsys):
+        model = dense(activation=None)
+        for _ in range(2):  # the mistake is still one
+            callback = kf.FreezeScheduler({0: 1}, backbone="low")
+            model.fit(np.ones((4, 4)), SPARSE, epochs=2, verbose=0, callbacks=[callback])
+            (line,) = self.lines(capsys)
+            assert "activation is linear" in line
+
+    @pytest.mark.backend
+    def test_inputs_of_a_fit_are_looked_at_where_they_reach_the_backbone(self, capsys):
         model = vgg()
-        fit = {"epochs": 1, "verbose": 0, "batch_size": 4}
-        model.fit(IMAGES[:4], LABELS[:4], callbacks=[kf.GradualUnfreeze()], **fit)
+        callback = kf.FreezeScheduler({0: 5})
+        model.fit(IMAGES[:4], LABELS[:4], verbose=0, callbacks=[callback])
         (line,) = self.lines(capsys)
         assert "vgg16.preprocess_input" in line
-        model.fit(IMAGES[:4], LABELS[:4], callbacks=[kf.GradualUnfreeze()], **fit)
+
+    def test_a_step_that_takes_its_inputs_out_of_others_still_trains(self, capsys):
+        """Keras calls such a model with something else than what `fit` was given."""
+
+        @keras.saving.register_keras_serializable("test_check")
+        class Own(keras.Model):
+            def train_step(self, data):
+                x, y = data
+                return super().train_step((x["image"], y))
+
+        plain = vgg()
+        model = Own(plain.input, plain.output)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        x = {"image": IMAGES[:4], "id": np.arange(4)}
+        model.fit(x, LABELS[:4], verbose=0, callbacks=[kf.FreezeScheduler({0: 5})])
         assert self.lines(capsys) == []
+        found = kf.check(model, x, LABELS[:4], schedule=kf.FreezeScheduler({0: 5}))
+        assert "code of its own" in str(found)
 
     def test_nothing_is_said_of_a_fit_that_is_right_or_quiet(self, capsys):
         fit = {"epochs": 1, "verbose": 0}

@@ -44,7 +44,8 @@ RANGES = {"raw": RAW, "tf": TF, "torch": TORCH, "caffe": CAFFE}
 @pytest.mark.parametrize("expected", RANGES)
 @pytest.mark.parametrize("given", [*RANGES, "unit"])
 def test_a_range_that_is_not_the_expected_one_is_named(given, expected):
-    images = photograph() / 255 if given == "unit" else scaled(given, photograph())
+    pixels = np.floor(photograph())
+    images = pixels / 255 if given == "unit" else scaled(given, pixels)
     found = mismatch(Extremes.of(images), RANGES[expected])
     if given == expected:
         assert found is None
@@ -79,6 +80,20 @@ def test_standardized_images_are_left_alone_unless_they_are_far_too_large():
     assert mismatch(Extremes.of(images), CAFFE) is None
     assert mismatch(Extremes.of(images / 58), TF) is None
     assert mismatch(Extremes.of(images * 100), CAFFE) == "another range"
+
+
+@pytest.mark.parametrize("mode", ["tf", "torch", "caffe"])
+def test_images_that_were_scaled_twice(mode):
+    once = scaled(mode, photograph())
+    assert mismatch(Extremes.of(scaled(mode, once)), RANGES[mode])
+    assert "scaled before" in mismatch(Extremes.of(scaled(mode, photograph() / 255)), RANGES[mode])
+
+
+@pytest.mark.parametrize("mode", ["tf", "torch", "caffe"])
+def test_bright_images_are_not_taken_for_others(mode):
+    """Of which no pixel is darker than the middle, as of X-rays or sketches on white."""
+    bright = np.floor(photograph(lowest=130, highest=255))
+    assert mismatch(Extremes.of(scaled(mode, bright)), RANGES[mode]) is None
 
 
 def test_values_that_are_not_finite_are_left_to_another_check():
@@ -126,7 +141,7 @@ def test_what_a_family_does_itself_is_told_from_what_stands_before_it():
     assert steps_before("NRR", efficient) == (2, RAW)  # the last R is the user's
     second = family_of(["stem_conv", "block1a_project_conv"])
     assert steps_before("R", second) == (1, RAW)
-    assert steps_before("", second) == (0, TF)  # include_preprocessing=False
+    assert steps_before("", second) == (0, None)  # include_preprocessing=False
     vgg = family_of(["block1_conv1", "block5_conv3"])
     assert steps_before("R", vgg) == (0, CAFFE)
     assert steps_before("", family_of(["my_stem_conv", "my_stem_layernorm"])) == (0, None)
