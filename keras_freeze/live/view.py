@@ -122,7 +122,11 @@ class LiveView(BaseCallback):
     Example:
         >>> import numpy as np, keras_freeze as kf
         >>> model = keras.Sequential(
-        ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(1)]
+        ...     [
+        ...         keras.Input((4,)),
+        ...         keras.layers.Dense(3, use_bias=False, name="low"),
+        ...         keras.layers.Dense(1),
+        ...     ]
         ... )
         >>> model.compile(keras.optimizers.SGD(0.1), "mse")
         >>> x, y = np.zeros((8, 4)), np.ones((8, 1))
@@ -130,7 +134,7 @@ class LiveView(BaseCallback):
         >>> history = model.fit(x, y, epochs=1, verbose=0, callbacks=callbacks)
         ... # doctest: +ELLIPSIS
         Backbone: low (1 layer); new: 1 layer.
-        Epoch 1/1: head trains at 1.0e-01, low is frozen; 4 of 19 parameters train.
+        Epoch 1/1: head trains at 1.0e-01, low is frozen; 4 of 16 parameters train.
         Phase 1 of 1, ends: with the fit.
         Epoch 1/1: loss 1.
         After training: low is frozen, as no phase of the schedule unfreezes more.
