@@ -93,7 +93,7 @@ class Score:
     error: float
 
 
-def probe(features: np.ndarray[Any, Any], targets: Targets, seed: int = 0) -> Score:
+def probe(features: np.ndarray[Any, Any], targets: Targets) -> Score:
     """Score a ridge regression from features to targets by five-fold cross-validation.
 
     Each feature is scaled by the samples that are fitted. The penalty is the best of six for all
@@ -102,7 +102,6 @@ def probe(features: np.ndarray[Any, Any], targets: Targets, seed: int = 0) -> Sc
     Args:
         features: Array of shape `(samples, features)`.
         targets: Of the same samples, at least ten.
-        seed: Int, of the division into folds. Defaults to 0.
 
     Returns:
         `Score`.
@@ -113,7 +112,7 @@ def probe(features: np.ndarray[Any, Any], targets: Targets, seed: int = 0) -> Sc
         True
     """
     x, y = np.asarray(features, "float64"), targets.values
-    order = np.random.default_rng(seed).permutation(len(x))
+    order = np.random.default_rng(0).permutation(len(x))
     if targets.classes is not None:  # each fold has its part of each class
         order = order[np.argsort(targets.classes[order], kind="stable")]
     guesses = np.zeros((len(_PENALTIES), *y.shape))

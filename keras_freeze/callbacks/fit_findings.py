@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
@@ -66,7 +67,9 @@ def findings_of_fit(plan: FitPlan) -> list[Finding]:
         found = [finding for finding in found if finding.name != "untrained backbone"]
     inputs = _first_rows(model, x)
     if inputs is not None:
-        found += of_inputs(plan.picture, inputs)
+        # Whatever is wrong with inputs, fit says it better, and advice ends no training.
+        with contextlib.suppress(Exception):
+            found += of_inputs(plan.picture, inputs)
     if "train_step" not in replaced_methods(model):
         labels = as_labels(y)
         found += of_task(model, labels if isinstance(labels, np.ndarray) else None)

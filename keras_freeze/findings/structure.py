@@ -14,10 +14,10 @@ from keras_freeze.keras_internals.layers import is_adapted, sublayers
 from keras_freeze.model_picture import all_untouched, every_layer, main_optimizer
 
 # Fewer samples make statistics that are noise.
-MIN_BATCH = 8
+_MIN_BATCH = 8
 # Rates at which pretrained weights are lost, and at which a new head hardly learns.
-LARGE = {"adaptive": 1e-3, "sgd": 1e-1}
-SMALL = {"adaptive": 1e-5, "sgd": 1e-4}
+_LARGE = {"adaptive": 1e-3, "sgd": 1e-1}
+_SMALL = {"adaptive": 1e-5, "sgd": 1e-4}
 _ADAPTIVE = ("adam", "adamw", "nadam", "adamax", "rmsprop", "lion")
 
 
@@ -101,7 +101,7 @@ def _new_and_frozen(setup: Setup) -> Finding | None:
 
 def _moved_statistics(setup: Setup) -> Finding | None:
     size, layers = setup.batch_size, setup.batch_norms
-    if size is None or size >= MIN_BATCH or not layers:
+    if size is None or size >= _MIN_BATCH or not layers:
         return None
     return Finding(
         "BatchNormalization in small batches",
@@ -113,7 +113,7 @@ def _moved_statistics(setup: Setup) -> Finding | None:
 
 
 def _large_rate(setup: Setup) -> Finding | None:
-    picture, limit = setup.picture, _limit(setup, LARGE)
+    picture, limit = setup.picture, _limit(setup, _LARGE)
     pretrained = [g for g in picture.groups[:-1] if g.name in setup.rates]
     is_known = picture.pretrained is not None and not picture.pretrained.is_assumed
     if not pretrained or limit is None or not is_known:
@@ -133,7 +133,7 @@ def _large_rate(setup: Setup) -> Finding | None:
 
 
 def _small_rate(setup: Setup) -> Finding | None:
-    head, limit = setup.picture.groups[-1], _limit(setup, SMALL)
+    head, limit = setup.picture.groups[-1], _limit(setup, _SMALL)
     rate = setup.rates.get(head.name)
     if rate is None or limit is None or rate > limit or rate <= 0:
         return None
@@ -177,7 +177,7 @@ def _dropout(setup: Setup) -> Finding | None:
     # A Dropout above the last of them belongs to what trains.
     while parts and not parts[-1].weights:
         del parts[-1]
-    found = list(dict.fromkeys(part.name for part in parts if drops(part)))
+    found = list(dict.fromkeys(part.name for part in parts if _drops(part)))
     if not found:
         return None
     return Finding(
@@ -197,7 +197,7 @@ def _path_to(layer: keras.Layer, name: str) -> str:
     return text
 
 
-def drops(layer: keras.Layer) -> bool:
+def _drops(layer: keras.Layer) -> bool:
     """Tell whether a layer is a Dropout that drops single values.
 
     One that leaves out the whole of a sample's branch is stochastic depth, a part of the

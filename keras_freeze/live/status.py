@@ -197,15 +197,6 @@ class Metrics:
             if name in known or f"val_{name}" in known
         )
 
-    def last(self) -> dict[str, float]:
-        """Return the metrics that are shown, of the last epoch that is done."""
-        found: dict[str, float] = {}
-        for curve in self.curves():
-            for name in (curve.name, f"val_{curve.name}"):
-                if self._values and name in self._values[-1]:
-                    found[name] = self._values[-1][name]
-        return found
-
     def _series(self, name: str) -> tuple[float, ...]:
         return tuple(values.get(name, math.nan) for values in self._values)
 

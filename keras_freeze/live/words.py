@@ -207,7 +207,7 @@ class Row:
     params: int
 
 
-def rows(groups: Sequence[GroupStatus], most: int = _MANY) -> list[Row]:
+def rows(groups: Sequence[GroupStatus]) -> list[Row]:
     """Return a row for each group, from head to input; neighbours together if there are many.
 
     Example:
@@ -216,7 +216,7 @@ def rows(groups: Sequence[GroupStatus], most: int = _MANY) -> list[Row]:
         [('30 groups (block29 to block0)', 300)]
     """
     found: list[Row] = []
-    for run in _runs(list(reversed(groups)), together=len(groups) > most):
+    for run in _runs(list(reversed(groups)), together=len(groups) > _MANY):
         rates = list(dict.fromkeys(rate(group) for group in run))
         label = run[0].label
         if len(run) > 1:

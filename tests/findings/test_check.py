@@ -11,6 +11,7 @@ from keras import layers
 from pretrained_models import as_if_trained
 
 import keras_freeze as kf
+from keras_freeze.callbacks import fit_findings
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (12, 32, 32, 3)).astype("float32")
 LABELS = np.arange(12) % 3
@@ -420,6 +421,15 @@ class TestInFits:
         with pytest.raises(Exception, match="3"):  # TensorFlow refuses them, on a processor
             model.fit(np.ones((10, 4)), labels, verbose=0, callbacks=[kf.GradualUnfreeze()])
         assert "Labels go from 0 to 3" in self.lines(capsys)[0]
+
+    def test_advice_that_fails_ends_no_training(self, monkeypatch):
+        def fails(*args):
+            raise ValueError("what a model says of inputs that it can't take")
+
+        monkeypatch.setattr(fit_findings, "of_inputs", fails)
+        callback = kf.FreezeScheduler({0: 1}, backbone="low")
+        history = dense().fit(np.ones((4, 4)), SPARSE, verbose=0, callbacks=[callback])
+        assert len(history.epoch) == 1
 
     def test_data_that_would_be_read_away_are_left_alone(self, capsys):
         tf = pytest.importorskip("tensorflow")
