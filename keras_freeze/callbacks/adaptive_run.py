@@ -165,6 +165,15 @@ class AdaptiveRun(ScheduleRun):
         decision = self.decisions[self.progress.index]
         return {"freeze_depth": self._depth_of(decision), **dict(decision.labels)}
 
+    @property
+    def now(self) -> str:
+        """The present moment, in a race with the depth that has its turn."""
+        return (
+            f"{super().now}, depth {self.labels['freeze_depth']}"
+            if self.begins_anew
+            else super().now
+        )
+
     def _depth_of(self, decision: Decision) -> int:
         frozen = 0 if decision.phase is None else len(decision.phase.names)
         return _adaptive(self.plan).setting.depth(frozen)
@@ -264,6 +273,8 @@ class AdaptiveRun(ScheduleRun):
         when = transition_message.moment(self.epoch, self.plan.epochs, step)
         criterion = adaptive.schedule.criterion
         findings = self.decisions[-1].findings
+        if self.best_by is None:  # what freezes is said when it freezes
+            return []
         return [
             f"{when}: {transition_message.finding(found, found.metric or criterion)}"
             for found in findings
@@ -351,6 +362,10 @@ class AdaptiveRun(ScheduleRun):
         lines = super().enter(start)
         if before == self.frozen and start is None and not self.begins_anew:
             lines = []  # an interval ends, and nothing changes
+        findings = self.decisions[self.progress.index].findings
+        if lines and findings and self.best_by is None:
+            why = transition_message.reason(findings, _adaptive(self.plan).schedule.criterion)
+            lines[-1] = f"{lines[-1].rstrip('.')} ({why})."
         if self._sums_gradients:
             recordings.reset(self.model, SUMS)
         self._look()

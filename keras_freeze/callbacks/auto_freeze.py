@@ -40,7 +40,8 @@ class AutoFreeze(FreezeScheduler):
       before. Costs a pass over `probe` in each interval.
 
     Args:
-        intervals: Int, at least 2, into how many the training is divided. Defaults to 10.
+        intervals: Int, at least 2, into how many parts the training is divided. Where
+            one has but a few steps, the changes between two are mostly noise. Defaults to 10.
         percentile: Float, from 0 to 100, of the changes of the groups that train. Defaults to 50.
         min_trainable: Int, positive, how many groups always train, the head included. Defaults
             to 1.

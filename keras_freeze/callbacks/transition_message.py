@@ -53,6 +53,18 @@ def finding(found: Finding, metric: str) -> str:
     return f"{found.what} ({metric} {found.value:.4g}{against})."
 
 
+def reason(found: Sequence[Finding], metric: str) -> str:
+    """Say by which values of a metric several things were decided, against which.
+
+    Example:
+        >>> reason([Finding("a freezes", 0.05, 0.2), Finding("b freezes", 0.1, 0.2)], "change")
+        'change 0.05 and 0.1, against 0.2'
+    """
+    against = "" if found[0].threshold is None else f", against {found[0].threshold:.4g}"
+    values = dict.fromkeys(f"{one.value:.4g}" for one in found)
+    return f"{found[0].metric or metric} {first_few(list(values))}{against}"
+
+
 def what_is_pretrained(part: Pretrained) -> str:
     """Say what is taken for pretrained, and how much is new.
 

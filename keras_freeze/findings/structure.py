@@ -124,11 +124,14 @@ def _large_rate(setup: Setup) -> Finding | None:
         return None
     if len(same) < len(pretrained) or head is None or head < limit:
         return None
+    cure = "kf.GradualUnfreeze(), which gives lower groups lower rates"
+    if setup.is_planned:
+        cure = 'rates="default", which gives lower groups lower rates'
     return Finding(
         "large rate",
         f"Pretrained groups ({first_few([g.label for g in same])}) train at {head:g}, as the head "
         f"does: at {limit:g} or more they may lose what they have learned",
-        "kf.GradualUnfreeze(), which gives lower groups lower rates, or a tenth of the rate",
+        f"{cure}, or a tenth of the rate",
     )
 
 

@@ -138,6 +138,12 @@ def _policy(policy: FreezePolicy, name: Naming) -> Any:
 
 
 def _refuse(value: Any) -> Any:
+    if isinstance(value, FreezePolicy) and value.decides_late:
+        raise TypeError(
+            f"A schedule in a file can't hold a policy that decides by data. Received: {value!r}. "
+            "Keep the schedule in Python, or write down the names of the groups that "
+            "keras_freeze.rank_groups gives."
+        )
     raise TypeError(
         "A schedule in a file must have policies, triggers and curves of keras_freeze only. "
         f"Received: {value!r}. Use a name, a pattern or a trigger of keras_freeze, or keep the "

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_freeze.checks import ArgumentError
+from keras_freeze.checks import ArgumentError, counted
 from keras_freeze.schedules.adaptive import (
     AdaptiveSchedule,
     Decision,
@@ -135,7 +135,25 @@ class Settling(AdaptiveSchedule):
     def verdict(self, setting: Setting, outcomes: Sequence[Outcome]) -> str:
         """Return how deep the model ends frozen."""
         phase = self.decide(setting, outcomes).phase
-        return depth_in_words(setting, len(phase.names) if phase is not None else 0)
+        text = depth_in_words(setting, len(phase.names) if phase is not None else 0)
+        return text + self._why_nothing(setting, outcomes)
+
+    def _why_nothing(self, setting: Setting, outcomes: Sequence[Outcome]) -> str:
+        """Say why nothing froze; "" where something did, or nothing may."""
+        made = [self.decide(setting, outcomes[: n + 1]) for n in range(len(outcomes))]
+        if any(decision.findings for decision in made) or not self._deepest(setting):
+            return ""
+        lowest = setting.groups[0]
+        seen = [dict(d.measured).get(lowest, math.nan) for d in made if d.measured]
+        if not seen:
+            return "; nothing froze, since no interval was compared with one before"
+        if not all(map(math.isfinite, seen)):
+            return ""
+        return (
+            f"; nothing froze, since {lowest} changed at least as much as the "
+            f"{self.percentile:g}th percentile of all groups, {counted(len(seen), 'time')} of "
+            f"{len(seen)}"
+        )
 
     def _deepest(self, setting: Setting) -> int:
         return max(0, len(setting.groups) - self.min_trainable)

@@ -181,7 +181,11 @@ def test_decisions_name_the_groups(capsys):
     labels = {point.label for point in found.measured}
     assert labels <= set(LAYERS)
     printed = capsys.readouterr().out
-    assert "one freezes (change of the gradient's norm" in printed
+    said = [line for line in printed.splitlines() if "freeze" in line and " one " in line]
+    assert len(said) == 1  # when it freezes, not when that is decided
+    row, criterion = found.rows[0], "change of the gradient's norm"
+    assert f"parameters train ({criterion} {row.value:.4g}" in said[0]
+    assert said[0].endswith(f"against {row.threshold:.4g}).")
     assert f"depth {history['freeze_depth'][-1]} of 4" in printed
 
 
@@ -292,7 +296,9 @@ def test_groups_unfreeze_when_validation_gets_worse(capsys):
     (found, *_) = [row for row in callback.decisions.rows if "unfreezes" in row.what]
     assert (found.epochs, found.value, found.metric) == (4, 2.0, "val_loss")
     assert found.threshold == pytest.approx(1.1)
-    assert "unfreezes (val_loss 2, against 1.1)." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "unfreezes at" in printed
+    assert "(val_loss 2, against 1.1)." in printed
 
 
 def test_a_metric_that_is_missing_is_named():

@@ -218,3 +218,23 @@ def test_a_mode_of_the_metric():
     assert LOWER.limit(2.0) == pytest.approx(2.1)
     assert HIGHER.limit(0.5) == pytest.approx(0.4)
     assert not math.isfinite(Tolerance("val_loss", "min", math.inf).limit(1.0))
+
+
+WHY = {
+    "no interval is compared": ([], {}, "no interval was compared with one before"),
+    "the lowest changes most": (
+        [FIRST, (0.9, 0.1, 0.1, 0.1), (0.9, 0.1, 0.1, 0.1)],
+        {},
+        "block1 changed at least as much as the 50th percentile of all groups, 2 times of 2",
+    ),
+    "all must train": ([FIRST, (0.9, 0.1, 0.1, 0.1)], {"min_trainable": 5}, ""),
+    "the lowest is not known": ([FIRST, (NAN, 0.1, 0.1, 0.1)], {}, ""),
+    "one froze": ([FIRST, (0.1, 0.9, 0.9, 0.9)], {}, ""),
+}
+
+
+@pytest.mark.parametrize(("changes", "arguments", "why"), WHY.values(), ids=WHY)
+def test_it_is_said_why_nothing_froze(changes, arguments, why):
+    verdict = settling(**arguments).verdict(setting_of(), outcomes_of(*changes))
+    found = verdict.partition("; nothing froze, since ")[2]
+    assert found == why
