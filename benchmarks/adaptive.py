@@ -14,9 +14,9 @@ cache as it is by default. Test accuracy is looked at once, at the end of each t
     python benchmarks/adaptive.py table photographs
 
 Results are appended to a file, a line a run, and runs that it holds are skipped. Runs with an
-accelerator count for accuracy alone, and runs without one for time; where both have a run, its
-accuracy is that with the accelerator. The best fixed depth is chosen for each seed by validation
-loss; it costs the time of all.
+accelerator count for accuracy alone, as those with `--untimed` do, for a machine that has other
+work, and all others for time; where both have a run, its accuracy is that with the accelerator.
+The best fixed depth is chosen for each seed by validation loss; it costs the time of all.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def runs_of(task: Task) -> list[Run]:
     return [*((name, middle) for name in arms_of(task)), *others]
 
 
-def measure(name: str, seed: int, missing: list[Run]) -> None:
+def measure(name: str, seed: int, missing: list[Run], *, is_timed: bool = True) -> None:
     """Train some arms on a task with one seed and write down what came out."""
     task = TASKS[name]
     data, arms = task.load(seed), arms_of(task)
@@ -142,13 +142,14 @@ def measure(name: str, seed: int, missing: list[Run]) -> None:
         test = model.evaluate(data.test.x, data.test.y, verbose=0, return_dict=True)
         row = {"task": name, "arm": arm, "rate": rate, "seed": seed}
         row |= {"accuracy": round(test["accuracy"], 5), "val_loss": round(scores["loss"], 5)}
-        row |= {"cpu_s": round(seconds, 2), "epochs": len(history["loss"])}
+        row |= {"cpu_s": round(seconds, 2)} if is_timed else {}
+        row["epochs"] = len(history["loss"])
         if "freeze_depth" in history:
             row["depth"] = int(history["freeze_depth"][-1])
         runs.append(RESULTS, {**row, "machine": runs.machine()})
 
 
-def run(name: str, seeds: Sequence[int] = SEEDS) -> None:
+def run(name: str, seeds: Sequence[int] = SEEDS, *, is_timed: bool = True) -> None:
     """Measure on a task what is missing."""
     rows = _of(runs.read(RESULTS), name, accelerated=bool(runs.accelerator()))
     done = {(row["arm"], row["rate"], row["seed"]) for row in rows}
@@ -158,7 +159,7 @@ def run(name: str, seeds: Sequence[int] = SEEDS) -> None:
         for seed in seeds:
             missing = [one for one in runs.turned(wanted, seed) if (*one, seed) not in done]
             if missing:
-                pool.submit(measure, name, seed, missing).result()
+                pool.submit(measure, name, seed, missing, is_timed=is_timed).result()
 
 
 Row = dict[str, Any]
@@ -188,14 +189,14 @@ def by_run(rows: Sequence[Row], task: Task) -> dict[Run, dict[int, Row]]:
 
 def _chosen(among: list[Row]) -> Row:
     best = min(among, key=lambda row: row["val_loss"])
-    return {**best, "cpu_s": sum(row["cpu_s"] for row in among)}
+    return {**best, "cpu_s": sum(row.get("cpu_s", 0.0) for row in among)}
 
 
 def table(rows: Sequence[Row], name: str) -> str:
     """Lay out means with their 95 % intervals, and differences seed by seed, as Markdown."""
     task = TASKS[name]
     own = _of(rows, name, accelerated=False)
-    timed = by_run(own, task)
+    timed = by_run([row for row in own if "cpu_s" in row], task)
     # The dictionary keeps the later one of two runs with the same key.
     scored = by_run([*own, *_of(rows, name, accelerated=True)], task)
     low, middle, high = task.rates
@@ -247,10 +248,11 @@ def main() -> None:
     parser.add_argument("what", choices=["run", "table"])
     parser.add_argument("tasks", nargs="*", default=[*COMPARED])
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many (%(default)s)")
+    parser.add_argument("--untimed", action="store_true", help="the machine has other work")
     arguments = parser.parse_args()
     for name in arguments.tasks:
         if arguments.what == "run":
-            run(name, range(arguments.seeds))
+            run(name, range(arguments.seeds), is_timed=not arguments.untimed)
         print(f"{name}\n\n{table(runs.read(RESULTS), name)}\n")
 
 
