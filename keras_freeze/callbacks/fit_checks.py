@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,6 +19,7 @@ from keras_freeze.engine import (
     paths_without_optimizer,
 )
 from keras_freeze.keras_internals import trainer
+from keras_freeze.keras_internals.callback_list import arguments_of_fit
 from keras_freeze.keras_internals.layers import lora_base
 from keras_freeze.model_picture import (
     ModelPicture,
@@ -29,7 +30,7 @@ from keras_freeze.model_picture import (
 )
 from keras_freeze.policies import lost_in_a_file, phase_flags, warn_of_hidden_state
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.schedules import OnPlateau, Phase, placed, soonest, timeline
+from keras_freeze.schedules import OnPlateau, Phase, every_trigger, placed, soonest, timeline
 
 # Multiples of a learning rate that may have been meant for learning rates.
 _TINY = 0.01
@@ -49,13 +50,28 @@ def check_schedule(plan: FitPlan) -> None:
         raise ValueError(f"{source.at('until')}: {advice}")
 
 
-def warn_of_late_phases(plan: FitPlan) -> None:
+def warn(plan: FitPlan, siblings: Sequence[keras.callbacks.Callback]) -> None:
+    """Warn of what can be carried out and is hardly meant.
+
+    Args:
+        plan: What the fit is to do.
+        siblings: The callbacks beside the schedule's own.
+    """
+    _warn_of_late_phases(plan)
+    _warn_of_initial_values(plan)
+    # What the first phase freezes and holds more than variables.
+    warn_of_hidden_state(plan.owner, plan.picture, plan.sketch(plan.schedule.phases[0]))
+    _warn_of_h5(plan, siblings)
+    _warn_of_tiny_rates(plan)
+
+
+def _warn_of_late_phases(plan: FitPlan) -> None:
     """Warn if a phase is not reached."""
     if plan.adaptive is not None:  # which phases are reached is what it finds out
         return
     _, advice = _unreached(plan)
     if advice:
-        warnings.warn(f"{plan.owner}: {advice}", stacklevel=3)
+        warnings.warn(f"{plan.owner}: {advice}", stacklevel=4)
 
 
 def _check_phase(plan: FitPlan, label: str, phase: Phase) -> None:
@@ -268,8 +284,51 @@ def check_adaptive(plan: FitPlan, siblings: Sequence[keras.callbacks.Callback]) 
                     f"EarlyStopping(patience={callback.patience}) may end training at the first "
                     f"stall, before {plan.owner} unfreezes a group. Pass a patience of more than "
                     f"{trigger.patience} epochs, or leave it out.",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
+
+
+def refuse_without_validation(plan: FitPlan, siblings: Sequence[keras.callbacks.Callback]) -> None:
+    """Raise if a schedule waits for a metric of validation in a fit that has none.
+
+    Args:
+        plan: What the fit is to do.
+        siblings: The callbacks beside the schedule's own. One that is not Keras's may add metrics
+            to the logs, and so may a function in a `LambdaCallback`; with those, nothing is raised.
+
+    Raises:
+        ValueError: if that is so.
+    """
+    given = arguments_of_fit()
+    if given.get("validation_data", plan) is not None or any(map(_may_add_metrics, siblings)):
+        return
+    for owner, argument, monitor in _monitors(plan):
+        if monitor.startswith("val_"):
+            raise ArgumentError(
+                owner,
+                argument,
+                "name a metric of this fit",
+                received=f"{monitor!r}, in a fit without validation data",
+                advice="Pass validation_data= or validation_split= to fit.",
+            )
+
+
+def _may_add_metrics(callback: keras.callbacks.Callback) -> bool:
+    is_known = type(callback).__module__.startswith(("keras.", "keras_freeze."))
+    return not is_known or isinstance(callback, keras.callbacks.LambdaCallback)
+
+
+def _monitors(plan: FitPlan) -> Iterator[tuple[str, str, str]]:
+    """Yield the metrics that a schedule waits for, each with the argument that names it."""
+    schedule = None if plan.adaptive is None else plan.adaptive.schedule
+    if schedule is not None and schedule.monitor is not None:
+        yield plan.owner if schedule.best_by is None else "Auto", "monitor", schedule.monitor
+    for phase in plan.schedule.phases:
+        for trigger in every_trigger(phase.trigger):
+            if isinstance(trigger, OnPlateau):
+                yield type(trigger).__name__, "monitor", trigger.monitor
+        if phase.best_by is not None:
+            yield "Phase", "restore_best", phase.best_by[0]
 
 
 def _refuse_in_a_race(owner: str, callback: keras.callbacks.Callback) -> None:
@@ -381,7 +440,7 @@ def refuse_quantized_lora(owner: str, picture: ModelPicture) -> None:
             )
 
 
-def warn_of_initial_values(plan: FitPlan) -> None:
+def _warn_of_initial_values(plan: FitPlan) -> None:
     """Warn if a schedule freezes layers that nothing has trained, where it isn't told which."""
     picture = plan.picture
     if picture.backbone is not None:
@@ -398,11 +457,11 @@ def warn_of_initial_values(plan: FitPlan) -> None:
             f"{plan.owner}: {counted(len(waiting), 'layer')} of model {picture.model.name!r} "
             f"({first_few(waiting)}) will be frozen at initial values that nothing has trained. If "
             "these layers are new, pass backbone= to say what is pretrained.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
-def warn_of_tiny_rates(plan: FitPlan) -> None:
+def _warn_of_tiny_rates(plan: FitPlan) -> None:
     """Warn if multiples of the compiled rate look like rates: all of them are tiny."""
     first = plan.multipliers(plan.schedule.phases[0])
     if isinstance(plan.rates, Mapping) and max(first.values()) <= _TINY:
@@ -411,11 +470,11 @@ def warn_of_tiny_rates(plan: FitPlan) -> None:
         warnings.warn(
             f"{plan.owner}: rates= are multiples of {unit}, and no group has more than "
             f"{_TINY} of it. Give 1.0 to the group that is to train at that rate.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
-def warn_of_h5(plan: FitPlan, siblings: Iterable[keras.callbacks.Callback]) -> None:
+def _warn_of_h5(plan: FitPlan, siblings: Iterable[keras.callbacks.Callback]) -> None:
     """Warn if models are saved in a form that mixes up the weights of layers partly frozen."""
     picture = plan.picture
     for callback in siblings:
@@ -432,15 +491,9 @@ def warn_of_h5(plan: FitPlan, siblings: Iterable[keras.callbacks.Callback]) -> N
                     f"while a part of it is frozen, as {layer.name} is in {plan.owner}, and loads "
                     "mixed up into a model with other flags. Save to a .keras or a .weights.h5 "
                     "file, which are right.",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
                 break
-
-
-def warn_of_state_that_can_not_freeze(plan: FitPlan) -> None:
-    """Warn if the first phase freezes layers that hold more than variables."""
-    frozen = plan.sketch(plan.schedule.phases[0])
-    warn_of_hidden_state(plan.owner, plan.picture, frozen)
 
 
 def warn_of_files(run: ScheduleRun) -> None:
@@ -459,7 +512,7 @@ def warn_of_files(run: ScheduleRun) -> None:
             f"{owner}: model {run.plan.picture.model.name!r} ends with flags of single variables "
             f"({first_few(lost)}), which a plain .keras file can't keep, and a .h5 file loads "
             f"mixed up. {prepare}keras_freeze.BackupAndRestore keeps everything.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -54,6 +54,11 @@ class FitPlan:
     gauge: Gauge | None = None
     records: frozenset[str] = frozenset()
 
+    @property
+    def is_race(self) -> bool:
+        """Whether depths take turns, of which one is kept."""
+        return self.adaptive is not None and self.adaptive.schedule.is_race
+
     @functools.cached_property
     def moments(self) -> tuple[Moment | None, ...]:
         """When each phase begins, None where that depends on the logs."""

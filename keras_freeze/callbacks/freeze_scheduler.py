@@ -6,7 +6,6 @@ that it returns are printed.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
@@ -21,30 +20,26 @@ from keras_freeze.callbacks import (
     run_state,
     transition_message,
 )
-from keras_freeze.callbacks.adaptive_run import AdaptiveRun
-from keras_freeze.callbacks.first_values import FirstValues
 from keras_freeze.callbacks.fit_plan import FitPlan
+from keras_freeze.callbacks.fit_planner import FitPlanner
 from keras_freeze.callbacks.group_logs import Details, GroupLogs, as_details
 from keras_freeze.callbacks.phase_status import final_states, phase_status
+from keras_freeze.callbacks.running_fit import FitResults, RunningFit
 from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
-from keras_freeze.engine import state_of, transition
+from keras_freeze.engine import state_of
 from keras_freeze.findings import Setup
-from keras_freeze.groups import Backbone, Groups, names_of, picture_of
-from keras_freeze.keras_internals import trainer
-from keras_freeze.keras_internals.callback_list import sibling_callbacks
+from keras_freeze.groups import Backbone, Groups, names_of
+from keras_freeze.keras_internals.callback_list import add_to_fit, sibling_callbacks
 from keras_freeze.keras_internals.retracing import expect_retracing_in_fits_with
 from keras_freeze.live import LiveView, PhaseStatus, notebook_shell
 from keras_freeze.measures import Gauge
-from keras_freeze.model_picture import ModelPicture, with_initial_values
 from keras_freeze.policies import (
     BatchNormMode,
     KeepFrozen,
     check_batch_norm,
     keep_frozen_policy,
     kept_by_lora,
-    phase_flags,
-    with_kept_frozen,
 )
 from keras_freeze.prefix_cache import CacheDriver, PrefixCache
 from keras_freeze.schedules import (
@@ -52,19 +47,14 @@ from keras_freeze.schedules import (
     Decisions,
     FreezeSchedule,
     GivenSchedule,
-    Phase,
     Planner,
     Rates,
     SchedulePreview,
     ScheduleRecord,
     check_rates,
-    preview_in,
 )
 from keras_freeze.training_reports import (
-    TrainingNotes,
     TrainingReport,
-    WeightSamples,
-    training_report,
 )
 
 
@@ -130,16 +120,8 @@ class FreezeScheduler(BaseCallback):
         [4, 16]
     """
 
-    _plan: FitPlan | None = None
-    _run: ScheduleRun | None = None
-    _cache: CacheDriver | None = None
-    _decisions: Decisions | None = None
-    _record: ScheduleRecord | None = None
-    _report: TrainingReport | None = None
-    _notes: TrainingNotes | None = None
-    _group_logs: GroupLogs | None = None
-    _view: LiveView | None = None
-    _own_view: LiveView | None = None
+    _fit: RunningFit | None = None
+    _results = FitResults()
     _siblings: tuple[keras.callbacks.Callback, ...] = ()
 
     def __init__(
@@ -230,16 +212,7 @@ class FreezeScheduler(BaseCallback):
         Raises:
             ValueError: if `fit` would refuse the schedule, with what it would say.
         """
-        plan = self._plan_for(model, epochs, steps_per_epoch)
-        return preview_in(
-            plan.schedule,
-            plan.picture,
-            epochs,
-            steps_per_epoch=steps_per_epoch,
-            rates=self.rates,
-            is_open=plan.adaptive is not None,
-            batch_size=batch_size,
-        )
+        return self._fit_planner.preview(model, epochs, steps_per_epoch, batch_size)
 
     def phase_starts(
         self, model: keras.Model, epochs: int, steps_per_epoch: int | None = None
@@ -254,10 +227,7 @@ class FreezeScheduler(BaseCallback):
         Returns:
             Tuple of int; None where the beginning depends on the logs or on steps.
         """
-        picture = self._picture_of(model)
-        if self.planner.adaptive(picture, epochs) is not None:
-            return 0, None
-        return self._schedule_for(picture, epochs, steps_per_epoch).starts(steps_per_epoch)
+        return self._fit_planner.starts(model, epochs, steps_per_epoch)
 
     def to_yaml(
         self,
@@ -309,18 +279,7 @@ class FreezeScheduler(BaseCallback):
             ValueError: if the schedule names what the model does not have, or decides while it
                 trains.
         """
-        picture = self._picture_of(model)
-        self._refuse_adaptive(picture, epochs, "planned")
-        schedule = self._schedule_for(picture, epochs, steps_per_epoch)
-        phases: list[Phase] = []
-        for phase, epoch in zip(schedule.phases, schedule.starts(), strict=True):
-            phase.policy(picture.division).sketch_in(picture)
-            if phase.rates is None:
-                phase = dataclasses.replace(phase, rates=self.rates)
-            if epoch is None or epoch < (self.total_epochs or epochs) or not phases:
-                phases.append(phase)
-        counts = tuple((group.name, group.total_params) for group in picture.groups)
-        return FreezeSchedule(phases, schedule.start, counts)
+        return self._fit_planner.schedule(model, epochs, steps_per_epoch)
 
     def setup(self, model: keras.Model, *, batch_size: int | None = None) -> Setup:
         """Return what this callback will train, and at which rates, for `keras_freeze.check`.
@@ -332,9 +291,10 @@ class FreezeScheduler(BaseCallback):
         Raises:
             ValueError: if the schedule doesn't fit the model.
         """
+        planner = self._fit_planner
         # By a calendar every group can have an epoch of its own in so many.
-        epochs = self.total_epochs or len(self._picture_of(model).groups)
-        return fit_findings.setup_of(self._plan_for(model, epochs, None), batch_size)
+        epochs = self.total_epochs or len(planner.picture(model).groups)
+        return fit_findings.setup_of(planner.plan(model, epochs, None), batch_size)
 
     def prepare(self, model: keras.Model, phase: int = -1, *, epochs: int | None = None) -> None:
         """Set a model's flags as they are in a phase, before its optimizer's state is loaded.
@@ -354,148 +314,80 @@ class FreezeScheduler(BaseCallback):
             IndexError: if the schedule has no such phase.
             ValueError: if the schedule doesn't fit the model.
         """
-        picture = self._picture_of(model)
-        total = epochs or self.total_epochs or len(picture.groups)
-        self._refuse_adaptive(picture, total, "prepared for")
-        planned = self.planner.plan(picture, total).phases[phase]
-        if planned.decides_late:
-            raise ArgumentError(
-                type(self).__name__,
-                "schedule",
-                "say what a phase freezes to be prepared for",
-                value=planned.frozen,
-                advice="Set the flags by keras_freeze.freeze, as they were in the training.",
-            )
-        frozen = planned.policy(picture.division).select_in(picture)
-        transition(model, phase_flags(picture, frozen, planned.batch_norm))
+        self._fit_planner.prepare(model, phase, epochs)
 
-    def _refuse_adaptive(self, picture: ModelPicture, epochs: int, verb: str) -> None:
-        if self.planner.adaptive(picture, epochs) is not None:
-            raise ArgumentError(
-                type(self).__name__,
-                "schedule",
-                f"be known before training to be {verb}",
-                value=self.schedule,
-                advice="After a fit, its history has the freeze depth; write a schedule with that.",
-            )
-
-    def _picture_of(self, model: keras.Model) -> ModelPicture:
-        is_whole = self.lora == "with_base"
-        picture = picture_of(model, self.groups, self.backbone, lora_base_trains=is_whole)
-        picture = with_initial_values(picture)
-        state = state_of(model)
-        # What was untouched when an earlier fit of the model began is still not pretrained.
-        untouched = picture.untouched | state.untouched
-        by_lora = state.kept_by_lora | kept_by_lora(picture, state.frozen_here)
-        kept = frozenset() if is_whole else by_lora
-        never_trains = picture.never_trains | kept | state.kept_frozen
-        picture = dataclasses.replace(picture, untouched=untouched, never_trains=never_trains)
-        return with_kept_frozen(picture, type(self).__name__, self.keep_frozen)
-
-    def _plan_for(self, model: keras.Model, epochs: int, steps: int | None) -> FitPlan:
-        """Return the plan for a fit; raise if it can't be carried out."""
-        owner, total = type(self).__name__, self.total_epochs or epochs
-        picture = self._picture_of(model)
-        fit_checks.refuse_quantized_lora(owner, picture)
-        stride = getattr(model, "steps_per_execution", 1)
-        schedule = self.planner.plan(picture, total, steps)
-        adaptive = self.planner.adaptive(picture, total, steps)
-        plan = FitPlan(
+    @property
+    def _fit_planner(self) -> FitPlanner:
+        owner = type(self).__name__
+        return FitPlanner(
             owner,
-            picture,
-            schedule,
-            epochs,
-            total,
-            steps,
-            stride,
+            self.schedule,
+            self.planner,
+            self.groups,
+            self.backbone,
+            self.keep_frozen,
+            self.lora,
             self.rates,
-            adaptive,
+            self.total_epochs,
             self._gauge(),
             GroupLogs(as_details(owner, self.log_details)).records,
         )
-        fit_checks.check_schedule(plan)
-        fit_checks.check_optimizers(plan)
-        return plan
-
-    def _schedule_for(
-        self, picture: ModelPicture, epochs: int, steps: int | None = None
-    ) -> FreezeSchedule:
-        return self.planner.plan(picture, self.total_epochs or epochs, steps)
 
     def set_model(self, model: keras.Model) -> None:
         """Take the model, and record which callbacks stand beside this one."""
         super().set_model(model)
+        shows = any(isinstance(other, LiveView) for other in sibling_callbacks(self))
+        if not shows and self.verbose == 1 and notebook_shell() is not None:
+            add_to_fit(LiveView(), model)
         self._siblings = sibling_callbacks(self)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and check that it can be carried out."""
         self._check_alone()
-        self._end()
-        self._decisions = self._record = self._report = None
-        self._notes = None
+        self._fit, self._results = None, FitResults()
         owner, model = type(self).__name__, self.model
         fit_checks.refuse_stock_backup(owner, self._siblings)
-        plan = self._plan_for(model, self.params["epochs"], self.params.get("steps"))
+        plan = self._fit_planner.plan(model, self.params["epochs"], self.params.get("steps"))
         picture = plan.picture
         fit_checks.check_adaptive(plan, self._siblings)
-        fit_checks.warn_of_late_phases(plan)
-        fit_checks.warn_of_initial_values(plan)
-        fit_checks.warn_of_state_that_can_not_freeze(plan)
-        fit_checks.warn_of_h5(plan, self._siblings)
-        fit_checks.warn_of_tiny_rates(plan)
+        fit_checks.refuse_without_validation(plan, self._siblings)
+        fit_checks.warn(plan, self._siblings)
         state = state_of(model)
         state.untouched = picture.untouched
         state.kept_by_lora |= kept_by_lora(picture, state.frozen_here)
-        self._find_view()
-        is_shown = self._view is not None and self._view.keeps_lines
-        says = int(bool(self.verbose) and not is_shown)
+        view = next((other for other in self._siblings if isinstance(other, LiveView)), None)
+        says = int(bool(self.verbose) and not (view is not None and view.keeps_lines))
         cache = fit_checks.cache_for(owner, self.cache, self._siblings, says)
-        if self._view is not None:
-            self._view.follow(self, cache)
-        is_race = plan.adaptive is not None and plan.adaptive.schedule.is_race
-        self._plan, self._cache = plan, CacheDriver(cache, self, keeps_cuts=is_race)
-        self._cache.begin()
-        self._group_logs = GroupLogs(as_details(owner, self.log_details))
+        if view is not None:
+            view.follow(self, cache)
+        driver = CacheDriver(cache, self, keeps_cuts=plan.is_race)
+        group_logs = GroupLogs(as_details(owner, self.log_details))
+        self._fit = RunningFit(plan, driver, group_logs, view)
+        driver.begin()
         if picture.pretrained is not None and picture.pretrained.layers:
             self._say([transition_message.what_is_pretrained(picture.pretrained)])
         self._say(self.planner.remarks(picture, plan.total_epochs))
         if self.verbose:
             self._say(f"Check: {finding}." for finding in fit_findings.findings_of_fit(plan))
-        if self._own_view is not None:
-            self._own_view.on_train_begin(logs)
-
-    def _find_view(self) -> None:
-        """Find the live view of this fit: one beside this callback, or its own in a notebook."""
-        beside = [other for other in self._siblings if isinstance(other, LiveView)]
-        self._own_view = None
-        if not beside and self.verbose == 1 and notebook_shell() is not None:
-            self._own_view = LiveView()
-            self._own_view.set_params(self.params)
-            self._own_view.set_model(trainer.model_of(self))
-        self._view = beside[0] if beside else self._own_view
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make the transition that is due."""
-        if self._plan is None or self._cache is None:
+        fit = self._fit
+        if fit is None:
             return
-        self._cache.begin_epoch(epoch)
-        if self._run is None:
-            self._run, lines = self._begin(self._plan, epoch)
-        else:
-            lines = self._run.begin_epoch(epoch)
+        fit.cache.begin_epoch(epoch)
+        lines = self._begin(fit, epoch) if fit.run is None else fit.run.begin_epoch(epoch)
         self._say(lines)
-        self._cache.expect(self._run.next_transition)
-        if self._group_logs is not None:
-            self._group_logs.begin_epoch(self._run)
-        resume_point.record(self._run, epoch)
-        if self._own_view is not None:
-            self._own_view.on_epoch_begin(epoch, logs)
+        run = fit.present_run
+        fit.cache.expect(run.next_transition)
+        fit.group_logs.begin_epoch(run)
+        resume_point.record(run, epoch)
 
-    def _begin(self, plan: FitPlan, epoch: int) -> tuple[ScheduleRun, list[str]]:
+    def _begin(self, fit: RunningFit, epoch: int) -> list[str]:
+        plan, keeps_unfrozen = fit.plan, self.planner.keeps_unfrozen
         fit_checks.refuse_later_start(plan, epoch)
         if plan.adaptive is None:
             fit_checks.warn_of_impatience(plan, epoch, self._siblings)
-        keeps_unfrozen = self.planner.keeps_unfrozen
         start = resume_point.starting_point(plan, epoch, keeps_unfrozen)
         if epoch == 0 and keeps_unfrozen and resume_point.is_known(plan.picture.model):
             self._say(
@@ -504,75 +396,50 @@ class FreezeScheduler(BaseCallback):
                     "one ended, pass initial_epoch= to fit."
                 ]
             )
-        self._keep_first_values(plan, epoch)
-        self._notes = TrainingNotes(WeightSamples.of(plan.picture))
-        kind = ScheduleRun if plan.adaptive is None else AdaptiveRun
-        return kind.begin(plan, start)
-
-    def _keep_first_values(self, plan: FitPlan, epoch: int) -> None:
-        """Keep the values at the beginning of the training, where it is asked for them."""
-        logs, state = self._group_logs, state_of(plan.picture.model)
-        if logs is None or not logs.compares_with_first_values:
-            state.first_values = None if epoch == 0 else state.first_values
-            return
-        if epoch == 0:
-            state.first_values = FirstValues()
-        elif state.first_values is None:
-            raise ArgumentError(
-                plan.owner,
-                "log_details",
-                'have "weight_change" from the first epoch of a training on',
-                received=f"a fit from epoch {epoch}, of a model whose first values are not known",
-                advice="Ask for it in the fit from epoch 0 too, in the same process, or use "
-                "keras_freeze.BackupAndRestore, which keeps them.",
-            )
-        logs.first_values = state.first_values
+        fit.group_logs.begin(plan, epoch)
+        return fit.begin(start)
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Make a transition that is due in the middle of an epoch."""
-        if self._run is None or self._cache is None:
+        if self._fit is None or self._fit.run is None:
             return
-        lines = self._run.before_batch(batch)
+        lines = self._fit.run.before_batch(batch)
         if lines:
             self._say(lines)
-            self._cache.expect(self._run.next_transition)
-        if self._own_view is not None:
-            self._own_view.on_train_batch_begin(batch, logs)
+            self._fit.cache.expect(self._fit.run.next_transition)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add the parameter counts to the logs, and see whether the phase is over."""
-        if self._run is None:
+        if self._fit is None or self._fit.run is None:
             return
         logs = {} if logs is None else logs
-        self._add_to(logs, self._run)
-        if self._notes is not None:
-            self._notes.add(epoch, logs)
-        self._say(self._run.end_epoch(logs))
-        resume_point.record(self._run, epoch + 1)
-        if self._own_view is not None:
-            self._own_view.on_epoch_end(epoch, logs)
+        self._fit.end_epoch(epoch, logs)
+        self._say(self._fit.run.end_epoch(logs))
+        resume_point.record(self._fit.run, epoch + 1)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leave the flags as they are and end the group rates."""
-        if self._cache is not None:
-            self._cache.end()
-        self._record = self.record
-        self._decisions = self.decisions
-        if self._run is not None:
-            self._say(self._run.finish())
-            fit_checks.warn_of_files(self._run)
-            if self._view is not None:
-                self._view.settle(final_states(self._run))
-        self._report = self.report
-        if self._own_view is not None:
-            self._own_view.on_train_end(logs)
-        self._end()
-        self._siblings = ()
+        fit = self._fit
+        if fit is None:
+            return
+        fit.cache.end()
+        record, decisions = fit.record, fit.decisions
+        if fit.run is not None:
+            self._say(fit.run.finish())
+            fit_checks.warn_of_files(fit.run)
+            if fit.view is not None:
+                fit.view.settle(final_states(fit.run))
+        self._results = FitResults(record, fit.report, decisions)
+        self._fit, self._siblings = None, ()
 
-    def _end(self) -> None:
-        """Forget the last fit, also one that an error has ended."""
-        self._plan = self._run = self._cache = self._group_logs = None
-        self._view = self._own_view = None
+    @property
+    def _run(self) -> ScheduleRun | None:
+        return None if self._fit is None else self._fit.run
+
+    @property
+    def _known(self) -> FitResults | RunningFit:
+        """What is known of this fit, before its first epoch of none, and then of the last."""
+        return self._results if self._fit is None else self._fit
 
     @property
     def present_curve(self) -> Curve | None:
@@ -583,21 +450,12 @@ class FreezeScheduler(BaseCallback):
     @property
     def record(self) -> ScheduleRecord | None:
         """What trained in this or the last fit, when and at which rates; None before the first."""
-        return self._record if self._run is None else self._run.what_ran()
+        return self._known.record
 
     @property
     def report(self) -> TrainingReport | None:
         """What this or the last fit brought, phase by phase, and what to try next."""
-        if self._run is None or self._notes is None:
-            return self._report
-        is_race = self._run.plan.adaptive is not None and self._run.plan.adaptive.schedule.is_race
-        decisions = self.decisions if is_race else None
-        return training_report(
-            self._run.what_ran(),
-            self._notes.logs,
-            self._notes.samples.moved(self._run.present_picture()),
-            None if decisions is None else (decisions.verdict, decisions.freeze_depth),
-        )
+        return self._known.report
 
     @property
     def phase_index(self) -> int | None:
@@ -611,36 +469,29 @@ class FreezeScheduler(BaseCallback):
     @property
     def decisions(self) -> Decisions | None:
         """What an adaptive schedule decided in this or the last fit; None for one that is given."""
-        return self._run.record() if isinstance(self._run, AdaptiveRun) else self._decisions
+        return self._known.decisions
 
     def training_state(self) -> dict[str, Any]:
         """Return where this fit is, as plain data and arrays, for a backup."""
-        run, logs = self._run, self._group_logs
-        if run is None:
+        fit = self._fit
+        if fit is None or fit.run is None:
             return {"plan": None}
-        first = None if logs is None else logs.first_values
-        values = None if first is None else first.to_plain(run.model)
-        notes = None if self._notes is None else self._notes.to_plain()
-        state = run_state.to_plain(run, self._script(run.plan))
-        return {**state, "first_values": values, "notes": notes}
+        return {**run_state.to_plain(fit.run, self._script(fit.plan)), **fit.notes_to_plain()}
 
     def check_training_state(self, state: Mapping[str, Any]) -> None:
         """Raise a `ValueError` if a backup was made by another schedule, or other arguments."""
-        if self._plan is not None and state["plan"] is not None:
-            run_state.check_script(self._plan, self._script(self._plan), state)
+        if self._fit is not None and state["plan"] is not None:
+            run_state.check_script(self._fit.plan, self._script(self._fit.plan), state)
 
     def set_training_state(self, state: Mapping[str, Any]) -> None:
         """Continue from where a backup was made."""
-        if self._plan is None or state["plan"] is None:
+        fit = self._fit
+        if fit is None or state["plan"] is None:
             return
-        self._run = run_state.of_plain(self._plan, state)
-        if self._group_logs is not None and state.get("first_values") is not None:
-            model = self._plan.picture.model
-            self._group_logs.first_values = FirstValues.of_plain(model, state["first_values"])
-            state_of(model).first_values = self._group_logs.first_values
-        self._notes = TrainingNotes.of_plain(state.get("notes"), self._plan.picture)
+        fit.run = run_state.of_plain(fit.plan, state)
+        fit.take_notes(state)
         # For a training that was complete, in which no epoch will record it.
-        resume_point.record(self._run, state["epoch"])
+        resume_point.record(fit.run, state["epoch"])
 
     def _script(self, plan: FitPlan) -> dict[str, Any]:
         details = as_details(plan.owner, self.log_details)
@@ -664,17 +515,12 @@ class FreezeScheduler(BaseCallback):
             )
 
     def _say(self, lines: Iterable[str]) -> None:
-        if self._view is not None and self._view.is_on:
-            self._view.say(lines, is_printed=bool(self.verbose))
+        view = None if self._fit is None else self._fit.view
+        if view is not None and view.is_on:
+            view.say(lines, is_printed=bool(self.verbose))
         elif self.verbose:
             for line in lines:
                 print(line)
-
-    def _add_to(self, logs: dict[str, Any], run: ScheduleRun) -> None:
-        logs["trainable_params"], logs["non_trainable_params"] = run.counts
-        logs.update(run.labels)
-        if self._group_logs is not None:
-            logs.update(self._group_logs.of_epoch(run))
 
 
 # Each transition makes a new train step on purpose.

@@ -142,9 +142,9 @@ class GradualUnfreeze(FreezeScheduler):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and warn where it has nothing to do."""
         super().on_train_begin(logs)
-        plan = self._plan
-        if plan is None:
+        if self._fit is None:
             return
+        plan = self._fit.plan
         if len(plan.picture.groups) == 1:
             warnings.warn(
                 f"GradualUnfreeze finds a single layer group in model {self.model.name!r}, so "

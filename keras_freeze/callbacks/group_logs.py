@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from keras_freeze.callbacks.first_values import FirstValues
+from keras_freeze.callbacks.fit_plan import FitPlan
 from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.checks import ArgumentError
-from keras_freeze.engine import recordings
+from keras_freeze.engine import recordings, state_of
 from keras_freeze.keras_internals.host_arrays import to_host
 from keras_freeze.keras_internals.optimizers import NORMS, skips_steps
 from keras_freeze.measures import Look, WeightChange
@@ -63,6 +64,29 @@ class GroupLogs:
     def records(self) -> frozenset[str]:
         """What has to be recorded of gradients."""
         return frozenset({NORMS} if "gradients" in self._details else ())
+
+    def begin(self, plan: FitPlan, epoch: int) -> None:
+        """Keep the values at the beginning of the training, where it is asked for them.
+
+        Raises:
+            ValueError: if the training goes on and they are not known.
+        """
+        state = state_of(plan.picture.model)
+        if not self.compares_with_first_values:
+            state.first_values = None if epoch == 0 else state.first_values
+            return
+        if epoch == 0:
+            state.first_values = FirstValues()
+        elif state.first_values is None:
+            raise ArgumentError(
+                plan.owner,
+                "log_details",
+                'have "weight_change" from the first epoch of a training on',
+                received=f"a fit from epoch {epoch}, of a model whose first values are not known",
+                advice="Ask for it in the fit from epoch 0 too, in the same process, or use "
+                "keras_freeze.BackupAndRestore, which keeps them.",
+            )
+        self.first_values = state.first_values
 
     def begin_epoch(self, run: ScheduleRun) -> None:
         """See the weights that train in an epoch."""

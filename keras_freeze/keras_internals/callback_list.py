@@ -30,15 +30,32 @@ def is_in_fit_with(kind: type) -> bool:
 
 
 def arguments_of_fit() -> dict[str, Any]:
-    """Return the data of the fit that is running, as `x`, `y` and `batch_size`; {} if none is."""
+    """Return what the fit that is running was given, {} if none is.
+
+    Returns:
+        `x`, `y`, `batch_size` and `validation_data`, the last as Keras has split it off.
+    """
+    names = ("x", "y", "batch_size", "validation_data")
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "fit" and isinstance(
             frame.f_locals.get("callbacks"), keras.callbacks.CallbackList
         ):
-            return {name: frame.f_locals.get(name) for name in ("x", "y", "batch_size")}
+            return {name: frame.f_locals.get(name) for name in names}
         frame = frame.f_back
     return {}
+
+
+def add_to_fit(callback: Any, model: keras.Model) -> None:
+    """Let another callback run in a fit, if called from a hook, as if it stood in its list.
+
+    To be called from `set_model`, after which Keras gives parameters to all.
+    """
+    owner = _callback_list()
+    if owner is not None:
+        # A new list, since Keras is going through the old one.
+        owner.callbacks = [*owner.callbacks, callback]
+        callback.set_model(model)
 
 
 def move_to_end(callback: Any) -> None:

@@ -1,6 +1,7 @@
 """`GradualUnfreeze("auto")`: what a fit does with the model, compared with trainings by hand."""
 
 import copy
+import os
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from effects import values
 
 import keras_freeze as kf
-from keras_freeze.schedules import Auto
+from keras_freeze.schedules import AfterEpochs, Auto, FreezeSchedule, OnPlateau, Phase
 
 pytestmark = pytest.mark.backend
 
@@ -311,8 +312,36 @@ def test_a_race_that_is_to_stop_ends_where_the_winner_stalls():
 
 @pytest.mark.slow_on_jax
 def test_without_validation_data_it_says_what_to_do():
+    model, epochs = build(), []
+    beside = [keras.callbacks.CSVLogger(os.devnull)]
+    rule = r"Auto\(monitor=\.\.\.\).*without validation data.*Pass validation_data="
+    with pytest.raises(ValueError, match=rule):
+        fit(model, auto(), validated=False, beside=beside)
+    assert int(model.optimizer.iterations) == 0
+    # A function may add the metric to the logs.
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append(epoch))
     with pytest.raises(ValueError, match=r"Auto\(monitor=\.\.\.\).*Pass validation_data= to fit"):
-        fit(build(), auto(), validated=False)
+        fit(model, auto(), validated=False, beside=[note])
+    assert int(model.optimizer.iterations) > 0
+    x, y, _ = data()
+    model.fit(x, y, epochs=9, validation_split=0.25, verbose=0, callbacks=[auto()])
+
+
+@pytest.mark.parametrize(
+    ("phase", "owner"),
+    [
+        (Phase((), until=OnPlateau(patience=1)), "OnPlateau"),
+        (Phase((), until=AfterEpochs(1) | OnPlateau("val_accuracy")), "OnPlateau"),
+        (Phase((), until=1, restore_best=True), "Phase"),
+    ],
+    ids=["plateau", "either", "best"],
+)
+def test_a_schedule_that_waits_for_validation_says_so_at_once(phase, owner):
+    plan, model = FreezeSchedule([phase, Phase(())]), build()
+    callback = kf.FreezeScheduler(plan, backbone=list(LAYERS), verbose=0)
+    with pytest.raises(ValueError, match=rf"{owner}\(.*without validation data"):
+        fit(model, callback, validated=False)
+    assert int(model.optimizer.iterations) == 0
 
 
 @pytest.mark.slow_on_jax
@@ -352,8 +381,11 @@ def test_the_lines_of_a_race(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines.pop(2).startswith("Check: Biases and statistics of low, middle and high")
     assert lines.pop(1).startswith("GradualUnfreeze: depths 3 and 0 of 0 to 3 race; ")
-    assert lines[1].startswith("Epoch 1/9: head trains at 1.0e-02, low, middle and high are frozen")
-    assert lines[2].startswith("Epoch 2/9: 4 groups (head to low) train at 1.0e-02 to 5.7e-04;")
+    first = "Epoch 1/9, depth 3: head trains at 1.0e-02, low, middle and high are frozen"
+    assert lines[1].startswith(first)
+    assert lines[2].startswith(
+        "Epoch 2/9, depth 0: 4 groups (head to low) train at 1.0e-02 to 5.7e-04;"
+    )
     assert "is dropped (val_loss" in lines[3]
     assert lines[-2].startswith("After training: depth ")
 
