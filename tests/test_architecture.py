@@ -1,6 +1,7 @@
 """Folders are the architecture: each has a front door, and Keras's private names have one room."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -20,15 +21,19 @@ def folder_of(path):
     return parts[0] if len(parts) > 1 else None
 
 
+@functools.cache
 def imported_modules(path):
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.lineno, node.module
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+            found.append((node.lineno, node.module))
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
         elif isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found += [(node.lineno, alias.name) for alias in node.names]
+    return found
 
 
+@functools.cache
 def exported(folder):
     """Return the names that a folder's `__init__` has, modules among them."""
     tree = ast.parse((PACKAGE / folder / "__init__.py").read_text())

@@ -80,6 +80,7 @@ class TestSnippets:
         assert ends.tolist() == [65, 66, 67]
         assert all((of_piece[end - snippets.SEEN : end + 1] == 1).all() for end in ends)
 
+    @pytest.mark.slow
     def test_the_packages_are_not_in_the_text_for_pretraining(self, script):
         snippets = script("snippets")
         pretraining = "\0".join(snippets.pretraining_text())
@@ -322,6 +323,7 @@ class TestAdaptive:
 
 
 class TestRecording:
+    @pytest.mark.slow
     def test_no_arm_freezes_anything(self, script):
         recording = script("recording")
         model = vgg.classifier(vgg.backbone(32, "none")[0], 3)

@@ -163,6 +163,7 @@ def test_newly_unfrozen_variables_keep_their_own_step_counts(plain, data_for, tm
 
 @backend
 @pytest.mark.filterwarnings("ignore:ReduceLROnPlateau may lower:UserWarning")
+@pytest.mark.slow
 def test_the_counters_of_stock_callbacks_continue(plain, data_for, tmp_path):
     def beside():
         return [
@@ -234,6 +235,7 @@ class Holder(keras.callbacks.Callback):
         self.fresh = [epoch]
 
 
+@pytest.mark.slow
 def test_what_callbacks_change_in_place_is_kept(plain, data_for, tmp_path):
     made, shared = [], []
 
@@ -265,6 +267,7 @@ def test_containers_that_can_not_be_kept_are_named(plain, data_for, tmp_path):
 
 
 @pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.at_commit("1")
 def test_a_multi_optimizer_is_resumed_whatever_the_order_of_its_parts(
     at, plain, data_for, tmp_path
 ):
@@ -613,6 +616,7 @@ def test_a_second_fit_in_the_same_process_begins_where_it_should(plain, data_for
 
 
 @backend
+@pytest.mark.slow
 def test_a_stop_before_the_interruption_is_kept(plain, data_for, tmp_path):
     """Interrupted after the last backup, before the script could continue."""
 
@@ -723,6 +727,7 @@ def fit_twice(make, data_for, folder, again=None):
 
 
 @backend
+@pytest.mark.slow
 def test_a_metric_that_counts_over_the_whole_training_continues(plain, data_for, tmp_path):
     def make():
         return compiled_with(plain, metrics=[Seen()])()
@@ -731,6 +736,7 @@ def test_a_metric_that_counts_over_the_whole_training_continues(plain, data_for,
     assert history.history["seen"] == [16.0 * (epoch + 1) for epoch in range(EPOCHS)]
 
 
+@pytest.mark.slow
 def test_other_metrics_are_said_to_begin_anew(plain, data_for, tmp_path):
     first, then = compiled_with(plain, metrics=[Seen()]), compiled_with(plain)
     with pytest.warns(UserWarning, match="made with other metrics"):
@@ -765,6 +771,7 @@ class Holding(keras.callbacks.Callback):
         vars(self).update(held)
 
 
+@pytest.mark.slow
 def test_plain_data_is_kept_under_any_name(plain, data_for, tmp_path):
     class Counting(Holding):
         def on_epoch_end(self, epoch, logs=None):
@@ -810,6 +817,7 @@ def test_random_generators_of_a_callback_continue(plain, data_for, tmp_path):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.Variable")
+@pytest.mark.slow
 def test_a_bare_variable_of_a_callback_continues(plain, data_for, tmp_path):
     import tensorflow as tf
 
@@ -914,6 +922,7 @@ def test_a_model_that_could_not_be_restored(plain, data_for, tmp_path):
 # A resume that differs
 
 
+@pytest.mark.slow
 def test_a_longer_training_is_told_how_to_keep_its_schedule(plain, data_for, tmp_path):
     def fit(epochs, crash, **settings):
         callbacks = [kf.GradualUnfreeze(verbose=0, **settings), kf.BackupAndRestore(tmp_path)]
@@ -935,6 +944,7 @@ def test_a_folder_of_a_longer_fit_is_refused(plain, data_for, tmp_path):
         train(plain, data_for, [kf.BackupAndRestore(tmp_path)], epochs=2)
 
 
+@pytest.mark.slow
 def test_another_compiled_rate_is_said_to_be_the_backups(plain, data_for, tmp_path, capsys):
     def fit(rate, crash):
         backup = kf.BackupAndRestore(tmp_path)
@@ -960,6 +970,7 @@ def test_a_container_of_variables_is_named(plain, data_for, tmp_path):
         train(plain, data_for, [Watching(), kf.BackupAndRestore(tmp_path)], epochs=2)
 
 
+@pytest.mark.slow
 def test_generators_and_metrics_of_keras_in_a_callback_continue(plain, data_for, tmp_path):
     class Drawing(Holding):
         def on_epoch_end(self, epoch, logs=None):
@@ -994,6 +1005,7 @@ def test_losses_whose_names_are_numbered_differ(plain, data_for, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+@pytest.mark.slow
 def test_a_lambda_that_stands_elsewhere_is_the_same(plain, data_for, tmp_path):
     first = compiled_with(plain, loss=lambda y, p: loss_1(y, p))
     then = compiled_with(plain, loss=lambda y, p: loss_1(y, p))

@@ -217,6 +217,7 @@ def test_the_cache_serves_each_depth_from_the_features_that_it_made():
 
 
 @pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_the_guard_takes_restored_weights_for_what_they_are():
     fit(build(), auto(Auto(budget=0.5)), beside=[kf.FreezeGuard(every=1)])
 
@@ -241,6 +242,7 @@ def test_what_compares_epochs_can_not_stand_beside_a_race(make):
 
 
 @pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_what_compares_epochs_may_stand_beside_a_sequence(tmp_path):
     every = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
     fit(build(), auto(), epochs=6, beside=[every])
@@ -360,6 +362,7 @@ def test_a_second_fit_can_not_go_on_with_a_race():
 
 
 @pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_one_callback_serves_two_fits():
     callback = auto()
     first = fit(build(), callback, epochs=6).history

@@ -118,6 +118,7 @@ def test_the_line_says_that_nothing_can_be_cached(capsys):
 
 @pytest.mark.parametrize("cache", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_blocks_of_a_stack_unfreeze_one_by_one(cache):
     model = as_if_trained(stack_model(blocks=2))
     model.compile("sgd", "mse")

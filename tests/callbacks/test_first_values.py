@@ -88,6 +88,7 @@ def test_adapters_count_with_their_base():
 
 
 @pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_a_fit_that_continues_compares_with_the_first_values_and_a_new_one_does_not():
     model, whole = build(), build()
     before = values(model)

@@ -384,6 +384,7 @@ def test_the_next_phase_begins_with_the_best_of_the_last(case, plain, data_for):
 
 
 @pytest.mark.parametrize("values", [[3, 1, 2, 2], [1, 2, 3, 4]], ids=str)
+@pytest.mark.at_commit("[3, 1, 2, 2]")
 def test_going_back_equals_the_same_done_by_hand(values, plain, data_for):
     def fresh():
         model = plain()
@@ -1004,6 +1005,7 @@ def test_multiples_that_look_like_rates_are_warned_of(plain, data_for):
 
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize("best", [0, 2])
+@pytest.mark.at_commit("2")
 def test_the_best_epoch_ends_as_a_training_that_ended_there(best, plain, data_for):
     """With averages of weights, which Keras takes at the end."""
 

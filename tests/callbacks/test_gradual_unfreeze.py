@@ -297,6 +297,7 @@ def beside(tmp_path):
 
 
 @pytest.mark.parametrize("name", beside(pathlib.Path()))
+@pytest.mark.at_commit("EarlyStopping", "ReduceLROnPlateau", "ModelCheckpoint")
 def test_works_beside_the_stock_callbacks(name, plain, data_for, tmp_path):
     model, other = plain(), beside(tmp_path)[name]
     compiled(model, keras.optimizers.Adam(0.01))
@@ -324,6 +325,7 @@ def test_works_beside_the_stock_callbacks(name, plain, data_for, tmp_path):
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has it for TF and JAX")
+@pytest.mark.slow
 def test_works_beside_swap_ema_weights(plain, data_for):
     model = plain()
     optimizer = keras.optimizers.SGD(0.0, use_ema=True)
@@ -337,6 +339,7 @@ def test_works_beside_swap_ema_weights(plain, data_for):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="writes TensorFlow summaries")
+@pytest.mark.slow
 def test_works_beside_tensorboard(plain, data_for, tmp_path):
     model = plain()
     model.compile("adam", "sparse_categorical_crossentropy")

@@ -86,6 +86,7 @@ def test_lora_that_comes_in_a_fit(plain, data_for):
     ],
     ids=["in stages", "at once"],
 )
+@pytest.mark.slow
 def test_a_hub_backbone_trains_what_its_enable_lora_left(callback):
     keras_hub = pytest.importorskip("keras_hub")
     from hub_backbones import bert

@@ -98,6 +98,7 @@ def test_a_nested_backbone_cut_in_its_middle_counts_no_call_twice(nested, batch_
     assert found[0].share == found[1].share < 1
 
 
+@pytest.mark.slow
 def test_a_nested_backbone_behind_frozen_layers():
     def build():
         inner_in = keras.Input((8, 8, 3))
@@ -241,6 +242,7 @@ def test_a_nested_model_that_takes_its_inputs_by_name():
 
 @pytest.mark.backend
 @pytest.mark.parametrize("is_nested", [False, True])
+@pytest.mark.at_commit("True")
 def test_an_output_keeps_its_logits(is_nested):
     def build():
         inputs = keras.Input((4,))
@@ -258,6 +260,7 @@ def test_an_output_keeps_its_logits(is_nested):
 
 
 @pytest.mark.backend
+@pytest.mark.slow
 def test_a_state_that_is_given_for_the_whole_batch():
     def build():
         inputs = keras.Input((5, 3))

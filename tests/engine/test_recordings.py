@@ -86,6 +86,7 @@ def test_every_batch_counts_unscaled_and_before_clipping(make):
 
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize("make", [lambda: OPT.SGD(0.1), scaled], ids=["sgd", "scaled"])
+@pytest.mark.at_commit("scaled")
 def test_nothing_is_recorded_by_default_or_any_more(make):
     model = build(make())
     fit(model)

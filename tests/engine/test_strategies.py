@@ -170,6 +170,7 @@ def test_data_parallel_on_jax_gives_the_one_device_result(schedule, plain, data_
         pytest.param("by logs", "mixed_bfloat16", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_other_precisions_are_resumed_to_the_bit(schedule, precision, plain, data_for, tmp_path):
     make = SCHEDULES[schedule]
     optimizer = "adam" if precision == "mixed_float16" else "adam-schedule"

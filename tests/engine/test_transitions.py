@@ -102,6 +102,7 @@ FITS = [
 
 @pytest.mark.parametrize(("name", "shuffle"), FITS)
 @pytest.mark.slow_on_jax
+@pytest.mark.at_commit("adam-shuffled", "adam-accumulation-shuffled")
 def test_a_recompile_in_any_place_changes_no_bit(name, shuffle, batch_norm, data_for):
     factory = optimizer_table.ALL[name]
     plain, plain_state, _ = fit(batch_norm, factory(), data_for, shuffle=shuffle)
@@ -123,6 +124,7 @@ def test_a_recompile_in_any_place_changes_no_bit(name, shuffle, batch_norm, data
     ids=["eager", "several-steps", "weighted", "jit"],
 )
 @pytest.mark.slow_on_jax
+@pytest.mark.at_commit("several-steps", "weighted")
 def test_compile_settings_survive(settings, plain, data_for):
     if keras.backend.backend() == "torch" and not settings.keys() <= {
         "run_eagerly",

@@ -199,6 +199,7 @@ WITHOUT_SCALE = {
 
 
 @pytest.mark.parametrize("case", WITHOUT_SCALE)
+@pytest.mark.at_commit("matching nested", "name", "callable", "not")
 def test_a_norm_without_gamma_and_beta_freezes_and_unfreezes(case, data_for):
     model = effects.compiled(build_without_scale(), eager=True)
     way = dict(WITHOUT_SCALE[case])

@@ -157,6 +157,7 @@ def test_dictionaries_of_inputs():
 @pytest.mark.backend
 @pytest.mark.skipif(cached.BACKEND == "torch", reason="torch runs one batch a step")
 @pytest.mark.parametrize("executed", [2, 3, 32])
+@pytest.mark.at_commit("3")
 def test_several_batches_an_execution(executed, batch_norm):
     options = {"steps_per_execution": executed}
     build, data = frozen(batch_norm, 1), images(rows=28)
@@ -166,6 +167,7 @@ def test_several_batches_an_execution(executed, batch_norm):
 
 @on_tensorflow
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.slow
 def test_several_batches_of_unknown_number_an_execution(batch_norm):
     import tensorflow as tf
 

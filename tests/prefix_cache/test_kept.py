@@ -116,6 +116,7 @@ class TestFurtherFits:
         assert_close(outcome, plain_fit(build, data))
 
     @pytest.mark.slow_on_jax
+    @pytest.mark.slow
     def test_another_version_of_keras_does_not(self, tmp_path, monkeypatch):
         fit(tmp_path)
         monkeypatch.setitem(sys.modules, "keras_hub", types.ModuleType("keras_hub"))
@@ -310,6 +311,7 @@ class TestRoom:
         assert_close(outcome, plain_fit())
         assert sum(samples(tmp_path)) in (0, ROWS)  # it may be taken for data that don't repeat
 
+    @pytest.mark.slow
     def test_samples_that_are_not_repeated_are_withdrawn(self, tmp_path):
         """And nothing else, such as those of another training."""
         build = cached.frozen(network, layers=["conv"])

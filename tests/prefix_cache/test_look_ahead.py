@@ -105,6 +105,7 @@ def test_data_of_unknown_length():
     both(data, shuffle=False)
 
 
+@pytest.mark.slow
 def test_several_batches_an_execution():
     both(arrays, batch_size=4, compile_options={"steps_per_execution": 2})
 

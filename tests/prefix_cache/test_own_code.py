@@ -110,6 +110,7 @@ def test_a_layer_with_a_call_that_was_set_is_not_known():
 
 @backend
 @pytest.mark.parametrize("cls", [OwnCall, Around])
+@pytest.mark.at_commit("OwnCall")
 def test_a_call_of_its_own_trains_untouched(cls, capsys):
     cached.compare(of_class(cls), vectors(), cache=kf.PrefixCache(auto=False), expect_hits=False)
     assert "only a Functional or Sequential model" in capsys.readouterr().out

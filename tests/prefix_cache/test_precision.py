@@ -59,6 +59,7 @@ def test_a_mixed_layer_stays_as_it_is(capsys):
 
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize("settings", [{"look_ahead": 2}, {"keep": True}], ids=str)
+@pytest.mark.at_commit("{'keep': True}")
 def test_with_other_settings(settings, batch_norm, tmp_path):
     if "keep" in settings:
         settings["directory"] = tmp_path

@@ -141,6 +141,7 @@ def test_what_changes_the_prefix_between_epochs_is_noticed(action, batch_norm):
     changed(batch_norm, action, epoch=2, batch=None)
 
 
+@pytest.mark.slow
 def test_a_prefix_that_keeps_changing_is_not_cached(batch_norm, capsys):
     class Restless(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
@@ -214,6 +215,7 @@ def scaled_rows(monkeypatch, good):
 @pytest.mark.parametrize(
     ("good", "hits"), [(0, 0), (6, 40)], ids=["the first epoch", "a later epoch"]
 )
+@pytest.mark.at_commit("a later epoch")
 def test_a_failed_audit_drops_all(good, hits, batch_norm, monkeypatch):
     # 3 batches each to train and to validate are looked up in an epoch.
     calls = scaled_rows(monkeypatch, good)
@@ -326,6 +328,7 @@ def test_a_batch_of_no_rows_passes_through():
 @pytest.mark.backend
 @pytest.mark.parametrize("validate", [False, True])
 @pytest.mark.slow_on_jax
+@pytest.mark.at_commit("True")
 def test_data_of_unknown_length_take_as_many_steps(validate, batch_norm):
     import tensorflow as tf
 

@@ -235,6 +235,7 @@ class TestRunTrialOfOnesOwn:
         assert said[1] == ("FAILED", ["val_loss is not a number (NaN)"])
         assert said[2] == ("COMPLETED", [])
 
+    @pytest.mark.slow
     def test_one_that_goes_on_with_ours_is_recorded_once(self, tmp_path):
         class Around(tuning.RandomSearch):
             def run_trial(self, trial, *args, **settings):
