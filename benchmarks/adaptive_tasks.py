@@ -122,10 +122,24 @@ def _digits() -> dict[int, np.ndarray]:
     return {label: prepared[found.target == label] for label in range(10)}
 
 
-def _digit_model(seed: int) -> keras.Model:
+def _vgg_model(classes: int, seed: int) -> keras.Model:
     backbone, _ = vgg.backbone(demo.FULL.size, "none")
     backbone.set_weights(_vgg_weights())
-    return vgg.classifier(backbone, 10, seed)
+    return vgg.classifier(backbone, classes, seed)
+
+
+# Faces, and what is none, for the same backbone: near to what it was pretrained on.
+
+
+@functools.cache
+def _faces() -> dict[int, np.ndarray]:
+    """Return scikit-image's 100 faces and 100 other patches, enlarged twice to 48 x 48 pixels."""
+    from skimage.data import lfw_subset
+
+    images = np.kron(lfw_subset(), np.ones((2, 2)))[:, 1:49, 1:49] * 255.0
+    colours = np.repeat(images[..., None], 3, axis=-1).astype("float32")
+    prepared = keras.applications.vgg16.preprocess_input(colours)
+    return {0: prepared[:100], 1: prepared[100:]}
 
 
 # Sentences and names: two LSTMs that learned to continue titles of Reddit.
@@ -420,7 +434,15 @@ TASKS: dict[str, Task] = {
         vgg.BLOCKS,
         6,
         lambda seed: dealt(_digits(), (9, 9, 60), seed),
-        _digit_model,
+        functools.partial(_vgg_model, 10),
+        demo.FULL.batch_size,
+        rates=(1e-4, 3e-4, 1e-3),
+    ),
+    "faces": Task(
+        vgg.BLOCKS,
+        6,
+        lambda seed: dealt(_faces(), (10, 30, 60), seed),
+        functools.partial(_vgg_model, 2),
         demo.FULL.batch_size,
         rates=(1e-4, 3e-4, 1e-3),
     ),
@@ -428,4 +450,4 @@ TASKS: dict[str, Task] = {
 """The tasks by name. Names and digits are far from what their models have learned."""
 
 COMPARED = ("photographs", "sentences", "names", "roles")
-"""Those in which `adaptive.py` compares all that is adaptive; the last is for `suggest.py`."""
+"""Those in which `adaptive.py` compares all that is adaptive; the others are for `suggest.py`."""

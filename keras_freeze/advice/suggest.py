@@ -25,6 +25,7 @@ FEW = 1000
 # As many samples are looked at, and so many at least.
 _MAX_SAMPLES, _MIN_SAMPLES = 1024, 20
 _QUADRANTS = "CS231n notes, transfer learning"
+_MEASURED = "benchmarks of this package, where CS231n's notes would train the head alone"
 _TRANSFER = "Yosinski et al. 2014, arXiv 1411.1792"
 
 
@@ -84,7 +85,7 @@ def suggest(
         ... )
         >>> found = suggest(model, n_samples=90, n_classes=3, similarity="near", backbone="[abc]")
         >>> found.depth, found.is_small
-        (2, True)
+        (1, True)
 
     References:
         - [CS231n](https://cs231n.github.io/transfer-learning/): the four cases.
@@ -139,7 +140,7 @@ def suggest(
         )
     is_small = n_samples < FEW * (n_classes or 1)
     found: Similarity = similarity or similarity_of(probes, guess)
-    depth = _depth(picture, found, is_small, probes)
+    depth = _depth(len(picture.groups), found, is_small)
     advice = [
         _about_depth(picture, depth, found, is_small, probes),
         *_about_training(model, found, is_small, ranked),
@@ -280,20 +281,15 @@ def similarity_of(probes: Sequence[ProbedGroup], guess: float) -> Similarity:
     return "far" if loses else "near"
 
 
-def _depth(
-    picture: ModelPicture, similarity: Similarity, is_small: bool, probes: Sequence[ProbedGroup]
-) -> int:
-    """Return how many groups to freeze."""
-    pretrained = len(picture.groups) - 1
-    if similarity in ("none", "unclear") or (not is_small and similarity == "far"):
+def _depth(groups: int, similarity: Similarity, is_small: bool) -> int:
+    """Return how many groups to freeze.
+
+    At group rates the best depth is a shallow one, also with little data: in all tasks of
+    `benchmarks/suggest.py` where pretraining helped, at most the two lowest groups.
+    """
+    if similarity == "none" or (similarity == "far" and not is_small):
         return 0
-    if not is_small:
-        return max(pretrained // 4, 1)
-    if similarity == "near":
-        return max(pretrained - 1, 1)
-    if probes:
-        return max(probes, key=lambda group: group.score.value).depth
-    return pretrained // 2
+    return max((groups - 1) // 4, 1)
 
 
 def _about_depth(
@@ -329,15 +325,21 @@ def _about_depth(
             "measured; Raghu et al. 2019, arXiv 1902.07208",
         )
     reasons = {
-        (True, "near"): "the features fit, and few samples overfit what trains; the top group "
-        "adapts with the head",
-        (True, "far"): "low layers are general, high ones belong to the pretraining, and few "
-        "samples can't train all",
+        (
+            True,
+            "near",
+        ): "the lowest layers are as they should be, and at group rates the others gain "
+        "more by training than few samples overfit",
+        (
+            True,
+            "far",
+        ): "the lowest layers are general, and at group rates the others adapt, also to "
+        "few samples",
         (False, "near"): "enough data to train nearly all without overfitting; the lowest layers "
         "are as they should be",
         (False, "far"): "enough data to train all, and pretrained weights are a good start",
     }
-    source = f"{_QUADRANTS}; {_TRANSFER}"
+    source = f"{_MEASURED if is_small else _QUADRANTS}; {_TRANSFER}"
     reason = reasons[is_small, similarity]
     return Advice("freeze depth", value, f"{reason}.{measured}", source)
 
