@@ -4,6 +4,9 @@ PYTHON ?= python3
 # Test processes at a time: 2 suit two cores.
 JOBS ?= 2
 
+# Which tests `make test` runs.
+TESTS ?= not slow and not landing
+
 # How long `make fuzz` tries, and the number of its first case.
 FUZZ_SECONDS ?= 600
 FUZZ_FIRST ?= 0
@@ -37,7 +40,7 @@ KILLS := tests/backup/test_kills.py
 DIFFERENTIAL := tests/test_fuzz.py tests/test_fuzz_cache.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-search bench test test-landing test-backends test-all test-all-kills test-all-differential test-all-tensorflow test-all-jax test-all-torch fuzz lint types format notebooks docs docs-open dist clean
+.PHONY: help demo demo-search bench test test-backends test-all test-all-kills test-all-differential test-all-tensorflow test-all-jax test-all-torch fuzz lint types format notebooks docs docs-open dist clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,10 +69,7 @@ bench: .venv-bench/installed .venv-peers/installed .venv/installed-backends  ## 
 	$(BIN)/python benchmarks/memory.py peak
 
 test: lint types  ## Check what has to hold at every commit
-	$(PYTEST) $(PARALLEL) -m "not slow and not landing"
-
-test-landing: .venv/installed  ## Check what takes longer and has to hold before a change lands
-	$(PYTEST) $(PARALLEL) -m "landing and not slow"
+	$(PYTEST) $(PARALLEL) -m "$(TESTS)"
 
 test-backends: .venv/installed-backends  ## Run the core's tests on JAX and on torch
 	KERAS_BACKEND=jax $(COMPILED_FAST) $(PYTEST) $(PARALLEL) -m "backend and not slow and not landing"
@@ -141,6 +141,13 @@ clean:  ## Remove environments, caches and everything built
 .venv/installed-backends: .venv/installed
 	$(BIN)/python -m pip install $(QUICKLY) --editable ".[tests,backends]"
 	touch $@
+
+# Where all of it is needed: one installation is sooner done than three.
+.venv/installed-all: $(PACKAGE)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(QUICKLY) --editable ".[tests,docs,backends]"
+	touch .venv/installed
+	touch .venv/installed-docs .venv/installed-backends $@
 
 .venv-demo/installed: $(PACKAGE)
 	$(PYTHON) -m venv .venv-demo

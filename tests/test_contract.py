@@ -306,6 +306,7 @@ def test_a_callback_serves_two_fits_and_a_copy_made_in_between_is_like_new(
 # AutoFreeze decides within one fit.
 @by_name([cls for cls in CALLBACKS if cls is not kf.AutoFreeze], on_every_backend=CALLBACKS)
 @pytest.mark.at_commit("GradualUnfreeze", "BackupAndRestore", "PrefixCache")
+@pytest.mark.slow_on_jax
 def test_with_any_callback_two_fits_equal_one(cls, plain, data_for, tmp_path):
     whole, parts = fresh(plain), fresh(plain)
     expected = train(whole, data_for, [CALLBACKS[cls](tmp_path / "whole")])

@@ -146,6 +146,7 @@ class Scaled(keras.layers.Dense):
 """
 
 
+@pytest.mark.slow
 def test_classes_of_ones_own_are_imported(tmp_path):
     (tmp_path / "own_layers.py").write_text(MODULE)
     script = (

@@ -154,6 +154,7 @@ def test_nothing_changes():
     }
 
 
+@pytest.mark.slow_on_jax
 def test_a_fit_after_it_is_as_without():
     def trained(ranks):
         keras.utils.set_random_seed(1)

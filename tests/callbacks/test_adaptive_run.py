@@ -130,6 +130,7 @@ def test_the_winner_of_a_race_is_trained_as_if_alone(optimizer):
     }
 
 
+@pytest.mark.slow_on_jax
 def test_iterations_are_those_of_each_candidate():
     model = build()
     iterations = []

@@ -136,6 +136,7 @@ def test_a_resumed_fit_compares_with_the_first_values(tmp_path):
         assert resumed[key] == pytest.approx(whole[key], rel=1e-4)
 
 
+@pytest.mark.slow_on_jax
 def test_a_backup_without_them_is_refused(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(build(), [scheduler({0: "low"}, ()), kf.BackupAndRestore(tmp_path), Stop()])

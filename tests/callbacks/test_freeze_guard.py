@@ -430,6 +430,7 @@ def test_silent_while_a_schedule_freezes(batch_norm, data_for):
 
 
 @pytest.mark.parametrize("moment", ["epoch_begin", "step_begin", "epoch_end"])
+@pytest.mark.slow_on_jax
 def test_flags_changed_with_a_recompile_are_watched_from_then_on(moment, plain, data_for):
     model = compiled(plain(), eager=True)
 

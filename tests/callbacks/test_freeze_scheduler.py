@@ -761,6 +761,7 @@ UNTOLD = {  # what was trained before, then how it continues: the message
 
 
 @pytest.mark.parametrize("case", UNTOLD)
+@pytest.mark.slow_on_jax
 def test_what_a_file_does_not_tell_is_not_guessed(case, plain, data_for, tmp_path):
     before, schedule, message = UNTOLD[case]
     model = compiled(plain(), "adam", eager=True)

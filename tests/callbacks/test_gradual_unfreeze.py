@@ -146,6 +146,7 @@ def test_before_the_first_phase_the_flags_hold(plain, data_for, capsys):
     assert history["trainable_params"] == [48, 48, 83]
 
 
+@pytest.mark.slow_on_jax
 def test_details_go_into_the_logs_by_option(plain, data_for):
     callback = kf.GradualUnfreeze(1, rates=2.0, log_details=True, verbose=0)
     _, history = fit(plain(), data_for, callback, 3)

@@ -75,6 +75,7 @@ def test_a_trigger_ends_the_fit_of_an_untrained_model(data_for):
     assert history.history["non_trainable_params"] == [0]
 
 
+@pytest.mark.slow_on_jax
 def test_it_stays_so_in_a_fit_that_continues(data_for):
     """After the first fit nothing has initial values, and yet nothing is pretrained."""
     model, whole = built(build_batch_norm), built(build_batch_norm)
@@ -142,6 +143,7 @@ class TestSomeLayers:
         with pytest.warns(UserWarning, match=said):
             model.fit(x, y, verbose=0, callbacks=[kf.FreezeScheduler({0: HEAD}, verbose=0)])
 
+    @pytest.mark.slow_on_jax
     def test_but_not_where_the_backbone_is_given_or_they_train(self, data_for):
         for build, callback in (
             (neck, lambda base: kf.GradualUnfreeze(backbone=base, verbose=0)),

@@ -178,6 +178,7 @@ class TestWithBase:
         head = sum(np.prod(v.shape) for v in adapted.get_layer("head").weights)
         assert history.history["trainable_params"] == [head, head + middle]
 
+    @pytest.mark.slow_on_jax
     def test_it_trains_as_a_base_that_was_unfrozen_by_hand(self, adapted, plain, data_for):
         by_hand = plain()
         by_hand.get_layer("middle").enable_lora(2)
@@ -201,6 +202,7 @@ class TestWithBase:
         others = (v for v in adapted.weights if v.path.split("/")[-2] != "middle")
         assert frozen.trainable_params == sum(np.prod(v.shape) for v in others)
 
+    @pytest.mark.slow_on_jax
     def test_the_base_trains_after_a_fit_of_the_adapters(self, adapted, data_for):
         x, y = data_for(adapted)
         adapted.fit(x, y, verbose=0, callbacks=[kf.FreezeScheduler({0: None}, verbose=0)])

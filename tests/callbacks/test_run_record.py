@@ -54,6 +54,7 @@ def training(record):
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_phases_in_the_middle_of_epochs_with_their_rates():
     plan = FreezeSchedule(
         [Phase(3, until=AfterSteps(6) | 9), Phase(1, until=1, rates=2.0), Phase(2)]

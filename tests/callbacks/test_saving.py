@@ -142,6 +142,7 @@ def test_whole_layers_are_kept_without_a_word(batch_norm, data_for):
         model.fit(x, y, epochs=2, verbose=0, callbacks=[schedule])  # warnings are errors
 
 
+@pytest.mark.slow_on_jax
 def test_the_optimizers_config_knows_nothing_of_group_rates(plain, data_for):
     model = plain()
     adamw = keras.optimizers.AdamW(0.01)

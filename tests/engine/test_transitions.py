@@ -168,6 +168,7 @@ def test_dtype_policies_survive(policy, plain, data_for):
     assert is_scaled == (policy == "mixed_float16")
 
 
+@pytest.mark.slow_on_jax
 def test_the_optimizer_stays_the_same_object(plain, data_for):
     optimizer = keras.optimizers.AdamW(0.01)
     optimizer.exclude_from_weight_decay(var_names=["bias"])

@@ -126,6 +126,7 @@ def test_one_that_joins_within_an_accumulation_waits_for_a_whole_one(name, start
 
 
 @pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow_on_jax
 def test_it_waits_in_a_fit_too(jit, plain, data_for):
     def fit(step):
         model = plain()

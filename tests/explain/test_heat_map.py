@@ -101,6 +101,7 @@ def red_or_green():
 
 
 @pytest.mark.backend
+@pytest.mark.slow_on_jax
 def test_each_class_is_hot_where_its_colour_is():
     model, x = red_or_green()
     for target in (0, 1):

@@ -837,6 +837,7 @@ BY_PARTS = {
 
 
 @pytest.mark.parametrize(("given", "in_low"), BY_PARTS.values(), ids=BY_PARTS)
+@pytest.mark.at_commit("a block and parts", "a stack")
 def test_groups_take_every_name_that_freeze_takes(given, in_low):
     model = stack_model()
     for names in given.values():

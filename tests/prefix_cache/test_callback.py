@@ -179,6 +179,7 @@ def test_several_batches_of_unknown_number_an_execution(batch_norm):
 
 @pytest.mark.slow_on_jax
 @pytest.mark.backend
+@pytest.mark.slow
 def test_beside_other_callbacks(batch_norm, tmp_path):
     def others():
         return [

@@ -88,6 +88,7 @@ class TestFurtherFits:
         monkeypatch.delattr(Prefix, "_traced")
         assert fit(tmp_path)[1].misses == 0
 
+    @pytest.mark.slow_on_jax
     def test_another_head_and_batch_size_find_them(self, tmp_path):
         fit(tmp_path)
         other = cached.frozen(lambda: network(heads=5), layers=["conv"])
