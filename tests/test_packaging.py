@@ -82,7 +82,9 @@ def imported_packages(path):
 
 
 def test_every_imported_package_is_required():
-    declared = {r.name.lower() for r in requirements() | extra("demo") | extra("backends")}
+    declared = {
+        r.name.lower() for r in requirements() | extra("demo") | extra("backends") | extra("optuna")
+    }
     # A notebook that shows our HTML has the one; results are dicts without the other.
     provided = declared | {"ipython", "pandas"}
     distributions = importlib.metadata.packages_distributions()

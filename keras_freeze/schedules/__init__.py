@@ -35,6 +35,7 @@ from keras_freeze.schedules.freeze_out import FreezeOut as FreezeOut
 from keras_freeze.schedules.locations import placed as placed
 from keras_freeze.schedules.metrics import (
     direction as direction,
+    direction_by_name as direction_by_name,
     improves as improves,
     monitored as monitored,
 )

@@ -1,9 +1,10 @@
 """Search with KerasTuner how deep to freeze a model, and when to unfreeze it.
 
 `freeze_depth`, `schedule` and `rates` are dimensions of any search, also with other tuners.
-`DepthSweep`, `RandomSearch`, `BayesianOptimization` and `Hyperband` run one: each trial starts from
-the pretrained weights, shares what frozen layers compute with the others, and records what trained
-when. The folder of a search holds all that it found, and an interrupted search resumes from it.
+`DepthSweep`, `RandomSearch`, `BayesianOptimization` and `Hyperband` run one, as does Optuna with
+`optuna_objective`: each trial starts from the pretrained weights, shares what frozen layers compute
+with the others, and records what trained when. The folder of a search holds all that it found, and
+an interrupted search resumes from it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from keras_freeze.tuning.spaces import freeze_depth, rates, schedule
 
 if TYPE_CHECKING:
     from keras_freeze.tuning.depth_sweep import DepthSweep
+    from keras_freeze.tuning.optuna_trials import optuna_objective
     from keras_freeze.tuning.tuners import BayesianOptimization, Hyperband, RandomSearch
 
-# KerasTuner is imported when a tuner is used; the functions for `hp` do without.
-_TUNERS = {
+# KerasTuner is imported when something searches; the functions for `hp` do without.
+_SEARCHING = {
     "BayesianOptimization": "tuners",
     "DepthSweep": "depth_sweep",
     "Hyperband": "tuners",
     "RandomSearch": "tuners",
+    "optuna_objective": "optuna_trials",
 }
 
 __all__ = [
@@ -36,12 +39,13 @@ __all__ = [
     "Hyperband",
     "RandomSearch",
     "freeze_depth",
+    "optuna_objective",
     "rates",
     "schedule",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _TUNERS:
+    if name not in _SEARCHING:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_TUNERS[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_SEARCHING[name]}"), name)

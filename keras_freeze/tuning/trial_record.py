@@ -16,6 +16,8 @@ from keras_freeze.tuning.search_folder import read_json
 FILE = "keras_freeze.json"
 # What becomes of a trial, in KerasTuner's words.
 RUNNING, COMPLETED, FAILED = "RUNNING", "COMPLETED", "FAILED"
+#: A trial that a pruner of Optuna has ended.
+PRUNED = "PRUNED"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,378 @@
+"""An objective for Optuna: its samplers, pruners and storages run trials of this package."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+
+from keras_freeze.backup import archive
+from keras_freeze.callbacks import FreezeScheduler
+from keras_freeze.checks import ArgumentError
+from keras_freeze.features import Library, shared
+from keras_freeze.keras_internals.callback_list import sibling_callbacks
+from keras_freeze.keras_internals.keras_tuner import without_known_warnings
+from keras_freeze.prefix_cache import PrefixCache
+from keras_freeze.schedules import direction_by_name
+from keras_freeze.tuning import kept_models, memory, results
+from keras_freeze.tuning.attempts import score
+from keras_freeze.tuning.freeze_tuner import check_builds
+from keras_freeze.tuning.fresh_weights import FreshBuilds, FreshWeights
+from keras_freeze.tuning.kept_models import KeptModels
+from keras_freeze.tuning.recorder import Recorder
+from keras_freeze.tuning.search_folder import Search
+from keras_freeze.tuning.trial_cache import TrialCache
+from keras_freeze.tuning.trial_record import COMPLETED, FAILED, PRUNED, RUNNING, TrialRecord
+
+_OWNER = "optuna_objective"
+
+
+def optuna_objective(
+    build: Any,
+    *fit_args: Any,
+    objective: str = "val_loss",
+    directory: str | os.PathLike[str] | None = None,
+    project_name: str | None = None,
+    cache: bool | PrefixCache = True,
+    prune: bool = True,
+    **fit_kwargs: Any,
+) -> OptunaObjective:
+    """Return an objective for `optuna.Study.optimize`.
+
+    A trial is what it is to the tuners of this package: it begins with the pretrained weights,
+    shares with others what frozen layers compute, and is recorded in a folder, from which
+    `results_frame` and `plots.search` read. Optuna chooses, stores and retries. Build functions and
+    hypermodels are those of KerasTuner: `hp` has `Int`, `Float`, `Choice`, `Boolean` and `Fixed`.
+
+    With a pruner, each epoch's value is reported under its number, and a trial may be pruned where
+    a phase of its schedule has ended, after any epoch where there is none. A race of
+    `GradualUnfreeze("auto")` is not pruned: there one epoch does not go on from the last.
+
+    Workers in other processes share a study by its storage, and a folder by its name. For features
+    that processes share, pass `cache=PrefixCache(keep=...)`. Trials of one process run one after
+    the other, whatever `n_jobs` is.
+
+    Args:
+        build: Function that takes `hp` and returns a compiled `keras.Model`, or a
+            `keras_tuner.HyperModel`.
+        *fit_args: Of `fit`, such as `x` and `y`.
+        objective: Str, the metric whose best epoch is the value of a trial. Defaults to
+            `"val_loss"`.
+        directory: Str or path, of the folder around that of the search. Defaults to the working
+            directory.
+        project_name: Str, of the folder of the search. Defaults to the study's name.
+        cache: As for `DepthSweep`. Defaults to True.
+        prune: Bool, whether to ask the study's pruner. Defaults to True.
+        **fit_kwargs: Of `fit`; callbacks are copied for each trial.
+
+    Returns:
+        `OptunaObjective`.
+
+    Raises:
+        TypeError: if `build` is a model instead of what builds one.
+        ValueError: if `objective` is not the name of a metric; in a trial, if the study has another
+            direction than the metric, or several, or the folder holds another search.
+
+    Example:
+        >>> import numpy as np, optuna, tempfile
+        >>> from keras_freeze import tuning
+        >>> def build(hp):
+        ...     low, head = keras.layers.Dense(3, name="low"), keras.layers.Dense(1, name="head")
+        ...     model = keras.Sequential([keras.Input((4,)), low, head])
+        ...     tuning.freeze_depth(hp, model, backbone="low")
+        ...     model.compile(keras.optimizers.SGD(0.01), "mse")
+        ...     return model
+        >>> x, y = np.ones((8, 4)), np.ones((8, 1))
+        >>> objective = optuna_objective(
+        ...     build, x, y, objective="loss", directory=tempfile.mkdtemp(), epochs=2, verbose=0
+        ... )
+        >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+        >>> study = optuna.create_study(sampler=optuna.samplers.GridSampler({"freeze_depth": [0, 1]}))
+        >>> study.optimize(objective)
+        >>> sorted(row["freeze_depth"] for row in objective.rows())
+        [0, 1]
+
+    Reference:
+        - [Akiba et al., 2019](https://arxiv.org/abs/1907.10902): Optuna.
+    """
+    check_builds(_OWNER, "build", build)
+    if not isinstance(objective, str) or not objective:
+        raise ArgumentError(_OWNER, "objective", "be the name of a metric", value=objective)
+    folder = Path(directory or "."), project_name
+    return OptunaObjective(build, fit_args, fit_kwargs, objective, folder, cache, prune)
+
+
+class OptunaObjective:
+    """What `optuna_objective` returns: called with a trial of Optuna, it trains and scores.
+
+    Args:
+        build: As for `optuna_objective`.
+        fit_args: Sequence, of `fit`.
+        fit_kwargs: Mapping, of `fit`.
+        metric: Str, what counts.
+        folder: The folder around that of the search, and its name or None for the study's.
+        cache: As for `optuna_objective`.
+        prune: Bool.
+    """
+
+    def __init__(
+        self,
+        build: Any,
+        fit_args: Sequence[Any],
+        fit_kwargs: Mapping[str, Any],
+        metric: str,
+        folder: tuple[Path, str | None],
+        cache: bool | PrefixCache,
+        prune: bool,
+    ) -> None:
+        self._fit_args, self._fit_kwargs = tuple(fit_args), dict(fit_kwargs)
+        self._metric, self._folder, self._prunes = metric, folder, prune
+        self._cache = cache
+        self._limits = cache if isinstance(cache, PrefixCache) else PrefixCache(verbose=0)
+        self._fresh = FreshWeights()
+        self._fresh.describes = False
+        given = build if hasattr(build, "build") else _Function(build)
+        self._hypermodel: Any = FreshBuilds(given, self._fresh, lambda model: None)
+        self._library = (
+            self._limits.new_library()
+            if self._limits.keep
+            else Library(self._limits.max_bytes, self._limits.directory)
+        )
+        self._turn = threading.Lock()
+        #: Path of the folder of the search, as text; "" before the first trial.
+        self.project_dir = ""
+
+    def __call__(self, trial: Any) -> float:
+        """Train one trial.
+
+        Args:
+            trial: `optuna.Trial`.
+
+        Returns:
+            Float, the metric in the best epoch.
+
+        Raises:
+            optuna.TrialPruned: if the study's pruner says so.
+        """
+        with self._turn:
+            objective = self._objective(trial.study)
+            self._open(trial.study, objective)
+            return self._run(trial, objective)
+
+    def _objective(self, study: Any) -> Any:
+        """Return KerasTuner's `Objective` for a study."""
+        directions = [direction.name for direction in study.directions]
+        if len(directions) > 1:
+            raise ArgumentError(
+                _OWNER, "", "serve a study with one objective", received=", ".join(directions)
+            )
+        direction = "max" if directions[0] == "MAXIMIZE" else "min"
+        if direction_by_name(self._metric) not in (None, direction):
+            asked = "minimize" if direction == "max" else "maximize"
+            raise ArgumentError(
+                _OWNER,
+                "objective",
+                "be a metric that gets better in the direction of the study",
+                received=f"{self._metric!r}, in a study that is to {directions[0].lower()}",
+                advice=f'Write optuna.create_study(direction="{asked}").',
+            )
+        return keras_tuner.Objective(self._metric, direction)
+
+    def _open(self, study: Any, objective: Any) -> None:
+        around, name = self._folder
+        folder = around / (name or study.study_name)
+        about = Search("Optuna", objective.name, objective.direction)
+        about.check_folder(_OWNER, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        about.save(folder)
+        self.project_dir = str(folder)
+
+    def _run(self, trial: Any, objective: Any) -> float:
+        folder = self._folder_of(trial)
+        folder.mkdir(exist_ok=True)
+        trial_id, kept = folder.name.removeprefix("trial_"), KeptModels()
+        record = TrialRecord(trial_id, is_running=True)
+        sharing = shared(self._library) if self._cache else contextlib.nullcontext()
+        _write_status(folder, record, RUNNING)
+        begun, status = time.perf_counter(), FAILED
+        try:
+            fresh, released = self._fresh.search(_OWNER), memory.release_traced_steps()
+            with fresh, without_known_warnings(), sharing, released:
+                returned = self._fit(trial, folder, record, kept, objective)
+            kept.save(folder)
+            score(_OWNER, record, [returned], objective)
+            status = COMPLETED
+        except BaseException as error:
+            if type(error).__name__ == "TrialPruned":
+                status = PRUNED
+            record.failures.append("".join(traceback.format_exception_only(error)).strip())
+            raise
+        finally:
+            record.elapsed_s, record.is_running = time.perf_counter() - begun, False
+            record.values = dict(trial.params)
+            _write_status(folder, record, status)
+        return record.scores[0]
+
+    def _fit(
+        self, trial: Any, folder: Path, record: TrialRecord, kept: KeptModels, objective: Any
+    ) -> Any:
+        hp = OptunaParameters(trial)
+        model = self._hypermodel.build(hp)
+        if not isinstance(model, keras.Model):
+            raise ArgumentError(
+                _OWNER, "build", "return a keras.Model", received=type(model).__name__
+            )
+        callbacks = copy.deepcopy(list(self._fit_kwargs.get("callbacks") or ()))
+        if self._cache:
+            callbacks.append(TrialCache(self._limits))
+        callbacks.append(Recorder(record, folder, kept, objective))
+        if self._prunes:
+            callbacks.append(Pruning(trial, objective))
+        kwargs = {**self._fit_kwargs, "callbacks": callbacks}
+        return self._hypermodel.fit(hp, model, *self._fit_args, **kwargs)
+
+    def _folder_of(self, trial: Any) -> Path:
+        return Path(self.project_dir) / f"trial_{trial.number:04d}"
+
+    def load_model(self, trial: Any) -> keras.Model:
+        """Return the model of a trial as it was at its best epoch.
+
+        Args:
+            trial: `optuna.trial.FrozenTrial`, such as `study.best_trial`.
+
+        Raises:
+            ValueError: if none was kept.
+        """
+        from optuna.trial import FixedTrial
+
+        with self._turn, self._fresh.search(_OWNER):
+            model: keras.Model = self._hypermodel.build(OptunaParameters(FixedTrial(trial.params)))
+        kept_models.restore(model, self._folder_of(trial), kept_models.BEST)
+        return model
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a dict for each trial, as those of `DepthSweep`; pruned ones have that status."""
+        return results.rows(self.project_dir)
+
+    def results_frame(self) -> Any:
+        """Return a row for each trial, as a pandas frame; as a list of dicts without pandas."""
+        return results.frame(self.project_dir)
+
+
+class OptunaParameters:
+    """KerasTuner's `hp`, as far as build functions use it, on a trial of Optuna.
+
+    Args:
+        trial: `optuna.Trial`.
+    """
+
+    def __init__(self, trial: Any) -> None:
+        self._trial = trial
+
+    def Int(
+        self,
+        name: str,
+        min_value: int,
+        max_value: int,
+        step: int | None = None,
+        sampling: str = "linear",
+        default: int | None = None,
+    ) -> int:
+        """Return an int from a range, both ends included; the default is not used."""
+        is_log = sampling == "log"
+        return int(self._trial.suggest_int(name, min_value, max_value, step=step or 1, log=is_log))
+
+    def Float(
+        self,
+        name: str,
+        min_value: float,
+        max_value: float,
+        step: float | None = None,
+        sampling: str = "linear",
+        default: float | None = None,
+    ) -> float:
+        """Return a float from a range; the default is not used."""
+        is_log = sampling == "log"
+        return float(self._trial.suggest_float(name, min_value, max_value, step=step, log=is_log))
+
+    def Choice(
+        self, name: str, values: Sequence[Any], ordered: bool = False, default: Any = None
+    ) -> Any:
+        """Return one of several values; the default is not used."""
+        return self._trial.suggest_categorical(name, values)
+
+    def Boolean(self, name: str, default: bool = False) -> bool:
+        """Return True or False; the default is not used."""
+        return bool(self._trial.suggest_categorical(name, [False, True]))
+
+    def Fixed(self, name: str, value: Any) -> Any:
+        """Return a value, which is recorded with the others."""
+        return self._trial.suggest_categorical(name, [value])
+
+
+class Pruning(keras.callbacks.Callback):
+    """Reports each epoch to a trial, and ends the fit where a phase has ended and it is pruned.
+
+    Args:
+        trial: `optuna.Trial`.
+        objective: KerasTuner's `Objective`.
+    """
+
+    def __init__(self, trial: Any, objective: Any) -> None:
+        super().__init__()
+        self._trial = trial
+        self._objective = objective
+        self._schedule: FreezeScheduler | None = None
+        self._phase: int | None = None
+        self._is_new = False
+
+    def set_model(self, model: keras.Model) -> None:
+        """Store the model, and find the schedule whose phases count."""
+        super().set_model(model)
+        kinds = (other for other in sibling_callbacks(self) if isinstance(other, FreezeScheduler))
+        self._schedule = next(kinds, None)
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """End the fit if a phase has ended since the last epoch began, and the trial is pruned."""
+        if self._has_ended() and self._is_new and self._trial.should_prune():
+            from optuna import TrialPruned
+
+            raise TrialPruned(f"pruned after epoch {epoch}")
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Report an epoch."""
+        if self._objective.has_value(logs or {}):
+            self._trial.report(float(self._objective.get_value(logs)), epoch)
+            self._is_new = True
+
+    def _has_ended(self) -> bool:
+        status = None if self._schedule is None else self._schedule.phase_status()
+        if self._schedule is None or status is None or status.count == 1:
+            return True
+        before, self._phase = self._phase, status.index
+        return self._schedule.decisions is None and status.index != before
+
+
+class _Function(keras_tuner.HyperModel):
+    """A build function as a hypermodel."""
+
+    def __init__(self, function: Callable[[Any], keras.Model]) -> None:
+        super().__init__()
+        self.build = function
+
+
+def _write_status(folder: Path, record: TrialRecord, status: str) -> None:
+    """Write a trial down as KerasTuner would, as far as the results read it."""
+    record.save(folder)
+    with archive.replacing(folder / "trial.json") as file:
+        Path(file).write_text(json.dumps({"trial_id": record.trial_id, "status": status}))
