@@ -97,7 +97,8 @@ def optuna_objective(
         ...     build, x, y, objective="loss", directory=tempfile.mkdtemp(), epochs=2, verbose=0
         ... )
         >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
-        >>> study = optuna.create_study(sampler=optuna.samplers.GridSampler({"freeze_depth": [0, 1]}))
+        >>> sampler = optuna.samplers.GridSampler({"freeze_depth": [0, 1]})
+        >>> study = optuna.create_study(sampler=sampler)
         >>> study.optimize(objective)
         >>> sorted(row["freeze_depth"] for row in objective.rows())
         [0, 1]
