@@ -416,6 +416,26 @@ def warn_of_impatience(
             )
 
 
+def refuse_several_workers(owner: str, model: keras.Model) -> None:
+    """Raise where TensorFlow spreads a model over several workers, which Keras 3 can't train."""
+    strategy = getattr(model, "distribute_strategy", None)
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        return
+    import tensorflow as tf
+
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise ArgumentError(
+            owner,
+            "model",
+            "not be spread over several workers by TensorFlow, since fit of Keras 3 fails there "
+            "(a PerReplica can't be converted), with callbacks and without",
+            received=f"{model.name!r}, built under {type(strategy).__name__}",
+            advice="For several devices of one machine, build it under "
+            "tf.distribute.MirroredStrategy; for several machines, use keras.distribution on the "
+            "JAX backend.",
+        )
+
+
 def refuse_quantized_lora(owner: str, picture: ModelPicture) -> None:
     """Raise where LoRA can't train: on float8, or base weights without a gradient."""
     for weight in picture.weights:

@@ -72,6 +72,7 @@ class FitPlanner:
     def plan(self, model: keras.Model, epochs: int, steps: int | None) -> FitPlan:
         """Return the plan for a fit; raise if it can't be carried out."""
         total, picture = self.total_epochs or epochs, self.picture(model)
+        fit_checks.refuse_several_workers(self.owner, model)
         fit_checks.refuse_quantized_lora(self.owner, picture)
         plan = FitPlan(
             self.owner,
