@@ -208,7 +208,8 @@ def test_lines_in_tables_run(path, tmp_path, monkeypatch):
             result.preview(model, 60, steps_per_epoch=10)
 
 
-NOT_RUN = {"parallel-search.md"}  # a script of several processes
+# Scripts of several processes; the second is run by tests/engine/test_torch_processes.py.
+NOT_RUN = {"parallel-search.md", "several-devices.md"}
 
 
 @pytest.mark.slow
