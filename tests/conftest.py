@@ -96,6 +96,8 @@ def _runs_here(item):
     backend = keras.backend.backend()
     if item.get_closest_marker("jax_only"):
         return backend == "jax"
+    if item.get_closest_marker("landing"):  # which are not run on other backends
+        return backend == "tensorflow"
     is_of_jax = zlib.crc32(item.nodeid.partition("[")[0].encode()) % 3 == 0
     if backend == "jax":
         return is_of_jax and not item.get_closest_marker("slow_on_jax")

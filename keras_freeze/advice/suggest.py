@@ -43,8 +43,8 @@ def suggest(
 ) -> Suggestion:
     """Suggest how deep to freeze and how to train, before any training.
 
-    There are four cases: little or much data (1,000 samples a class divide them), near to what the
-    model was pretrained on or far from it.
+    Little data (under 1,000 samples a class) and much, near to what the model was pretrained on and
+    far from it, are treated apart.
 
     With data, it is measured how far the pretrained features carry: a linear probe is fitted on
     the outputs of three layer groups, and on those of the same weights shuffled within each tensor,
@@ -162,18 +162,19 @@ def _read(
     model: keras.Model, x: Any, y: Any, batch_size: int
 ) -> tuple[Any, Targets | None, int | None]:
     """Return samples as arrays, their targets, and how many there are in all, None if unknown."""
-    batches = [
-        keras.utils.unpack_x_y_sample_weight(batch)[:2]
-        for batch in few_batches(
-            _OWNER, x, y, None, batch_size, math.ceil(_MAX_SAMPLES / batch_size)
-        )
-    ]
+    batches: list[tuple[Any, Any]] = []
+    seen = 0
+    for batch in few_batches(_OWNER, x, y, None, batch_size, _MAX_SAMPLES):
+        batches.append(keras.utils.unpack_x_y_sample_weight(batch)[:2])
+        seen += len(keras.tree.flatten(batches[-1][0])[0])
+        if seen >= _MAX_SAMPLES:
+            break
     if not batches:
         raise ArgumentError(_OWNER, "x", "have samples", value=x)
     inputs, labels = (
         keras.tree.map_structure(
             lambda *parts: (
-                np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+                np.concatenate([*map(keras.ops.convert_to_numpy, parts)])[:_MAX_SAMPLES]
                 if parts[0] is not None
                 else None
             ),

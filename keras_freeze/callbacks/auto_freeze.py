@@ -43,7 +43,8 @@ class AutoFreeze(FreezeScheduler):
         intervals: Int, at least 2, into how many parts the training is divided. Where
             one has but a few steps, the changes between two are mostly noise. Defaults to 10.
         percentile: Float, from 0 to 100, of the changes of the groups that train. Defaults to 50.
-        min_trainable: Int, positive, how many groups always train, the head included. Defaults
+        min_trainable: Int, positive, how many groups always train, the head included. Beside the
+            head the one that changes most always does, so that 1 and 2 mean the same. Defaults
             to 1.
         warm_up: Int, non-negative: the first so many intervals freeze nothing. The first never
             does, since it only records. Defaults to 0.
@@ -81,14 +82,15 @@ class AutoFreeze(FreezeScheduler):
     Example:
         >>> import keras, numpy as np
         >>> model = keras.Sequential(
-        ...     [keras.Input((4,)), keras.layers.Dense(3, name="low"), keras.layers.Dense(1)]
+        ...     [keras.Input((4,)), *(keras.layers.Dense(3, name=name) for name in "ab")]
+        ...     + [keras.layers.Dense(1)]
         ... )
         >>> model.compile("sgd", "mse")
-        >>> callback = AutoFreeze(backbone="low", verbose=0)
+        >>> callback = AutoFreeze(backbone="^[ab]$", verbose=0)
         >>> x, y = np.ones((8, 4)), np.ones((8, 1))
         >>> history = model.fit(x, y, epochs=5, batch_size=2, verbose=0, callbacks=[callback])
         >>> history.history["freeze_depth"]
-        [0, 0, 0, 0, 0]
+        [0, 1, 1, 1, 1]
 
     References:
         - [Liu et al., 2021](https://arxiv.org/abs/2102.01386): AutoFreeze, by the gradient.

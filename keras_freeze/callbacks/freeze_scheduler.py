@@ -241,9 +241,9 @@ class FreezeScheduler(BaseCallback):
         """Write what this callback will do in a fit, as a file to edit and run.
 
         `FreezeScheduler(path)` then trains like this callback in a fit from epoch 0. What is no
-        part of a schedule is given to it again: `backbone=`, `groups=` and `total_epochs=`, where
-        this callback has them, and `cache=`. Phases that are not reached in these epochs are left
-        out.
+        part of a schedule is given to it again: `backbone=`, `groups=`, `keep_frozen=`, `lora=` and
+        `total_epochs=`, where this callback has them, and `cache=`. Phases that are not reached in
+        these epochs are left out.
 
         Args:
             path: The file, by custom ending in `.yaml`.
@@ -356,8 +356,9 @@ class FreezeScheduler(BaseCallback):
         state.untouched = picture.untouched
         state.kept_by_lora |= kept_by_lora(picture, state.frozen_here)
         view = next((other for other in self._siblings if isinstance(other, LiveView)), None)
-        says = int(bool(self.verbose) and not (view is not None and view.keeps_lines))
-        cache = fit_checks.cache_for(owner, self.cache, self._siblings, says)
+        keeps_lines = view is not None and view.keeps_lines
+        cache_verbose = int(bool(self.verbose) and not keeps_lines)
+        cache = fit_checks.cache_for(owner, self.cache, self._siblings, cache_verbose)
         if view is not None:
             view.follow(self, cache)
         driver = CacheDriver(cache, self, keeps_cuts=plan.is_race)
@@ -498,6 +499,7 @@ class FreezeScheduler(BaseCallback):
         arguments = {
             "rates": dict(self.rates) if isinstance(self.rates, Mapping) else self.rates,
             "lora": self.lora,
+            "keep_frozen": run_state.numbers_of(plan, self.keep_frozen),
             # Which need a slot, or values of the first epoch.
             "log_details": sorted(details & {"gradients", "weight_change"}),
         }
@@ -509,7 +511,7 @@ class FreezeScheduler(BaseCallback):
             raise ArgumentError(
                 "fit",
                 "callbacks",
-                f"contain at most one {FreezeScheduler.__name__} or GradualUnfreeze",
+                "contain at most one freeze schedule",
                 received=f"{self!r} and {others[0]!r}",
                 advice="Put both plans into one.",
             )

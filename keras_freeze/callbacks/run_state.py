@@ -10,10 +10,16 @@ from keras_freeze.callbacks.fit_plan import Best, FitPlan
 from keras_freeze.callbacks.run_record import RunRecord
 from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.checks import ArgumentError
+from keras_freeze.policies import KeepFrozen, keep_frozen_policy
 from keras_freeze.schedules import Progress, fingerprint
 
 #: What is part of a script, but not of one that an earlier version wrote.
-_OF_EARLIER_VERSIONS: dict[str, Any] = {"lora": "adapters", "adaptive": None, "log_details": []}
+_OF_EARLIER_VERSIONS: dict[str, Any] = {
+    "lora": "adapters",
+    "adaptive": None,
+    "log_details": [],
+    "keep_frozen": [],
+}
 
 
 def script_of(plan: FitPlan, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,6 +37,14 @@ def script_of(plan: FitPlan, arguments: Mapping[str, Any]) -> dict[str, Any]:
         "groups": {group.name: [numbers[id(v)] for v in group.variables] for group in groups},
         **arguments,
     }
+
+
+def numbers_of(plan: FitPlan, keep_frozen: KeepFrozen | None) -> list[int]:
+    """Return which of the model's weights never unfreeze, by their numbers."""
+    if keep_frozen is None:
+        return []
+    kept = keep_frozen_policy(plan.owner, keep_frozen).select_in(plan.picture).variables
+    return [n for n, v in enumerate(plan.picture.model.weights) if id(v) in kept]
 
 
 def to_plain(run: ScheduleRun, script: Mapping[str, Any]) -> dict[str, Any]:

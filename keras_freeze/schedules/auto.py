@@ -28,8 +28,8 @@ class Auto(AdaptiveSchedule):
     shared. The logs have `freeze_depth`, and `candidate`, the number of the depth in the race.
 
     In *sequence*: the last group trains until the metric stalls and goes back to its best epoch;
-    then one more group unfreezes, and so on. At the end the groups are undone that came after the
-    last gain, and training ends or goes on at the depth that is left.
+    then one more group unfreezes, and so on. At the end, groups that unfroze after the last
+    gain are frozen again, and training ends or goes on at the depth that is left.
 
     Either way the model ends with the best epoch of the depth that was found. Until then the host's
     memory holds the last and the best state of each depth in the race (in sequence, of the best
@@ -42,7 +42,7 @@ class Auto(AdaptiveSchedule):
             on training data would unfreeze everything.
         mode: `"min"`, `"max"`, or `"auto"` (default), which infers it from the metric's name.
         min_gain: Float, non-negative, in the metric's units: what each further group that unfreezes
-            has to bring, and an epoch to be no stall. Defaults to 0.
+            has to bring, and an epoch not to count as a stall. Defaults to 0.
         budget: Float, between 0 and 1, the part of the epochs that a race may take. Where these are
             too few for all depths, some are left out. Defaults to a third.
         stall: Int, positive: after so many epochs without improvement a phase of a sequence ends,

@@ -72,7 +72,13 @@ def _before(trial: Any, folder: Path) -> TrialRecord:
     return TrialRecord(trial.trial_id)
 
 
-def score(owner: str, record: TrialRecord, returned: Sequence[Any], objective: Any) -> None:
+def score(
+    owner: str,
+    record: TrialRecord,
+    returned: Sequence[Any],
+    objective: Any,
+    advice: str = "Pass validation_data= to search",
+) -> None:
     """Score the executions of a trial by what `HyperModel.fit` returned.
 
     Args:
@@ -80,6 +86,7 @@ def score(owner: str, record: TrialRecord, returned: Sequence[Any], objective: A
         record: `TrialRecord`.
         returned: What `HyperModel.fit` returned, for each execution.
         objective: KerasTuner's `Objective`.
+        advice: String, how to have a metric of validation.
 
     Raises:
         keras_tuner.errors.FatalValueError: if the objective is not among what was returned.
@@ -90,8 +97,8 @@ def score(owner: str, record: TrialRecord, returned: Sequence[Any], objective: A
         except KeyError as error:
             raise keras_tuner.errors.FatalValueError(
                 f"{owner}(objective=...) must be among the metrics of fit. Received: "
-                f"{objective.name!r}, but the metrics are {', '.join(execution.history)}. Pass "
-                "validation_data= to search, or compile the model with that metric."
+                f"{objective.name!r}, but the metrics are {', '.join(execution.history)}. "
+                f"{advice}, or compile the model with that metric."
             ) from error
         value = metrics.get(objective.name)
         execution.score = float(objective.get_value(metrics) if value is None else value)

@@ -104,7 +104,7 @@ class FreezeTuner(OpenTuner):
         self._cache = cache
         self._limits = cache if isinstance(cache, PrefixCache) else PrefixCache(verbose=0)
         #: Outputs of frozen layers, which trials share during a search.
-        self.library = Library(self._limits.max_bytes, self._limits.directory)
+        self.library = Library()
         #: Int, the training of the current trial, where it has several.
         self.execution = 0
         #: What must be the same for a search that resumes.
@@ -177,8 +177,7 @@ class FreezeTuner(OpenTuner):
             keras_tuner.errors.FatalValueError: if the search can't continue, such as for an
                 objective that is not logged.
         """
-        if self._limits.keep:
-            self.library = self._limits.new_library()
+        self.library = self._limits.new_library()
         sharing = shared(self.library) if self._cache else contextlib.nullcontext()
         try:
             with self._fresh.search(type(self).__name__), without_known_warnings(), sharing:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,12 @@ import keras_tuner
 from keras_freeze.backup import archive
 from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError
-from keras_freeze.features import Library, shared
-from keras_freeze.keras_internals.callback_list import sibling_callbacks
+from keras_freeze.features import shared
+from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
 from keras_freeze.keras_internals.keras_tuner import without_known_warnings
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import direction_by_name
-from keras_freeze.tuning import kept_models, memory, results
+from keras_freeze.tuning import kept_models, memory, results, search_folder
 from keras_freeze.tuning.attempts import score
 from keras_freeze.tuning.freeze_tuner import check_builds
 from keras_freeze.tuning.fresh_weights import FreshBuilds, FreshWeights
@@ -49,18 +51,19 @@ def optuna_objective(
 ) -> OptunaObjective:
     """Return an objective for `optuna.Study.optimize`.
 
-    A trial is what it is to the tuners of this package: it begins with the pretrained weights,
-    shares with others what frozen layers compute, and is recorded in a folder, from which
-    `results_frame` and `plots.search` read. Optuna chooses, stores and retries. Build functions and
+    A trial runs as under the tuners of this package: it begins with the pretrained weights, shares
+    with others what frozen layers compute, and is recorded in a folder, from which `results_frame`
+    and `plots.search` read. Optuna chooses, stores and retries. Build functions and
     hypermodels are those of KerasTuner: `hp` has `Int`, `Float`, `Choice`, `Boolean` and `Fixed`.
 
     With a pruner, each epoch's value is reported under its number, and a trial may be pruned where
-    a phase of its schedule has ended, after any epoch where there is none. A race of
-    `GradualUnfreeze("auto")` is not pruned: there one epoch does not go on from the last.
+    a phase of its schedule has ended, after any epoch where there is none. Adaptive schedules are
+    not pruned: in a race one epoch does not go on from the last.
 
     Workers in other processes share a study by its storage, and a folder by its name. For features
-    that processes share, pass `cache=PrefixCache(keep=...)`. Trials of one process run one after
-    the other, whatever `n_jobs` is.
+    that processes share, pass `cache=PrefixCache(directory=..., keep=True)`; others stay in memory
+    as long as the objective, up to `max_bytes`. Trials of one process run one after the other,
+    whatever `n_jobs` is.
 
     Args:
         build: Function that takes `hp` and returns a compiled `keras.Model`, or a
@@ -143,15 +146,12 @@ class OptunaObjective:
         self._fresh = FreshWeights()
         self._fresh.describes = False
         given = build if hasattr(build, "build") else _Function(build)
-        self._hypermodel: Any = FreshBuilds(given, self._fresh, lambda model: None)
-        self._library = (
-            self._limits.new_library()
-            if self._limits.keep
-            else Library(self._limits.max_bytes, self._limits.directory)
-        )
+        self._hypermodel: Any = FreshBuilds(given, self._fresh, self._note_built)
+        self._library = self._limits.new_library()
+        self._built: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+        self._is_described = False
         self._turn = threading.Lock()
-        #: Path of the folder of the search, as text; "" before the first trial.
-        self.project_dir = ""
+        self._opened = None if folder[1] is None else folder[0] / folder[1]
 
     def __call__(self, trial: Any) -> float:
         """Train one trial.
@@ -193,10 +193,38 @@ class OptunaObjective:
         around, name = self._folder
         folder = around / (name or study.study_name)
         about = Search("Optuna", objective.name, objective.direction)
-        about.check_folder(_OWNER, folder)
+        about.check_folder(_OWNER, folder, "Pass another project_name=.")
         folder.mkdir(parents=True, exist_ok=True)
         about.save(folder)
-        self.project_dir = str(folder)
+        self._opened = folder
+
+    @property
+    def project_dir(self) -> str:
+        """Path of the folder of the search, as text.
+
+        Raises:
+            ValueError: before the first trial, where the study is to name it.
+        """
+        if self._opened is None:
+            raise ArgumentError(
+                _OWNER,
+                "project_name",
+                "be given to ask for results before a trial has run",
+                value=None,
+            )
+        return str(self._opened)
+
+    def _note_built(self, model: keras.Model) -> None:
+        if model in self._built:
+            raise ArgumentError(
+                _OWNER,
+                "build",
+                "return a new model each time",
+                received=f"the same model twice ({model.name!r}), whose optimizer would be kept "
+                "from trial to trial",
+                advice="Build it in the function; it may share a backbone with the others.",
+            )
+        self._built.add(model)
 
     def _run(self, trial: Any, objective: Any) -> float:
         folder = self._folder_of(trial)
@@ -211,10 +239,13 @@ class OptunaObjective:
             with fresh, without_known_warnings(), sharing, released:
                 returned = self._fit(trial, folder, record, kept, objective)
             kept.save(folder)
-            score(_OWNER, record, [returned], objective)
+            score(_OWNER, record, [returned], objective, "Pass validation_data=")
             status = COMPLETED
-        except BaseException as error:
-            if type(error).__name__ == "TrialPruned":
+            if math.isnan(record.scores[0]):  # which is a failure to Optuna too
+                status = FAILED
+                record.failures.append(f"{objective.name} is not a number (NaN)")
+        except Exception as error:
+            if _is_pruned(error):
                 status = PRUNED
             record.failures.append("".join(traceback.format_exception_only(error)).strip())
             raise
@@ -228,6 +259,9 @@ class OptunaObjective:
         self, trial: Any, folder: Path, record: TrialRecord, kept: KeptModels, objective: Any
     ) -> Any:
         hp = OptunaParameters(trial)
+        if not self._is_described:  # to know what builds share before anything trains
+            self._hypermodel.build(hp)
+            self._is_described = True
         model = self._hypermodel.build(hp)
         if not isinstance(model, keras.Model):
             raise ArgumentError(
@@ -268,6 +302,16 @@ class OptunaObjective:
     def results_frame(self) -> Any:
         """Return a row for each trial, as a pandas frame; as a list of dicts without pandas."""
         return results.frame(self.project_dir)
+
+    def results_summary(self, num_trials: int = 10) -> None:
+        """Print the best trials: depth, counts, score, time.
+
+        Args:
+            num_trials: Int, how many.
+        """
+        about = search_folder.about(self.project_dir)
+        name, direction = about["objective"], about["direction"]
+        print(results.summary(self.project_dir, name, direction, num_trials))
 
 
 class OptunaParameters:
@@ -329,23 +373,26 @@ class Pruning(keras.callbacks.Callback):
         objective: KerasTuner's `Objective`.
     """
 
+    rank_at_end = 2  # see `callback_list.move_to_end`; behind the `Recorder`
+
     def __init__(self, trial: Any, objective: Any) -> None:
         super().__init__()
         self._trial = trial
         self._objective = objective
         self._schedule: FreezeScheduler | None = None
         self._phase: int | None = None
-        self._is_new = False
+        self._has_reported = False
 
     def set_model(self, model: keras.Model) -> None:
-        """Store the model, and find the schedule whose phases count."""
+        """Store the model, move behind the schedule, and find it: its phases count."""
         super().set_model(model)
+        move_to_end(self)
         kinds = (other for other in sibling_callbacks(self) if isinstance(other, FreezeScheduler))
         self._schedule = next(kinds, None)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """End the fit if a phase has ended since the last epoch began, and the trial is pruned."""
-        if self._has_ended() and self._is_new and self._trial.should_prune():
+        if self._has_ended() and self._has_reported and self._trial.should_prune():
             from optuna import TrialPruned
 
             raise TrialPruned(f"pruned after epoch {epoch}")
@@ -354,14 +401,15 @@ class Pruning(keras.callbacks.Callback):
         """Report an epoch."""
         if self._objective.has_value(logs or {}):
             self._trial.report(float(self._objective.get_value(logs)), epoch)
-            self._is_new = True
+            self._has_reported = True
 
     def _has_ended(self) -> bool:
         status = None if self._schedule is None else self._schedule.phase_status()
         if self._schedule is None or status is None or status.count == 1:
             return True
         before, self._phase = self._phase, status.index
-        return self._schedule.decisions is None and status.index != before
+        is_adaptive = status.count is None
+        return not is_adaptive and status.index != before
 
 
 class _Function(keras_tuner.HyperModel):
@@ -372,8 +420,14 @@ class _Function(keras_tuner.HyperModel):
         self.build = function
 
 
+def _is_pruned(error: Exception) -> bool:
+    from optuna import TrialPruned
+
+    return isinstance(error, TrialPruned)
+
+
 def _write_status(folder: Path, record: TrialRecord, status: str) -> None:
-    """Write a trial down as KerasTuner would, as far as the results read it."""
+    """Record a trial as KerasTuner would, as far as the results read it."""
     record.save(folder)
     with archive.replacing(folder / "trial.json") as file:
         Path(file).write_text(json.dumps({"trial_id": record.trial_id, "status": status}))

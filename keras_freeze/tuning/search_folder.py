@@ -18,6 +18,7 @@ TORN_TRIAL = (
     "Restore it from a copy, or delete the trial's folder: it counts as failed then, and the "
     "search goes on with all others."
 )
+_ANOTHER = "Pass another project_name=, or overwrite=True to delete what it holds."
 
 
 @dataclasses.dataclass
@@ -57,7 +58,7 @@ class Search:
         with archive.replacing(folder / FILE) as file:
             Path(file).write_text(json.dumps(self.as_dict()))
 
-    def check_folder(self, owner: str, folder: Path) -> None:
+    def check_folder(self, owner: str, folder: Path, advice: str = _ANOTHER) -> None:
         """Refuse a folder with another search, whose trials would be taken for those of this.
 
         Raises:
@@ -76,9 +77,7 @@ class Search:
                         f"{str(folder)!r}, which holds one with {name} {present.get(name)} "
                         f"instead of {value}"
                     ),
-                    advice=(
-                        "Pass another project_name=, or overwrite=True to delete what it holds."
-                    ),
+                    advice=advice,
                 )
 
 

@@ -1,7 +1,7 @@
 """Dimensions of a search: how deep to freeze, when to unfreeze, how much slower to train below.
 
 These functions need nothing of a tuner but `hp`, an object with the methods `Int` and `Choice`
-of KerasTuner's `HyperParameters`; for another tuner, an adapter of ten lines will do.
+of KerasTuner's `HyperParameters`; `OptunaParameters` adapts a trial of Optuna.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def freeze_depth(
     what you have frozen beside the depth stays frozen here, and would unfreeze there.
 
     Call it in a build function, before or after `compile`. Models of one search that have
-    different ranges may each have a name of their own. Otherwise the second is searched under the
-    name with its range appended, since KerasTuner would give it the first one's values. A
+    different ranges may each have a name of their own. Otherwise KerasTuner searches the second
+    under the name with its range appended, since it would give it the first one's values. A
     hyperparameter of this name that you have registered yourself is used as it is.
 
     The flags of layers that an earlier trial had too are restored to what they were when this

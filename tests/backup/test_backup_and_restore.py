@@ -519,6 +519,10 @@ CHANGES = {
         {"callback": lambda: kf.GradualUnfreeze(rates=None, verbose=0)},
         r"GradualUnfreeze\(rates=...\) must be that of the backup",
     ),
+    "other weights that never train": (
+        {"callback": lambda: kf.GradualUnfreeze(keep_frozen="low", verbose=0)},
+        r"GradualUnfreeze\((schedule|keep_frozen)=...\) must be that of the backup",
+    ),
     "gradients to record": (
         {"callback": lambda: kf.GradualUnfreeze(log_details=["gradients"], verbose=0)},
         r"GradualUnfreeze\(log_details=...\) must be that of the backup",

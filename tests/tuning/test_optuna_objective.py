@@ -83,9 +83,14 @@ class TestTrials:
             model.compile("sgd", "mse")
             return model
 
-        study = by_all()
-        study.optimize(objective_for(tmp_path, build))
-        assert len(begun) == 2
+        study = optuna.create_study()
+        study.enqueue_trial({"freeze_depth": 0})
+        study.enqueue_trial({"freeze_depth": 1})
+        objective = objective_for(tmp_path, build)
+        for count in (2, 3):  # the first trial builds twice, to see what builds share
+            study.optimize(objective, n_trials=1)
+            assert len(begun) == count
+            np.testing.assert_array_equal(backbone.get_layer("low").bias, before[1])
         for weights in [*begun, backbone.get_weights()]:
             for one, two in zip(weights, before, strict=True):
                 np.testing.assert_array_equal(one, two)
@@ -158,6 +163,46 @@ class TestTrials:
         assert (row["status"], row["failures"]) == ("FAILED", ["RuntimeError: no weights"])
         assert study.trials[0].state.name == "FAIL"
 
+    def test_a_metric_that_is_no_number_is_a_failure(self, tmp_path):
+        def broken(hp):
+            model = build(hp)
+            model.get_layer("head").kernel.assign(np.full((6, 2), np.nan))
+            return model
+
+        objective, study = objective_for(tmp_path, broken), optuna.create_study()
+        study.optimize(objective, n_trials=1)
+        (row,) = objective.rows()
+        assert (row["status"], row["score"]) == ("FAILED", None)
+        assert "not a number" in row["failures"][0]
+        assert study.trials[0].state.name == "FAIL"
+
+    def test_a_model_that_is_returned_twice_is_refused(self, tmp_path):
+        model = build(OptunaParameters(optuna.trial.FixedTrial({"freeze_depth": 1})))
+        study = optuna.create_study()
+        with pytest.raises(ValueError, match="return a new model each time"):
+            study.optimize(objective_for(tmp_path, lambda hp: model), n_trials=2)
+
+    def test_an_interrupt_is_no_failure_of_the_trial(self, tmp_path):
+        def stopped(hp):
+            raise KeyboardInterrupt
+
+        objective = objective_for(tmp_path, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            optuna.create_study().optimize(objective, n_trials=1)
+        assert objective.rows()[0]["failures"] == []
+
+    def test_results_can_be_asked_for_the_next_day(self, tmp_path, capsys):
+        study = optuna.create_study()
+        study.optimize(objective_for(tmp_path), n_trials=1)
+        later = objective_for(tmp_path)
+        assert len(later.rows()) == 1
+        later.results_summary()
+        assert "the best 1 of 1 trials" in capsys.readouterr().out
+        assert later.load_model(study.best_trial).built
+        unnamed = tuning.optuna_objective(build, *data())
+        with pytest.raises(ValueError, match="project_name="):
+            unnamed.rows()
+
 
 class Never(optuna.pruners.BasePruner):
     """Notes when it is asked."""
@@ -189,6 +234,19 @@ class TestPruning:
         study.optimize(objective_for(tmp_path, callbacks=callbacks, epochs=4), n_trials=1)
         assert pruner.asked == asked
         assert [*study.trials[0].intermediate_values] == [0, 1, 2, 3]
+
+    def test_a_schedule_that_the_hypermodel_adds_counts_too(self, tmp_path):
+        class Own(HyperModel):
+            def build(self, hp):
+                return build(hp)
+
+            def fit(self, hp, model, *args, callbacks=(), **settings):
+                own = kf.FreezeScheduler({0: 2, 2: 1}, backbone="low|high", verbose=0)
+                return model.fit(*args, callbacks=[*callbacks, own], **settings)
+
+        pruner = Never()
+        self.study(pruner).optimize(objective_for(tmp_path, Own(), epochs=4), n_trials=1)
+        assert pruner.asked == [1]
 
     def test_a_race_is_not_pruned(self, tmp_path):
         pruner = Never(answer=True)
