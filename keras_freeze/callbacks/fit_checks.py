@@ -21,6 +21,7 @@ from keras_freeze.engine import (
 from keras_freeze.keras_internals import trainer
 from keras_freeze.keras_internals.callback_list import arguments_of_fit
 from keras_freeze.keras_internals.layers import lora_base
+from keras_freeze.keras_internals.own_code import replaced_methods
 from keras_freeze.model_picture import (
     ModelPicture,
     all_untouched,
@@ -288,21 +289,29 @@ def check_adaptive(plan: FitPlan, siblings: Sequence[keras.callbacks.Callback]) 
                 )
 
 
-def refuse_without_validation(plan: FitPlan, siblings: Sequence[keras.callbacks.Callback]) -> None:
-    """Raise if a schedule waits for a metric of validation in a fit that has none.
+def refuse_without_validation(
+    plan: FitPlan, phase: Phase | None, siblings: Sequence[keras.callbacks.Callback]
+) -> None:
+    """Raise if a fit begins with a phase that waits for validation, and has none.
 
     Args:
         plan: What the fit is to do.
+        phase: The phase that it begins with.
         siblings: The callbacks beside the schedule's own. One that is not Keras's may add metrics
-            to the logs, and so may a function in a `LambdaCallback`; with those, nothing is raised.
+            to the logs, as may a function, a train step of the user's own and an output that is
+            called `val`; with those, nothing is raised.
 
     Raises:
         ValueError: if that is so.
     """
-    given = arguments_of_fit()
-    if given.get("validation_data", plan) is not None or any(map(_may_add_metrics, siblings)):
+    model = plan.picture.model
+    if arguments_of_fit().get("validation_data", plan) is not None:
         return
-    for owner, argument, monitor in _monitors(plan):
+    has_own_step = "train_step" in replaced_methods(model)
+    outputs = getattr(model, "output_names", None) or ()
+    if has_own_step or "val" in outputs or any(map(_may_add_metrics, siblings)):
+        return
+    for owner, argument, monitor in _monitors(plan, phase):
         if monitor.startswith("val_"):
             raise ArgumentError(
                 owner,
@@ -315,20 +324,21 @@ def refuse_without_validation(plan: FitPlan, siblings: Sequence[keras.callbacks.
 
 def _may_add_metrics(callback: keras.callbacks.Callback) -> bool:
     is_known = type(callback).__module__.startswith(("keras.", "keras_freeze."))
-    return not is_known or isinstance(callback, keras.callbacks.LambdaCallback)
+    return not is_known or any(name.startswith("on_") for name in vars(callback))
 
 
-def _monitors(plan: FitPlan) -> Iterator[tuple[str, str, str]]:
-    """Yield the metrics that a schedule waits for, each with the argument that names it."""
+def _monitors(plan: FitPlan, phase: Phase | None) -> Iterator[tuple[str, str, str]]:
+    """Yield the metrics that a phase waits for, each with the argument that names it."""
     schedule = None if plan.adaptive is None else plan.adaptive.schedule
     if schedule is not None and schedule.monitor is not None:
         yield plan.owner if schedule.best_by is None else "Auto", "monitor", schedule.monitor
-    for phase in plan.schedule.phases:
-        for trigger in every_trigger(phase.trigger):
-            if isinstance(trigger, OnPlateau):
-                yield type(trigger).__name__, "monitor", trigger.monitor
-        if phase.best_by is not None:
-            yield "Phase", "restore_best", phase.best_by[0]
+    if phase is None:
+        return
+    for trigger in every_trigger(phase.trigger):
+        if isinstance(trigger, OnPlateau):
+            yield type(trigger).__name__, "monitor", trigger.monitor
+    if phase.best_by is not None:
+        yield "Phase", "restore_best", phase.best_by[0]
 
 
 def _refuse_in_a_race(owner: str, callback: keras.callbacks.Callback) -> None:

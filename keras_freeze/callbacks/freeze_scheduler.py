@@ -343,6 +343,7 @@ class FreezeScheduler(BaseCallback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and check that it can be carried out."""
+        self._siblings = sibling_callbacks(self) or self._siblings  # of a list used again
         self._check_alone()
         self._fit, self._results = None, FitResults()
         owner, model = type(self).__name__, self.model
@@ -350,7 +351,6 @@ class FreezeScheduler(BaseCallback):
         plan = self._fit_planner.plan(model, self.params["epochs"], self.params.get("steps"))
         picture = plan.picture
         fit_checks.check_adaptive(plan, self._siblings)
-        fit_checks.refuse_without_validation(plan, self._siblings)
         fit_checks.warn(plan, self._siblings)
         state = state_of(model)
         state.untouched = picture.untouched
@@ -390,6 +390,7 @@ class FreezeScheduler(BaseCallback):
         if plan.adaptive is None:
             fit_checks.warn_of_impatience(plan, epoch, self._siblings)
         start = resume_point.starting_point(plan, epoch, keeps_unfrozen)
+        fit_checks.refuse_without_validation(plan, start.progress.phase, self._siblings)
         if epoch == 0 and keeps_unfrozen and resume_point.is_known(plan.picture.model):
             self._say(
                 [

@@ -147,11 +147,13 @@ class Settling(AdaptiveSchedule):
         seen = [dict(d.measured).get(lowest, math.nan) for d in made if d.measured]
         if not seen:
             return "; nothing froze, since no interval was compared with one before"
+        if len(setting.groups) == 2:
+            return f"; nothing froze, since {lowest} is the only group below the head"
         if not all(map(math.isfinite, seen)):
             return ""
         return (
-            f"; nothing froze, since {lowest} changed at least as much as the "
-            f"{self.percentile:g}th percentile of all groups, {counted(len(seen), 'time')} of "
+            f"; nothing froze, since {lowest} changed at least as much as percentile "
+            f"{self.percentile:g} of the groups below the head, {counted(len(seen), 'time')} of "
             f"{len(seen)}"
         )
 

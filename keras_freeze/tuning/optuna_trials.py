@@ -53,12 +53,13 @@ def optuna_objective(
 
     A trial runs as under the tuners of this package: it begins with the pretrained weights, shares
     with others what frozen layers compute, and is recorded in a folder, from which `results_frame`
-    and `plots.search` read. Optuna chooses, stores and retries. Build functions and
-    hypermodels are those of KerasTuner: `hp` has `Int`, `Float`, `Choice`, `Boolean` and `Fixed`.
+    and `plots.search` read. Optuna chooses, stores and retries. Build functions and hypermodels are
+    those of KerasTuner, as far as they use `Int`, `Float`, `Choice`, `Boolean` and `Fixed` of `hp`,
+    without scopes. Models of different depths need a name each for `freeze_depth`.
 
-    With a pruner, each epoch's value is reported under its number, and a trial may be pruned where
-    a phase of its schedule has ended, after any epoch where there is none. Adaptive schedules are
-    not pruned: in a race one epoch does not go on from the last.
+    An objective serves one study. With a pruner, each epoch's value is reported, and a trial may be
+    pruned where a phase of its schedule has ended, after any epoch where there is none. Adaptive
+    schedules are not pruned: in a race one epoch does not go on from the last.
 
     Workers in other processes share a study by its storage, and a folder by its name. For features
     that processes share, pass `cache=PrefixCache(directory=..., keep=True)`; others stay in memory
@@ -150,6 +151,7 @@ class OptunaObjective:
         self._library = self._limits.new_library()
         self._built: weakref.WeakSet[keras.Model] = weakref.WeakSet()
         self._is_described = False
+        self._study: str | None = None
         self._turn = threading.Lock()
         self._opened = None if folder[1] is None else folder[0] / folder[1]
 
@@ -165,6 +167,14 @@ class OptunaObjective:
         Raises:
             optuna.TrialPruned: if the study's pruner says so.
         """
+        if not hasattr(trial, "study"):
+            raise ArgumentError(
+                _OWNER,
+                "",
+                "be called with trials of a study",
+                received=type(trial).__name__,
+                advice="To try some values, write study.enqueue_trial({...}) before optimize.",
+            )
         with self._turn:
             objective = self._objective(trial.study)
             self._open(trial.study, objective)
@@ -192,11 +202,20 @@ class OptunaObjective:
     def _open(self, study: Any, objective: Any) -> None:
         around, name = self._folder
         folder = around / (name or study.study_name)
-        about = Search("Optuna", objective.name, objective.direction)
+        if self._study not in (None, study.study_name):
+            raise ArgumentError(
+                _OWNER,
+                "",
+                "serve one study",
+                received=f"study {study.study_name!r} after {self._study!r}",
+                advice="Make another objective for it.",
+            )
+        settings = {"study": study.study_name}
+        about = Search("Optuna", objective.name, objective.direction, settings=settings)
         about.check_folder(_OWNER, folder, "Pass another project_name=.")
         folder.mkdir(parents=True, exist_ok=True)
         about.save(folder)
-        self._opened = folder
+        self._opened, self._study = folder, study.study_name
 
     @property
     def project_dir(self) -> str:
@@ -239,7 +258,7 @@ class OptunaObjective:
             with fresh, without_known_warnings(), sharing, released:
                 returned = self._fit(trial, folder, record, kept, objective)
             kept.save(folder)
-            score(_OWNER, record, [returned], objective, "Pass validation_data=")
+            self._score(record, returned, objective)
             status = COMPLETED
             if math.isnan(record.scores[0]):  # which is a failure to Optuna too
                 status = FAILED
@@ -255,19 +274,34 @@ class OptunaObjective:
             _write_status(folder, record, status)
         return record.scores[0]
 
+    def _score(self, record: TrialRecord, returned: Any, objective: Any) -> None:
+        """Score a trial by what its fit returned, if the epochs have not done so."""
+        if returned is None:
+            raise ArgumentError(
+                _OWNER,
+                "build",
+                "have a fit that returns what model.fit returns, or a score",
+                received="None",
+            )
+        is_history = isinstance(returned, keras.callbacks.History)
+        if not (is_history and record.scores):
+            score(_OWNER, record, [returned], objective, "Pass validation_data=")
+
     def _fit(
         self, trial: Any, folder: Path, record: TrialRecord, kept: KeptModels, objective: Any
     ) -> Any:
         hp = OptunaParameters(trial)
+        keras.utils.clear_session(free_memory=False)  # each trial's layers have the same names
         if not self._is_described:  # to know what builds share before anything trains
             self._hypermodel.build(hp)
             self._is_described = True
+            keras.utils.clear_session(free_memory=False)
         model = self._hypermodel.build(hp)
         if not isinstance(model, keras.Model):
             raise ArgumentError(
                 _OWNER, "build", "return a keras.Model", received=type(model).__name__
             )
-        callbacks = copy.deepcopy(list(self._fit_kwargs.get("callbacks") or ()))
+        callbacks = copy.deepcopy(keras.tree.flatten(self._fit_kwargs.get("callbacks") or []))
         if self._cache:
             callbacks.append(TrialCache(self._limits))
         callbacks.append(Recorder(record, folder, kept, objective))
@@ -290,8 +324,17 @@ class OptunaObjective:
         """
         from optuna.trial import FixedTrial
 
+        if not (self._folder_of(trial) / kept_models.BEST).exists():
+            raise ArgumentError(
+                f"{type(self).__name__}.load_model",
+                "trial",
+                "be one that was completed, of this folder",
+                received=f"trial {trial.number} ({trial.state.name}), of which "
+                f"{self.project_dir!r} holds no model",
+            )
         with self._turn, self._fresh.search(_OWNER):
-            model: keras.Model = self._hypermodel.build(OptunaParameters(FixedTrial(trial.params)))
+            hp = OptunaParameters(FixedTrial(trial.params))
+            model: keras.Model = self._hypermodel.build(hp)
         kept_models.restore(model, self._folder_of(trial), kept_models.BEST)
         return model
 
@@ -317,12 +360,15 @@ class OptunaObjective:
 class OptunaParameters:
     """KerasTuner's `hp`, as far as build functions use it, on a trial of Optuna.
 
+    There are no scopes, and defaults are not used: the first values are those of Optuna.
+
     Args:
         trial: `optuna.Trial`.
     """
 
     def __init__(self, trial: Any) -> None:
         self._trial = trial
+        self._fixed: dict[str, Any] = {}
 
     def Int(
         self,
@@ -333,8 +379,10 @@ class OptunaParameters:
         sampling: str = "linear",
         default: int | None = None,
     ) -> int:
-        """Return an int from a range, both ends included; the default is not used."""
-        is_log = sampling == "log"
+        """Return an int from a range, both ends included."""
+        if name in self._fixed:
+            return int(self._fixed[name])
+        is_log = _is_log(name, step, sampling)
         return int(self._trial.suggest_int(name, min_value, max_value, step=step or 1, log=is_log))
 
     def Float(
@@ -346,23 +394,41 @@ class OptunaParameters:
         sampling: str = "linear",
         default: float | None = None,
     ) -> float:
-        """Return a float from a range; the default is not used."""
-        is_log = sampling == "log"
+        """Return a float from a range."""
+        if name in self._fixed:
+            return float(self._fixed[name])
+        is_log = _is_log(name, step, sampling)
         return float(self._trial.suggest_float(name, min_value, max_value, step=step, log=is_log))
 
     def Choice(
         self, name: str, values: Sequence[Any], ordered: bool = False, default: Any = None
     ) -> Any:
-        """Return one of several values; the default is not used."""
+        """Return one of several values."""
+        if name in self._fixed:
+            return self._fixed[name]
         return self._trial.suggest_categorical(name, values)
 
     def Boolean(self, name: str, default: bool = False) -> bool:
-        """Return True or False; the default is not used."""
-        return bool(self._trial.suggest_categorical(name, [False, True]))
+        """Return True or False."""
+        return bool(self.Choice(name, [False, True]))
 
     def Fixed(self, name: str, value: Any) -> Any:
-        """Return a value, which is recorded with the others."""
-        return self._trial.suggest_categorical(name, [value])
+        """Return a value, which counts for this name from now on."""
+        self._fixed[name] = value
+        self._trial.set_user_attr(name, value)
+        return value
+
+
+def _is_log(name: str, step: float | None, sampling: str | None) -> bool:
+    """Tell whether a range is sampled by the logarithm; refuse what Optuna can't do."""
+    if sampling not in (None, "linear", "log") or (sampling == "log" and step is not None):
+        raise ArgumentError(
+            "hp",
+            "sampling",
+            'be "linear", or "log" without a step, under Optuna',
+            received=f"sampling={sampling!r}, step={step!r}, for {name!r}",
+        )
+    return sampling == "log"
 
 
 class Pruning(keras.callbacks.Callback):
@@ -381,7 +447,7 @@ class Pruning(keras.callbacks.Callback):
         self._objective = objective
         self._schedule: FreezeScheduler | None = None
         self._phase: int | None = None
-        self._has_reported = False
+        self._epochs = 0
 
     def set_model(self, model: keras.Model) -> None:
         """Store the model, move behind the schedule, and find it: its phases count."""
@@ -392,16 +458,16 @@ class Pruning(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """End the fit if a phase has ended since the last epoch began, and the trial is pruned."""
-        if self._has_ended() and self._has_reported and self._trial.should_prune():
+        if self._has_ended() and self._epochs and self._trial.should_prune():
             from optuna import TrialPruned
 
-            raise TrialPruned(f"pruned after epoch {epoch}")
+            raise TrialPruned(f"pruned after {self._epochs} epochs")
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Report an epoch."""
         if self._objective.has_value(logs or {}):
-            self._trial.report(float(self._objective.get_value(logs)), epoch)
-            self._has_reported = True
+            self._trial.report(float(self._objective.get_value(logs)), self._epochs)
+            self._epochs += 1  # over all fits of a trial
 
     def _has_ended(self) -> bool:
         status = None if self._schedule is None else self._schedule.phase_status()

@@ -1,7 +1,6 @@
 """`GradualUnfreeze("auto")`: what a fit does with the model, compared with trainings by hand."""
 
 import copy
-import os
 
 import keras
 import numpy as np
@@ -316,7 +315,7 @@ def test_a_race_that_is_to_stop_ends_where_the_winner_stalls():
 @pytest.mark.slow_on_jax
 def test_without_validation_data_it_says_what_to_do():
     model, epochs = build(), []
-    beside = [keras.callbacks.CSVLogger(os.devnull)]
+    beside = [kf.FreezeGuard()]
     rule = r"Auto\(monitor=\.\.\.\).*without validation data.*Pass validation_data="
     with pytest.raises(ValueError, match=rule):
         fit(model, auto(), validated=False, beside=beside)
@@ -345,6 +344,37 @@ def test_a_schedule_that_waits_for_validation_says_so_at_once(phase, owner):
     with pytest.raises(ValueError, match=rf"{owner}\(.*without validation data"):
         fit(model, callback, validated=False)
     assert int(model.optimizer.iterations) == 0
+
+
+def test_a_fit_that_never_waits_for_it_needs_no_validation():
+    waits = Phase(1, until=OnPlateau(patience=1))
+    plan = FreezeSchedule([Phase(2, until=3), waits, Phase(())])
+
+    def callback():
+        return kf.FreezeScheduler(plan, backbone=list(LAYERS), total_epochs=9, verbose=0)
+
+    fit(build(), callback(), epochs=3, validated=False)  # the first part of a split training
+    late = FreezeSchedule([waits, Phase(())])
+    own = keras.callbacks.Callback()
+    own.on_epoch_end = lambda epoch, logs=None: logs.update(val_loss=1.0)
+    scheduler = kf.FreezeScheduler(late, backbone=list(LAYERS), verbose=0)
+    x, y, _ = data()
+    build().fit(x, y, epochs=4, verbose=0, callbacks=[own, scheduler])
+
+
+def test_a_list_of_callbacks_may_be_used_again():
+    model, x, y = build(), *data()[:2]
+    plan = FreezeSchedule([Phase(1, until=OnPlateau(patience=1)), Phase(())])
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(val_loss=1.0)
+    )
+    scheduler = kf.FreezeScheduler(plan, backbone=list(LAYERS), verbose=0)
+    settings = {"epochs": 4, "steps": 1, "verbose": 0}
+    found = keras.callbacks.CallbackList(
+        [note, scheduler], add_history=True, model=model, **settings
+    )
+    for _ in range(2):
+        model.fit(x, y, epochs=4, batch_size=32, verbose=0, callbacks=found)
 
 
 @pytest.mark.slow_on_jax

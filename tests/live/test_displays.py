@@ -277,9 +277,9 @@ def test_a_notebook_shows_it_by_itself():
     assert "low unfreezes at" in printed(lines)
     assert printed(nothing) == ""
     assert "Done: 1 epoch" in displayed(beside)[0]["text/html"]
-    assert "Interrupted after epoch 1 of 2" in displayed(interrupted)[0]["text/html"]
+    assert "Interrupted in epoch 1 of 2" in displayed(interrupted)[0]["text/html"]
     first, second = displayed(failed)
-    assert "Interrupted after epoch 1 of 2" in first["text/html"]
+    assert "Interrupted in epoch 1 of 2" in first["text/html"]
     assert "Done: 2 epochs" in second["text/html"]
 
 

@@ -225,7 +225,8 @@ WHY = {
     "the lowest changes most": (
         [FIRST, (0.9, 0.1, 0.1, 0.1), (0.9, 0.1, 0.1, 0.1)],
         {},
-        "block1 changed at least as much as the 50th percentile of all groups, 2 times of 2",
+        "block1 changed at least as much as percentile 50 of the groups below the head, "
+        "2 times of 2",
     ),
     "all must train": ([FIRST, (0.9, 0.1, 0.1, 0.1)], {"min_trainable": 5}, ""),
     "the lowest is not known": ([FIRST, (NAN, 0.1, 0.1, 0.1)], {}, ""),

@@ -148,9 +148,10 @@ class TestTrials:
         assert units in (4, 8, 12, 16) and 1 <= more <= 64 and 1e-3 <= rate <= 1e-1
         assert isinstance(bias, bool) and kind in "ab" and fixed == 7
         assert set(study.best_params) == {
-            *("units", "more", "rate", "bias", "kind", "fixed"),
+            *("units", "more", "rate", "bias", "kind"),
             *("freeze_depth", "rate_factor"),
         }
+        assert study.best_trial.user_attrs == {"fixed": 7}
 
     def test_a_failure_is_recorded(self, tmp_path):
         def broken(hp):
@@ -280,10 +281,57 @@ def test_the_direction_of_the_study_must_be_that_of_the_metric(tmp_path):
 
 
 def test_another_search_is_not_mixed_in(tmp_path):
-    optuna.create_study().optimize(objective_for(tmp_path), n_trials=1)
-    study = optuna.create_study()
-    with pytest.raises(ValueError, match="holds one with objective val_loss instead of loss"):
-        study.optimize(objective_for(tmp_path, objective="loss"), n_trials=1)
+    objective = objective_for(tmp_path)
+    optuna.create_study(study_name="one").optimize(objective, n_trials=1)
+    for settings, held in (
+        ({"study_name": "one"}, "holds one with objective val_loss instead of loss"),
+        ({"study_name": "two"}, "holds one with (objective|study)"),
+    ):
+        study = optuna.create_study(**settings)
+        with pytest.raises(ValueError, match=held):
+            study.optimize(objective_for(tmp_path, objective="loss"), n_trials=1)
+    with pytest.raises(ValueError, match="must serve one study"):
+        optuna.create_study(study_name="two").optimize(objective, n_trials=1)
+
+
+def test_a_fixed_value_is_that_of_the_depth(tmp_path):
+    def fixed(hp):
+        hp.Fixed("freeze_depth", 1)
+        return build(hp)
+
+    objective = objective_for(tmp_path, fixed)
+    optuna.create_study().optimize(objective, n_trials=1)
+    assert objective.rows()[0]["freeze_depth"] == 1
+
+
+def test_what_optuna_can_not_sample_is_refused():
+    hp = OptunaParameters(optuna.trial.FixedTrial({"a": 2}))
+    for arguments in ({"sampling": "reverse_log"}, {"sampling": "log", "step": 2}):
+        with pytest.raises(ValueError, match=r"hp\(sampling=\.\.\.\) must be"):
+            hp.Int("a", 1, 8, **arguments)
+
+
+def test_automatic_names_are_the_same_in_each_trial(tmp_path):
+    names = []
+
+    def unnamed(hp):
+        model = keras.Sequential([keras.Input((5,)), layers.Dense(4), layers.Dense(2, "softmax")])
+        names.append([layer.name for layer in model.layers])
+        hp.Boolean("any")
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        return model
+
+    optuna.create_study().optimize(objective_for(tmp_path, unnamed), n_trials=2)
+    assert len({tuple(own) for own in names}) == 1
+
+
+def test_a_trial_that_kept_no_model_has_none_to_load(tmp_path):
+    objective, study = objective_for(tmp_path), TestPruning().study(Never(answer=True))
+    study.optimize(objective, n_trials=1)
+    with pytest.raises(ValueError, match=r"trial 0 \(PRUNED\)"):
+        objective.load_model(study.trials[0])
+    with pytest.raises(ValueError, match="enqueue_trial"):
+        objective(optuna.trial.FixedTrial({"freeze_depth": 1}))
 
 
 def test_what_is_no_build_function_is_refused(tmp_path):
