@@ -62,6 +62,7 @@ bench: .venv-bench/installed .venv-peers/installed .venv/installed-backends  ## 
 	$(BENCH_BIN)/python benchmarks/photographs.py run
 	$(BENCH_BIN)/python benchmarks/prefix_cache.py run --peers $(PEERS_BIN)/python
 	$(BENCH_BIN)/python benchmarks/adaptive.py run
+	$(BENCH_BIN)/python benchmarks/suggest.py run
 	$(BENCH_BIN)/python benchmarks/views.py run
 	$(BENCH_BIN)/python benchmarks/precision.py run
 	$(BENCH_BIN)/python benchmarks/search.py run

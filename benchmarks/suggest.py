@@ -1,10 +1,12 @@
-"""Hold `kf.suggest` to account: is its depth that of the best training?
+"""Check `kf.suggest`: is its depth that of the best training?
 
 Six tasks of `adaptive_tasks.py`: photographs, sentences, names, roles in source text, handwritten
 digits and faces. The rule for the depth was made after the first five had been seen, the faces were
 looked at afterwards. `kf.suggest` gets the training data and the labels, nothing else. The best
-depth is that of trainings at every depth with the same seed, by validation loss; those that
-`adaptive.py` has not made are made here. A suggestion is held to be right within one group.
+depth is that of trainings at every depth with the same seed, at the task's middle rate and the
+default group rates, by validation loss; those that `adaptive.py` has not made are made here. A
+suggestion is held to be right within one group. What the results hold is not asked again: remove
+`results/suggest.jsonl` when the rule changes.
 
     python benchmarks/suggest.py run --seeds 3
     python benchmarks/suggest.py table
@@ -51,34 +53,38 @@ def trainings(name: str, seed: int) -> None:
     done = {(row["arm"], row["rate"]) for row in _trainings(name, seed)}
     missing = [one for one in wanted if one not in done]
     if missing:
-        adaptive.measure(name, seed, missing)
+        adaptive.measure(name, seed, missing, is_timed=False)
 
 
 def _trainings(name: str, seed: int) -> list[dict[str, Any]]:
-    rows = runs.read(adaptive.RESULTS)
-    return [row for row in rows if row["task"] == name and row["seed"] == seed]
+    rows = [row for row in runs.read(adaptive.RESULTS) if row["task"] == name]
+    return [row for row in rows if row["seed"] == seed and row["rate"] == TASKS[name].rates[1]]
 
 
 def table() -> str:
-    """Lay out what was suggested beside what was best, as Markdown."""
+    """Lay out what was suggested beside what was best, as Markdown; costs in validation loss."""
     lines = [
-        "| task | suggested depth | best depth of the sweep, by seed | within one | similarity |",
-        "|---|---|---|---|---|",
+        "| task | suggested | best depth, by seed | within one | what it costs | similarity |",
+        "|---|---|---|---|---|---|",
     ]
     for name in TASKS:
         rows = [row for row in runs.read(RESULTS) if row["task"] == name]
-        pairs = []
+        pairs, costs = [], []
         for row in rows:
             fixed = [r for r in _trainings(name, row["seed"]) if r["arm"].startswith("depth ")]
             if fixed:
                 best = min(fixed, key=lambda r: r["val_loss"])
                 pairs.append((row["depth"], int(best["arm"].split()[1])))
+                losses = {r["arm"]: r["val_loss"] for r in fixed}
+                costs.append(losses[f"depth {row['depth']}"] - best["val_loss"])
         if pairs:
             near = sum(abs(own - best) <= 1 for own, best in pairs)
             own = ", ".join(str(depth) for depth, _ in pairs)
             best = ", ".join(str(depth) for _, depth in pairs)
             kind = statistics.mode(row["similarity"] for row in rows)
-            lines.append(f"| {name} | {own} | {best} | {near} of {len(pairs)} | {kind} |")
+            cost = f"+{statistics.mean(costs):.3f}"
+            cells = [name, own, best, f"{near} of {len(pairs)}", cost, kind]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
