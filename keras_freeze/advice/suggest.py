@@ -285,8 +285,8 @@ def similarity_of(probes: Sequence[ProbedGroup], guess: float) -> Similarity:
 def _depth(groups: int, similarity: Similarity, is_small: bool) -> int:
     """Return how many groups to freeze.
 
-    At group rates the best depth is a shallow one, also with little data: in all tasks of
-    `benchmarks/suggest.py` where pretraining helped, at most the two lowest groups.
+    At group rates shallow depths are the best or cost little, also with little data, as
+    `benchmarks/README.md` shows.
     """
     if similarity == "none" or (similarity == "far" and not is_small):
         return 0
