@@ -54,7 +54,7 @@ demo-search: .venv-demo/installed  ## Find out how deep to freeze VGG16 on photo
 	$(DEMO_BIN)/python -m keras_freeze demo-search
 
 bench: export TF_CPP_MIN_LOG_LEVEL ?= 3
-bench: .venv-bench/installed .venv-peers/installed .venv/installed-backends  ## Measure what the documentation reports; runs that are there are kept
+bench: .venv-bench/installed .venv-peers/installed .venv/installed-backends  ## Measure what the documentation reports; most scripts keep the runs that are there
 	$(BENCH_BIN)/python benchmarks/ulmfit.py run
 	$(BENCH_BIN)/python benchmarks/guard.py
 	$(BENCH_BIN)/python benchmarks/live_view.py

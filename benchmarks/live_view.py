@@ -173,4 +173,4 @@ def table(results: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    runs.measure_and_show(__doc__ or "", RESULTS, run, table, repeats=11)
+    runs.measure_and_show(__doc__ or "", RESULTS, run, table, repeats=7)

@@ -108,3 +108,10 @@ def test_each_private_name_is_looked_up_where_it_is_used(path):
     used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     private = {name for name in used if name.startswith("_") and not name.startswith("__")}
     assert private - own - looked_up - NOT_LOOKED_UP == set()
+
+
+def test_the_map_for_contributors_has_every_folder_and_module():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    shown = set(re.findall(r"^\| `([a-z_]+(?:/|\.py))` \|", text, re.MULTILINE))
+    modules = {path.name for path in PACKAGE.glob("[a-z]*.py")}
+    assert shown == {f"{folder}/" for folder in FOLDERS} | modules
