@@ -290,12 +290,13 @@ def check_adaptive(plan: FitPlan, siblings: Sequence[keras.callbacks.Callback]) 
 
 
 def refuse_without_validation(
-    plan: FitPlan, phase: Phase | None, siblings: Sequence[keras.callbacks.Callback]
+    plan: FitPlan, epoch: int, phase: Phase | None, siblings: Sequence[keras.callbacks.Callback]
 ) -> None:
-    """Raise if a fit begins with a phase that waits for validation, and has none.
+    """Raise if a fit begins with a phase that waits for validation, and its first epoch has none.
 
     Args:
         plan: What the fit is to do.
+        epoch: Int, 0-based, where it begins.
         phase: The phase that it begins with.
         siblings: The callbacks beside the schedule's own. One that is not Keras's may add metrics
             to the logs, as may a function, a train step of the user's own and an output that is
@@ -305,8 +306,12 @@ def refuse_without_validation(
         ValueError: if that is so.
     """
     model = plan.picture.model
-    if arguments_of_fit().get("validation_data", plan) is not None:
+    given = arguments_of_fit()
+    every = given.get("validation_freq", 1)
+    is_late = isinstance(every, int) and bool((epoch + 1) % every)
+    if given.get("validation_data", plan) is not None and not is_late:
         return
+    what = f"with validation_freq={every}" if is_late else "without validation data"
     has_own_step = "train_step" in replaced_methods(model)
     outputs = getattr(model, "output_names", None) or ()
     if has_own_step or "val" in outputs or any(map(_may_add_metrics, siblings)):
@@ -317,8 +322,8 @@ def refuse_without_validation(
                 owner,
                 argument,
                 "name a metric of this fit",
-                received=f"{monitor!r}, in a fit without validation data",
-                advice="Pass validation_data= or validation_split= to fit.",
+                received=f"{monitor!r}, in a fit {what}",
+                advice="Pass validation_data= or validation_split= to fit, and validation_freq=1.",
             )
 
 

@@ -390,7 +390,7 @@ class FreezeScheduler(BaseCallback):
         if plan.adaptive is None:
             fit_checks.warn_of_impatience(plan, epoch, self._siblings)
         start = resume_point.starting_point(plan, epoch, keeps_unfrozen)
-        fit_checks.refuse_without_validation(plan, start.progress.phase, self._siblings)
+        fit_checks.refuse_without_validation(plan, epoch, start.progress.phase, self._siblings)
         if epoch == 0 and keeps_unfrozen and resume_point.is_known(plan.picture.model):
             self._say(
                 [

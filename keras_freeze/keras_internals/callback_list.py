@@ -33,9 +33,9 @@ def arguments_of_fit() -> dict[str, Any]:
     """Return what the fit that is running was given, {} if none is.
 
     Returns:
-        `x`, `y`, `batch_size` and `validation_data`, the last as Keras has split it off.
+        `x`, `y`, `batch_size`, `validation_data` as Keras has split it off, `validation_freq`.
     """
-    names = ("x", "y", "batch_size", "validation_data")
+    names = ("x", "y", "batch_size", "validation_data", "validation_freq")
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "fit" and isinstance(

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from effects import values
+from keras import layers
 
 import keras_freeze as kf
 from keras_freeze.schedules import AfterEpochs, Auto, FreezeSchedule, OnPlateau, Phase
@@ -346,6 +347,13 @@ def test_a_schedule_that_waits_for_validation_says_so_at_once(phase, owner):
     assert int(model.optimizer.iterations) == 0
 
 
+def test_validation_every_other_epoch_is_refused_at_once():
+    model = build()
+    with pytest.raises(ValueError, match=r"Auto\(monitor=.*with validation_freq=2\..*freq=1"):
+        fit(model, auto(), validation_freq=2)
+    assert int(model.optimizer.iterations) == 0
+
+
 def test_a_fit_that_never_waits_for_it_needs_no_validation():
     waits = Phase(1, until=OnPlateau(patience=1))
     plan = FreezeSchedule([Phase(2, until=3), waits, Phase(())])
@@ -360,6 +368,26 @@ def test_a_fit_that_never_waits_for_it_needs_no_validation():
     scheduler = kf.FreezeScheduler(late, backbone=list(LAYERS), verbose=0)
     x, y, _ = data()
     build().fit(x, y, epochs=4, verbose=0, callbacks=[own, scheduler])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a step of TensorFlow's form")
+def test_a_step_of_ones_own_and_an_output_may_give_what_looks_like_validation():
+    class Own(keras.Sequential):
+        def train_step(self, data):
+            return {**super().train_step(data), "val_loss": 1.0}
+
+    x, y, _ = data()
+    inputs = keras.Input((6,))
+    outputs = {"val": layers.Dense(3, activation="softmax", name="val")(inputs)}
+    outputs |= {"other": layers.Dense(3, activation="softmax", name="other")(inputs)}
+    for model, targets in (
+        (Own([keras.Input((6,)), layers.Dense(3, activation="softmax", name="top")]), y),
+        (keras.Model(inputs, outputs), {"val": y, "other": y}),
+    ):
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        plan = FreezeSchedule([Phase((), until=OnPlateau(patience=1, min_delta=9.0)), Phase(())])
+        callback = kf.FreezeScheduler(plan, verbose=0)
+        model.fit(x, targets, epochs=4, verbose=0, callbacks=[callback])
 
 
 def test_a_list_of_callbacks_may_be_used_again():

@@ -390,7 +390,7 @@ def test_two_schedules_in_one_fit_are_refused(plain, data_for):
     compiled(model)
     x, y = data_for(model)
     both = [kf.GradualUnfreeze(verbose=0), kf.FreezeScheduler({0: "low"}, verbose=0)]
-    with pytest.raises(ValueError, match=r"at most one FreezeScheduler.*Put both plans into one"):
+    with pytest.raises(ValueError, match=r"at most one freeze schedule.*Put both plans into one"):
         model.fit(x, y, verbose=0, callbacks=both)
 
 
