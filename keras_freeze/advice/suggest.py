@@ -321,21 +321,15 @@ def _about_depth(
             "freeze depth",
             value,
             "probes can't tell what pretraining brings: features of shuffled weights, or guessing, "
-            "do as well. Group rates are safe without freezing; if no probe is better than "
+            "do as well. Group rates are safe at any depth; if no probe is better than "
             f"guessing, look at labels and preprocessing, or give more samples.{measured}",
             "measured; Raghu et al. 2019, arXiv 1902.07208",
         )
     reasons = {
-        (
-            True,
-            "near",
-        ): "the lowest layers are as they should be, and at group rates the others gain "
-        "more by training than few samples overfit",
-        (
-            True,
-            "far",
-        ): "the lowest layers are general, and at group rates the others adapt, also to "
-        "few samples",
+        (True, "near"): "the lowest layers are as they should be, and at group rates the others "
+        "gain more by training than few samples overfit",
+        (True, "far"): "the lowest layers are general, and at group rates the others adapt, also "
+        "to few samples",
         (False, "near"): "enough data to train nearly all without overfitting; the lowest layers "
         "are as they should be",
         (False, "far"): "enough data to train all, and pretrained weights are a good start",

@@ -168,11 +168,8 @@ class AdaptiveRun(ScheduleRun):
     @property
     def now(self) -> str:
         """The present moment, in a race with the depth that has its turn."""
-        return (
-            f"{super().now}, depth {self.labels['freeze_depth']}"
-            if self.begins_anew
-            else super().now
-        )
+        depth = f", depth {self.labels['freeze_depth']}" if self.begins_anew else ""
+        return super().now + depth
 
     def _depth_of(self, decision: Decision) -> int:
         frozen = 0 if decision.phase is None else len(decision.phase.names)

@@ -75,17 +75,17 @@ class FitPlanner:
         fit_checks.refuse_several_workers(self.owner, model)
         fit_checks.refuse_quantized_lora(self.owner, picture)
         plan = FitPlan(
-            self.owner,
-            picture,
-            self.planner.plan(picture, total, steps),
-            epochs,
-            total,
-            steps,
-            getattr(model, "steps_per_execution", 1),
-            self.rates,
-            self.planner.adaptive(picture, total, steps),
-            self.gauge,
-            self.records,
+            owner=self.owner,
+            picture=picture,
+            schedule=self.planner.plan(picture, total, steps),
+            epochs=epochs,
+            total_epochs=total,
+            steps_per_epoch=steps,
+            stride=getattr(model, "steps_per_execution", 1),
+            rates=self.rates,
+            adaptive=self.planner.adaptive(picture, total, steps),
+            gauge=self.gauge,
+            records=self.records,
         )
         fit_checks.check_schedule(plan)
         fit_checks.check_optimizers(plan)

@@ -320,30 +320,29 @@ class FreezeScheduler(BaseCallback):
     def _fit_planner(self) -> FitPlanner:
         owner = type(self).__name__
         return FitPlanner(
-            owner,
-            self.schedule,
-            self.planner,
-            self.groups,
-            self.backbone,
-            self.keep_frozen,
-            self.lora,
-            self.rates,
-            self.total_epochs,
-            self._gauge(),
-            GroupLogs(as_details(owner, self.log_details)).records,
+            owner=owner,
+            given=self.schedule,
+            planner=self.planner,
+            groups=self.groups,
+            backbone=self.backbone,
+            keep_frozen=self.keep_frozen,
+            lora=self.lora,
+            rates=self.rates,
+            total_epochs=self.total_epochs,
+            gauge=self._gauge(),
+            records=GroupLogs(as_details(owner, self.log_details)).records,
         )
 
     def set_model(self, model: keras.Model) -> None:
-        """Take the model, and record which callbacks stand beside this one."""
+        """Take the model, and show a live view in a notebook where there is none."""
         super().set_model(model)
         shows = any(isinstance(other, LiveView) for other in sibling_callbacks(self))
         if not shows and self.verbose == 1 and notebook_shell() is not None:
             add_to_fit(LiveView(), model)
-        self._siblings = sibling_callbacks(self)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Make the plan for this fit, and check that it can be carried out."""
-        self._siblings = sibling_callbacks(self) or self._siblings  # of a list used again
+        self._siblings = sibling_callbacks(self)
         self._check_alone()
         self._fit, self._results = None, FitResults()
         owner, model = type(self).__name__, self.model

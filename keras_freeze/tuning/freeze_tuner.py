@@ -8,7 +8,6 @@ import math
 import os
 import time
 import warnings
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -96,7 +95,6 @@ class FreezeTuner(OpenTuner):
                 advice="Pass it on the chief alone, or delete the folder first.",
             )
         self._fresh = FreshWeights()
-        self._built: weakref.WeakSet[keras.Model] = weakref.WeakSet()
         # Of the trial that runs, and whether its models are noted as they are built.
         self._record: TrialRecord | None = None
         self._notes_builds = False
@@ -274,14 +272,7 @@ class FreezeTuner(OpenTuner):
         """Called with the schedule of a trial before it begins, to refuse or report it."""
 
     def _note_built(self, model: keras.Model) -> None:
-        """Refuse a model that was built before; note what the first one of a trial trains."""
-        if model in self._built:
-            raise keras_tuner.errors.FatalValueError(
-                "The build function of a search must return a new model each time. Received: the "
-                f"same model twice ({model.name!r}), whose optimizer would be kept from trial to "
-                "trial. Build it in the function; it may share a backbone with the others."
-            )
-        self._built.add(model)
+        """Note what the first model of a trial trains."""
         record = self._record
         if self._notes_builds and record is not None and not record.executions:
             depth = depth_of(model)

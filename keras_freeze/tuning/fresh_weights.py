@@ -157,24 +157,42 @@ class FreshBuilds(keras_tuner.HyperModel):
     Args:
         inner: `keras_tuner.HyperModel` of the user.
         fresh: `FreshWeights`.
-        built: Called with each model.
+        built: Called with each model; None for nothing.
     """
 
-    def __init__(self, inner: keras_tuner.HyperModel, fresh: FreshWeights, built: Any) -> None:
+    def __init__(
+        self, inner: keras_tuner.HyperModel, fresh: FreshWeights, built: Any = None
+    ) -> None:
         self._inner = inner
         self._fresh = fresh
         self._on_built = built
+        self._models: weakref.WeakSet[keras.Model] = weakref.WeakSet()
         super().__init__(getattr(inner, "name", None))
 
     def build(self, hp: Any, *args: Any, **kwargs: Any) -> Any:
-        """Build a model of fresh weights, new each time."""
+        """Build a model of fresh weights, new each time.
+
+        Raises:
+            keras_tuner.errors.FatalValueError: if it was built before.
+        """
         if not self._fresh.describes:
             self._fresh.restore()
         model = self._inner.build(hp, *args, **kwargs)
         if isinstance(model, keras.Model):  # KerasTuner refuses anything else
-            self._on_built(model)
+            self._check_new(model)
+            if self._on_built is not None:
+                self._on_built(model)
             self._fresh.begin(model)
         return model
+
+    def _check_new(self, model: keras.Model) -> None:
+        if model in self._models:
+            raise keras_tuner.errors.FatalValueError(
+                "The build function of a search must return a new model each time. Received: the "
+                f"same model twice ({model.name!r}), whose optimizer would be kept from trial to "
+                "trial. Build it in the function; it may share a backbone with the others."
+            )
+        self._models.add(model)
 
     def declare_hyperparameters(self, hp: Any) -> None:
         """Register hyperparameters before the first build, as the user's does."""

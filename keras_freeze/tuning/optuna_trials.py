@@ -10,7 +10,6 @@ import os
 import threading
 import time
 import traceback
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,9 +146,8 @@ class OptunaObjective:
         self._fresh = FreshWeights()
         self._fresh.describes = False
         given = build if hasattr(build, "build") else _Function(build)
-        self._hypermodel: Any = FreshBuilds(given, self._fresh, self._note_built)
+        self._hypermodel: Any = FreshBuilds(given, self._fresh)
         self._library = self._limits.new_library()
-        self._built: weakref.WeakSet[keras.Model] = weakref.WeakSet()
         self._is_described = False
         self._study: str | None = None
         self._turn = threading.Lock()
@@ -233,21 +231,10 @@ class OptunaObjective:
             )
         return str(self._opened)
 
-    def _note_built(self, model: keras.Model) -> None:
-        if model in self._built:
-            raise ArgumentError(
-                _OWNER,
-                "build",
-                "return a new model each time",
-                received=f"the same model twice ({model.name!r}), whose optimizer would be kept "
-                "from trial to trial",
-                advice="Build it in the function; it may share a backbone with the others.",
-            )
-        self._built.add(model)
-
     def _run(self, trial: Any, objective: Any) -> float:
         folder = self._folder_of(trial)
         folder.mkdir(exist_ok=True)
+        (folder / kept_models.BEST).unlink(missing_ok=True)  # of a study of the same name
         trial_id, kept = folder.name.removeprefix("trial_"), KeptModels()
         record = TrialRecord(trial_id, is_running=True)
         sharing = shared(self._library) if self._cache else contextlib.nullcontext()

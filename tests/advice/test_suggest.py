@@ -176,3 +176,23 @@ def test_as_text_html_and_data():
     assert max(map(len, text.splitlines())) <= 80
     assert "<table" in found._repr_html_()
     assert found.to_dict()["depth"] == 1
+
+
+def test_no_more_is_read_than_it_says():
+    x, y = samples(1800)
+    asked = []
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            asked.append(index)
+            rows = slice(600 * index, 600 * (index + 1))
+            return x[rows], y[rows]
+
+    first = keras.layers.Dense(8, "relu", name="block1")
+    model = keras.Sequential([keras.Input((DIMENSIONS,)), first, layers.Dense(2, name="top")])
+    score = kf.suggest(model, Batches(), backbone="block").probes[0].score
+    assert asked == [0, 1]
+    assert score.error == pytest.approx((score.value * (1 - score.value) / 1024) ** 0.5)

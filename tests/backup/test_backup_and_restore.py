@@ -519,10 +519,6 @@ CHANGES = {
         {"callback": lambda: kf.GradualUnfreeze(rates=None, verbose=0)},
         r"GradualUnfreeze\(rates=...\) must be that of the backup",
     ),
-    "other weights that never train": (
-        {"callback": lambda: kf.GradualUnfreeze(keep_frozen="low", verbose=0)},
-        r"GradualUnfreeze\((schedule|keep_frozen)=...\) must be that of the backup",
-    ),
     "gradients to record": (
         {"callback": lambda: kf.GradualUnfreeze(log_details=["gradients"], verbose=0)},
         r"GradualUnfreeze\(log_details=...\) must be that of the backup",
@@ -582,6 +578,17 @@ def test_other_groups_under_the_same_names_are_refused(plain, data_for, tmp_path
     other = schedule(low="low", middle="middle", top="head")
     with pytest.raises(ValueError, match=r"\(groups=...\) must be that of the backup"):
         train(plain, data_for, [kf.BackupAndRestore(tmp_path), other])
+
+
+def test_other_weights_that_never_train_are_refused(plain, data_for, tmp_path):
+    def schedule(keep_frozen):
+        return kf.FreezeScheduler({0: 2, 2: 1}, keep_frozen=keep_frozen, verbose=0)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(plain, data_for, [kf.BackupAndRestore(tmp_path), schedule("low"), Crash(3)])
+    for other in (None, "middle"):
+        with pytest.raises(ValueError, match=r"\(keep_frozen=...\) must be that of the backup"):
+            train(plain, data_for, [kf.BackupAndRestore(tmp_path), schedule(other)])
 
 
 def test_names_that_keras_counts_up_do_not_matter(data_for, tmp_path):

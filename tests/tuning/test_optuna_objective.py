@@ -326,7 +326,10 @@ def test_automatic_names_are_the_same_in_each_trial(tmp_path):
 
 
 def test_a_trial_that_kept_no_model_has_none_to_load(tmp_path):
-    objective, study = objective_for(tmp_path), TestPruning().study(Never(answer=True))
+    before = optuna.create_study(study_name="one")
+    before.optimize(objective_for(tmp_path), n_trials=1)
+    study = optuna.create_study(study_name="one", pruner=Never(answer=True))  # begun anew
+    objective = objective_for(tmp_path)
     study.optimize(objective, n_trials=1)
     with pytest.raises(ValueError, match=r"trial 0 \(PRUNED\)"):
         objective.load_model(study.trials[0])

@@ -35,9 +35,14 @@ def test_scores_are_the_same_with_shared_features(batch_norm, tmp_path, monkeypa
         tuning.freeze_depth(hp, model, min=2)
         return model
 
-    def scores(cache):
+    def scores(cache, name=""):
         keras.utils.set_random_seed(0)
-        options = {"max_trials": 2, "seed": 0, "cache": cache, **project(tmp_path / str(cache))}
+        options = {
+            "max_trials": 2,
+            "seed": 0,
+            "cache": cache,
+            **project(tmp_path / (name or str(cache))),
+        }
         tuner = tuning.RandomSearch(make, "val_loss", **options)
         data = {"validation_data": (x, y), "epochs": 2, "verbose": 0, "batch_size": 8}
         tuner.search(x, y, shuffle=False, **data)
@@ -51,6 +56,11 @@ def test_scores_are_the_same_with_shared_features(batch_norm, tmp_path, monkeypa
     )
     shared = scores(True)
     assert len(shared) == 2
+    assert adopted
+    adopted.clear()
+    (tmp_path / "features").mkdir()
+    in_folder = kf.PrefixCache(directory=str(tmp_path / "features"), verbose=0)
+    assert scores(in_folder, "in a folder") == shared
     assert adopted
     adopted.clear()
     assert shared == scores(False)
