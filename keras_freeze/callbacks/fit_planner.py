@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import keras
 
-from keras_freeze.callbacks import fit_checks
+from keras_freeze.callbacks import plan_checks
 from keras_freeze.callbacks.fit_plan import FitPlan
 from keras_freeze.checks import ArgumentError
 from keras_freeze.engine import state_of, transition
@@ -72,8 +72,8 @@ class FitPlanner:
     def plan(self, model: keras.Model, epochs: int, steps: int | None) -> FitPlan:
         """Return the plan for a fit; raise if it can't be carried out."""
         total, picture = self.total_epochs or epochs, self.picture(model)
-        fit_checks.refuse_several_workers(self.owner, model)
-        fit_checks.refuse_quantized_lora(self.owner, picture)
+        plan_checks.refuse_several_workers(self.owner, model)
+        plan_checks.refuse_quantized_lora(self.owner, picture)
         plan = FitPlan(
             owner=self.owner,
             picture=picture,
@@ -87,8 +87,8 @@ class FitPlanner:
             gauge=self.gauge,
             records=self.records,
         )
-        fit_checks.check_schedule(plan)
-        fit_checks.check_optimizers(plan)
+        plan_checks.check_schedule(plan)
+        plan_checks.check_optimizers(plan)
         return plan
 
     def preview(

@@ -14,10 +14,11 @@ import keras
 
 from keras_freeze.base_callback import BaseCallback
 from keras_freeze.callbacks import (
-    fit_checks,
     fit_findings,
+    plan_checks,
     resume_point,
     run_state,
+    sibling_checks,
     transition_message,
 )
 from keras_freeze.callbacks.fit_plan import FitPlan
@@ -41,7 +42,7 @@ from keras_freeze.policies import (
     keep_frozen_policy,
     kept_by_lora,
 )
-from keras_freeze.prefix_cache import CacheDriver, PrefixCache
+from keras_freeze.prefix_cache import CacheDriver, PrefixCache, cache_for
 from keras_freeze.schedules import (
     Curve,
     Decisions,
@@ -53,9 +54,7 @@ from keras_freeze.schedules import (
     ScheduleRecord,
     check_rates,
 )
-from keras_freeze.training_reports import (
-    TrainingReport,
-)
+from keras_freeze.training_reports import TrainingReport
 
 
 class FreezeScheduler(BaseCallback):
@@ -346,18 +345,20 @@ class FreezeScheduler(BaseCallback):
         self._check_alone()
         self._fit, self._results = None, FitResults()
         owner, model = type(self).__name__, self.model
-        fit_checks.refuse_stock_backup(owner, self._siblings)
+        sibling_checks.refuse_stock_backup(owner, self._siblings)
         plan = self._fit_planner.plan(model, self.params["epochs"], self.params.get("steps"))
         picture = plan.picture
-        fit_checks.check_adaptive(plan, self._siblings)
-        fit_checks.warn(plan, self._siblings)
+        plan_checks.check_adaptive(plan)
+        sibling_checks.check_adaptive(plan, self._siblings)
+        plan_checks.warn(plan)
+        sibling_checks.warn_of_h5(plan, self._siblings)
         state = state_of(model)
         state.untouched = picture.untouched
         state.kept_by_lora |= kept_by_lora(picture, state.frozen_here)
         view = next((other for other in self._siblings if isinstance(other, LiveView)), None)
         keeps_lines = view is not None and view.keeps_lines
         cache_verbose = int(bool(self.verbose) and not keeps_lines)
-        cache = fit_checks.cache_for(owner, self.cache, self._siblings, cache_verbose)
+        cache = cache_for(owner, self.cache, self._siblings, cache_verbose)
         if view is not None:
             view.follow(self, cache)
         driver = CacheDriver(cache, self, keeps_cuts=plan.is_race)
@@ -385,11 +386,11 @@ class FreezeScheduler(BaseCallback):
 
     def _begin(self, fit: RunningFit, epoch: int) -> list[str]:
         plan, keeps_unfrozen = fit.plan, self.planner.keeps_unfrozen
-        fit_checks.refuse_later_start(plan, epoch)
+        plan_checks.refuse_later_start(plan, epoch)
         if plan.adaptive is None:
-            fit_checks.warn_of_impatience(plan, epoch, self._siblings)
+            sibling_checks.warn_of_impatience(plan, epoch, self._siblings)
         start = resume_point.starting_point(plan, epoch, keeps_unfrozen)
-        fit_checks.refuse_without_validation(plan, epoch, start.progress.phase, self._siblings)
+        sibling_checks.refuse_without_validation(plan, epoch, start.progress.phase, self._siblings)
         if epoch == 0 and keeps_unfrozen and resume_point.is_known(plan.picture.model):
             self._say(
                 [
@@ -427,7 +428,7 @@ class FreezeScheduler(BaseCallback):
         record, decisions = fit.record, fit.decisions
         if fit.run is not None:
             self._say(fit.run.finish())
-            fit_checks.warn_of_files(fit.run)
+            plan_checks.warn_of_files(fit.run)
             if fit.view is not None:
                 fit.view.settle(final_states(fit.run))
         self._results = FitResults(record, fit.report, decisions)

@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import keras
 
+from keras_freeze.checks import ArgumentError
 from keras_freeze.features import Library, present, shared
 from keras_freeze.prefix_cache.callback import PrefixCache
+
+
+def cache_for(
+    owner: str,
+    cache: bool | str | PrefixCache,
+    siblings: Sequence[keras.callbacks.Callback],
+    verbose: int,
+) -> PrefixCache | None:
+    """Return the cache that a schedule runs along with it, None if there is to be none.
+
+    Raises:
+        ValueError: if one is asked for, and another stands in the list of callbacks.
+    """
+    if any(isinstance(other, PrefixCache) for other in siblings):
+        if isinstance(cache, PrefixCache) or cache is True:
+            raise ArgumentError(
+                owner,
+                "cache",
+                "be left out beside a PrefixCache in the list of callbacks",
+                value=cache,
+            )
+        return None
+    if isinstance(cache, PrefixCache):
+        return cache
+    return PrefixCache(auto=cache == "auto", verbose=verbose) if cache else None
 
 
 class CacheDriver:
