@@ -48,6 +48,12 @@ def test_committed_outputs_are_those_of_one_run(path):
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_an_error_that_a_cell_is_to_show_has_occurred(path):
+    cells = code_cells(nbformat.read(path, as_version=4))
+    assert all(cell.outputs for cell in cells if "\nexcept " in cell.source)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path):

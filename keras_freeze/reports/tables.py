@@ -26,6 +26,8 @@ _MIN_NAME, _MIN_TEXT, _MAX_WORD = 12, 12, 24
 _MAX_LINES = 3
 #: In HTML, where the page decides on the width; the full name is the cell's tooltip.
 _MAX_HTML_NAME = 40
+#: A title may be wider than its table, which it neither widens nor is narrowed by.
+_LEFT, _WIDE = 'style="text-align:left"', 'style="width:40em;max-width:90vw;margin-right:-40em"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +96,8 @@ class Table:
         cells = [self._html_cells(n) for n in range(len(self.columns))]
         rows = list(zip(*cells, strict=True))
         body, foot = rows[: len(self.rows)], rows[len(self.rows) :]
-        parts = ["<table>", f"<caption>{_escaped(self.title)}</caption>" if self.title else ""]
+        title = f"<caption {_LEFT}><div {_WIDE}>{_escaped(self.title)}</div></caption>"
+        parts = ["<table>", title if self.title else ""]
         parts.append(f"<thead>{head}</thead><tbody>")
         for n, row in enumerate(body):
             parts.append(
@@ -102,10 +105,20 @@ class Table:
             )
         parts.append("</tbody>")
         if foot:
-            bold = [_html_row("td", self.columns, row, "font-weight:bold") for row in foot]
+            bold = [self._html_footer_row(row) for row in foot]
             parts.append(f"<tfoot>{''.join(bold)}</tfoot>")
         notes = [f"<p>{_escaped(note)}</p>" for note in self.notes]
         return "".join([*parts, "</table>", *notes])
+
+    def _html_footer_row(self, row: tuple[str, ...]) -> str:
+        """Return a row of the footer; a cell at the left takes the place of empty ones beside it."""
+        spans, first = {0: 1}, 0
+        for n in range(1, len(self.columns)):
+            if row[n] or self.columns[first].align != "left":
+                first = n
+            spans[first] = spans.get(first, 0) + 1
+        columns, cells = [self.columns[n] for n in spans], [row[n] for n in spans]
+        return _html_row("td", columns, cells, "font-weight:bold", [*spans.values()])
 
     def _html_cells(self, n: int) -> list[str]:
         cells = [row[n] for row in (*self.rows, *self.footer)]
@@ -301,11 +314,19 @@ def _total(widths: Iterable[int]) -> int:
     return _INDENT + sum(widths) + _GAP * (len(widths) - 1)
 
 
-def _html_row(tag: str, columns: Sequence[Column], cells: Sequence[str], style: str = "") -> str:
+def _html_row(
+    tag: str,
+    columns: Sequence[Column],
+    cells: Sequence[str],
+    style: str = "",
+    spans: Sequence[int] = (),
+) -> str:
     parts = [f'<tr style="{style}">' if style else "<tr>"]
-    for column, cell in zip(columns, cells, strict=True):
+    for column, cell, span in zip(columns, cells, spans or [1] * len(cells), strict=True):
         space = "normal" if column.fit == "wrap" else "nowrap"
-        parts.append(f'<{tag} style="text-align:{column.align};white-space:{space}">{cell}</{tag}>')
+        width = f' colspan="{span}"' if span > 1 else ""
+        look = f"text-align:{column.align};white-space:{space}"
+        parts.append(f'<{tag}{width} style="{look}">{cell}</{tag}>')
     return "".join([*parts, "</tr>"])
 
 

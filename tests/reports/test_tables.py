@@ -214,17 +214,28 @@ def test_html():
     assert page.texts[0] == "<net>"
     assert "<i>&low" in page.texts
     assert {tag for tag, _ in page.tags} == {
-        *("table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td", "br", "span")
+        *("table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td", "br", "span", "div")
     }
     assert [attrs["title"] for tag, attrs in page.tags if tag == "span"] == [LONG]
     assert sum("…" in text for text in page.texts) == 1
     styles = [attrs.get("style", "") for tag, attrs in page.tags if tag in ("th", "td")]
     aligned = [re.search("text-align:(.*?);", style)[1] for style in styles]
-    assert aligned == ["left", "left", "right"] * 4
-    assert [s.endswith("normal") for s in styles] == [False, True, False] * 4
+    assert aligned == [*(["left", "left", "right"] * 3), "left", "right"]
+    assert [s.endswith("normal") for s in styles] == [*([False, True, False] * 3), False, False]
     rows = [attrs.get("style", "") for tag, attrs in page.tags if tag == "tr"]
     assert rows == ["", "", "opacity:0.55", "font-weight:bold"]
     assert "color" not in text and "background" not in text  # right on light and dark pages
+
+
+def test_in_html_a_footer_takes_the_place_of_empty_cells_beside_it():
+    footer = (("memory of a step:", "", "", ""), ("all", "", "", "6"), ("1", "", "7", "8"))
+    table = Table("", (NAME, TEXT, NUMBER, NUMBER), (("a", "b", "1", ""),), footer)
+    cells = [attrs for tag, attrs in Page(table.as_html()).tags if tag == "td"]
+    assert [cell.get("colspan") for cell in cells[:4]] == [None] * 4
+    assert [cell.get("colspan") for cell in cells[4:]] == ["4", "3", None, "2", None, None]
+    # A number stays in its column.
+    numbers = Table("", (NAME, NUMBER, NUMBER), (), (("1", "7", ""),)).as_html()
+    assert "colspan" not in numbers
 
 
 def test_html_without_title_or_footer():
