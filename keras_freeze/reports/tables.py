@@ -111,7 +111,7 @@ class Table:
         return "".join([*parts, "</table>", *notes])
 
     def _html_footer_row(self, row: tuple[str, ...]) -> str:
-        """Return a row of the footer; a cell at the left takes the place of empty ones beside it."""
+        """Return a row of the footer; a cell at the left runs on into empty ones beside it."""
         spans, first = {0: 1}, 0
         for n in range(1, len(self.columns)):
             if row[n] or self.columns[first].align != "left":
