@@ -285,7 +285,7 @@ def test_a_callback_copies_and_prints_as_its_call(cls, tmp_path):
 
 
 @by_name(CALLBACKS, on_every_backend=CALLBACKS)
-@pytest.mark.at_commit("FreezeScheduler", "FreezeGuard", "PrefixCache")
+@pytest.mark.at_commit("FreezeScheduler")
 def test_a_callback_serves_two_fits_and_a_copy_made_in_between_is_like_new(
     cls, plain, data_for, tmp_path
 ):

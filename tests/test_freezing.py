@@ -195,6 +195,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("case", WAYS)
+@pytest.mark.at_commit("before", "callable", "matching")
 def test_every_way_to_say_it_freezes_and_unfreezes(plain, data_for, case):
     way = dict(WAYS[case])
     policy = [way.pop("policy")] if "policy" in way else []
@@ -355,6 +356,9 @@ def test_any_state_can_be_frozen_and_unfrozen_completely(any_model, leave):
     assert_wholly(model, trainable=False)
 
 
+@pytest.mark.at_commit(
+    "freeze_in_part", "freeze_by_the_model_and_unfreeze_a_layer", "freeze_underhand"
+)
 def test_after_unfreezing_everything_a_fit_moves_every_weight(batch_norm, data_for, leave):
     model = effects.compiled(batch_norm(), eager=True)
     data = data_for(model)

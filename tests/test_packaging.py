@@ -83,7 +83,12 @@ def imported_packages(path):
 
 def test_every_imported_package_is_required():
     declared = {
-        r.name.lower() for r in requirements() | extra("demo") | extra("backends") | extra("optuna")
+        r.name.lower()
+        for r in requirements()
+        | extra("demo")
+        | extra("backends")
+        | extra("optuna")
+        | extra("isolate")
     }
     # A notebook that shows our HTML has the one; results are dicts without the other.
     provided = declared | {"ipython", "pandas"}

@@ -17,6 +17,7 @@ import keras
 import keras_tuner
 from keras_tuner.src.engine import base_tuner, trial as trials, tuner_utils
 
+from keras_freeze.keras_internals.global_settings import GlobalSettings, settings_kept
 from keras_freeze.keras_internals.required import require
 
 # Those overridden below too: a release that renamed one would never call ours.
@@ -54,7 +55,13 @@ PRIVATE = (
     ),
     (base_tuner, "BaseTuner"),
     (trials, "Trial", "TrialStatus"),
-    (tuner_utils, "TunerCallback", "convert_to_metrics_dict"),
+    (
+        tuner_utils,
+        "TunerCallback",
+        "convert_to_metrics_dict",
+        "get_best_step",
+        "validate_trial_results",
+    ),
 )
 
 
@@ -72,7 +79,13 @@ check()
 
 
 class OpenTuner(keras_tuner.Tuner):
-    """KerasTuner's tuner, with public names for what a subclass needs."""
+    """KerasTuner's tuner, with public names for what a subclass needs.
+
+    Its trials are built with Keras's settings as they were when the search began.
+    """
+
+    #: Those that each build begins with; None outside of a search.
+    kept_settings: GlobalSettings | None = None
 
     @property
     def is_worker(self) -> bool:
@@ -116,7 +129,24 @@ class OpenTuner(keras_tuner.Tuner):
         """Write the tuner's own state, without its oracle's."""
         super(base_tuner.BaseTuner, self).save(file)
 
+    @contextlib.contextmanager
+    def keeping_settings(self) -> Iterator[None]:
+        """Build the models inside with Keras's present settings, and leave these at the end."""
+        with settings_kept() as self.kept_settings:
+            try:
+                yield
+            finally:
+                self.kept_settings = None
+
+    def _try_build(self, hp: Any) -> Any:  # which clears the session first
+        if self.kept_settings is not None:
+            return super()._try_build(hp)
+        with self.keeping_settings():
+            return super()._try_build(hp)
+
     def _build_hypermodel(self, hp: Any) -> Any:
+        if self.kept_settings is not None:
+            self.kept_settings.apply()
         return self.build_model(hp)
 
     def _run_and_update_trial(self, trial: Any, *args: Any, **kwargs: Any) -> None:
@@ -234,6 +264,17 @@ def metrics_of(returned: Any, objective: Any) -> dict[str, Any]:
     """
     metrics: dict[str, Any] = tuner_utils.convert_to_metrics_dict(returned, objective)
     return metrics
+
+
+def outcome_of(returned: Any, objective: Any) -> tuple[dict[str, float], int]:
+    """Return what `Tuner.run_trial` returned as metrics by name, and the best epoch (0-based).
+
+    Raises:
+        keras_tuner.errors.FatalError: if it is neither metrics nor a history.
+    """
+    tuner_utils.validate_trial_results(returned, objective, "Tuner.run_trial()")
+    metrics = {name: float(value) for name, value in metrics_of(returned, objective).items()}
+    return metrics, int(tuner_utils.get_best_step(returned, objective))
 
 
 @contextlib.contextmanager

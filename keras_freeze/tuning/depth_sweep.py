@@ -39,8 +39,8 @@ class DepthSweep(FreezeTuner):
         backbone: What is pretrained, as for `tuning.freeze_depth`.
         **options: Those of `tuning.RandomSearch` that concern trials, such as
             `executions_per_trial` (trainings at each depth, each from the pretrained weights, for
-            the spread of the score), `max_retries_per_trial`, `directory` and `project_name`. An
-            interrupted sweep resumes, unless `overwrite=True`.
+            the spread of the score), `max_retries_per_trial`, `isolate`, `directory` and
+            `project_name`. An interrupted sweep resumes, unless `overwrite=True`.
 
     Raises:
         TypeError: if `build` is a model.

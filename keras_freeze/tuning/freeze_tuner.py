@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import os
+import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,10 +22,14 @@ from keras_freeze.backup import archive
 from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError, ArgumentTypeError
 from keras_freeze.features import Library, shared
-from keras_freeze.keras_internals.keras_tuner import OpenTuner, without_known_warnings
+from keras_freeze.keras_internals.keras_tuner import (
+    OpenTuner,
+    outcome_of,
+    without_known_warnings,
+)
 from keras_freeze.model_picture import count_params
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.tuning import kept_models, memory, results
+from keras_freeze.tuning import kept_models, memory, results, trial_record
 from keras_freeze.tuning.attempts import attempt, score
 from keras_freeze.tuning.depth_in_force import depth_of
 from keras_freeze.tuning.fresh_weights import FreshBuilds, FreshWeights
@@ -31,6 +37,7 @@ from keras_freeze.tuning.kept_models import KeptModels
 from keras_freeze.tuning.recorder import Recorder, trained_part
 from keras_freeze.tuning.search_folder import Search, read_json
 from keras_freeze.tuning.trial_cache import TrialCache
+from keras_freeze.tuning.trial_processes import FEATURES, TrialProcesses
 from keras_freeze.tuning.trial_record import FAILED, Execution, TrialRecord
 
 
@@ -48,6 +55,12 @@ class FreezeTuner(OpenTuner):
             weights, and compute each once; or a `PrefixCache`, which is copied for each trial with
             its limits (`max_bytes`, `directory`) and `keep`. Unless it has `mode="inference"`, the
             results are the same up to rounding. Defaults to True.
+        isolate: Bool, whether each trial runs in a new process, so that a crash, a leak or an
+            out-of-memory kill ends the trial and not the search. Everything that it needs is
+            pickled once a search, functions by value, with cloudpickle; its start takes some
+            seconds. What `callbacks` and a `run_trial` of yours change stays in that process.
+            Trials share features through a temporary folder, where `cache` does not keep them in
+            one. Defaults to False.
         settings: Mapping of what else must be the same for a search that resumes.
         overwrite: As for `keras_tuner.Tuner`; refused on a worker.
         max_model_size: Int, parameters, frozen ones included, above which a trial fails.
@@ -73,6 +86,7 @@ class FreezeTuner(OpenTuner):
         hypermodel: Any = None,
         *,
         cache: bool | PrefixCache = True,
+        isolate: bool = False,
         settings: Mapping[str, Any] = MappingProxyType({}),
         overwrite: bool = False,
         max_model_size: int | None = None,
@@ -83,6 +97,8 @@ class FreezeTuner(OpenTuner):
     ) -> None:
         owner = type(self).__name__
         check_builds(owner, "hypermodel", hypermodel)
+        if not isinstance(isolate, bool):
+            raise ArgumentTypeError(owner, "isolate", "be a bool", value=isolate)
         if overwrite and self.is_worker:
             raise ArgumentError(
                 owner,
@@ -100,6 +116,10 @@ class FreezeTuner(OpenTuner):
         self._notes_builds = False
         self._max_params = max_model_size
         self._cache = cache
+        self._isolates = isolate
+        # Those of the search that runs.
+        self._processes: TrialProcesses | None = None
+        self._own_oracle = oracle  # a worker's `oracle` asks the chief
         self._limits = cache if isinstance(cache, PrefixCache) else PrefixCache(verbose=0)
         #: Outputs of frozen layers, which trials share during a search.
         self.library = Library()
@@ -138,6 +158,7 @@ class FreezeTuner(OpenTuner):
 
     @hypermodel.setter
     def hypermodel(self, given: Any) -> None:
+        self._user_hypermodel = given
         self._hypermodel = given and FreshBuilds(given, self._fresh, self._note_built)
 
     def space_populated(self) -> None:
@@ -175,16 +196,88 @@ class FreezeTuner(OpenTuner):
             keras_tuner.errors.FatalValueError: if the search can't continue, such as for an
                 objective that is not logged.
         """
-        self.library = self._limits.new_library()
-        sharing = shared(self.library) if self._cache else contextlib.nullcontext()
-        try:
-            with self._fresh.search(type(self).__name__), without_known_warnings(), sharing:
-                super().search(*fit_args, **fit_kwargs)
-        finally:
-            self.library.clear()
+        isolated = self._isolated(fit_args, fit_kwargs) if self._isolates else self._sharing()
+        with isolated:
+            super().search(*fit_args, **fit_kwargs)
         found = self.rows()
         if found and not self.is_worker and all(row["status"] == FAILED for row in found):
             raise RuntimeError(self._why_none_is_complete(found))
+
+    @contextlib.contextmanager
+    def _sharing(self) -> Iterator[None]:
+        """Let the trials inside begin with the same weights and share features."""
+        self.library = self._limits.new_library()
+        sharing = shared(self.library) if self._cache else contextlib.nullcontext()
+        fresh = self._fresh.search(type(self).__name__)
+        try:
+            with fresh, without_known_warnings(), sharing, self.keeping_settings():
+                yield
+        finally:
+            self.library.clear()
+
+    @contextlib.contextmanager
+    def _isolated(self, fit_args: tuple[Any, ...], fit_kwargs: Mapping[str, Any]) -> Iterator[None]:
+        """Run the trials inside in processes of their own."""
+        owner = type(self).__name__
+        with tempfile.TemporaryDirectory(prefix="keras_freeze-") as name:
+            folder = Path(name)
+            packed = self.packed(folder / FEATURES)
+            self._processes = TrialProcesses(
+                owner, folder, type(self), packed, fit_args, fit_kwargs
+            )
+            try:
+                with without_known_warnings():
+                    yield
+            finally:
+                self._processes = None
+
+    def packed(self, features: Path) -> dict[str, Any]:
+        """Return what `unpack` makes a tuner of that runs trials of this search elsewhere.
+
+        Args:
+            features: Path of a folder for features, where the cache does not keep them in one.
+        """
+        here = ("_fresh", "_hypermodel", "_user_hypermodel", "_own_oracle", "_processes", "library")
+        state = {name: value for name, value in vars(self).items() if name not in here}
+        limits = copy.copy(self._limits)
+        if not limits.keep:
+            limits.keep, limits.directory = True, features
+        state |= {"oracle": self._own_oracle, "_limits": limits}
+        return {"hypermodel": self._user_hypermodel, **state}
+
+    def unpack(self, state: Mapping[str, Any]) -> None:
+        """Become a tuner that runs trials as the one does that was packed."""
+        self._fresh = FreshWeights()
+        self._fresh.describes = False
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def run_packed(
+        self, trial: Any, record: TrialRecord, *fit_args: Any, **fit_kwargs: Any
+    ) -> tuple[dict[str, float], int]:
+        """Run a trial for the search elsewhere, and leave its record in the trial's folder.
+
+        Returns:
+            Its metrics by name, and its best epoch (int, 0-based).
+        """
+        if self.executions_per_trial > 1:
+            self._describe_model()  # as at the start of a search: what builds share is known then
+        with self._sharing():
+            self._record, self._notes_builds = record, True
+            returned = self.run_trial(trial, *fit_args, **fit_kwargs)
+            record.save(Path(self.get_trial_dir(trial.trial_id)))
+            return outcome_of(returned, self.oracle.objective)
+
+    def _run_elsewhere(self, processes: TrialProcesses, trial: Any, record: TrialRecord) -> None:
+        """Run a trial in a process of its own, and take what it found."""
+        try:
+            outcome = processes.run(trial, record)
+        finally:  # also of a process that was killed
+            written = trial_record.read(Path(self.get_trial_dir(trial.trial_id)))
+            if written is not None:
+                record.executions, record.freeze_depth = written.executions, written.freeze_depth
+        trial.hyperparameters = outcome.hyperparameters
+        self.oracle.update_trial(trial.trial_id, outcome.metrics, step=outcome.step)
 
     def on_trial_begin(self, trial: Any) -> None:
         """Begin a trial; an interrupted search resumes here from now on."""
@@ -202,7 +295,10 @@ class FreezeTuner(OpenTuner):
         with attempt(trial, Path(self.get_trial_dir(trial.trial_id))) as record:
             self._record, self._notes_builds = record, True
             try:
-                super().run_and_score(trial, *fit_args, **fit_kwargs)
+                if self._processes is None:
+                    super().run_and_score(trial, *fit_args, **fit_kwargs)
+                else:
+                    self._run_elsewhere(self._processes, trial, record)
             finally:
                 self._record, self._notes_builds = None, False
                 record.elapsed_s = time.perf_counter() - begun

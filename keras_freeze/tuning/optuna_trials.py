@@ -22,6 +22,7 @@ from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError
 from keras_freeze.features import shared
 from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
+from keras_freeze.keras_internals.global_settings import GlobalSettings, settings_kept
 from keras_freeze.keras_internals.keras_tuner import without_known_warnings
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import direction_by_name
@@ -242,8 +243,9 @@ class OptunaObjective:
         begun, status = time.perf_counter(), FAILED
         try:
             fresh, released = self._fresh.search(_OWNER), memory.release_traced_steps()
-            with fresh, without_known_warnings(), sharing, released:
-                returned = self._fit(trial, folder, record, kept, objective)
+            with fresh, without_known_warnings(), sharing, released, settings_kept() as settings:
+                model, hp = self._build(trial, settings)
+                returned = self._fit(trial, hp, model, Recorder(record, folder, kept, objective))
             kept.save(folder)
             self._score(record, returned, objective)
             status = COMPLETED
@@ -274,26 +276,27 @@ class OptunaObjective:
         if not (is_history and record.scores):
             score(_OWNER, record, [returned], objective, "Pass validation_data=")
 
-    def _fit(
-        self, trial: Any, folder: Path, record: TrialRecord, kept: KeptModels, objective: Any
-    ) -> Any:
+    def _build(self, trial: Any, settings: GlobalSettings) -> tuple[keras.Model, OptunaParameters]:
         hp = OptunaParameters(trial)
-        keras.utils.clear_session(free_memory=False)  # each trial's layers have the same names
-        if not self._is_described:  # to know what builds share before anything trains
-            self._hypermodel.build(hp)
-            self._is_described = True
-            keras.utils.clear_session(free_memory=False)
-        model = self._hypermodel.build(hp)
+        # The first is built twice, to know what builds share before anything trains.
+        for _ in range(1 if self._is_described else 2):
+            keras.utils.clear_session(free_memory=False)  # each trial's layers have the same names
+            settings.apply()
+            model = self._hypermodel.build(hp)
+        self._is_described = True
         if not isinstance(model, keras.Model):
             raise ArgumentError(
                 _OWNER, "build", "return a keras.Model", received=type(model).__name__
             )
+        return model, hp
+
+    def _fit(self, trial: Any, hp: OptunaParameters, model: keras.Model, recorder: Recorder) -> Any:
         callbacks = copy.deepcopy(keras.tree.flatten(self._fit_kwargs.get("callbacks") or []))
         if self._cache:
             callbacks.append(TrialCache(self._limits))
-        callbacks.append(Recorder(record, folder, kept, objective))
+        callbacks.append(recorder)
         if self._prunes:
-            callbacks.append(Pruning(trial, objective))
+            callbacks.append(Pruning(trial, recorder.objective))
         kwargs = {**self._fit_kwargs, "callbacks": callbacks}
         return self._hypermodel.fit(hp, model, *self._fit_args, **kwargs)
 

@@ -16,6 +16,8 @@ from keras_freeze.tuning.trial_record import COMPLETED, FAILED, RUNNING
 
 # Random draws of known values after which a space counts as exhausted.
 MAX_DRAWS = 1000
+# As good as any other.
+SEED_FOR_0 = 2**31 - 1
 
 
 class _CarefulOracle(OpenOracle):
@@ -28,6 +30,8 @@ class _CarefulOracle(OpenOracle):
     can_go_on_without_state = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("seed") == 0:  # which KerasTuner takes for none
+            kwargs["seed"] = SEED_FOR_0
         super().__init__(*args, **kwargs)
         self.set_max_draws(MAX_DRAWS)
 

@@ -37,8 +37,10 @@ class RandomSearch(FreezeTuner):
         **options: Further arguments of `keras_tuner.RandomSearch` (`seed`, `hyperparameters`,
             `tune_new_entries`, `allow_new_entries`, `max_retries_per_trial`, here 1 by default,
             `max_consecutive_failed_trials`, here 10), of `keras_tuner.Tuner` (`directory`,
-            `project_name`, `overwrite`, `executions_per_trial` and others), and `cache`: bool or
-            `PrefixCache`, whether trials share the outputs of frozen layers. Defaults to True.
+            `project_name`, `overwrite`, `executions_per_trial` and others), `cache`: bool or
+            `PrefixCache`, whether trials share the outputs of frozen layers, True by default; and
+            `isolate`: bool, whether each trial runs in a new process, so that a crash or an
+            out-of-memory kill ends the trial and not the search, False by default.
 
     Raises:
         ValueError: if there is no such argument, or the folder holds another search.

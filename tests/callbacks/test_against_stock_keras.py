@@ -103,6 +103,7 @@ def train(build, optimizer, callback, data_for, shuffle):
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the contract of bits is TF's")
 @pytest.mark.parametrize(("name", "shuffle"), some(BY_HAND, [False, True]))
+@pytest.mark.at_commit("adamw-excluded-True")
 def test_a_fit_with_transitions_equals_the_phases_written_by_hand(name, shuffle, plain, data_for):
     factory = optimizer_table.ALL[name]
     scheduler = kf.FreezeScheduler(PHASES, verbose=0)

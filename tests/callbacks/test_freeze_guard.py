@@ -539,6 +539,7 @@ def test_a_training_that_is_taken_up_again_begins_with_the_weights_restored(
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
+@pytest.mark.at_commit("bfloat16")
 def test_dtype_policies(policy, data_for):
     keras.config.set_dtype_policy(policy)
     try:

@@ -574,7 +574,7 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("case", SPLITS)
-@pytest.mark.at_commit("restoring the best", "in mid-epoch")
+@pytest.mark.at_commit("in mid-epoch")
 def test_a_fit_that_goes_on_in_this_process_ends_as_if_it_were_one(case, plain, data_for):
     schedule, values = SPLITS[case]
 
@@ -801,6 +801,7 @@ UNREACHED = {
 
 
 @pytest.mark.parametrize("case", UNREACHED)
+@pytest.mark.at_commit("too patient together", "too few epochs")
 def test_a_phase_that_is_not_reached_is_warned_of(case, plain, data_for):
     schedule, message = UNREACHED[case]
     settings = {"epochs": 4, "values": [4, 3, 2, 1]}

@@ -71,6 +71,7 @@ def test_groups_thaw_when_the_schedule_says(schedule, epochs, expected, plain, d
     assert history["non_trainable_params"] == [83 - n for n in history["trainable_params"]]
 
 
+@pytest.mark.at_commit("nested", "batch_norm")
 def test_works_without_arguments_on_every_kind_of_model(any_model, data_for):
     model = any_model()
     loss = {"kind": "sparse_categorical_crossentropy", "size": "mse"}

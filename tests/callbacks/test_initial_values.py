@@ -46,6 +46,7 @@ UNTRAINED = [
 
 
 @pytest.mark.parametrize(("build", "schedule"), UNTRAINED)
+@pytest.mark.at_commit("build_plain-even")
 def test_an_untrained_model_trains_as_by_plain_fit(build, schedule, data_for):
     model, plain = built(build), built(build)
     x, y = data_for(model)

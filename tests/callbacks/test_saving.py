@@ -166,7 +166,7 @@ CHECKPOINTS = {  # the file, and the epochs that it has seen
 
 
 @pytest.mark.parametrize("which", CHECKPOINTS)
-@pytest.mark.at_commit("the k-th", "the best")
+@pytest.mark.at_commit("the best")
 def test_going_on_from_a_checkpoint_equals_one_fit(which, plain, data_for, tmp_path):
     """ModelCheckpoint's files and initial_epoch, each group having its own step count."""
     name, seen = CHECKPOINTS[which]

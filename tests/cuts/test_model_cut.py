@@ -213,6 +213,7 @@ def test_families_of_applications(family, depth, rows, training):
 @pytest.mark.filterwarnings("ignore:.*does not support masking")
 @pytest.mark.backend
 @pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_a_mask_that_goes_into_a_nested_model():
     def build():
         inputs = keras.Input((6,), dtype="int32")

@@ -99,6 +99,7 @@ def test_mirrored_strategy_gives_the_one_device_result(
         assert isinstance(leaf._iterations, keras.Variable)
 
 
+@pytest.mark.slow
 def test_gradients_are_recorded_of_all_replicas(mirrored, plain, data_for):
     def make():
         plan = {0: ["low"], 2: None}

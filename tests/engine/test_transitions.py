@@ -124,7 +124,7 @@ def test_a_recompile_in_any_place_changes_no_bit(name, shuffle, batch_norm, data
     ids=["eager", "several-steps", "weighted", "jit"],
 )
 @pytest.mark.slow_on_jax
-@pytest.mark.at_commit("several-steps", "weighted")
+@pytest.mark.at_commit("several-steps")
 def test_compile_settings_survive(settings, plain, data_for):
     if keras.backend.backend() == "torch" and not settings.keys() <= {
         "run_eagerly",
@@ -151,6 +151,7 @@ def test_compile_settings_survive(settings, plain, data_for):
         pytest.param("float64", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_dtype_policies_survive(policy, plain, data_for):
     if policy == "float64" and keras.backend.backend() == "jax":
         pytest.skip("JAX has float64 by an option of its own only")
@@ -223,6 +224,7 @@ def items_of(optimizer):
 
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize("kind", optimizer_table.cases(optimizer_table.ALL))
+@pytest.mark.at_commit("loss-scale", "adam-ema", "multi-map", "adam-accumulation", "lion")
 def test_what_remains_trainable_keeps_its_state_when_others_freeze(kind, plain):
     model = apply_gradients(plain(), applied_outside_of_a_step(kind), 5)
     before, count = items_of(model.optimizer), len(model.optimizer.variables)

@@ -154,6 +154,7 @@ def test_it_waits_in_a_fit_too(jit, plain, data_for):
 
 @pytest.mark.slow_on_jax
 @pytest.mark.parametrize("name", optimizer_table.cases(optimizer_table.PER_VARIABLE))
+@pytest.mark.at_commit("adam-clipnorm", "schedule-free-adamw", "adafactor", "sgd-momentum")
 def test_a_multiplier_equals_an_optimizer_of_its_own_at_that_rate(name):
     factory = optimizer_table.PER_VARIABLE[name]
     apart = train_apart(factory, start=0, steps=12, late_rate=0.1)

@@ -117,7 +117,7 @@ def fit_and_check(model):
         "lstm",
         pytest.param("gru-bidirectional", marks=pytest.mark.slow),
         pytest.param("transformer", marks=pytest.mark.slow),
-        "image-and-text",
+        pytest.param("image-and-text", marks=pytest.mark.slow),
     ],
 )
 def test_small_models_of_every_kind(name):

@@ -148,7 +148,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("is_trained", [False, True], ids=["new", "trained"])
-@pytest.mark.at_commit("trained-adam", "new-averages")
+@pytest.mark.at_commit("trained-adam")
 def test_a_training_is_what_it_would_have_been_without(optimizer, is_trained):
     if BACKEND == "jax" and is_trained and optimizer == "averages":
         pytest.skip("Keras 3.15.1 can't fit twice with use_ema on JAX")

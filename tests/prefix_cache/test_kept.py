@@ -198,6 +198,7 @@ class TestFurtherFits:
 
 @pytest.mark.slow_on_jax
 class TestRoom:
+    @pytest.mark.slow
     def test_what_was_used_longest_ago_makes_room(self, tmp_path):
         wide = [cached.frozen(lambda w=w: network(width=w), layers=["conv"]) for w in (4, 5, 6)]
         fit(tmp_path, wide[0])

@@ -142,7 +142,7 @@ class OnItsOwn(keras.callbacks.Callback):
             self.found[0] = getattr(self.model, self.method)(x * 2, y, **arguments)
 
 
-@pytest.mark.at_commit("train_on_batch", "evaluate")
+@pytest.mark.at_commit("evaluate")
 @pytest.mark.parametrize("method", ["train_on_batch", "test_on_batch", "evaluate"])
 def test_a_callback_has_batches_of_its_own(method):
     outcomes = []

@@ -224,6 +224,7 @@ def test_invalid_views(views, error):
 @pytest.mark.parametrize(
     "make", [flip, lambda: layers.RandomHue(0.9, seed=1), lambda: layers.RandomSaturation(0.9)]
 )
+@pytest.mark.at_commit("flip")
 def test_validation_is_not_augmented(make):
     def build():
         inputs = keras.Input((8, 8, 3))

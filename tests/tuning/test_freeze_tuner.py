@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import keras
 import pytest
 from small_searches import FIT, Untrained, X, Y, build, build_with_depth, project, random_search
 
@@ -128,6 +129,32 @@ class TestResuming:
         with pytest.raises(OSError, match="killed"):
             finished.save()
         assert of_tuner.read_text() == whole
+
+
+def test_a_policy_of_dtypes_holds_in_every_trial_and_after_the_search(tmp_path):
+    seen = []
+
+    def build_and_see(hp):
+        seen.append(keras.config.dtype_policy().name)
+        keras.config.set_dtype_policy(hp.Choice("policy", ["float16", "float64"]))
+        keras.config.disable_interactive_logging()
+        return build()
+
+    tuner = random_search(Untrained(build_and_see), tmp_path, max_trials=2)
+    try:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        keras.config.enable_interactive_logging()
+        seen.clear()
+        tuner.search(verbose=0)
+        assert seen == ["mixed_bfloat16"] * 2
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+        assert keras.config.is_interactive_logging_enabled()
+        tuner.load_model(next(iter(tuner.oracle.trials.values())))
+        assert seen == ["mixed_bfloat16"] * 3
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+        keras.config.enable_interactive_logging()
 
 
 def test_no_warning_and_no_tensorboard(searched):

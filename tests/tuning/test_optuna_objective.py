@@ -54,6 +54,7 @@ def by_all(**settings):
 
 
 class TestTrials:
+    @pytest.mark.slow
     def test_each_depth_trains_as_by_hand(self, tmp_path):
         objective, study = objective_for(tmp_path), by_all()
         study.optimize(objective)
@@ -70,6 +71,22 @@ class TestTrials:
         assert [row["values"] for row in rows] == [trial.params for trial in study.trials]
         assert len(objective.results_frame()) == 3
         assert plots.search(objective).axes
+
+    def test_a_policy_of_dtypes_holds_in_every_trial_and_afterwards(self, tmp_path):
+        seen = []
+
+        def build_and_see(hp):
+            seen.append(keras.config.dtype_policy().name)
+            keras.config.set_dtype_policy("float32")
+            return build(hp)
+
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            by_all().optimize(objective_for(tmp_path, build_and_see), n_trials=2)
+            assert seen == ["mixed_bfloat16"] * 3  # the first trial builds twice
+            assert keras.config.dtype_policy().name == "mixed_bfloat16"
+        finally:
+            keras.config.set_dtype_policy("float32")
 
     def test_a_shared_backbone_begins_each_trial_anew_and_ends_as_it_was(self, tmp_path):
         backbone = keras.Sequential([keras.Input((5,)), layers.Dense(6, name="low")])

@@ -47,3 +47,18 @@ def test_many_rounds_of_a_small_space(tmp_path):
     tuner.search(verbose=0)
     first = [row for row in tuner.rows() if row["values"]["tuner/round"] == 0]
     assert depths(first) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [tuning.RandomSearch, tuning.BayesianOptimization])
+def test_a_seed_of_zero_is_a_seed(kind, tmp_path):
+    def build(hp):
+        hp.Float("rate", 0.0, 1.0)
+        return build_with_depth(hp)
+
+    drawn = []
+    for name in ("one", "two"):
+        own = {"max_trials": 2, "seed": 0, **project(tmp_path / name)}
+        tuner = kind(Untrained(build), "val_loss", **own)
+        tuner.search(verbose=0)
+        drawn.append([row["values"] for row in tuner.rows()])
+    assert drawn[0] == drawn[1]

@@ -1,0 +1,306 @@
+"""Trials in processes of their own: as here, whatever becomes of the process."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import keras
+import keras_tuner
+import numpy as np
+import psutil
+import pytest
+import small_searches
+from small_searches import FIT, X, Y, build_with_depth, project, random_search
+
+import keras_freeze as kf
+from keras_freeze import tuning
+from keras_freeze.tuning import trial_processes, trial_record
+
+slow = pytest.mark.slow  # each process imports TensorFlow
+ISOLATED = {"isolate": True, "max_retries_per_trial": 0}
+
+
+def scores(tuner):
+    return [(row["freeze_depth"], row["status"], row["score"]) for row in tuner.rows()]
+
+
+def models_of_processes():
+    """Return the processes that run trials for this one."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            found += [child] if trial_processes.PROGRAM in child.cmdline() else []
+    return found
+
+
+@slow
+@pytest.mark.parametrize("kind", ["DepthSweep", "RandomSearch", "Hyperband"])
+def test_it_finds_what_a_search_in_one_process_finds(kind, tmp_path):
+    def tuner(folder, **options):
+        if kind == "DepthSweep":
+            return tuning.DepthSweep(small_searches.build, **options, **project(folder))
+        own = {"max_trials": 2} if kind == "RandomSearch" else {"max_epochs": 4, "factor": 2}
+        return getattr(tuning, kind)(
+            build_with_depth, "val_loss", seed=0, **own, **options, **project(folder)
+        )
+
+    fit = {**FIT, "shuffle": False}
+    here, elsewhere = tuner(tmp_path / "here"), tuner(tmp_path / "elsewhere", isolate=True)
+    for one in (here, elsewhere):
+        one.search(X, Y, **fit)
+    left, right = here.rows(), elsewhere.rows()
+    assert [row["status"] for row in right] == ["COMPLETED"] * len(left)
+    for name in ("freeze_depth", "trainable_params", "best_epoch"):
+        assert [row[name] for row in right] == [row[name] for row in left]
+    np.testing.assert_allclose([r["score"] for r in right], [r["score"] for r in left], rtol=1e-5)
+    (a,), (b,) = here.get_best_models(), elsewhere.get_best_models()
+    for mine, other in zip(a.get_weights(), b.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-6)
+    steps = [one.oracle.get_best_trials()[0].best_step for one in (here, elsewhere)]
+    assert steps[0] == steps[1]
+
+
+@slow
+def test_trials_begin_with_the_same_weights_and_share_features(tmp_path):
+    kept, reached = tmp_path / "features", tmp_path / "first.npy"
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Dense(5, name="middle")(keras.layers.Dense(6, name="low")(inputs))
+    backbone = keras.Model(inputs, outputs, name="backbone")
+    start = backbone.get_layer("middle").get_weights()[0]
+
+    def build(hp):
+        hp.Choice("number", [1, 2, 3])
+        model = keras.Sequential([keras.Input((4,)), backbone, keras.layers.Dense(3)])
+        kf.freeze(model, matching="low")
+        model.compile("sgd", "mse", run_eagerly=True)
+        now = backbone.get_layer("middle").get_weights()[0]
+        if reached.exists():
+            np.testing.assert_array_equal(now, np.load(reached))
+        np.save(reached, now)
+        return model
+
+    cache = kf.PrefixCache(directory=kept, keep=True, auto=False, verbose=0)
+    tuner = random_search(
+        build, tmp_path, max_trials=2, executions_per_trial=2, cache=cache, **ISOLATED
+    )
+    tuner.search(X, X[:, :3], **{**FIT, "validation_data": (X, X[:, :3])})
+    assert [row["status"] for row in tuner.rows()] == ["COMPLETED"] * 2
+    folders = Path(tuner.project_dir).glob("trial_*")
+    assert [len(trial_record.read(folder).executions) for folder in folders] == [2, 2]
+    assert kf.PrefixCache.contents(kept).shelves
+    np.testing.assert_array_equal(np.load(reached), start)
+    np.testing.assert_array_equal(backbone.get_layer("middle").get_weights()[0], start)
+
+
+def dies(how):
+    """Return a build function that dies in the first of two trials, and not in this process."""
+    home = os.getpid()
+
+    def build(hp):
+        number = hp.Int("number", 0, 1)
+        model = small_searches.build()
+        if number == 0 and os.getpid() != home:
+            how()
+        return model
+
+    return build
+
+
+def run_out():
+    raise MemoryError("no space for a tensor")
+
+
+def fail():
+    raise ValueError("a fault of the trial")
+
+
+@slow
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "ended by SIGKILL: the system does so"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "ended by SIGSEGV"),
+        (lambda: os._exit(3), "ended with status 3"),
+        (lambda: sys.exit(3), "SystemExit: 3"),
+        (run_out, "no space for a tensor"),
+        (fail, "ValueError: a fault of the trial"),
+    ],
+    ids=["killed", "crashed", "ended", "exits", "out of memory", "raises"],
+)
+def test_a_trial_that_dies_is_over_and_the_search_goes_on(how, message, tmp_path):
+    tuner = random_search(dies(how), tmp_path, max_trials=2, **ISOLATED)
+    tuner.search(X, Y, **FIT)
+    failed, complete = sorted(tuner.rows(), key=lambda row: row["values"]["number"])
+    assert failed["status"] == "FAILED" and message in failed["failures"][-1]
+    assert complete["status"] == "COMPLETED"
+    assert not models_of_processes()
+
+
+@slow
+def test_what_a_trial_had_recorded_when_it_was_killed_is_kept(tmp_path):
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    tuner = random_search(lambda hp: small_searches.build(), tmp_path, **ISOLATED)
+    with pytest.raises(RuntimeError, match="none is complete"):
+        tuner.search(X, Y, **FIT, callbacks=[Kill()])
+    (folder,) = Path(tuner.project_dir).glob("trial_*")
+    record = trial_record.read(folder)
+    assert [len(execution.history["val_loss"]) for execution in record.executions] == [1]
+    assert "SIGKILL" in record.failures[0] and not record.is_running
+
+
+@slow
+def test_output_hyperparameters_and_settings_pass(tmp_path, capsys):
+    class Model(keras_tuner.HyperModel):
+        def build(self, hp):
+            return small_searches.build()
+
+        def fit(self, hp, model, *args, **kwargs):
+            print("floatx", keras.config.floatx(), "policy", keras.config.dtype_policy().name, "é")
+            epochs = hp.Choice("late", [1])
+            return model.fit(*args, **{**kwargs, "epochs": epochs})
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        tuner = random_search(Model(), tmp_path, **ISOLATED)
+        tuner.search(X, Y, **FIT)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert "floatx float32 policy mixed_bfloat16 é" in capsys.readouterr().out
+    assert tuner.rows()[0]["values"]["late"] == 1
+    assert tuner.oracle.get_space().get("late") == 1
+
+
+@slow
+def test_a_run_trial_of_the_users_own_runs_there(tmp_path):
+    class Own(tuning.RandomSearch):
+        def run_trial(self, trial, x, y, **kwargs):
+            self.hypermodel.build(trial.hyperparameters)
+            return {"val_loss": 0.25, "process": os.getpid()}
+
+    tuner = Own(build_with_depth, "val_loss", max_trials=1, seed=0, **ISOLATED, **project(tmp_path))
+    tuner.search(X, Y)
+    (row,) = tuner.rows()
+    assert row["score"] == 0.25 and row["trainable_params"]
+    (trial,) = tuner.oracle.trials.values()
+    assert trial.metrics.get_best_value("process") != os.getpid()
+
+
+@slow
+def test_a_fatal_error_ends_the_search(tmp_path):
+    tuner = random_search(lambda hp: small_searches.build(), tmp_path, **ISOLATED)
+    with pytest.raises(keras_tuner.errors.FatalValueError, match="must be among the metrics"):
+        tuner.search(X, Y, epochs=1, verbose=0)
+
+
+@slow
+def test_an_interrupt_ends_the_process_and_the_search_resumes(tmp_path):
+    def build(hp):
+        hp.Choice("number", [1, 2])
+        while (tmp_path / "waits").exists():
+            time.sleep(0.05)
+        return small_searches.build()
+
+    tuner = random_search(build, tmp_path, max_trials=2, isolate=True)
+    (tmp_path / "waits").touch()
+
+    def interrupt():
+        while not models_of_processes():
+            time.sleep(0.05)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background too
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            tuner.search(X, Y, **FIT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not models_of_processes()
+    (tmp_path / "waits").unlink()
+    again = random_search(build, tmp_path, max_trials=2, isolate=True)
+    again.search(X, Y, **FIT)
+    assert [row["status"] for row in again.rows()] == ["COMPLETED"] * 2
+
+
+SCRIPT = """
+import os, sys, time
+import keras, numpy as np
+from keras_freeze import tuning
+
+x, y = np.ones((8, 4)), np.ones((8, 1))
+
+class Linear(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+    def call(self, inputs):
+        return self.dense(inputs)
+
+def build(hp):
+    model = Linear()
+    model.compile("sgd", "mse")
+    if "WAITS" in os.environ and "trial_program" in sys.argv[0]:
+        open("process.txt", "w").close()
+        time.sleep(600)
+    return model
+
+tuner = tuning.RandomSearch(build, "val_loss", max_trials=1, isolate=True, directory="out")
+tuner.search(x, y, validation_data=(x, y), epochs=1, verbose=0)
+print("score", tuner.rows()[0]["score"])
+"""
+
+
+@slow
+def test_a_script_needs_no_guard_and_its_own_classes_come_along(tmp_path):
+    (tmp_path / "search.py").write_text(SCRIPT)
+    out = subprocess.run(
+        [sys.executable, "search.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert out.count("score") == 1
+
+
+@slow
+def test_a_search_that_is_killed_takes_its_process_along(tmp_path):
+    (tmp_path / "search.py").write_text(SCRIPT)
+    waits = {**os.environ, "WAITS": "1"}
+    search = subprocess.Popen([sys.executable, "search.py"], cwd=tmp_path, env=waits)
+    end = time.monotonic() + 120
+    while not (tmp_path / "process.txt").exists():
+        assert time.monotonic() < end and search.poll() is None
+        time.sleep(0.1)
+    (child,) = [c for c in psutil.Process(search.pid).children() if "python" in c.name()]
+    search.kill()
+    search.wait()
+    assert not psutil.wait_procs([child], timeout=30)[1]
+
+
+def test_what_another_process_can_not_be_given_is_refused(tmp_path):
+    lock = threading.Lock()
+
+    def build(hp):
+        assert lock
+        return small_searches.build()
+
+    with pytest.raises(ValueError, match=r"RandomSearch\(hypermodel=.*can't be pickled"):
+        random_search(build, tmp_path / "one", isolate=True).search(X, Y, **FIT)
+    tuner = random_search(lambda hp: small_searches.build(), tmp_path / "two", isolate=True)
+    with pytest.raises(ValueError, match=r"search\(x=.*HyperModel.fit"):
+        tuner.search(lock, Y, **FIT)
+    with pytest.raises(ValueError, match=r"search\(validation_data=.*"):
+        tuner.search(X, Y, validation_data=(X, lock))
+
+
+def test_without_cloudpickle_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    tuner = random_search(lambda hp: small_searches.build(), tmp_path, isolate=True)
+    with pytest.raises(ImportError, match=r"pip install .keras_freeze\[isolate\]"):
+        tuner.search(X, Y, **FIT)
