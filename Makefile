@@ -36,7 +36,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 SLOWEST := --durations 30 --durations-min 10
 
 # Each takes an hour by itself.
-KILLS := tests/backup/test_kills.py
+KILLS := tests/backup/test_kills.py tests/tuning/test_worker_kills.py
 DIFFERENTIAL := tests/test_fuzz.py tests/test_fuzz_cache.py
 
 .DEFAULT_GOAL := help

@@ -14,6 +14,7 @@ from keras_freeze import tuning
 
 EPOCHS = 2
 STEPS = 4
+LIMITS = ("worker_timeout_s", "chief_timeout_s")
 
 
 class Slow(keras.callbacks.Callback):
@@ -45,10 +46,25 @@ def build():
     return model
 
 
+def build_with_rate(hp):
+    model = build()
+    tuning.freeze_depth(hp, model)
+    model.optimizer.learning_rate = hp.Float("rate", 1e-3, 1e-1, sampling="log")
+    return model
+
+
 def main(folder):
     x, y = np.ones((4 * STEPS, 4)) / 100, np.zeros(4 * STEPS)
-    sweep = tuning.DepthSweep(build, directory=folder, project_name="search")
-    sweep.search(
+    own = {name: float(os.environ[name]) for name in LIMITS if name in os.environ}
+    own |= {"directory": folder, "project_name": "search"}
+    trials = int(os.environ.get("TRIALS", "0"))
+    if trials:
+        search = tuning.RandomSearch(
+            build_with_rate, "val_loss", max_trials=trials, max_retries_per_trial=0, **own
+        )
+    else:
+        search = tuning.DepthSweep(build, **own)
+    search.search(
         x,
         y,
         validation_data=(x, y),
@@ -57,7 +73,7 @@ def main(folder):
         verbose=0,
         callbacks=[Slow(folder)],
     )
-    return sweep
+    return search
 
 
 if __name__ == "__main__":

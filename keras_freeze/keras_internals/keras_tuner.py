@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 import keras_tuner
+from keras_tuner.src.distribute import utils
 from keras_tuner.src.engine import base_tuner, trial as trials, tuner_utils
 
 from keras_freeze.keras_internals.global_settings import GlobalSettings, settings_kept
@@ -54,6 +55,7 @@ PRIVATE = (
         "_get_num_rounds",
     ),
     (base_tuner, "BaseTuner"),
+    (utils, "is_chief_oracle"),
     (trials, "Trial", "TrialStatus"),
     (
         tuner_utils,
@@ -63,6 +65,10 @@ PRIVATE = (
         "validate_trial_results",
     ),
 )
+
+
+# A worker's name with this before it asks a chief for no trial, and says that the worker lives.
+SIGN_OF_LIFE = "lives:"
 
 
 def check() -> None:
@@ -76,6 +82,11 @@ def _require(owner: Any, *names: str) -> None:
 
 
 check()
+
+
+def is_chief() -> bool:
+    """Tell whether this process hands out the trials of a search to workers."""
+    return bool(utils.is_chief_oracle())
 
 
 class OpenTuner(keras_tuner.Tuner):
@@ -189,6 +200,10 @@ class OpenOracle(keras_tuner.Oracle):
     def record_values(self, trial: Any) -> None:
         """Count the values of a trial among those that have been tried."""
         self._record_values(trial)
+
+    def idle_trial(self) -> Any:
+        """Return what stands for no trial yet."""
+        return trials.Trial(self.get_space(), "", trials.TrialStatus.IDLE)
 
     def failed_trial(self, trial_id: str, why: str) -> Any:
         """Return a trial that has failed, without values."""

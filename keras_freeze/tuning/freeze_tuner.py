@@ -24,6 +24,7 @@ from keras_freeze.checks import ArgumentError, ArgumentTypeError
 from keras_freeze.features import Library, shared
 from keras_freeze.keras_internals.keras_tuner import (
     OpenTuner,
+    is_chief,
     outcome_of,
     without_known_warnings,
 )
@@ -39,6 +40,9 @@ from keras_freeze.tuning.search_folder import Search, read_json
 from keras_freeze.tuning.trial_cache import TrialCache
 from keras_freeze.tuning.trial_processes import FEATURES, TrialProcesses
 from keras_freeze.tuning.trial_record import FAILED, Execution, TrialRecord
+
+# Signs of life of a worker in the time after which it counts as dead.
+SIGNS = 6
 
 
 class FreezeTuner(OpenTuner):
@@ -61,6 +65,10 @@ class FreezeTuner(OpenTuner):
             seconds. What `callbacks` and a `run_trial` of yours change stays in that process.
             Trials share features through a temporary folder, where `cache` does not keep them in
             one. Defaults to False.
+        worker_timeout_s: Float, seconds without a sign of life after which a chief gives a
+            worker's trial to another. Defaults to 60.
+        chief_timeout_s: Float, seconds that a worker waits for a chief that does not answer.
+            Defaults to 900.
         settings: Mapping of what else must be the same for a search that resumes.
         overwrite: As for `keras_tuner.Tuner`; refused on a worker.
         max_model_size: Int, parameters, frozen ones included, above which a trial fails.
@@ -87,6 +95,8 @@ class FreezeTuner(OpenTuner):
         *,
         cache: bool | PrefixCache = True,
         isolate: bool = False,
+        worker_timeout_s: float = 60.0,
+        chief_timeout_s: float = 900.0,
         settings: Mapping[str, Any] = MappingProxyType({}),
         overwrite: bool = False,
         max_model_size: int | None = None,
@@ -147,6 +157,11 @@ class FreezeTuner(OpenTuner):
                 project_name=project_name,
                 **options,
             )
+        oracle.worker_timeout_s = worker_timeout_s
+        if self.is_worker:
+            from keras_freeze.keras_internals.chief_and_workers import ChiefsOracle
+
+            self.oracle = ChiefsOracle(oracle, chief_timeout_s)
         self._fresh.describes = False
         self.description.check_folder(owner, folder)  # now that the model is known
         self.description.save(Path(self.project_dir))
@@ -196,12 +211,31 @@ class FreezeTuner(OpenTuner):
             keras_tuner.errors.FatalValueError: if the search can't continue, such as for an
                 objective that is not logged.
         """
-        isolated = self._isolated(fit_args, fit_kwargs) if self._isolates else self._sharing()
-        with isolated:
-            super().search(*fit_args, **fit_kwargs)
+        if is_chief():
+            self._hand_out_trials(fit_kwargs)
+        else:
+            isolated = self._isolated(fit_args, fit_kwargs) if self._isolates else self._sharing()
+            with isolated, self._as_a_worker():
+                super().search(*fit_args, **fit_kwargs)
         found = self.rows()
         if found and not self.is_worker and all(row["status"] == FAILED for row in found):
             raise RuntimeError(self._why_none_is_complete(found))
+
+    def _hand_out_trials(self, fit_kwargs: Mapping[str, Any]) -> None:
+        from keras_freeze.keras_internals.chief_and_workers import serve
+
+        oracle = self.oracle
+        oracle.verbose = fit_kwargs.get("verbose", oracle.verbose)
+        self.save()
+        with without_known_warnings():
+            oracle.find_out_what_is_left()
+            serve(oracle, oracle.is_over)
+
+    def _as_a_worker(self) -> contextlib.AbstractContextManager[None]:
+        """Return what tells a chief inside that this process lives."""
+        if not self.is_worker:
+            return contextlib.nullcontext()
+        return self.oracle.giving_signs_of_life(self._own_oracle.worker_timeout_s / SIGNS)
 
     @contextlib.contextmanager
     def _sharing(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,17 @@ from typing import Any
 import keras_tuner
 
 from keras_freeze.backup import archive
-from keras_freeze.keras_internals.keras_tuner import OpenHyperbandOracle, OpenOracle
+from keras_freeze.keras_internals.keras_tuner import (
+    SIGN_OF_LIFE,
+    OpenHyperbandOracle,
+    OpenOracle,
+    is_chief,
+)
 from keras_freeze.tuning.search_folder import TORN_TRIAL, read_json
 from keras_freeze.tuning.trial_record import COMPLETED, FAILED, RUNNING
+
+# KerasTuner's word where no trial is left, and its name for who hands out trials.
+STOPPED, CHIEF = "STOPPED", "chief"
 
 # Random draws of known values after which a space counts as exhausted.
 MAX_DRAWS = 1000
@@ -28,8 +37,14 @@ class _CarefulOracle(OpenOracle):
 
     #: Bool, whether all that a search needs to go on is in the files of its trials.
     can_go_on_without_state = True
+    #: Float, seconds without a sign of life after which a worker's trial goes to another.
+    worker_timeout_s = 60.0
+    #: Bool, whether no trial is left, and none runs.
+    is_exhausted = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # When workers last gave a sign of life, by their names.
+        self._seen: dict[str, float] = {}
         if kwargs.get("seed") == 0:  # which KerasTuner takes for none
             kwargs["seed"] = SEED_FOR_0
         super().__init__(*args, **kwargs)
@@ -44,15 +59,71 @@ class _CarefulOracle(OpenOracle):
         if is_resumed or not self.is_duplicate(found["values"]):
             return found
         values = self.random_values()
-        return {"status": "STOPPED" if values is None else RUNNING, "values": values}
+        return {"status": STOPPED if values is None else RUNNING, "values": values}
 
     def create_trial(self, tuner_id: str) -> Any:
-        """Return the next trial; one that is restarted without its earlier values."""
+        """Return the next trial; one that is restarted without its earlier values.
+
+        Where none is left and others still run, a worker waits: theirs may become free.
+        """
+        name = tuner_id.removeprefix(SIGN_OF_LIFE)
+        self._seen[name] = time.monotonic()
+        if name != tuner_id:
+            return self.idle_trial()
+        self._take_from_the_dead()
         trial = super().create_trial(tuner_id)
         if trial.status == RUNNING:
             trial.metrics = type(trial.metrics)()
             trial.score = None
+        elif trial.status == STOPPED and self.ongoing_trials:
+            self.tuner_ids.add(tuner_id)
+            return self.idle_trial()
+        elif trial.status == STOPPED:
+            self.is_exhausted = True
         return trial
+
+    def end_trial(self, trial: Any) -> None:
+        """End a trial; one that has ended already stays as it was."""
+        trial_id = trial.trial_id
+        if trial_id in self.end_order:  # a worker that counted as dead, or did not hear the answer
+            return
+        if trial_id in self.retry_queue:
+            if trial.status != COMPLETED:
+                return
+            self.retry_queue.remove(trial_id)
+        super().end_trial(trial)
+
+    def is_over(self) -> bool:
+        """Tell whether no trial is left, and no worker has to hear it."""
+        return self.is_exhausted and not any(map(self._lives, tuple(self.tuner_ids)))
+
+    def _lives(self, name: str) -> bool:
+        now = time.monotonic()
+        return now - self._seen.setdefault(name, now) <= self.worker_timeout_s
+
+    def _take_from_the_dead(self) -> None:
+        """Queue the trials of workers that have given no sign of life for long."""
+        for name in {*self.tuner_ids, *self.ongoing_trials}:
+            if self._lives(name):
+                continue
+            self.tuner_ids.discard(name)
+            trial = self.ongoing_trials.pop(name, None)
+            if trial is not None:
+                print(
+                    f"{name} has given no sign of life for {self.worker_timeout_s:.0f} s: trial "
+                    f"{trial.trial_id} goes to another worker."
+                )
+                self.retry_queue.append(trial.trial_id)
+                self.save()
+
+    def find_out_what_is_left(self) -> None:
+        """Set `is_exhausted` of a search that is resumed by a chief."""
+        if not self.trials:
+            return
+        trial = self.create_trial(CHIEF)
+        self.tuner_ids.discard(CHIEF)
+        if self.ongoing_trials.pop(CHIEF, None) is not None:
+            self.retry_queue.append(trial.trial_id)
 
     def save(self) -> None:
         """Write the state, whole or not at all."""
@@ -74,8 +145,9 @@ class _CarefulOracle(OpenOracle):
         for file in sorted(state.parent.glob("trial_*/trial.json")):
             read_json(file, TORN_TRIAL)
         is_lost = not state.exists()
+        written: Mapping[str, Any] = {}
         if not is_lost:
-            read_json(state, self._torn_state)
+            written = read_json(state, self._torn_state)
         elif self.can_go_on_without_state:
             self.write_state(str(state))  # that of a new search, for KerasTuner to read
         else:
@@ -87,10 +159,19 @@ class _CarefulOracle(OpenOracle):
             self.record_values(trial)
         over = {i for i, trial in trials.items() if trial.status in (COMPLETED, FAILED)}
         begun = [i for i, trial in trials.items() if trial.status == RUNNING]
+        if is_chief():  # whose workers may go on meanwhile
+            ongoing = written.get("ongoing_trials", {}).items()
+            self.ongoing_trials = {name: trials[i] for name, i in ongoing if i in begun}
+            self.tuner_ids = set(written.get("tuner_ids", ()))
         waiting = dict.fromkeys([*self.retry_queue, *begun])
-        self.retry_queue[:] = [i for i in waiting if i not in over]
+        taken = {trial.trial_id for trial in self.ongoing_trials.values()}
+        self.retry_queue[:] = [i for i in waiting if i not in over | taken]
         for order, known in ((self.start_order, trials), (self.end_order, over)):
             order += [i for i in sorted(known) if i not in order]
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what `set_state` takes, as plain data."""
+        return {**super().get_state(), "tuner_ids": sorted(self.tuner_ids)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Resume from a state; a trial whose files were deleted since has failed."""
@@ -181,7 +262,7 @@ class DepthSweepOracle(_CarefulOracle):
         tried = {trial.hyperparameters.values.get(name) for trial in self.trials.values()}
         left = [value for value in sorted(depth.values, reverse=True) if value not in tried]
         if not left:
-            return {"status": "STOPPED", "values": None}
+            return {"status": STOPPED, "values": None}
         return {"status": RUNNING, "values": {**self.hyperparameters.values, name: left[0]}}
 
     def get_state(self) -> dict[str, Any]:

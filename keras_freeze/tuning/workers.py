@@ -3,8 +3,8 @@
     python -m keras_freeze.tuning.workers --workers 2 search.py
 
 KerasTuner's own parallel mode: every process runs the same script, with its part in environment
-variables. The chief hands out trials, the workers train; they share the search's folder. A
-worker that dies is restarted under its name, since the chief waits for that name.
+variables. The chief hands out trials, the workers train; they share the search's folder. A worker
+that dies is restarted, and so is a chief that was killed: the workers wait for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ADDRESS = "127.0.0.1"
 RESTARTS = 3
 POLL_S = 0.5
 LINES_SHOWN = 20
-# The chief checks every 20 seconds whether all trials are over.
+# What a chief gets to end where no worker is left.
 PATIENCE_S = 30.0
 # What a process has to write its files after a request to end.
 TERMINATION_S = 10.0
@@ -37,7 +37,8 @@ class Team:
         workers: Int, how many.
         logs: Folder for what they print, a file each.
         port: Int, where the chief listens. Defaults to a free one.
-        restarts: Int, how often a worker that dies is restarted. Defaults to 3.
+        restarts: Int, how often a worker that dies is restarted, and a chief that a signal ended.
+            Defaults to 3.
         patience_s: Float, seconds that the chief gets to end once no worker is left and one of
             them is no longer restarted. Defaults to 30.
     """
@@ -55,7 +56,8 @@ class Team:
         self.command = tuple(command)
         self.logs = logs
         self.port = port or _free_port()
-        self.restarts_left = {f"worker_{n}": restarts for n in range(workers)}
+        self.workers = [f"worker_{n}" for n in range(workers)]
+        self.restarts_left = dict.fromkeys([CHIEF, *self.workers], restarts)
         self.patience_s = patience_s
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -66,12 +68,12 @@ class Team:
             Int, the chief's exit status; 1 if no worker is left.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
-        for name in (CHIEF, *self.restarts_left):
+        for name in self.restarts_left:
             self._log(name).unlink(missing_ok=True)  # of an earlier run
         try:
-            for name in (CHIEF, *self.restarts_left):
+            for name in self.restarts_left:
                 self._start(name)
-            count = len(self.restarts_left)
+            count = len(self.workers)
             print(f"1 chief and {count} workers; what they print is in {self.logs}.")
             return self._watch()
         finally:
@@ -79,22 +81,23 @@ class Team:
             self._print_end_of(CHIEF)
 
     def _watch(self) -> int:
-        chief = self.processes[CHIEF]
         alone_since = None
-        while chief.poll() is None:
-            for name in [name for name in self.processes if name != CHIEF]:
+        while True:
+            status = self.processes[CHIEF].poll()
+            if status is not None and (status >= 0 or not self.restarts_left[CHIEF]):
+                return int(status)
+            for name in [*self.processes]:
                 status = self.processes[name].poll()
                 if status:
                     self._died(name, status)
             workers = [process for name, process in self.processes.items() if name != CHIEF]
-            is_incomplete = len(workers) < len(self.restarts_left)
+            is_incomplete = len(workers) < len(self.workers)
             if is_incomplete and all(worker.poll() is not None for worker in workers):
                 alone_since = alone_since or time.monotonic()
                 if time.monotonic() - alone_since > self.patience_s:
                     print(f"The chief waits for a worker that is not restarted. See {self.logs}.")
                     return 1
             time.sleep(POLL_S)
-        return int(chief.returncode)
 
     def _end(self) -> None:
         """End the processes, with time to write their files."""

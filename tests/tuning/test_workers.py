@@ -23,8 +23,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def start(folder, name=None, port=None, slow=0.0):
-    part = {"SLOW": str(slow)}
+def start(folder, name=None, port=None, slow=0.0, **limits):
+    part = {"SLOW": str(slow), **{name: str(limit) for name, limit in limits.items()}}
     if name:
         part |= {"KERASTUNER_TUNER_ID": name, "KERASTUNER_ORACLE_IP": "127.0.0.1"}
         part |= {"KERASTUNER_ORACLE_PORT": str(port)}
@@ -71,31 +71,99 @@ def test_a_killed_search_resumes(tmp_path):
     assert after[2] == before[2]
 
 
-@pytest.mark.slow
-def test_a_worker_that_dies_and_comes_back(tmp_path):
+@pytest.fixture
+def team(tmp_path):
+    """Return what starts a process of a search by its name; all of them end with the test."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    processes = {
-        name: start(tmp_path, name, port, slow=1.0 if name == "worker_1" else 0.1)
-        for name in ("chief", "worker_0", "worker_1")
-    }
-    try:
-        until(lambda: any(name == "worker_1" for name, _ in begun(tmp_path)))
-        processes["worker_1"].send_signal(signal.SIGKILL)
-        processes["worker_1"].wait()
-        assert processes["worker_0"].wait(LIMIT_S) == 0
-        lost = next(depth for name, depth in begun(tmp_path) if name == "worker_1")
-        assert set(finished(tmp_path)) == {0, 1, 2} - {int(lost)}
-        assert processes["chief"].poll() is None  # it waits for this very worker
-        processes["again"] = start(tmp_path, "worker_1", port)
-        assert processes["again"].wait(LIMIT_S) == 0
-        assert processes["chief"].wait(LIMIT_S) == 0
-        assert set(finished(tmp_path)) == {0, 1, 2}
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
+    processes = []
+
+    def add(name, **options):
+        processes.append(start(tmp_path, name, port, **options))
+        return processes[-1]
+
+    yield add
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def depth_of(folder, name):
+    """Wait until a worker trains, and return the freeze depth."""
+    return int(until(lambda: [depth for who, depth in begun(folder) if who == name])[-1])
+
+
+@pytest.mark.slow
+def test_the_trial_of_a_worker_that_died_goes_to_another(tmp_path, team):
+    chief = team("chief", worker_timeout_s=3.0)
+    left = team("worker_0", slow=0.1, worker_timeout_s=3.0)
+    dies = team("worker_1", slow=1.0, worker_timeout_s=3.0)
+    lost = depth_of(tmp_path, "worker_1")
+    dies.kill()
+    assert left.wait(LIMIT_S) == 0
+    assert chief.wait(LIMIT_S) == 0
+    assert set(finished(tmp_path)) == {0, 1, 2}
+    assert begun(tmp_path).count(("worker_0", str(lost))) == 1
+    assert Counter(depth for _, depth in begun(tmp_path))[str(lost)] == 2
+    assert len(begun(tmp_path)) == 4
+    assert "worker_1 has given no sign of life for 3 s" in (tmp_path / "chief.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_long_trial_of_a_worker_that_lives_is_left_to_it(tmp_path, team):
+    chief = team("chief", worker_timeout_s=3.0)
+    workers = [team(f"worker_{n}", slow=1.0, worker_timeout_s=3.0) for n in range(2)]
+    assert [worker.wait(LIMIT_S) for worker in workers] == [0, 0]
+    assert chief.wait(LIMIT_S) == 0
+    assert Counter(depth for _, depth in begun(tmp_path)) == {"2": 1, "1": 1, "0": 1}
+
+
+@pytest.mark.slow
+def test_a_worker_that_comes_back_gets_its_trial_at_once(tmp_path, team):
+    chief = team("chief")
+    dies = team("worker_1", slow=1.0)
+    lost = depth_of(tmp_path, "worker_1")
+    dies.kill()
+    assert team("worker_1").wait(LIMIT_S) == 0
+    assert chief.wait(LIMIT_S) == 0
+    assert begun(tmp_path)[:2] == [("worker_1", str(lost))] * 2
+    assert set(finished(tmp_path)) == {0, 1, 2}
+
+
+@pytest.mark.slow
+def test_a_chief_that_died_comes_back_where_it_was(tmp_path, team):
+    chief = team("chief")
+    workers = [team(f"worker_{n}", slow=0.5) for n in range(2)]
+    for n in range(2):
+        depth_of(tmp_path, f"worker_{n}")
+    chief.kill()
+    chief.wait()
+    again = team("chief")
+    assert [worker.wait(LIMIT_S) for worker in workers] == [0, 0]
+    assert again.wait(LIMIT_S) == 0
+    assert Counter(depth for _, depth in begun(tmp_path)) == {"2": 1, "1": 1, "0": 1}
+    assert set(finished(tmp_path)) == {0, 1, 2}
+
+
+@pytest.mark.slow
+def test_a_chief_whose_search_is_over_ends_when_it_is_started_again(tmp_path, team):
+    chief = team("chief")
+    assert team("worker_0").wait(LIMIT_S) == 0
+    assert chief.wait(LIMIT_S) == 0
+    assert team("chief", worker_timeout_s=1.0).wait(LIMIT_S) == 0
+    assert set(finished(tmp_path)) == {0, 1, 2}
+
+
+@pytest.mark.slow
+def test_a_worker_waits_for_its_chief_no_longer_than_it_is_told(tmp_path, team):
+    chief = team("chief")
+    worker = team("worker_0", slow=0.5, chief_timeout_s=4.0)
+    depth_of(tmp_path, "worker_0")
+    chief.kill()
+    assert worker.wait(LIMIT_S) == 1
+    said = (tmp_path / "worker_0.log").read_text()
+    assert "has not answered worker_0 for 4 s. Start the chief again" in said
 
 
 class TestTeam:
@@ -116,6 +184,17 @@ class TestTeam:
         said = capsys.readouterr().out
         assert said.count("died (status 3) and is restarted") == 2
         assert [(tmp_path / f"worker_{n}").read_text() for n in range(2)] == ["xx", "xx"]
+
+    @pytest.mark.landing
+    def test_a_chief_that_is_killed_is_restarted(self, tmp_path, capsys):
+        code = (
+            f"mark = Path({str(tmp_path)!r}) / os.environ['KERASTUNER_TUNER_ID']; "
+            "is_first = not mark.exists(); mark.open('a').write('x'); "
+            "os.kill(os.getpid(), 9) if mark.name == 'chief' and is_first else 0"
+        )
+        assert self.team(tmp_path, code).run() == 0
+        assert "chief died (status -9) and is restarted" in capsys.readouterr().out
+        assert (tmp_path / "chief").read_text() == "xx"
 
     @pytest.mark.landing
     def test_when_one_is_not_restarted_the_chief_does_not_wait_for_ever(self, tmp_path, capsys):
