@@ -23,6 +23,7 @@ from keras_freeze.keras_internals import random_state, trainer
 from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
 from keras_freeze.keras_internals.host_arrays import to_host
 from keras_freeze.keras_internals.optimizers import learning_rate
+from keras_freeze.keras_internals.processes import is_alike, is_first
 from keras_freeze.model_picture import every_layer, is_built, own_optimizers
 
 #: The form of the files, which changes when an older version can't be read any more.
@@ -140,6 +141,12 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
         self._warn_of_csv_loggers()
         self._check_optimizers()
         found = self._newest()
+        if not is_alike(-1 if found is None else found[1].get("epoch", -1)):
+            raise _wrong_folder(
+                "be one folder for all processes that train the model",
+                f"{self.backup_dir!r}, in which processes find other backups",
+                "Put it on a file system that all of them share.",
+            )
         if found is not None:
             self._restore(*found)
         self._check_that_it_can_be_kept()
@@ -153,12 +160,14 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
         callbacks = {
             name: self._state_of(n) for n, name in enumerate(callback_state.names(self._beside))
         }
-        self._folder.write(epoch + 1, {**self._state(epoch + 1), "callbacks": callbacks})
+        state = {**self._state(epoch + 1), "callbacks": callbacks}  # for which all are needed
+        if is_first():
+            self._folder.write(epoch + 1, state)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Remove the backups, unless they are to be kept."""
         trainer.begin_fit_at(trainer.model_of(self), None)
-        if self.delete_checkpoint:
+        if self.delete_checkpoint and is_first():
             self._folder.clear()
         self._beside, self._at_start = (), ()
 
@@ -193,8 +202,10 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
     def _check_that_it_can_be_kept(self) -> None:
         """Raise before the first epoch, not after hours of training."""
         self._warn_of_lost_state()
+        state = self._state(0)
         try:
-            self._folder.check(self._state(0))
+            if is_first():
+                self._folder.check(state)
         except OSError as error:
             raise ArgumentError(
                 "BackupAndRestore",
@@ -295,7 +306,7 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
         compiled = learning_rate(self.model.optimizer)
         snapshot.restore_all(self.model, state["model"], curve)
         kept = learning_rate(self.model.optimizer)
-        if kept != compiled and None not in (kept, compiled):
+        if kept != compiled and None not in (kept, compiled) and is_first():
             print(
                 f"BackupAndRestore: the learning rate is {kept:.1e}, from the backup, not "
                 f"{compiled:.1e} as compiled."
@@ -306,7 +317,8 @@ class BackupAndRestore(BaseCallback, keras.callbacks.BackupAndRestore):
         begin = epochs if state["stop_training"] else state["epoch"]
         trainer.begin_fit_at(self.model, begin)
         what = "training was complete" if begin == epochs else f"resuming with epoch {begin + 1}"
-        print(f"BackupAndRestore: {what}, from {path.name}.")
+        if is_first():
+            print(f"BackupAndRestore: {what}, from {path.name}.")
 
     def _restore_metrics(self, kept: Sequence[Any] | None) -> None:
         if kept is None:

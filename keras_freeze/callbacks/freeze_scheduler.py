@@ -32,6 +32,7 @@ from keras_freeze.engine import state_of
 from keras_freeze.findings import Setup
 from keras_freeze.groups import Backbone, Groups, names_of
 from keras_freeze.keras_internals.callback_list import add_to_fit, sibling_callbacks
+from keras_freeze.keras_internals.processes import is_first
 from keras_freeze.keras_internals.retracing import expect_retracing_in_fits_with
 from keras_freeze.live import LiveView, PhaseStatus, notebook_shell
 from keras_freeze.measures import Gauge
@@ -521,7 +522,7 @@ class FreezeScheduler(BaseCallback):
         view = None if self._fit is None else self._fit.view
         if view is not None and view.is_on:
             view.say(lines, is_printed=bool(self.verbose))
-        elif self.verbose:
+        elif self.verbose and is_first():
             for line in lines:
                 print(line)
 

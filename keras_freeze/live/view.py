@@ -19,6 +19,7 @@ from keras_freeze.keras_internals.callback_list import (
     sibling_callbacks,
     when_released,
 )
+from keras_freeze.keras_internals.processes import is_first
 from keras_freeze.live.displays import FORMS, Display, Form, Occasion, display_for
 from keras_freeze.live.groups import groups_of
 from keras_freeze.live.pace import Pace
@@ -182,7 +183,8 @@ class LiveView(BaseCallback):
         """Take the model, and move behind the callbacks that are to be shown."""
         super().set_model(model)
         self._end(FitState.INTERRUPTED)
-        self._run, self._source, self._is_off = None, None, False
+        # Of several processes that train a model together, one shows it.
+        self._run, self._source, self._is_off = None, None, not is_first()
         self._siblings = sibling_callbacks(self)
         self._caches = tuple(c for c in self._siblings if isinstance(c, PrefixCache))
         move_before_progress_bar(self)

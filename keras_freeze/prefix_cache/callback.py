@@ -21,6 +21,7 @@ from keras_freeze.features import (
     present,
     remove_database,
 )
+from keras_freeze.keras_internals.processes import is_first
 from keras_freeze.prefix_cache.planning import Options
 from keras_freeze.prefix_cache.session import CacheRun
 from keras_freeze.prefix_cache.summary import Statistics
@@ -298,7 +299,7 @@ class PrefixCache(BaseCallback):
         self._installation = self._run = self._own_library = None
 
     def _say(self, text: str) -> None:
-        if self.verbose:
+        if self.verbose and is_first():
             print(text)
 
 

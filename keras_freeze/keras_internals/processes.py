@@ -1,0 +1,32 @@
+"""Several processes that train one model together, each of which runs the whole script.
+
+JAX has such, by `jax.distributed.initialize`. What they read to decide anything is the same in all:
+logs, and weights as they are stored. One of them prints, shows and writes files.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+
+def is_first() -> bool:
+    """Tell whether this process is the one that prints and writes for all."""
+    if keras.backend.backend() != "jax":
+        return True
+    import jax
+
+    return bool(jax.process_index() == 0)
+
+
+def is_alike(number: int) -> bool:
+    """Tell whether a small number is the same in all processes; each of them has to ask."""
+    if keras.backend.backend() != "jax":
+        return True
+    import jax
+
+    if jax.process_count() == 1:
+        return True
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.int32(number)) == number))
