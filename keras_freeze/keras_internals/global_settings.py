@@ -9,10 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import keras
+from keras.src.backend.common import global_state
+
+from keras_freeze.keras_internals.required import require
+
+_NAMES = (
+    "distribution",
+    "dtype_policy",
+    "flash_attention",
+    "interactive_logging",
+    "nnx_enabled",
+    "safe_mode_saving",
+    "traceback_filtering",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,42 +32,22 @@ class GlobalSettings:
     """Settings at some moment.
 
     Attributes:
-        dtype_policy: `keras.DTypePolicy`.
-        distribution: Of `keras.distribution`; None for none.
-        has_interactive_logging: Bool.
-        has_traceback_filtering: Bool.
-        has_flash_attention: Bool; None where Keras chooses.
+        values: By Keras's names; None where nothing was set.
     """
 
-    dtype_policy: Any
-    distribution: Any
-    has_interactive_logging: bool
-    has_traceback_filtering: bool
-    has_flash_attention: bool | None
+    values: Mapping[str, Any]
 
     @classmethod
     def now(cls) -> GlobalSettings:
         """Return the present ones."""
-        return cls(
-            keras.config.dtype_policy(),
-            keras.distribution.distribution(),
-            keras.config.is_interactive_logging_enabled(),
-            keras.config.is_traceback_filtering_enabled(),
-            keras.config.is_flash_attention_enabled(),
-        )
+        names = ("get_global_attribute", "set_global_attribute")
+        require("run a search", "keras", global_state, *names)
+        return cls({name: global_state.get_global_attribute(name) for name in _NAMES})
 
     def apply(self) -> None:
         """Set them all again."""
-        config = keras.config
-        config.set_dtype_policy(self.dtype_policy)
-        keras.distribution.set_distribution(self.distribution)
-        on, off = config.enable_interactive_logging, config.disable_interactive_logging
-        (on if self.has_interactive_logging else off)()
-        on, off = config.enable_traceback_filtering, config.disable_traceback_filtering
-        (on if self.has_traceback_filtering else off)()
-        if self.has_flash_attention is not None:
-            on, off = config.enable_flash_attention, config.disable_flash_attention
-            (on if self.has_flash_attention else off)()
+        for name, value in self.values.items():
+            global_state.set_global_attribute(name, value)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from keras_freeze.backup import archive
 from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError, ArgumentTypeError
 from keras_freeze.features import Library, shared
+from keras_freeze.keras_internals.global_settings import settings_kept
 from keras_freeze.keras_internals.keras_tuner import (
     OpenTuner,
     is_chief,
@@ -38,7 +39,7 @@ from keras_freeze.tuning.kept_models import KeptModels
 from keras_freeze.tuning.recorder import Recorder, trained_part
 from keras_freeze.tuning.search_folder import Search, read_json
 from keras_freeze.tuning.trial_cache import TrialCache
-from keras_freeze.tuning.trial_processes import FEATURES, TrialProcesses
+from keras_freeze.tuning.trial_processes import FEATURES, Needs, TrialProcesses
 from keras_freeze.tuning.trial_record import FAILED, Execution, TrialRecord
 
 # Signs of life of a worker in the time after which it counts as dead.
@@ -61,8 +62,9 @@ class FreezeTuner(OpenTuner):
             results are the same up to rounding. Defaults to True.
         isolate: Bool, whether each trial runs in a new process, so that a crash, a leak or an
             out-of-memory kill ends the trial and not the search. Everything that it needs is
-            pickled once a search, functions by value, with cloudpickle; its start takes some
-            seconds. What `callbacks` and a `run_trial` of yours change stays in that process.
+            pickled when a trial begins, functions and models by value, with cloudpickle; its
+            start takes some seconds. Modules are imported anew, so that what was set in them is
+            not, and what `callbacks` and a `run_trial` of yours change stays in that process.
             Trials share features through a temporary folder, where `cache` does not keep them in
             one. Defaults to False.
         worker_timeout_s: Float, seconds without a sign of life after which a chief gives a
@@ -147,7 +149,7 @@ class FreezeTuner(OpenTuner):
         folder = Path(directory or ".") / (project_name or "untitled_project")
         if not overwrite:
             self.description.check_folder(owner, folder)
-        with without_known_warnings():
+        with without_known_warnings(), settings_kept():
             super().__init__(
                 oracle,
                 hypermodel,
@@ -196,7 +198,8 @@ class FreezeTuner(OpenTuner):
         self._describe_model()
 
     def _describe_model(self) -> None:
-        model = self.hypermodel.build(self.oracle.get_space()) if self.hypermodel else None
+        with settings_kept():
+            model = self.hypermodel.build(self.oracle.get_space()) if self.hypermodel else None
         if isinstance(model, keras.Model):  # KerasTuner refuses anything else later
             count = count_params(model.weights)
             self.description.model = f"{len(model.weights)} weights, {count:,} numbers"
@@ -253,15 +256,19 @@ class FreezeTuner(OpenTuner):
     def _isolated(self, fit_args: tuple[Any, ...], fit_kwargs: Mapping[str, Any]) -> Iterator[None]:
         """Run the trials inside in processes of their own."""
         owner = type(self).__name__
-        with tempfile.TemporaryDirectory(prefix="keras_freeze-") as name:
+        with (
+            tempfile.TemporaryDirectory(prefix="keras_freeze-") as name,
+            self._fresh.search(owner),
+            without_known_warnings(),
+        ):
             folder = Path(name)
-            packed = self.packed(folder / FEATURES)
-            self._processes = TrialProcesses(
-                owner, folder, type(self), packed, fit_args, fit_kwargs
-            )
+
+            def needs() -> Needs:
+                return Needs(type(self), self.packed(folder / FEATURES), fit_args, fit_kwargs)
+
+            self._processes = TrialProcesses(owner, folder, needs)
             try:
-                with without_known_warnings():
-                    yield
+                yield
             finally:
                 self._processes = None
 
@@ -271,6 +278,7 @@ class FreezeTuner(OpenTuner):
         Args:
             features: Path of a folder for features, where the cache does not keep them in one.
         """
+        self._fresh.restore()
         here = ("_fresh", "_hypermodel", "_user_hypermodel", "_own_oracle", "_processes", "library")
         state = {name: value for name, value in vars(self).items() if name not in here}
         limits = copy.copy(self._limits)
@@ -294,13 +302,19 @@ class FreezeTuner(OpenTuner):
         Returns:
             Its metrics by name, and its best epoch (int, 0-based).
         """
-        if self.executions_per_trial > 1:
-            self._describe_model()  # as at the start of a search: what builds share is known then
+        self.oracle.trials[trial.trial_id] = trial  # a worker's oracle knows none
+        if self.hypermodel:  # to know what builds share, as is known where a search begins
+            with settings_kept():
+                self.hypermodel.build(trial.hyperparameters.copy())
         with self._sharing():
             self._record, self._notes_builds = record, True
             returned = self.run_trial(trial, *fit_args, **fit_kwargs)
             record.save(Path(self.get_trial_dir(trial.trial_id)))
-            return outcome_of(returned, self.oracle.objective)
+            tracked, objective = trial.metrics, self.oracle.objective
+            if tracked.exists(objective.name):  # which KerasTuner still takes from a `run_trial`
+                best = {name: tracked.get_best_value(name) for name in tracked.metrics}
+                return best, int(tracked.get_best_step(objective.name))
+            return outcome_of(returned, objective)
 
     def _run_elsewhere(self, processes: TrialProcesses, trial: Any, record: TrialRecord) -> None:
         """Run a trial in a process of its own, and take what it found."""
@@ -310,7 +324,6 @@ class FreezeTuner(OpenTuner):
             written = trial_record.read(Path(self.get_trial_dir(trial.trial_id)))
             if written is not None:
                 record.executions, record.freeze_depth = written.executions, written.freeze_depth
-        trial.hyperparameters = outcome.hyperparameters
         self.oracle.update_trial(trial.trial_id, outcome.metrics, step=outcome.step)
 
     def on_trial_begin(self, trial: Any) -> None:
@@ -326,6 +339,8 @@ class FreezeTuner(OpenTuner):
                 attempt would not have either.
         """
         begun = time.perf_counter()
+        if self.kept_settings is not None:  # whatever the trial before has set
+            self.kept_settings.apply()
         with attempt(trial, Path(self.get_trial_dir(trial.trial_id))) as record:
             self._record, self._notes_builds = record, True
             try:

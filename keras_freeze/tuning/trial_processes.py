@@ -11,7 +11,10 @@ from __future__ import annotations
 import codecs
 import contextlib
 import dataclasses
+import importlib.util
 import inspect
+import io
+import math
 import os
 import pickle
 import queue
@@ -20,7 +23,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +36,40 @@ from keras_freeze.tuning.trial_record import TrialRecord
 
 PROGRAM = "keras_freeze.tuning.trial_program"
 NEEDS, OUTCOME, FEATURES = "search.pkl", "outcome.pkl", "features"
-# Once a process has ended: what is left of its output, where a process of its own holds that open.
-_OUTPUT_S = 2.0
+# For a process that has written its outcome to end, and one that has ended to print the rest.
+_LAST_S = 5.0
 _POLL_S = 0.1
+_NUMBERS = ("floatx", "epsilon", "image_data_format", "max_epochs", "max_steps_per_epoch")
+# The arguments of `fit` in their order.
+_PLACES = tuple(inspect.signature(keras.Model.fit).parameters)[1:]
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What has to be as it is here before anything else is read.
+
+    Attributes:
+        numbers: Keras's settings of numbers by name, such as "floatx".
+        settings: Its other settings.
+        registered: Classes and functions that are registered with Keras, by name.
+    """
+
+    numbers: Mapping[str, Any]
+    settings: GlobalSettings
+    registered: Mapping[str, Any]
+
+    @classmethod
+    def now(cls) -> Surroundings:
+        """Return those of this process."""
+        numbers = {name: getattr(keras.config, name)() for name in _NUMBERS}
+        return cls(numbers, GlobalSettings.now(), dict(keras.saving.get_custom_objects()))
+
+    def apply(self) -> None:
+        """Make this process alike."""
+        for name, value in self.numbers.items():
+            getattr(keras.config, f"set_{name}")(value)
+        self.settings.apply()
+        keras.saving.get_custom_objects().update(self.registered)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +77,12 @@ class Needs:
     """What a process needs beyond the trial.
 
     Attributes:
-        numbers: Keras's settings of numbers by name, such as "floatx".
-        settings: Its other settings.
         kind: The tuner's class.
         state: What the tuner's class makes a tuner of; see `FreezeTuner.packed`.
         fit_args: Of `fit`.
         fit_kwargs: Of `fit`.
     """
 
-    numbers: Mapping[str, Any]
-    settings: GlobalSettings
     kind: Any
     state: Mapping[str, Any]
     fit_args: tuple[Any, ...]
@@ -83,40 +114,21 @@ class TrialProcesses:
     Args:
         owner: String, the tuner's class, for errors.
         folder: Path of a folder of this search alone, on this host.
-        kind: The tuner's class.
-        state: As in `Needs`.
-        fit_args: Of `fit`.
-        fit_kwargs: Of `fit`.
+        needs: Returns the `Needs` of a trial, as they are when it begins.
 
     Raises:
         ImportError: if cloudpickle is missing.
         ValueError: if something can't be given to another process.
     """
 
-    def __init__(
-        self,
-        owner: str,
-        folder: Path,
-        kind: type,
-        state: Mapping[str, Any],
-        fit_args: tuple[Any, ...],
-        fit_kwargs: Mapping[str, Any],
-    ) -> None:
-        self._folder = folder
-        try:
-            import cloudpickle
-        except ImportError as error:
+    def __init__(self, owner: str, folder: Path, needs: Callable[[], Needs]) -> None:
+        self._owner, self._folder, self._needs = owner, folder, needs
+        if importlib.util.find_spec("cloudpickle") is None:
             raise ImportError(
                 f"{owner}(isolate=True) needs cloudpickle, which gives functions of a notebook to "
                 'another process: pip install "keras_freeze[isolate]".'
-            ) from error
-        numbers = {
-            "floatx": keras.config.floatx(),
-            "epsilon": keras.config.epsilon(),
-            "image_data_format": keras.config.image_data_format(),
-        }
-        settings = GlobalSettings.now()
-        if settings.distribution is not None:
+            )
+        if keras.distribution.distribution() is not None:
             raise ArgumentError(
                 owner,
                 "isolate",
@@ -125,21 +137,29 @@ class TrialProcesses:
                 value=True,
                 advice="Set the distribution in the build function.",
             )
-        needs = Needs(numbers, settings, kind, state, fit_args, fit_kwargs)
+        self._write(proves=True)
+
+    def _write(self, *, proves: bool = False) -> None:
+        from keras_freeze.tuning.exact_pickle import ExactPickler
+
+        needs = self._needs()
         try:
-            with (folder / NEEDS).open("wb") as file:
-                cloudpickle.dump(needs, file)
+            with (self._folder / NEEDS).open("wb") as file:
+                for part in (Surroundings.now(), needs):
+                    ExactPickler(file, proves=proves).dump(part)
+        except OSError:
+            raise
         except Exception as error:
-            parts = {"hypermodel": state["hypermodel"], **_named(fit_args, fit_kwargs)}
-            name, why = _culprit(parts) or ("isolate", error)
+            name, why = _culprit(needs) or ("isolate", error)
+            is_argument = name in needs.fit_kwargs or name in _PLACES
             raise ArgumentError(
-                owner if name in ("hypermodel", "isolate") else f"{owner}.search",
+                f"{self._owner}.search" if is_argument else self._owner,
                 name,
                 "be what another process can be given, with isolate=True",
                 received=f"what can't be pickled ({type(why).__name__}: {why})",
-                advice="Pass arrays, or a keras.utils.PyDataset; a tf.data pipeline and whatever "
-                "else belongs to this process can be made in the build function or in "
-                "HyperModel.fit.",
+                advice="Make models, layers, tf.data pipelines and whatever else belongs to this "
+                "process in the build function or in HyperModel.fit; pass data as arrays or a "
+                "keras.utils.PyDataset.",
             ) from error
 
     def run(self, trial: Any, record: TrialRecord) -> Outcome:
@@ -156,6 +176,7 @@ class TrialProcesses:
             Exception: what the trial raised.
             RuntimeError: if the process ended without an outcome.
         """
+        self._write()
         outcome = self._folder / OUTCOME
         outcome.unlink(missing_ok=True)
         # As in this process: seeded where the user has seeded it, and other numbers for each trial.
@@ -164,10 +185,12 @@ class TrialProcesses:
             with contextlib.suppress(BrokenPipeError):  # it has ended, which is said below
                 pickle.dump((trial, record, seed), process.stdin)
                 process.stdin.flush()
-            _wait(process)
+            _wait(process, outcome)
         if not outcome.exists():
             raise RuntimeError(_why_it_ended(trial.trial_id, process.returncode))
         found: Outcome = pickle.loads(outcome.read_bytes())
+        if found.hyperparameters is not None:
+            trial.hyperparameters = found.hyperparameters
         if found.error is not None:
             raise found.error from _InItsProcess(found.trace)
         return found
@@ -181,14 +204,16 @@ class TrialProcesses:
             "KERAS_BACKEND": keras.backend.backend(),
             "PYTHONPATH": os.pathsep.join(paths),
         }
-        sys.stdout.flush()
-        is_terminal = sys.stdout is sys.__stdout__
+        if sys.stdout is not None and hasattr(sys.stdout, "flush"):
+            sys.stdout.flush()
+        is_ours = sys.stdout is sys.__stdout__ and sys.stdout is not None
         process = subprocess.Popen(
-            [sys.executable, "-m", PROGRAM, str(self._folder)],
+            # -P, since the present folder need not be among the paths.
+            [sys.executable, "-P", "-m", PROGRAM, str(self._folder)],
             env=environment,
             stdin=subprocess.PIPE,
-            stdout=None if is_terminal else subprocess.PIPE,
-            stderr=None if is_terminal else subprocess.STDOUT,
+            stdout=None if is_ours else subprocess.PIPE,
+            stderr=None if is_ours else subprocess.STDOUT,
             # Ctrl-C in a terminal is for the search, which ends the process.
             start_new_session=True,
         )
@@ -197,6 +222,9 @@ class TrialProcesses:
         finally:
             process.kill()
             process.wait()
+            if os.name == "posix":  # and what it has started
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
                     with contextlib.suppress(BrokenPipeError):
@@ -210,26 +238,29 @@ class _InItsProcess(Exception):
         return f"\n{self.args[0]}"
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a process ends, and print what it prints where that goes through us."""
-    if process.stdout is None:
-        process.wait()
-        return
+def _wait(process: subprocess.Popen[bytes], outcome: Path) -> None:
+    """Wait until a process ends, and print what it prints where that goes through us.
+
+    One that has written its outcome and does not end, or leaves others behind that print, is given
+    a few seconds more.
+    """
     chunks: queue.Queue[bytes] = queue.Queue()
-    threading.Thread(target=_read, args=(process.stdout, chunks), daemon=True).start()
+    if process.stdout is not None:
+        threading.Thread(target=_read, args=(process.stdout, chunks), daemon=True).start()
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    quiet_s = 0.0
-    while quiet_s < _OUTPUT_S:
+    end = math.inf
+    while time.monotonic() < end:
         try:
             chunk = chunks.get(timeout=_POLL_S)
         except queue.Empty:
-            quiet_s = 0.0 if process.poll() is None else quiet_s + _POLL_S
-            continue
-        if not chunk:
-            process.wait()
+            chunk = None
+        if chunk and sys.stdout is not None:
+            print(decoder.decode(chunk), end="", flush=hasattr(sys.stdout, "flush"))
+        has_ended = process.poll() is not None
+        if has_ended and (process.stdout is None or chunk == b""):
             return
-        sys.stdout.write(decoder.decode(chunk))
-        sys.stdout.flush()
+        if end == math.inf and (has_ended or outcome.exists()):
+            end = time.monotonic() + _LAST_S
 
 
 def _read(stream: Any, chunks: queue.Queue[bytes]) -> None:
@@ -251,18 +282,14 @@ def _why_it_ended(trial_id: str, status: int) -> str:
     return f"The process of trial {trial_id} was ended by {name}{why}."
 
 
-def _named(fit_args: tuple[Any, ...], fit_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    places = inspect.signature(keras.Model.fit).parameters
-    return {**dict(zip(list(places)[1:], fit_args, strict=False)), **fit_kwargs}
-
-
-def _culprit(parts: Mapping[str, Any]) -> tuple[str, Exception] | None:
+def _culprit(needs: Needs) -> tuple[str, Exception] | None:
     """Return the first of some arguments that can't be pickled, with what that raises."""
-    import cloudpickle
+    from keras_freeze.tuning.exact_pickle import ExactPickler
 
-    for name, value in parts.items():
+    places = dict(zip(_PLACES, needs.fit_args, strict=False))
+    for name, value in {**needs.state, **places, **needs.fit_kwargs}.items():
         try:
-            cloudpickle.dumps(value)
+            ExactPickler(io.BytesIO(), proves=True).dump(value)
         except Exception as error:
             return name, error
     return None

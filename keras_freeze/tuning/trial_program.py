@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
+import shutil
 import sys
 import threading
 import traceback
@@ -17,6 +19,7 @@ from typing import Any
 import keras
 import keras_tuner
 
+from keras_freeze.backup import archive
 from keras_freeze.tuning.trial_processes import NEEDS, OUTCOME, Needs, Outcome
 
 
@@ -28,17 +31,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     (folder,) = map(Path, sys.argv[1:] if arguments is None else arguments)
     given = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_end_with_the_search, daemon=True).start()
+    watched = _taken_input(), folder
+    threading.Thread(target=_end_with_the_search, args=watched, daemon=True).start()
     outcome = _run(folder, *given)
-    (folder / OUTCOME).write_bytes(_pickled(outcome))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # whatever a library would do at the end of a process, the outcome is there
+    with archive.replacing(folder / OUTCOME) as file:
+        Path(file).write_bytes(_pickled(outcome))
 
 
-def _end_with_the_search() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
+def _taken_input() -> int:
+    """Return the standard input, which ends with the search; what runs here finds an empty one.
+
+    As a number, since a lock of a stream that a thread reads would stop processes that fork.
+    """
+    taken, empty = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    return taken
+
+
+def _end_with_the_search(taken: int, folder: Path) -> None:
+    if not os.read(taken, 1):
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
 
 
 def _run(folder: Path, trial: Any, record: Any, seed: int) -> Outcome:
@@ -46,10 +59,12 @@ def _run(folder: Path, trial: Any, record: Any, seed: int) -> Outcome:
         needs, tuner = _tuner(folder)
         keras.utils.set_random_seed(seed)
         metrics, step = tuner.run_packed(trial, record, *needs.fit_args, **needs.fit_kwargs)
-    except Exception as error:
-        return Outcome(error=error, trace=traceback.format_exc())
-    except BaseException as error:  # such as by `sys.exit`, which here ends a trial
-        return Outcome(error=RuntimeError(_in_a_line(error)), trace=traceback.format_exc())
+    except BaseException as error:
+        # `sys.exit`, for one, here ends a trial.
+        failed = error if isinstance(error, Exception) else RuntimeError(_in_a_line(error))
+        return Outcome(
+            hyperparameters=trial.hyperparameters, error=failed, trace=traceback.format_exc()
+        )
     return Outcome(metrics, step, trial.hyperparameters)
 
 
@@ -57,19 +72,15 @@ def _tuner(folder: Path) -> tuple[Needs, Any]:
     """Return what the search has written, and its tuner as it is here."""
     try:
         with (folder / NEEDS).open("rb") as file:
+            pickle.load(file).apply()
             needs: Needs = pickle.load(file)
-        for name, value in needs.numbers.items():
-            getattr(keras.config, f"set_{name}")(value)
-        needs.settings.apply()
         tuner = needs.kind.__new__(needs.kind)
         tuner.unpack(needs.state)
         return needs, tuner
     except Exception as error:
         raise keras_tuner.errors.FatalValueError(
             "What a search with isolate=True has written can't be read in the process of a trial "
-            f"({type(error).__name__}: {error}). Make models and layers of your own classes inside "
-            "the build function, or register the classes "
-            "(keras.saving.register_keras_serializable)."
+            f"({type(error).__name__}: {error}). Make what it names inside the build function."
         ) from error
 
 
@@ -82,7 +93,7 @@ def _pickled(outcome: Outcome) -> bytes:
         pickle.loads(data)
     except Exception:
         error = RuntimeError(_in_a_line(outcome.error))
-        return pickle.dumps(Outcome(error=error, trace=outcome.trace))
+        return pickle.dumps(dataclasses.replace(outcome, error=error))
     return data
 
 

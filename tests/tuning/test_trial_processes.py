@@ -271,7 +271,8 @@ def test_a_script_needs_no_guard_and_its_own_classes_come_along(tmp_path):
 @slow
 def test_a_search_that_is_killed_takes_its_process_along(tmp_path):
     (tmp_path / "search.py").write_text(SCRIPT)
-    waits = {**os.environ, "WAITS": "1"}
+    (tmp_path / "temporary").mkdir()
+    waits = {**os.environ, "WAITS": "1", "TMPDIR": str(tmp_path / "temporary")}
     search = subprocess.Popen([sys.executable, "search.py"], cwd=tmp_path, env=waits)
     end = time.monotonic() + 120
     while not (tmp_path / "process.txt").exists():
@@ -281,6 +282,120 @@ def test_a_search_that_is_killed_takes_its_process_along(tmp_path):
     search.kill()
     search.wait()
     assert not psutil.wait_procs([child], timeout=30)[1]
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+@slow
+def test_what_a_model_holds_beside_its_weights_comes_along(tmp_path):
+    """Flags of single weights, seeds, a class of its own: as in a search in one process."""
+
+    class Doubled(keras.layers.Layer):
+        def call(self, inputs):
+            return 2.0 * inputs
+
+    @keras.saving.register_keras_serializable("tests")
+    class Tripled(keras.layers.Layer):
+        def call(self, inputs):
+            return 3.0 * inputs
+
+    dense = keras.layers.Dense(6, name="low")
+    layers = [keras.Input((4,)), dense, keras.layers.Dropout(0.5, seed=1), Doubled(), Tripled()]
+    backbone = keras.Sequential(layers, name="backbone")
+    dense.kernel.trainable = False
+    for _ in range(3):
+        backbone(X, training=True)  # moves the seed on
+
+    def build(hp):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((4,)), backbone, keras.layers.Dense(3)])
+        model.compile("sgd", "mse", run_eagerly=True)
+        return model
+
+    fit = {**FIT, "validation_data": (X, X[:, :3]), "shuffle": False}
+    rows = []
+    for isolate in (False, True):
+        tuner = random_search(build, tmp_path / str(isolate), isolate=isolate)
+        tuner.search(X, X[:, :3], **fit)
+        rows += tuner.rows()
+    assert rows[1]["trainable_params"] == rows[0]["trainable_params"] == 6 + 21
+    assert rows[1]["score"] == pytest.approx(rows[0]["score"], rel=1e-5)
+
+
+@slow
+def test_each_build_of_a_run_trial_begins_anew(tmp_path):
+    backbone = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="low")])
+    backbone.trainable = False
+
+    def build(hp):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((4,)), backbone, keras.layers.Dense(3)])
+        model.compile("sgd", "mse", run_eagerly=True)
+        return model
+
+    class Folds(tuning.RandomSearch):
+        rate = 0.0
+
+        def on_trial_begin(self, trial):
+            self.rate = 1.0
+            super().on_trial_begin(trial)
+
+        def run_trial(self, trial, x, y, **kwargs):
+            counts = []
+            for _ in range(2):
+                model = self.hypermodel.build(trial.hyperparameters)
+                counts.append(len(model.trainable_variables))
+                model.trainable = True
+            metrics = {"val_loss": float(counts == [2, 2]), "rate": self.rate}
+            self.oracle.update_trial(trial.trial_id, metrics)
+
+    tuner = Folds(build, "val_loss", max_trials=1, **ISOLATED, **project(tmp_path))
+    tuner.search(X, X[:, :3])
+    (trial,) = tuner.oracle.trials.values()
+    assert trial.score == 1.0 and trial.metrics.get_best_value("rate") == 1.0
+
+
+@slow
+def test_a_trial_may_start_processes_and_none_is_left(tmp_path):
+    class Data(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            rows = slice(16 * index, 16 * index + 16)
+            return X[rows], Y[rows]
+
+    mark = tmp_path / "process.txt"
+
+    def build(hp):
+        if os.getpid() != home:
+            assert not sys.stdin.read()
+            left = subprocess.Popen(["sh", "-c", "while true; do echo tick; sleep 0.05; done"])
+            with mark.open("a") as file:
+                file.write(f"{left.pid}\n")
+        return small_searches.build()
+
+    home = os.getpid()
+    tuner = random_search(build, tmp_path, **ISOLATED)
+    data = Data(workers=1, use_multiprocessing=True)
+    tuner.search(data, validation_data=(X, Y), epochs=1, verbose=0)
+    assert [row["status"] for row in tuner.rows()] == ["COMPLETED"]
+    pids = [int(line) for line in mark.read_text().splitlines()]
+    alive = [pid for pid in pids if psutil.pid_exists(pid)]
+    assert pids and all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in alive)
+
+
+def test_models_that_share_layers_are_refused(tmp_path):
+    inputs = keras.Input((4,))
+    low = keras.layers.Dense(3, name="low")(inputs)
+    one, two = keras.Model(inputs, low, name="one"), keras.Model(inputs, -low, name="two")
+
+    def build(hp):
+        assert one
+        return keras.Sequential([two, keras.layers.Dense(3)])
+
+    tuner = random_search(small_searches.Untrained(build), tmp_path, isolate=True)
+    with pytest.raises(ValueError, match="'one' and 'two', which share weights"):
+        tuner.search(X, Y, **FIT)
 
 
 def test_what_another_process_can_not_be_given_is_refused(tmp_path):
