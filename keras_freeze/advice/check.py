@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, check_count
@@ -109,7 +110,8 @@ def check(
         setup = by_flags(picture, size)
     found = list(of_structure(setup))
     if inputs is not None:
-        found += of_inputs(setup.picture, inputs)
+        are_arrays = all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(x))
+        found += of_inputs(setup.picture, inputs, x if are_arrays else None)
     if getattr(model, "compiled", False):
         found += of_task(model, labels)
     skipped = _skipped(setup, inputs, labels)

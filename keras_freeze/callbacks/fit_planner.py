@@ -13,7 +13,7 @@ from keras_freeze.checks import ArgumentError
 from keras_freeze.engine import state_of, transition
 from keras_freeze.groups import Backbone, Groups, picture_of
 from keras_freeze.measures import Gauge
-from keras_freeze.model_picture import ModelPicture, with_initial_values
+from keras_freeze.model_picture import ModelPicture, check_model, with_initial_values
 from keras_freeze.policies import KeepFrozen, kept_by_lora, phase_flags, with_kept_frozen
 from keras_freeze.schedules import (
     FreezeSchedule,
@@ -57,6 +57,7 @@ class FitPlanner:
 
     def picture(self, model: keras.Model) -> ModelPicture:
         """Return the picture of a model, with what never trains."""
+        check_model(self.owner, model)
         is_whole = self.lora == "with_base"
         picture = picture_of(model, self.groups, self.backbone, lora_base_trains=is_whole)
         picture = with_initial_values(picture)

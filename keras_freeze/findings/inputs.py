@@ -21,20 +21,26 @@ from keras_freeze.keras_internals.graph import graph_nodes, input_keys, walked_g
 from keras_freeze.keras_internals.own_code import replaced_methods
 from keras_freeze.model_picture import ModelPicture
 
+# Rows that are looked at together.
+_ROWS = 4096
 
-def of_inputs(picture: ModelPicture, x: Any) -> tuple[Finding, ...]:
+
+def of_inputs(picture: ModelPicture, x: Any, every: Any = None) -> tuple[Finding, ...]:
     """Return what is found of some inputs of a model.
 
     Args:
         picture: The picture of a model, with its groups.
         x: The inputs of a batch, tensors.
+        every: All inputs, where they are NumPy arrays: a single value may be wrong.
     """
-    return in_order([_not_finite(x), _preprocessing(picture, x), _tokens(picture, x)])
+    numbers = x if every is None else every
+    return in_order([_not_finite(numbers), _preprocessing(picture, x), _tokens(picture, numbers)])
 
 
 def _not_finite(x: Any) -> Finding | None:
     for leaf in keras.tree.flatten(x):
-        if _is_float(leaf) and not np.isfinite(_numbers(leaf)).all():
+        parts = (leaf[n : n + _ROWS] for n in range(0, len(leaf), _ROWS)) if _is_float(leaf) else ()
+        if not all(np.isfinite(_numbers(part)).all() for part in parts):
             return Finding(
                 "inputs",
                 "Inputs contain NaN or infinity, which turns all weights into NaN",

@@ -172,32 +172,48 @@ def _dropout(setup: Setup) -> Finding | None:
     picture = setup.picture
     if picture.pretrained is None or not setup.training:
         return None
-    parts: list[keras.Layer] = []
+    layers: list[keras.Layer] = []
     for group in picture.groups[:-1]:
         if any(id(v) in setup.training for v in group.variables):
             break  # what comes after is no fixed function anyway
-        parts += [part for layer in group.layers for part in picture.layers_in[id(layer)]]
+        layers += group.layers
     # A Dropout above the last of them belongs to what trains.
-    while parts and not parts[-1].weights:
-        del parts[-1]
-    found = list(dict.fromkeys(part.name for part in parts if _drops(part)))
+    while layers and not layers[-1].weights:
+        del layers[-1]
+    parts = [part for layer in layers for part in picture.layers_in[id(layer)]]
+    dropping = [part for part in parts if _drops(part)]
+    found = list(dict.fromkeys(part.name for part in dropping))
     if not found:
         return None
     return Finding(
         "Dropout in the frozen part",
         f"{counted(len(found), 'layer')} with dropout ({first_few(found)}) among frozen ones: in "
         "training it still drops, so that frozen features are noisy and can't be cached",
-        f"{_path_to(setup.model, found[0])}.rate = 0.0 and so on, then kf.recompile(model)",
+        f"{_path_to(setup.model, dropping[0])}.rate = 0.0 and so on, then kf.recompile(model)",
     )
 
 
-def _path_to(layer: keras.Layer, name: str) -> str:
-    """Return the code that gets a layer by way of the models that it is in."""
+def _path_to(layer: keras.Layer, part: keras.Layer) -> str:
+    """Return the code that gets a part of a layer by way of the layers that it is in."""
     text = "model"
-    while isinstance(layer, keras.Model):
-        layer = next(x for x in sublayers(layer) if any(e.name == name for e in every_layer(x)))
-        text += f".get_layer({layer.name!r})"
+    while layer is not part:
+        inner = next(x for x in sublayers(layer) if any(e is part for e in every_layer(x)))
+        is_model = isinstance(layer, keras.Model)
+        text += f".get_layer({inner.name!r})" if is_model else _attribute(layer, inner)
+        layer = inner
     return text
+
+
+def _attribute(layer: keras.Layer, inner: keras.Layer) -> str:
+    """Return the code that gets a sublayer from a layer of the user's own."""
+    for name, value in vars(layer).items():
+        if name.startswith("_"):
+            continue
+        if value is inner:
+            return f".{name}"
+        if isinstance(value, (list, tuple)) and any(one is inner for one in value):
+            return f".{name}[{next(n for n, one in enumerate(value) if one is inner)}]"
+    return f".…{inner.name}"
 
 
 def _drops(layer: keras.Layer) -> bool:

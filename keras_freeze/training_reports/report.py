@@ -20,8 +20,8 @@ Logs = Sequence[Mapping[str, float]]
 _WORSE = 0.02
 # A group that has moved by less than this part of its norm has not moved to speak of.
 _STILL = 1e-3
-# A loss this many times as far from its best as it was at first, or weights that have moved by this
-# many times their norm, have left what they were.
+# Weights that have moved by this many times their norm, while validation got worse, have left what
+# they were.
 _FAR = 2.0
 
 
@@ -174,8 +174,9 @@ def training_report(
             record.model, metric, (), "unknown", f"{race[0]}.", never, dict(moved), (step,)
         )
     phases = _phases(record, values)
-    own = [change for name, change in moved.items() if name in trained]
-    verdict, reason = _verdict(logs, has_validation, own)
+    own = {name: change for name, change in moved.items() if name in trained}
+    below = [change for name, change in own.items() if name != record.groups[-1]]
+    verdict, reason = _verdict(logs, has_validation, [*own.values()], max(below, default=0.0))
     steps = _next_steps(verdict, phases, never, record)
     return TrainingReport(
         record.model, metric, phases, verdict, reason, never, dict(moved), tuple(steps)
@@ -205,7 +206,10 @@ def _phases(record: ScheduleRecord, values: Sequence[float]) -> tuple[PhaseGain,
     return tuple(found)
 
 
-def _verdict(logs: Logs, has_validation: bool, moved: Sequence[float]) -> tuple[Verdict, str]:
+def _verdict(
+    logs: Logs, has_validation: bool, moved: Sequence[float], far: float
+) -> tuple[Verdict, str]:
+    """Judge a training; `far` is how far a group below the head has moved, which begins anew."""
     known = [n for n, one in enumerate(logs) if "loss" in one]
     losses = [float(one.get("loss", math.nan)) for one in logs]
     if not known:
@@ -228,11 +232,12 @@ def _verdict(logs: Logs, has_validation: bool, moved: Sequence[float]) -> tuple[
     if len(known) == 1:
         return "unknown", f"One epoch ({now}) shows no direction."
     slack = _WORSE * abs(checked[best])
-    if losses[last] > losses[first] + slack or (moved and max(moved) > _FAR):
+    is_worse = checked[last] > checked[best] + slack
+    if losses[last] > losses[first] + slack or (is_worse and far > _FAR):
         how = f"the training loss went from {losses[first]:.4g} to {losses[last]:.4g}"
-        far = f", and a group moved by {max(moved):.0%} of its norm" if moved else ""
-        return "diverged", f"{lowest} and is {now}; {how}{far}."
-    if checked[last] > checked[best] + slack and losses[last] < losses[best]:
+        where = f", and a group moved by {far:.0%} of its norm" if far > _FAR else ""
+        return "diverged", f"{lowest} and is {now}; {how}{where}."
+    if is_worse and losses[last] < losses[best]:
         falls = f"the training loss fell from {losses[best]:.4g} to {losses[last]:.4g}"
         return "overfitting", f"{lowest} and is {now}, while {falls}."
     if best == last:

@@ -502,3 +502,52 @@ def test_a_quiet_fit_leaves_what_it_found_to_the_next(capsys):
 def test_labels_in_a_list():
     model = dense(frozen=["backbone"])
     assert kf.check(model, np.ones((4, 4)), [0, 1, 2, 3]).names == ("labels",)
+
+
+class Block(layers.Layer):
+    """A block of a user's own, whose last part is a Dropout: an attribute, or one of a list."""
+
+    def __init__(self, in_list):
+        super().__init__(name="block")
+        self.parts = [layers.Dense(4), *([layers.Dropout(0.5)] if in_list else [])]
+        self.drop = None if in_list else layers.Dropout(0.5)
+
+    def call(self, inputs):
+        x = self.parts[0](inputs)
+        return inputs + (self.parts[1] if self.drop is None else self.drop)(x)
+
+
+@pytest.mark.parametrize("in_list", [False, True])
+def test_the_cure_for_dropout_in_a_block_of_ones_own_works(in_list):
+    block = Block(in_list)
+    backbone = keras.Sequential([keras.Input((4,)), layers.Dense(4), block], name="backbone")
+    model = keras.Sequential([backbone, layers.Dense(1)])
+    as_if_trained(model)
+    model.compile("sgd", "mse")
+    kf.freeze(model, layers=["backbone"])
+    (found,) = kf.check(model, backbone="backbone")
+    assert found.name == "Dropout in the frozen part"
+    exec(found.cure.partition(" and so on")[0], {"model": model, "kf": kf})
+    kf.recompile(model)
+    assert kf.check(model, backbone="backbone").names == ()
+
+
+@pytest.mark.parametrize("row", [0, 3, 150, 4999])
+def test_a_single_value_in_all_rows_is_found(row):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(1)])
+    x = np.ones((5000, 3), "float32")
+    x[row, 1] = np.nan
+    assert "inputs" in kf.check(model, x, np.ones(5000)).names
+    tokens = keras.Sequential([keras.Input((2,), dtype="int32"), layers.Embedding(9, 2)])
+    numbers = np.ones((5000, 2), "int32")
+    numbers[row, 0] = 9
+    assert "token numbers" in kf.check(tokens, numbers).names
+
+
+def test_a_model_that_is_not_built_is_refused_in_the_name_of_the_callback():
+    class Net(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(ValueError, match=r"GradualUnfreeze\(model=.*must be built.*one batch"):
+        kf.GradualUnfreeze().preview(Net(), epochs=2)

@@ -59,8 +59,13 @@ def test_weights_that_did_not_move_or_moved_too_far():
     ran, losses = record(row(0.0, 0, BOTH)), logs([4, 3, 2, 1], [4, 3, 2, 1])
     still = training_report(ran, losses, {"low": 0.0, "head": 1e-6})
     assert (still.verdict, "higher rate" in still.next_steps[0].why) == ("hardly trained", True)
-    far = training_report(ran, losses, {"low": 19.0, "head": 0.1})
+    worse = logs([4, 3, 2, 1], [4, 3, 2, 3])
+    far = training_report(ran, worse, {"low": 19.0, "head": 0.1})
     assert (far.verdict, "lower rate" in far.next_steps[0].why) == ("diverged", True)
+    # A new head begins at small values; and what gets better goes where it should.
+    assert training_report(ran, worse, {"low": 0.1, "head": 19.0}).verdict == "overfitting"
+    better = training_report(ran, losses, {"low": 19.0, "head": 19.0})
+    assert better.verdict == "still improving"
     lost = training_report(ran, losses, {"low": math.nan, "head": 0.1})
     assert lost.verdict == "diverged"
     assert "Weights are NaN" in str(lost)
