@@ -86,7 +86,7 @@ class ChiefsOracle(oracle_client.OracleClient):
 
     def __init__(self, oracle: Any, limit_s: float) -> None:
         super().__init__(oracle)
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         # What a single call waits for a chief.
         oracle_client.TIMEOUT = limit_s
 
@@ -143,7 +143,7 @@ class ChiefsOracle(oracle_client.OracleClient):
 
     def _patiently(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call the chief again where it has gone meanwhile; what it was told twice counts once."""
-        end = time.monotonic() + self._limit_s
+        end = time.monotonic() + self.limit_s
         while True:
             try:
                 return call(*args)
@@ -155,7 +155,7 @@ class ChiefsOracle(oracle_client.OracleClient):
                 if time.monotonic() >= end:
                     raise TimeoutError(
                         f"The chief at {_address()} has not answered {self.tuner_id} for "
-                        f"{self._limit_s:.0f} s. Start the chief again, without overwrite=True, "
+                        f"{self.limit_s:.0f} s. Start the chief again, without overwrite=True, "
                         "and then this worker: the search goes on where it was."
                     ) from error
             time.sleep(_ASK_S)

@@ -428,7 +428,7 @@ def test_html_form_escapes_names():
     html = with_name("<b>&conv")._repr_html_()
     assert "&lt;b&gt;&amp;conv" in html
     assert "<b>" not in html
-    assert "<caption>a[b]&lt;i&gt;</caption>" in html
+    assert ">a[b]&lt;i&gt;</div></caption>" in html
 
 
 def test_html_form_has_a_cell_for_everything(plain):

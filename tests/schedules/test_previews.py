@@ -245,7 +245,7 @@ def test_html_escapes_names():
     preview = schedule.preview(model, 3, groups=groups, rates={"<i>low": 0.5})
     text = preview._repr_html_()
     assert set(re.findall(r"<(\w+)", text)) == {
-        *("table", "caption", "thead", "tbody", "tr", "th", "td")
+        *("table", "caption", "div", "thead", "tbody", "tr", "th", "td")
     }
     cells = html_cells(text)
     assert [row[3] for row in cells[1:]] == ['"&top', "+ <i>low"]
