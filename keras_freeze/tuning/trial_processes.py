@@ -36,8 +36,9 @@ from keras_freeze.tuning.trial_record import TrialRecord
 
 PROGRAM = "keras_freeze.tuning.trial_program"
 NEEDS, OUTCOME, FEATURES = "search.pkl", "outcome.pkl", "features"
-# For a process that has written its outcome to end, and one that has ended to print the rest.
-_LAST_S = 5.0
+# For a process that has written its outcome to end, and for what one that has ended still prints,
+# by others that it has started.
+_EXIT_S, _OUTPUT_S = 60.0, 2.0
 _POLL_S = 0.1
 _NUMBERS = ("floatx", "epsilon", "image_data_format", "max_epochs", "max_steps_per_epoch")
 # The arguments of `fit` in their order.
@@ -223,7 +224,7 @@ class TrialProcesses:
             process.kill()
             process.wait()
             if os.name == "posix":  # and what it has started
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
@@ -239,28 +240,24 @@ class _InItsProcess(Exception):
 
 
 def _wait(process: subprocess.Popen[bytes], outcome: Path) -> None:
-    """Wait until a process ends, and print what it prints where that goes through us.
-
-    One that has written its outcome and does not end, or leaves others behind that print, is given
-    a few seconds more.
-    """
+    """Wait until a process ends, and print what it prints where that goes through us."""
     chunks: queue.Queue[bytes] = queue.Queue()
     if process.stdout is not None:
         threading.Thread(target=_read, args=(process.stdout, chunks), daemon=True).start()
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    end = math.inf
-    while time.monotonic() < end:
+    is_read, has_ended, end = process.stdout is None, False, math.inf
+    while time.monotonic() < end and not (has_ended and is_read):
         try:
             chunk = chunks.get(timeout=_POLL_S)
         except queue.Empty:
             chunk = None
         if chunk and sys.stdout is not None:
             print(decoder.decode(chunk), end="", flush=hasattr(sys.stdout, "flush"))
-        has_ended = process.poll() is not None
-        if has_ended and (process.stdout is None or chunk == b""):
-            return
-        if end == math.inf and (has_ended or outcome.exists()):
-            end = time.monotonic() + _LAST_S
+        is_read = is_read or chunk == b""
+        if not has_ended and process.poll() is not None:
+            has_ended, end = True, time.monotonic() + _OUTPUT_S
+        elif end == math.inf and outcome.exists():
+            end = time.monotonic() + _EXIT_S
 
 
 def _read(stream: Any, chunks: queue.Queue[bytes]) -> None:
