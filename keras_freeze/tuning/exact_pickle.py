@@ -32,7 +32,8 @@ class ExactPickler(cloudpickle.Pickler):
     def __init__(self, file: Any, *, proves: bool) -> None:
         super().__init__(file)
         self._proves = proves
-        self._names: dict[int, str] = {}  # of models and layers, by the ids of their variables
+        # The models and layers so far, by the ids of their variables.
+        self._owners: dict[int, keras.Layer] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         """Return how an object is made again; called by pickle."""
@@ -46,9 +47,10 @@ class ExactPickler(cloudpickle.Pickler):
 
     def _layer(self, layer: keras.Layer) -> Any:
         for variable in layer.variables:
-            other = self._names.setdefault(id(variable), layer.name)
-            if other != layer.name:
-                raise pickle.PicklingError(f"{other!r} and {layer.name!r}, which share weights")
+            other = self._owners.setdefault(id(variable), layer)
+            if other is not layer:
+                names = f"{other.name!r} and {layer.name!r}"
+                raise pickle.PicklingError(f"{names}, which share weights")
         make, arguments = layer.__reduce__()[:2]
         classes = {type(part).__name__: type(part) for part in every_layer(layer)}
         own = {n: kind for n, kind in classes.items() if not kind.__module__.startswith("keras.")}

@@ -282,7 +282,7 @@ class FreezeTuner(OpenTuner):
         here = ("_fresh", "_hypermodel", "_user_hypermodel", "_own_oracle", "_processes", "library")
         state = {name: value for name, value in vars(self).items() if name not in here}
         limits = copy.copy(self._limits)
-        if not limits.keep:
+        if self._cache and not limits.keep:
             limits.keep, limits.directory = True, features
         state |= {"oracle": self._own_oracle, "_limits": limits}
         return {"hypermodel": self._user_hypermodel, **state}

@@ -384,17 +384,18 @@ def test_a_trial_may_start_processes_and_none_is_left(tmp_path):
     assert pids and all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in alive)
 
 
-def test_models_that_share_layers_are_refused(tmp_path):
+@pytest.mark.parametrize("name", ["two", "one"])
+def test_models_that_share_layers_are_refused(name, tmp_path):
     inputs = keras.Input((4,))
     low = keras.layers.Dense(3, name="low")(inputs)
-    one, two = keras.Model(inputs, low, name="one"), keras.Model(inputs, -low, name="two")
+    one, two = keras.Model(inputs, low, name="one"), keras.Model(inputs, -low, name=name)
 
     def build(hp):
         assert one
         return keras.Sequential([two, keras.layers.Dense(3)])
 
     tuner = random_search(small_searches.Untrained(build), tmp_path, isolate=True)
-    with pytest.raises(ValueError, match="'one' and 'two', which share weights"):
+    with pytest.raises(ValueError, match=f"'one' and '{name}', which share weights"):
         tuner.search(X, Y, **FIT)
 
 
