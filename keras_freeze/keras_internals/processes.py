@@ -10,6 +10,15 @@ import keras
 import numpy as np
 
 
+def count() -> int:
+    """Return how many processes train one model together."""
+    if keras.backend.backend() != "jax":
+        return 1
+    import jax
+
+    return int(jax.process_count())
+
+
 def is_first() -> bool:
     """Tell whether this process is the one that prints and writes for all."""
     if keras.backend.backend() != "jax":
@@ -21,11 +30,7 @@ def is_first() -> bool:
 
 def is_alike(number: int) -> bool:
     """Tell whether a small number is the same in all processes; each of them has to ask."""
-    if keras.backend.backend() != "jax":
-        return True
-    import jax
-
-    if jax.process_count() == 1:
+    if count() == 1:
         return True
     from jax.experimental import multihost_utils
 

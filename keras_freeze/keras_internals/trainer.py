@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -87,7 +88,12 @@ def has_traced_step(model: keras.Model) -> bool:
     return hasattr(model.train_step, "get_concrete_function")
 
 
-def make_function(model: keras.Model, kind: str, make: Callable[..., Any]) -> None:
+def make_function(
+    model: keras.Model,
+    kind: str,
+    make: Callable[..., Any],
+    state: Sequence[Sequence[Any]] | None = None,
+) -> None:
     """Make a model's train, test or predict function anew, without a trace of the one before.
 
     JAX takes a bound method that equals an earlier one for the same function, and uses its trace as
@@ -97,12 +103,26 @@ def make_function(model: keras.Model, kind: str, make: Callable[..., Any]) -> No
         model: `keras.Model`.
         kind: Str: "train", "test" or "predict".
         make: The model's method that makes the function, called with `force=True`.
+        state: What JAX's trainer passes into a step, in the middle of an epoch. Defaults to None:
+            the variables hold their values.
     """
     own = getattr(model, f"{kind}_step")
 
     def step(*args: Any, **settings: Any) -> Any:
         return own(*args, **settings)
 
-    is_jax = keras.backend.backend() == "jax"
-    with own_attribute(model, f"{kind}_step", step) if is_jax else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if keras.backend.backend() == "jax":
+            stack.enter_context(own_attribute(model, f"{kind}_step", step))
+        if state is not None:
+            stack.enter_context(_spread_as(model, state))
         make(force=True)
+
+
+def _spread_as(model: keras.Model, state: Sequence[Sequence[Any]]) -> AbstractContextManager[None]:
+    """Let Keras read from a state over which devices it is spread, not from empty variables."""
+    require("cut a step", "keras", model, "_get_state_sharding_spec")
+    spec = [[value.sharding for value in values] for values in state]
+    if len(spec) == 3:  # a step of validation has no optimizer
+        spec.insert(2, [])
+    return own_attribute(model, "_get_state_sharding_spec", lambda: tuple(spec))

@@ -82,6 +82,16 @@ class Batch:
         return dataclasses.replace(self, x=keras.tree.map_structure(pick, self.x), drawn=drawn)
 
 
+def placed(values: Any) -> Any:
+    """Return an array or a tensor of rows where the trainer puts a batch before a step."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return keras.ops.convert_to_tensor(values)
+    import jax
+
+    return jax.device_put(values, distribution.get_data_layout(values.shape).backend_layout)
+
+
 def of_any_size(shapes: Any) -> Any:
     """Return TensorFlow's shapes and dtypes of inputs, for any number of samples."""
     import tensorflow as tf

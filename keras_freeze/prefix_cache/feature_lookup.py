@@ -91,7 +91,7 @@ class FeatureLookup:
 
     def computed(
         self, plan: CutPlan, batch: Batch, keys: Sequence[Hashable], known: list[Any] | None
-    ) -> tuple[list[Any], list[np.ndarray]]:
+    ) -> tuple[Sequence[Any], list[np.ndarray]]:
         """Return the features of a batch, and the same as arrays.
 
         Args:
@@ -107,7 +107,7 @@ class FeatureLookup:
         if known is None and store.is_kept:
             found = self._completed(plan, batch, keys, cast(KeptStore, store))
             if found is not None:
-                return [keras.ops.convert_to_tensor(array) for array in found], found
+                return found, found
         self.statistics.misses += batch.rows
         if known is not None:
             return known, [to_host(tensor) for tensor in known]

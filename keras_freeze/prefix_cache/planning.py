@@ -11,6 +11,7 @@ import keras
 from keras_freeze.checks import counted
 from keras_freeze.cuts import ONLY_GRAPHS, Frontier, NoCut, Reason, Setting, find
 from keras_freeze.features import Library
+from keras_freeze.keras_internals import processes
 from keras_freeze.keras_internals.own_code import STEP_METHODS, replaced_methods
 from keras_freeze.model_picture import every_layer
 from keras_freeze.prefix_cache.audit import Audit
@@ -233,8 +234,10 @@ def reason_against_step(
     """
     strategy = getattr(model, "distribute_strategy", None)
     has_replicas = strategy is not None and strategy.num_replicas_in_sync > 1
-    if has_replicas or keras.distribution.distribution() is not None:
+    if has_replicas:
         detail = "the model is spread over several devices"
+    elif processes.count() > 1:
+        detail = "several processes train it, of which each would have to cut the same steps"
     elif keras.backend.backend() == "torch" and model.jit_compile:
         detail = "torch.compile makes one function of the whole step"
     else:

@@ -14,7 +14,7 @@ from keras_freeze.cuts import Frontier, NoCut, Reason
 from keras_freeze.features import RowStore, bytes_on_disk
 from keras_freeze.prefix_cache import planning
 from keras_freeze.prefix_cache.audit import to_host
-from keras_freeze.prefix_cache.batches import KINDS, Batch, Kind, UnreadableBatchError
+from keras_freeze.prefix_cache.batches import KINDS, Batch, Kind, UnreadableBatchError, placed
 from keras_freeze.prefix_cache.custom_step import broken_promise
 from keras_freeze.prefix_cache.feature_lookup import FeatureLookup
 from keras_freeze.prefix_cache.planning import CutPlan, Options
@@ -180,7 +180,7 @@ class CacheRun:
                 return None
             self._cut_kinds.add(batch.kind)
             features = self._features_or_none_kept(plan, batch, known)
-            return None if features is None else (plan, features)
+            return None if features is None else (plan, [placed(each) for each in features])
         except UnreadableBatchError as error:
             self._leave_whole(part, NoCut(Reason.UNREADABLE, str(error)))
             return None
@@ -328,7 +328,9 @@ class CacheRun:
         self._lookup.visits.count = views
         return views
 
-    def _features(self, plan: CutPlan, batch: Batch, known: list[Any] | None) -> list[Any] | None:
+    def _features(
+        self, plan: CutPlan, batch: Batch, known: list[Any] | None
+    ) -> Sequence[Any] | None:
         """Return the features of a batch; None if stored ones have turned out wrong."""
         tracker = self._lookup.trackers[batch.kind]
         if not tracker.is_active:
@@ -338,7 +340,7 @@ class CacheRun:
         rows = self._lookup.stored(plan, batch, keys, seen)
         if rows is not None and self._lookup.passes_audit(plan, batch, rows):
             self._lookup.count_hits(keys)
-            return [keras.ops.convert_to_tensor(row) for row in rows]
+            return rows
         if rows is not None:
             self._audit_failed(plan)
             return plan.prefix(plan.augmented(batch)) if self._options.inference else None
@@ -359,7 +361,7 @@ class CacheRun:
 
     def _features_or_none_kept(
         self, plan: CutPlan, batch: Batch, known: list[Any] | None
-    ) -> list[Any] | None:
+    ) -> Sequence[Any] | None:
         """Return the features of a batch, where files may fail."""
         try:
             return self._features(plan, batch, known)

@@ -74,7 +74,7 @@ class Step:
             self._cuts = []
             if not ahead:
                 self._stays_whole = self._run.stays_whole(self._kind)
-                return self._make_plain()(*args)
+                return self._make_plain(rest)(*args)
         spec = getattr(batches, "element_spec", None)
         if spec is not None:
             self._iterators.hold(self._kind, batches)
@@ -87,7 +87,7 @@ class Step:
         if not taken and (self._kind == "test" or backend != "tensorflow"):
             raise StopIteration
         if not taken:
-            return self._make_plain()(*args)  # which counts an iteration at the end of the data
+            return self._make_plain(rest)(*args)  # which counts an iteration at the end of the data
         at_once = 1 if backend == "jax" else MAX_UNROLLED
         for begin in range(0, len(taken), at_once):
             result = self._steps(rest, taken[begin : begin + at_once], spec, wants)
@@ -127,26 +127,28 @@ class Step:
     def _call(self, state: list[Any], group: list[Any], spec: Any) -> Any:
         data, batch, found = group[0]
         if found is None:
-            return self._make_fed(spec)(*state, [data])
-        step = self._make_cut(found[0], spec, batch, len(group))
+            return self._make_fed(state, spec)(*state, [data])
+        step = self._make_cut(state, found[0], spec, batch, len(group))
         carried = [{"data": data, "features": cut[1]} for data, _, cut in group]
         result = step(*state, carried)
         self._run.after(self._kind, result[1] if keras.backend.backend() == "jax" else ())
         return result
 
-    def _make_plain(self) -> Any:
+    def _make_plain(self, state: list[Any]) -> Any:
         if self.plain is None:
-            self.plain = self._made()
+            self.plain = self._made(state)
         return self.plain
 
-    def _make_fed(self, spec: Any) -> Callable[..., Any]:
+    def _make_fed(self, state: list[Any], spec: Any) -> Callable[..., Any]:
         """Return Keras's function as one of a batch, for those that have been taken."""
         if self._fed is None or self._fed[0] != spec:
             signature = None if spec is None else [spec]
-            self._fed = spec, self._on_batches(self._make_plain(), signature)
+            self._fed = spec, self._on_batches(self._make_plain(state), signature)
         return self._fed[1]
 
-    def _make_cut(self, plan: CutPlan, spec: Any, batch: Batch, count: int) -> Callable[..., Any]:
+    def _make_cut(
+        self, state: list[Any], plan: CutPlan, spec: Any, batch: Batch, count: int
+    ) -> Callable[..., Any]:
         """Return Keras's function, of a step that replays the model, as one of some batches."""
         for (of_plan, *of), made in self._cuts:
             if of_plan is plan and of == [spec, count]:
@@ -154,12 +156,12 @@ class Step:
         signature = None
         if spec is not None and not self._model.run_eagerly:
             signature = [{"data": spec, "features": plan.prefix.specs(batch)}] * count
-        made = self._cut(plan, signature)
+        made = self._cut(state, plan, signature)
         self._cuts = [cut for cut in self._cuts if cut[0][0] is plan]
         self._cuts.append(((plan, spec, count), made))
         return made
 
-    def _cut(self, plan: CutPlan, signature: Any) -> Callable[..., Any]:
+    def _cut(self, state: list[Any], plan: CutPlan, signature: Any) -> Callable[..., Any]:
         name, is_custom = f"{self._kind}_step", self._kind in self._run.custom_kinds
         own = getattr(self._model, name)
 
@@ -178,7 +180,7 @@ class Step:
             return result
 
         with own_attribute(self._model, name, step):
-            made = self._on_batches(self._made(), signature)
+            made = self._on_batches(self._made(state), signature)
         if keras.backend.backend() == "torch":  # where a step is looked up as it is made
             return own_attribute(self._model, name, step)(made)
         return made
@@ -198,10 +200,10 @@ class Step:
         # batch: Keras weights the losses of several outputs by a batch size if it is known then.
         return tf.function(on_batches, input_signature=[signature], autograph=False)
 
-    def _made(self) -> Any:
+    def _made(self, state: list[Any]) -> Any:
         name = f"{self._kind}_function"
         present = getattr(self._model, name)
-        make_function(self._model, self._kind, self._make)
+        make_function(self._model, self._kind, self._make, *state)
         made = getattr(self._model, name)
         setattr(self._model, name, present)
         return made
