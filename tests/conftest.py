@@ -63,6 +63,8 @@ if keras.backend.backend() == "tensorflow":
 gc.freeze()
 
 SEED = 0
+# What a slow test may take; a test that kills trainings ten times takes minutes.
+SLOW_LIMIT_S = 3600
 
 # The factories that hypothesis may see as fixtures hold no state.
 _shared = {
@@ -85,6 +87,8 @@ def pytest_collection_modifyitems(items):
         is_left_out = at_commit is not None and item.callspec.id not in at_commit.args
         if is_left_out or (item.get_closest_marker("backend") and not _runs_here(item)):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))
 
 
 def _runs_here(item):

@@ -166,6 +166,8 @@ class _CarefulOracle(OpenOracle):
         waiting = dict.fromkeys([*self.retry_queue, *begun])
         taken = {trial.trial_id for trial in self.ongoing_trials.values()}
         self.retry_queue[:] = [i for i in waiting if i not in over | taken]
+        # A trial that has ended and is to run again, by its file, can end again.
+        self.end_order[:] = [i for i in self.end_order if i in over]
         for order, known in ((self.start_order, trials), (self.end_order, over)):
             order += [i for i in sorted(known) if i not in order]
 
