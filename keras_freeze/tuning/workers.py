@@ -86,7 +86,9 @@ class Team:
             status = self.processes[CHIEF].poll()
             if status is not None and (status >= 0 or not self.restarts_left[CHIEF]):
                 return int(status)
-            for name in [*self.processes]:
+            if status is not None:
+                self._died(CHIEF, status)
+            for name in self.processes.keys() - {CHIEF}:
                 status = self.processes[name].poll()
                 if status:
                     self._died(name, status)
