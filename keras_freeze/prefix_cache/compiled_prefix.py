@@ -103,7 +103,7 @@ class Prefix:
         return self._flat(batch.x, batch.drawn)
 
     def pack(self, flat: Sequence[Any]) -> Features:
-        """Return flat tensors as `replaying` takes them, of the dtypes that the model has there."""
+        """Return flat tensors as `Replay` takes them, of the dtypes that the model has there."""
         kept = [cut.kept for cut in self.frontier.cuts]
         return [
             [(keras.ops.cast(x, t.dtype), mask) for (x, mask), t in zip(pairs, own, strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -96,9 +97,10 @@ def features_of(
         found[id(cut)] = [(value, mask_of(value)) for value in kept]
         raise _Reached
 
+    step = _Step(x, use, frontier.cuts[0])
     with (
         _walking(frontier.cuts, walk),
-        _recognizing(model, _Step(x, use, frontier.cuts[0])),
+        _recognizing(model, lambda: step),
         contextlib.suppress(_Reached),
     ):
         model(x, training=training)
@@ -107,50 +109,70 @@ def features_of(
     return [found[id(cut)] for cut in frontier.cuts]
 
 
-@contextlib.contextmanager
-def replaying(
-    model: keras.Model,
-    frontier: Frontier,
-    x: Any,
-    features: Features,
-    check: StepCheck | None = None,
-) -> Iterator[Use]:
-    """Let calls of the model on this very batch start from its features.
+class Replay:
+    """Lets the calls that a step makes of the model on its very batch start from its features.
 
     Any other call, on other samples or on samples that the step has changed, computes all, or is
-    refused by `check`.
+    refused by a check. Where the model has replicas, each makes the step on a thread of its own,
+    and they take turns in the middle of it.
 
     Args:
-        model: The model.
+        model: `keras.Model`.
         frontier: Where it is cut.
-        x: The batch's inputs, the objects that the step passes on.
-        features: What crosses the frontier for them.
-        check: What the step has to keep to, if it is the user's own. Defaults to nothing.
-
-    Yields:
-        `Use`, which counts these calls.
     """
-    use = Use()
-    kept = {id(cut): own for cut, own in zip(frontier.cuts, features, strict=True) if own}
-    one = next(value for own in features for value, _ in own)
 
-    def walk(cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
-        if not use.is_due(cut) or not any(id(inner) in kept for inner in cut.every_cut()):
+    def __init__(self, model: keras.Model, frontier: Frontier) -> None:
+        self._model = model
+        self._cuts = frontier.cuts
+        self._of_thread = threading.local()
+        self._patches = contextlib.ExitStack()
+        self._users = 0
+
+    @contextlib.contextmanager
+    def of(self, x: Any, features: Features, check: StepCheck | None = None) -> Iterator[Use]:
+        """Replay while a step is made.
+
+        Args:
+            x: The batch's inputs, the objects that the step passes on.
+            features: What crosses the frontier for them.
+            check: What the step has to keep to, if it is the user's own. Defaults to nothing.
+
+        Yields:
+            `Use`, which counts these calls.
+        """
+        step = _Step(x, Use(), self._cuts[0], check, features)
+        self._of_thread.step = step
+        if not self._users:
+            self._patches.enter_context(_walking(self._cuts, self._walk))
+            self._patches.enter_context(_recognizing(self._model, self._step))
+        self._users += 1
+        try:
+            yield step.use
+        finally:
+            self._of_thread.step = None
+            self._users -= 1
+            if not self._users:
+                self._patches.close()
+
+    def _step(self) -> _Step | None:
+        return getattr(self._of_thread, "step", None)
+
+    def _walk(self, cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
+        step = self._step()
+        if step is None or not step.use.is_due(cut):
             return None
-        values = _Values(cut, inputs, operation_of, use)
+        kept = {id(cut): own for cut, own in zip(self._cuts, step.features, strict=True) if own}
+        if not any(id(inner) in kept for inner in cut.every_cut()):
+            return None
+        values = _Values(cut, inputs, operation_of, step.use)
+        one = next(value for own in step.features for value, _ in own)
         values.batch = keras.ops.shape(one)[0]
         for tensor, (value, mask) in zip(cut.kept, kept.get(id(cut), []), strict=True):
-            given = value if check is None else check.without_gradient(value)
+            given = value if step.check is None else step.check.without_gradient(value)
             values.by_tensor[id(tensor)] = with_mask(given, mask)
         for node in cut.after:
             values.run(node)
         return [values.by_tensor[id(tensor)] for tensor in cut.graph.outputs]
-
-    with (
-        _walking(frontier.cuts, walk),
-        _recognizing(model, _Step(x, use, frontier.cuts[0], check)),
-    ):
-        yield use
 
 
 class _Values:
@@ -201,16 +223,17 @@ class _Step:
     use: Use
     outer: GraphCut
     check: StepCheck | None = None
+    features: Features = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.leaves = keras.tree.flatten(self.x)  # as they came: a step may change a dict
 
 
 @contextlib.contextmanager
-def _recognizing(model: keras.Model, step: _Step) -> Iterator[None]:
-    """Recognize calls of the model on the batch itself, and arm the cut for them."""
+def _recognizing(model: keras.Model, present: Callable[[], _Step | None]) -> Iterator[None]:
+    """Recognize calls of the model on a step's own batch, and arm the cut for them."""
     own_class = model.__class__
-    with own_attribute(model, "_keras_freeze_step", step):
+    with own_attribute(model, "_keras_freeze_step", present):
         model.__class__ = _recognizing_class(own_class)
         try:
             yield
@@ -224,7 +247,9 @@ def _recognizing_class(own_class: type) -> Any:
     # converted to other objects; but on JAX it calls `call` alone.
     def recognizing(name: str) -> Callable[..., Any]:
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-            step: _Step = self._keras_freeze_step
+            step: _Step | None = self._keras_freeze_step()
+            if step is None:
+                return getattr(own_class, name)(self, *args, **kwargs)
             use, before = step.use, step.use.is_batch
             if not (before and name == "call"):
                 use.is_batch = _is_alone(args, kwargs, step)

@@ -21,7 +21,7 @@ from keras_freeze.keras_internals.callback_list import is_called_by
 from keras_freeze.keras_internals.trainer import make_function
 from keras_freeze.prefix_cache.batches import KINDS, Batch, Kind, of_any_size
 from keras_freeze.prefix_cache.custom_step import StepCheck, broken_promise
-from keras_freeze.prefix_cache.graph_replay import replaying
+from keras_freeze.prefix_cache.graph_replay import Replay
 from keras_freeze.prefix_cache.iterators import Iterators
 from keras_freeze.prefix_cache.planning import CutPlan
 from keras_freeze.prefix_cache.session import CacheRun
@@ -163,7 +163,7 @@ class Step:
 
     def _cut(self, state: list[Any], plan: CutPlan, signature: Any) -> Callable[..., Any]:
         name, is_custom = f"{self._kind}_step", self._kind in self._run.custom_kinds
-        own = getattr(self._model, name)
+        own, replay = getattr(self._model, name), Replay(self._model, plan.frontier)
 
         def step(*args: Any) -> Any:
             *state, carried = args
@@ -173,7 +173,7 @@ class Step:
                 values = plan.values(tuple(*state))
                 check = StepCheck(self._kind, x, plan.watch.variables, values)
             watching = contextlib.nullcontext() if check is None else check.watching()
-            with watching, replaying(self._model, plan.frontier, x, features, check) as use:
+            with watching, replay.of(x, features, check) as use:
                 result = own(*state, data)
             if check is not None and not use.calls:
                 raise broken_promise(self._kind, "does not call the model on the batch")
