@@ -36,12 +36,14 @@ def reader_of(variables: Sequence[keras.Variable]) -> Callable[[], list[Any]]:
         return lambda: [variable.value for variable in variables]
     from tensorflow.python.eager import context, execute
 
+    held = [variable.value for variable in variables]
+    held = [value.values[0] if hasattr(value, "values") else value for value in held]  # replicas
     places: dict[str, list[int]] = {}
-    for n, variable in enumerate(variables):
-        places.setdefault(variable.value.device, []).append(n)
+    for n, value in enumerate(held):
+        places.setdefault(value.device, []).append(n)
     calls = []
     for positions in places.values():
-        own = [variables[n].value for n in positions]
+        own = [held[n] for n in positions]
         dtypes = tuple(value.dtype.as_datatype_enum for value in own)
         attributes = ("N", len(own), "dtypes", dtypes)
         calls.append((positions, [value.handle for value in own], attributes))

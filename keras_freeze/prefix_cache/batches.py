@@ -31,6 +31,7 @@ class Batch:
         drawn: Values that a prefix begins with instead of the inputs: an augmentation of them.
         promised: TensorFlow's shapes and dtypes of the inputs of all batches, if they are known.
         is_kept_long: Bool, whether its features are for batches of other sizes too.
+        shares: How many of its samples each replica of the model has; empty if there is one.
 
     Raises:
         UnreadableBatchError: by `rows` and `keys`, if the inputs are not arrays with a row for each
@@ -43,6 +44,7 @@ class Batch:
     promised: Any = None
     drawn: tuple[Any, ...] = ()
     is_kept_long: bool = False
+    shares: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -79,7 +81,8 @@ class Batch:
             return None if leaf is None else keras.ops.take(leaf, rows, axis=0)
 
         drawn = tuple(map(pick, self.drawn))
-        return dataclasses.replace(self, x=keras.tree.map_structure(pick, self.x), drawn=drawn)
+        x = keras.tree.map_structure(pick, self.x)
+        return dataclasses.replace(self, x=x, drawn=drawn, shares=())
 
 
 def placed(values: Any) -> Any:

@@ -17,6 +17,7 @@ from keras_freeze.cuts import Frontier
 from keras_freeze.keras_internals.random_state import is_generator
 from keras_freeze.prefix_cache.batches import Batch, of_any_size
 from keras_freeze.prefix_cache.graph_replay import Features, features_of
+from keras_freeze.prefix_cache.replicas import on_replicas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Prefix:
         self.masked: list[list[bool]] | None = None
         self._calls = 0
         self._shapes: dict[Hashable, list[tuple[Any, Any]]] = {}
-        self._functions: dict[Hashable, Callable[..., Sequence[Any]]] = {}
+        self._functions: dict[Hashable, Callable[..., Any]] = {}
 
     def __call__(self, batch: Batch, features: Sequence[Any] = ()) -> list[Any]:
         """Compute the tensors that cross the cut for a batch.
@@ -77,6 +78,10 @@ class Prefix:
             features: Values of the tensors that it starts from. Defaults to what was drawn.
         """
         given = list(features or batch.drawn)
+        if self._is_traced and batch.shares:
+            if "replicas" not in self._functions:
+                self._functions["replicas"] = on_replicas(self.model, self._flat)
+            return self._functions["replicas"](batch.shares, batch.x, given)
         if self._is_traced:
             return list(self._traced(batch)(batch.x, given))
         if None not in self._functions:

@@ -19,6 +19,7 @@ from keras_freeze.prefix_cache.batches import Batch, Kind
 from keras_freeze.prefix_cache.compiled_prefix import Prefix, Start
 from keras_freeze.prefix_cache.graph_replay import NotReachedError
 from keras_freeze.prefix_cache.lowering import lowerable
+from keras_freeze.prefix_cache.replicas import has_replicas, is_mirrored
 from keras_freeze.prefix_cache.sharing import SharedCut
 from keras_freeze.prefix_cache.weight_watch import Watch
 
@@ -130,6 +131,9 @@ class CutPlan:
 
 def search(model: keras.Model, options: Options, kind: Kind = "train") -> Frontier | NoCut:
     """Decide where a model is cut in steps of a kind, as it is frozen now, or why not."""
+    if options.views is not None and has_replicas(model):
+        detail = "views of a sample are kept for models on one device only"
+        return NoCut(Reason.UNSUPPORTED_STEP, detail)
     trained = {id(v) for v in model.trainable_variables}
     inference = options.inference or kind == "test"
     views = options.views is not None and kind == "train"
@@ -232,17 +236,18 @@ def reason_against_step(
         custom_step: Bool, whether a step of the user's own may be.
         is_wrapped: Bool, whether the cache is in its steps already. Defaults to False.
     """
-    strategy = getattr(model, "distribute_strategy", None)
-    has_replicas = strategy is not None and strategy.num_replicas_in_sync > 1
-    if has_replicas:
-        detail = "the model is spread over several devices"
+    own = own_code(model, kind) - (OURS if is_wrapped else frozenset())
+    if has_replicas(model) and not is_mirrored(model):
+        strategy = type(model.distribute_strategy).__name__
+        detail = f"{strategy} spreads the model; of tf.distribute, MirroredStrategy alone is cut"
+    elif has_replicas(model) and own:
+        detail = f"model {model.name!r} has {_listed(own)} of its own, on several devices"
     elif processes.count() > 1:
         detail = "several processes train it, of which each would have to cut the same steps"
     elif keras.backend.backend() == "torch" and model.jit_compile:
         detail = "torch.compile makes one function of the whole step"
     else:
-        ours = OURS if is_wrapped else frozenset()
-        return _reason_against_code(model, own_code(model, kind) - ours, custom_step)
+        return _reason_against_code(model, own, custom_step)
     return NoCut(Reason.UNSUPPORTED_STEP, detail)
 
 

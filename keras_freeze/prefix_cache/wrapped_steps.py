@@ -24,6 +24,13 @@ from keras_freeze.prefix_cache.custom_step import StepCheck, broken_promise
 from keras_freeze.prefix_cache.graph_replay import Replay
 from keras_freeze.prefix_cache.iterators import Iterators
 from keras_freeze.prefix_cache.planning import CutPlan
+from keras_freeze.prefix_cache.replicas import (
+    divided,
+    has_replicas,
+    joined,
+    spec_of_all,
+    spec_of_one,
+)
 from keras_freeze.prefix_cache.session import CacheRun
 
 # A batch as the data give it, and as the cache looks at it.
@@ -105,11 +112,16 @@ class Step:
         """Yield some more batches: what the step gets, and what the cache looks at."""
         spec = getattr(batches, "element_spec", None)
         promised = None if spec is None else _inputs(spec)
+        is_divided = has_replicas(self._model)
+        if is_divided:
+            promised = spec_of_one(promised)
         if promised is not None and self._run.look_ahead > 1:
             promised = of_any_size(promised)  # one function for those that are computed together
         for data in itertools.islice(batches, count):
-            inputs, is_long = _inputs(data), self._run.keeps_long
-            yield data, Batch(inputs, self._kind, promised=promised, is_kept_long=is_long)
+            x, is_long = _inputs(data), self._run.keeps_long
+            x, shares = joined(self._model, x) if is_divided else (x, ())
+            batch = Batch(x, self._kind, promised=promised, is_kept_long=is_long, shares=shares)
+            yield data, batch
 
     def _steps(self, state: list[Any], taken: list[_Read], spec: Any, wants: bool) -> Any:
         """Make the steps of some batches: one call if all are cut alike, else one for each."""
@@ -129,10 +141,16 @@ class Step:
         if found is None:
             return self._make_fed(state, spec)(*state, [data])
         step = self._make_cut(state, found[0], spec, batch, len(group))
-        carried = [{"data": data, "features": cut[1]} for data, _, cut in group]
+        carried = [
+            {"data": data, "features": self._as_data(batch, cut[1])} for data, batch, cut in group
+        ]
         result = step(*state, carried)
         self._run.after(self._kind, result[1] if keras.backend.backend() == "jax" else ())
         return result
+
+    def _as_data(self, batch: Batch, features: list[Any]) -> list[Any]:
+        """Return features spread over devices as the batch is."""
+        return divided(self._model, features, batch.shares) if batch.shares else features
 
     def _make_plain(self, state: list[Any]) -> Any:
         if self.plain is None:
@@ -155,7 +173,10 @@ class Step:
                 return made
         signature = None
         if spec is not None and not self._model.run_eagerly:
-            signature = [{"data": spec, "features": plan.prefix.specs(batch)}] * count
+            features = plan.prefix.specs(batch)
+            if batch.shares:
+                features = [spec_of_all(each, like=spec) for each in features]
+            signature = [{"data": spec, "features": features}] * count
         made = self._cut(state, plan, signature)
         self._cuts = [cut for cut in self._cuts if cut[0][0] is plan]
         self._cuts.append(((plan, spec, count), made))

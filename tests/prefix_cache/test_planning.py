@@ -86,10 +86,24 @@ def test_what_is_too_small_is_left_alone(batch_norm, capsys):
     assert "takes too little time of a step" in capsys.readouterr().out
 
 
-def test_several_devices_are_left_alone(mirrored, batch_norm):
-    with mirrored.scope():
-        model = frozen(batch_norm, 1)()
-        model.compile("sgd", "sparse_categorical_crossentropy")
-    no_cut = reason_against_step(model, "train", custom_step=False)
-    assert no_cut.reason is Reason.UNSUPPORTED_STEP
-    assert no_cut.detail == "the model is spread over several devices"
+def test_what_is_not_cut_on_several_devices(mirrored, batch_norm):
+    class Own(keras.Model):
+        def train_step(self, data):
+            return super().train_step(data)
+
+    def reason(strategy, cls):
+        with strategy.scope():
+            model = batch_norm()
+            model = cls(model.inputs, model.outputs, name="own")
+            model.compile("sgd", "sparse_categorical_crossentropy")
+        return reason_against_step(model, "train", custom_step=True)
+
+    class OtherStrategy(type(mirrored)):
+        pass
+
+    assert reason(mirrored, keras.Model) is None
+    own = reason(mirrored, Own)
+    assert own.detail == "model 'own' has a train_step of its own, on several devices"
+    other = reason(OtherStrategy(mirrored.extended.worker_devices), keras.Model)
+    assert other.reason is Reason.UNSUPPORTED_STEP
+    assert other.detail.startswith("OtherStrategy spreads the model")

@@ -10,10 +10,20 @@ from keras import layers
 import keras_freeze as kf
 from keras_freeze.cuts import Reason
 from keras_freeze.keras_internals import processes
+from keras_freeze.prefix_cache import replicas
 from keras_freeze.prefix_cache.batches import placed
 from keras_freeze.prefix_cache.planning import reason_against_step
 
 on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="keras.distribution")
+
+
+def augmented():
+    inputs = keras.Input((8, 8, 2))
+    x = layers.RandomFlip(seed=1)(inputs)
+    x = layers.Flatten()(layers.Conv2D(3, 3, name="low")(x))
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+    kf.freeze(model, layers=["low"])
+    return model
 
 
 @pytest.fixture
@@ -34,6 +44,97 @@ def model_parallel():
     distribution = keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
     with distribution.scope():
         yield
+
+
+class TestReplicas:
+    def test_rows_are_divided_and_joined(self, mirrored, plain):
+        with mirrored.scope():
+            model = plain()
+        x = {"a": np.arange(10.0).reshape(5, 2), "b": None}
+        spread = replicas.divided(model, x, (3, 2))
+        local = mirrored.experimental_local_results(spread["a"])
+        assert [rows.device[-5:] for rows in local] == ["CPU:0", "CPU:1"]
+        np.testing.assert_array_equal(local[1], x["a"][3:])
+        again, shares = replicas.joined(model, spread)
+        assert shares == (3, 2) and again["b"] is None
+        np.testing.assert_array_equal(again["a"], x["a"])
+
+    def test_each_replica_computes_its_share(self, mirrored, plain):
+        import tensorflow as tf
+
+        def function(x):
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            return [x + 10.0 * tf.cast(number, x.dtype)]
+
+        with mirrored.scope():
+            model = plain()
+        (found,) = replicas.on_replicas(model, function)((3, 2), np.zeros((5, 1)))
+        np.testing.assert_array_equal(found[:, 0], [0, 0, 0, 10, 10])
+
+
+class TestMirrored:
+    """The whole model's loss is a mean over replicas, whose last bits a cut may change."""
+
+    def compare(self, mirrored, build, data, **settings):
+        with mirrored.scope():
+            return cached.compare(build, data, exact=False, **settings)
+
+    @pytest.mark.at_commit("nested")
+    def test_a_cut_gives_the_same(self, mirrored, any_model, data_for):
+        depth = len(kf.layer_groups(any_model())) - 1
+        data = data_for(any_model(), rows=20)
+        statistics = self.compare(mirrored, frozen(any_model, depth), data, validate=True)
+        assert statistics.misses == 40
+
+    @pytest.mark.parametrize("rows", [pytest.param(21, marks=pytest.mark.slow), 17])
+    def test_shares_of_different_size_or_none(self, mirrored, plain, data_for, rows):
+        # Convolutions fail on no rows, in plain Keras too.
+        self.compare(mirrored, frozen(plain, 2), data_for(plain(), rows=rows), validate=True)
+
+    @pytest.mark.slow
+    def test_layers_unfreeze(self, mirrored, batch_norm):
+        caches = [False, kf.PrefixCache(auto=False, verbose=0)]
+        with mirrored.scope():
+            plain, with_cache = (
+                cached.fit(
+                    batch_norm, images(), kf.GradualUnfreeze(2, cache=cache, verbose=0), epochs=6
+                )
+                for cache in caches
+            )
+        cached.assert_same(with_cache, plain, exact=False)
+        assert caches[1].statistics.hits
+
+    def test_views_are_left_alone(self, mirrored, capsys):
+        with mirrored.scope():
+            cached.fit(augmented, images(), kf.PrefixCache(views=2, auto=False), epochs=2)
+        assert "views of a sample are kept for models on one device" in capsys.readouterr().out
+
+    @pytest.mark.slow
+    def test_features_are_kept_for_another_fit(self, mirrored, batch_norm, tmp_path):
+        for expected in (20, 0):
+            cache = kf.PrefixCache(directory=tmp_path, keep=True, auto=False, verbose=0)
+            statistics = self.compare(mirrored, frozen(batch_norm, 1), images(), cache=cache)
+            assert statistics.misses == expected
+
+    @pytest.mark.slow
+    def test_features_of_several_batches_together(self, mirrored, batch_norm):
+        cache = kf.PrefixCache(look_ahead=3, auto=False, verbose=0)
+        self.compare(mirrored, frozen(batch_norm, 1), images(40), cache=cache)
+
+    @pytest.mark.slow
+    def test_data_that_reshuffle(self, mirrored, batch_norm):
+        import tensorflow as tf
+
+        def data():
+            return tf.data.Dataset.from_tensor_slices(images()).shuffle(20, seed=3).batch(8)
+
+        cache = kf.PrefixCache(auto=False, verbose=0)
+        with mirrored.scope():
+            build = frozen(batch_norm, 1)
+            plain = cached.fit(build, data(), epochs=3, shuffle=False)
+            with_cache = cached.fit(build, data(), cache, epochs=3, shuffle=False)
+        cached.assert_same(with_cache, plain, exact=False)
+        assert (cache.statistics.misses, cache.statistics.hits) == (20, 40)
 
 
 @on_jax
@@ -71,14 +172,8 @@ class TestKerasDistribution:
             assert statistics.computed == expected
 
     def test_views(self, data_parallel):
-        def build():
-            inputs = keras.Input((8, 8, 2))
-            x = layers.RandomFlip(seed=1)(inputs)
-            x = layers.Flatten()(layers.Conv2D(3, 3, name="low")(x))
-            return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
-
         cache = kf.PrefixCache(views=2, auto=False, verbose=0)
-        cached.fit(frozen(build, layers=["low"]), images(16), cache, epochs=5)
+        cached.fit(augmented, images(16), cache, epochs=5)
         assert cache.statistics.hits == 3 * 16
 
     def test_features_lie_where_the_batch_does(self, data_parallel):
