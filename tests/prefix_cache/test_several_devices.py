@@ -169,7 +169,7 @@ class TestKerasDistribution:
         for expected in (16, 0):
             cache = kf.PrefixCache(directory=tmp_path, keep=True, auto=False, verbose=0)
             statistics = cached.compare(frozen(batch_norm, 1), images(16), cache=cache)
-            assert statistics.computed == expected
+            assert statistics.misses == expected
 
     def test_views(self, data_parallel):
         cache = kf.PrefixCache(views=2, auto=False, verbose=0)
