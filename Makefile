@@ -66,6 +66,7 @@ bench: .venv-bench/installed .venv-peers/installed .venv/installed-backends  ## 
 	$(BENCH_BIN)/python benchmarks/views.py run
 	$(BENCH_BIN)/python benchmarks/precision.py run
 	$(BENCH_BIN)/python benchmarks/search.py run
+	$(BENCH_BIN)/python benchmarks/scale.py run
 	$(BIN)/python benchmarks/memory.py run
 	$(BIN)/python benchmarks/memory.py peak
 

@@ -7,10 +7,9 @@ What a sample costs, in seconds:
 
 - without the cache, in each epoch: P + S, the forward pass of the frozen part (the prefix) and the
   training step of the rest (the suffix);
-- with it, in the first epoch: P + S + key + put, in later ones: read + key + get + S + step. There
-  key, put and get have a part for each row and a part for each byte, of the input or of the
-  features; read is what it takes to read an input, and step what a step that is cut takes for
-  itself, whatever its size.
+- with it, in the first epoch: P + S + key + put, in later ones: key + get + S + step. There key,
+  put and get have a part for each row and a part for each byte, of the input or of the features,
+  and step is what a step that is cut takes for itself, whatever its size.
 
 `run` measures the parts by themselves: P and S on models that are cut by hand, key, put and get on
 rows of several sizes, in memory and in a kept folder. The check trains the same models, without the
@@ -44,7 +43,7 @@ RESULTS = Path(__file__).parent / "results" / "scale.jsonl"
 ROUNDS = 5
 BATCH = 32
 EPOCHS = 8
-PARTS = ("prefix", "suffix", "plain", "read", "cached", "input_bytes", "feature_bytes")
+PARTS = ("prefix", "suffix", "plain", "cached", "input_bytes", "feature_bytes")
 # Bytes of the rows that are kept and looked up, and whose keys are computed.
 ROW_BYTES = (2**10, 2**13, 2**16, 2**19)
 CASES: dict[str, Callable[[], tuple[Any, Any]]] = {
@@ -194,14 +193,12 @@ def case_costs(name: str) -> dict[str, Any]:
     # The first epoch of a fit, and of a cut, traces.
     suffix = statistics.median(epochs(rest, features, y, ROUNDS + 1)[1:])
     plain = statistics.median(epochs(model, x, y, EPOCHS)[1:])
-    read = timed(lambda: list(arms.batches((x, y), shuffle=True)), len(x))
     cache = kf.PrefixCache(auto=False, verbose=0)
     later = epochs(model, x, y, EPOCHS, cache)[1:]
     return {
         "prefix": forward,
         "suffix": suffix,
         "plain": plain,
-        "read": read,
         "cached": statistics.median(later),
         "input_bytes": x[0].nbytes,
         "feature_bytes": features[0].nbytes,
@@ -267,7 +264,7 @@ def check_table(rows: Sequence[dict[str, Any]]) -> str:
     for name, mid in cases.items():
         step = step_seconds(case for other, case in cases.items() if other != name) / BATCH
         plain = mid["prefix"] + mid["suffix"]
-        cached = mid["suffix"] + mid["read"] + mid["host"] + step
+        cached = mid["suffix"] + mid["host"] + step
         cells = [
             name,
             f"{mid['feature_bytes'] / 1024:.1f} KiB",
@@ -294,9 +291,7 @@ def case_medians(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def step_seconds(cases: Iterable[dict[str, float]]) -> float:
     """Return what a step that is cut takes for itself, from whole epochs."""
-    return BATCH * statistics.mean(
-        case["cached"] - case["suffix"] - case["read"] - case["host"] for case in cases
-    )
+    return BATCH * statistics.mean(case["cached"] - case["suffix"] - case["host"] for case in cases)
 
 
 def store_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -344,9 +339,31 @@ def _expected(of: Backbone, trained: int, memory: Costs) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def folder_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Compare what a kept folder takes and gives with what a GPU computes and trains."""
+    kept = fitted(rows, "kept")
+    lines = [
+        "| backbone, last block trains | samples/s that a GPU computes | that a folder takes | "
+        "that a GPU trains | that a folder gives to a process |",
+        "|---|---|---|---|---|",
+    ]
+    for name, of in BACKBONES.items():
+        put_row, put_byte = kept["put"]
+        seconds = [
+            (of.blocks - 1) * of.block_flops / FLOPS,
+            put_row + put_byte * of.feature_bytes,
+            3 * of.block_flops / FLOPS,
+            host_seconds(kept, of.input_bytes, of.feature_bytes),
+        ]
+        rates = [f"{1 / each:,.0f}" for each in seconds]
+        lines.append(f"| {name} | {' | '.join(rates)} |")
+    return "\n".join(lines)
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Lay out all of it, as Markdown."""
-    return "\n\n".join([store_table(rows), check_table(rows), expectation_table(rows)])
+    parts = (store_table, check_table, expectation_table, folder_table)
+    return "\n\n".join(part(rows) for part in parts)
 
 
 def main() -> None:

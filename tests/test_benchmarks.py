@@ -359,3 +359,16 @@ class Depths(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.trainable.append(len(self.model.trainable_weights))
+
+
+class TestScale:
+    def test_the_page_has_what_the_runs_say(self, script):
+        scale = script("scale")
+        page = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
+        for table in scale.table(scale.runs.read(scale.RESULTS)).split("\n\n"):
+            assert table in page
+
+    def test_costs_of_rows_and_bytes_are_found_again(self, script):
+        costs = {size: 2e-6 + 3e-10 * size for size in (10, 1000, 100_000)}
+        row, byte = script("scale").per_row(costs)
+        assert (row, byte) == pytest.approx((2e-6, 3e-10))
