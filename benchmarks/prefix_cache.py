@@ -10,7 +10,8 @@ and imports are ready by then) and the operating system's peak of its memory. Th
 user would do by hand, and what a cache without look-ahead can't beat: one pass of all samples
 through the frozen layers, and the epochs of the rest of the model alone, on ready features. "ahead"
 computes four batches at once, "kept" is a second, identical fit that finds the features of the
-first. Runs that are in the results file are kept.
+first, "device" leaves the features on the device. Runs that are in the results file are kept; those
+with an accelerator have a file of their own.
 
 The arms on torch need an environment with `lightning` and `finetuning-scheduler`, whose Python
 is given by `--peers`; without it they are left out.
@@ -26,14 +27,16 @@ from typing import Any
 import runs
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "prefix_cache.jsonl"
-PEERS = {"lightning", "finetuning-scheduler"}
+RESULTS = HERE / "results" / f"prefix_cache{'_gpu' if runs.accelerator() else ''}.jsonl"
+PEERS = ("lightning", "finetuning-scheduler")
+# The arm and the case that are for a machine with an accelerator.
+ON_GPU = {"device", "large"}
 # Case to its arms; the first is what the others are compared with.
 CASES = {
-    "head-10": ["plain", "cache", "ahead", "kept", "floor", "lightning", "finetuning-scheduler"],
+    "head-10": ["plain", "cache", "ahead", "kept", "device", "floor", *PEERS],
     "head-30": ["plain", "cache", "floor"],
-    "gradual-15": ["plain", "cache", "floor", "lightning", "finetuning-scheduler"],
-    "resnet50": ["plain", "cache", "ahead", "kept", "floor"],
+    "gradual-15": ["plain", "cache", "floor", *PEERS],
+    "resnet50": ["plain", "cache", "ahead", "kept", "device", "floor"],
     "transformer": ["plain", "cache", "ahead", "floor"],
     "lstm": ["plain", "cache", "ahead", "floor"],
     "cache-off": ["plain", "cache"],
@@ -42,6 +45,7 @@ CASES = {
     "augmented": ["plain", "cache"],
     "samples": ["plain", "cache"],
     "area": ["plain", "cache"],
+    "large": ["plain", "cache", "device", "floor"],
 }
 WHAT = {
     "head-10": "head only, VGG16 64x64, 512 + 128 images, 10 epochs",
@@ -56,6 +60,7 @@ WHAT = {
     "augmented": "head only with random augmentation, 4 epochs",
     "samples": "head only, 5 epochs: 4x the samples (cache) against 1x (plain)",
     "area": "head only, 5 epochs: 4x the image area (cache) against 1x (plain)",
+    "large": "head only, ResNet50 224x224, 2048 + 512 images, 10 epochs",
 }
 
 
@@ -63,6 +68,8 @@ def run(cases: list[str], rounds: int, peers: str | None) -> None:
     """Measure what is missing, the arms of a case in turns."""
 
     def command(case: str, arm: str) -> list[str] | None:
+        if ON_GPU & {case, arm} and not runs.accelerator():
+            return None
         if arm not in PEERS:
             return [sys.executable, str(HERE / "prefix_cache_arms.py"), case, arm]
         return None if peers is None else [peers, str(HERE / "prefix_cache_peers.py"), case, arm]

@@ -61,9 +61,9 @@ def vgg16(size: int = 64) -> Any:
     return vgg.classifier(vgg.backbone(size, "none")[0], 15)
 
 
-def resnet50() -> Any:
+def resnet50(size: int = 64) -> Any:
     backbone = keras.applications.ResNet50(
-        weights=None, include_top=False, input_shape=(64, 64, 3), pooling="avg"
+        weights=None, include_top=False, input_shape=(size, size, 3), pooling="avg"
     )
     outputs = layers.Dense(15, activation="softmax", name="head")(backbone.output)
     return keras.Model(backbone.inputs, outputs)
@@ -144,6 +144,7 @@ def head_only(build: Callable[[], Any], data: Data, arm: str, epochs: int) -> No
     caches = {
         "cache": {},
         "ahead": {"look_ahead": 4},
+        "device": {"max_bytes": 2**32, "on_device": True},
         "kept": {"directory": folder.name, "keep": True},
     }
     if arm == "kept":  # the fit before
@@ -245,6 +246,7 @@ ARMS: dict[str, Callable[[str], None]] = {
     "augmented": augmented,
     "samples": lambda arm: larger(arm, 48, 1024),
     "area": lambda arm: larger(arm, 96, 256),
+    "large": lambda arm: head_only(lambda: resnet50(224), images(224, 2048), arm, 10),
 }
 
 

@@ -87,8 +87,23 @@ def pytest_collection_modifyitems(items):
         is_left_out = at_commit is not None and item.callspec.id not in at_commit.args
         if is_left_out or (item.get_closest_marker("backend") and not _runs_here(item)):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("gpu") and not _has_gpu():
+            item.add_marker(pytest.mark.skip(reason="needs a graphics processor"))
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))
+
+
+def _has_gpu():
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return bool(tf.config.list_physical_devices("GPU"))
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _runs_here(item):

@@ -1047,6 +1047,26 @@ CASES = {
         ValueError,
         ["PrefixCache(max_bytes=...) must not be negative.", "Received: max_bytes=-1."],
     ),
+    "PrefixCache on_device": (
+        lambda: kf.PrefixCache(on_device="gpu"),
+        TypeError,
+        ["PrefixCache(on_device=...) must be a bool.", "Received: on_device='gpu'."],
+    ),
+    "PrefixCache on_device without max_bytes": (
+        lambda: kf.PrefixCache(on_device=True),
+        ValueError,
+        ["PrefixCache(max_bytes=...) must be given with on_device=True.", "the device's memory"],
+    ),
+    "PrefixCache on_device and views": (
+        lambda: kf.PrefixCache(10**9, on_device=True, views=2),
+        ValueError,
+        ["PrefixCache(views=...) must be left out with on_device=True.", "Received: views=2."],
+    ),
+    "PrefixCache on_device and keep": (
+        lambda: kf.PrefixCache(10**9, "features", on_device=True, keep=True),
+        ValueError,
+        ["PrefixCache(keep=...) must be left out with on_device=True.", "Received: keep=True."],
+    ),
     "PrefixCache mode": (
         lambda: kf.PrefixCache(mode="eval"),
         ValueError,

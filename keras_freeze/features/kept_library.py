@@ -56,7 +56,7 @@ class KeptLibrary(Library):
     is_kept = True
 
     def __init__(self, directory: str | os.PathLike[str], max_bytes: int | None = None) -> None:
-        self._limits = max_bytes, directory
+        self._limits = max_bytes, directory, False
         self._database = opened(directory)
         if max_bytes is None:
             free = shutil.disk_usage(directory).free
@@ -179,6 +179,7 @@ class KeptStore:
     """
 
     is_kept = True
+    keeps_tensors = False
 
     def __init__(self, room: _Room, shelf: bytes, meta: Meta) -> None:
         self._room = room

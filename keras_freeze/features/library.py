@@ -10,14 +10,17 @@ import contextlib
 import contextvars
 import dataclasses
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
 
+from keras_freeze.features.device_store import DeviceStore
 from keras_freeze.features.store import Budget, RowStore, Store
 
 Names: TypeAlias = tuple[bytes, ...]
+# The most bytes, the folder for more, and whether the bytes are those of the device.
+Limits: TypeAlias = tuple[int | None, str | os.PathLike[str] | None, bool]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,28 +40,43 @@ class Shelf:
     store: Store
 
 
+def store_maker(
+    max_bytes: int | None, directory: str | os.PathLike[str] | None, on_device: bool
+) -> Callable[[], Store]:
+    """Return what makes stores that share a limit, as for `PrefixCache`."""
+    budget = Budget(max_bytes)
+    if not on_device:
+        return lambda: RowStore(budget, directory)
+    on_host = Budget()
+    return lambda: DeviceStore(budget, RowStore(on_host, directory))
+
+
 class Library:
     """Shelves of features, with one budget of memory.
 
     Args:
         max_bytes: Int, as for `PrefixCache`.
         directory: As for `PrefixCache`.
+        on_device: As for `PrefixCache`.
     """
 
     #: Bool, whether features outlive the fit.
     is_kept = False
 
     def __init__(
-        self, max_bytes: int | None = None, directory: str | os.PathLike[str] | None = None
+        self,
+        max_bytes: int | None = None,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        on_device: bool = False,
     ) -> None:
-        self._limits = max_bytes, directory
-        self._budget = Budget(max_bytes)
-        self._directory = directory
+        self._limits: Limits = max_bytes, directory, on_device
+        self._new_store = store_maker(*self._limits)
         self._shelves: dict[tuple[Hashable, Names], Shelf] = {}
 
-    def suits(self, max_bytes: int | None, directory: str | os.PathLike[str] | None) -> bool:
+    def suits(self, *limits: *Limits) -> bool:
         """Tell whether this library respects the limits of a cache."""
-        return (max_bytes, directory) in ((None, None), self._limits)
+        return limits in ((None, None, False), self._limits)
 
     def shelf(
         self,
@@ -79,8 +97,7 @@ class Library:
         """
         key = batches, names
         if key not in self._shelves:
-            store = RowStore(self._budget, self._directory)
-            self._shelves[key] = Shelf(names, tuple(masked), tuple(shapes), store)
+            self._shelves[key] = Shelf(names, tuple(masked), tuple(shapes), self._new_store())
         return self._shelves[key]
 
     def find(self, batches: Hashable, names: Names) -> Shelf | None:

@@ -25,9 +25,11 @@ class Store(Protocol):
 
     Attributes:
         is_kept: Bool, whether other processes use it too.
+        keeps_tensors: Bool, whether it takes and returns tensors of the backend, not arrays.
     """
 
     is_kept: bool
+    keeps_tensors: bool
 
     @property
     def nbytes(self) -> int:
@@ -36,10 +38,10 @@ class Store(Protocol):
     def hits(self, keys: Sequence[Any]) -> int:
         """Return for how many of these keys there is a row."""
 
-    def get(self, keys: Sequence[Any]) -> list[np.ndarray] | None:
+    def get(self, keys: Sequence[Any]) -> list[Any] | None:
         """Return the rows of these keys, stacked; None if one is missing or of other shape."""
 
-    def put(self, keys: Sequence[Any], arrays: Sequence[np.ndarray]) -> None:
+    def put(self, keys: Sequence[Any], arrays: Sequence[Any]) -> None:
         """Keep a row for each of these keys that has none yet."""
 
     def withdraw(self) -> None:
@@ -85,6 +87,7 @@ class RowStore:
     """
 
     is_kept = False
+    keeps_tensors = False
 
     def __init__(
         self, budget: Budget | None = None, directory: str | os.PathLike[str] | None = None

@@ -11,18 +11,18 @@ from typing import Any, Literal
 from keras_freeze.base_callback import BaseCallback
 from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_int
 from keras_freeze.features import (
-    Budget,
     KeptFeatures,
     KeptLibrary,
     Library,
-    RowStore,
     contents_of,
     network_file_system,
     present,
     remove_database,
+    store_maker,
 )
 from keras_freeze.keras_internals.processes import is_first
 from keras_freeze.prefix_cache.planning import Options
+from keras_freeze.prefix_cache.replicas import is_spread
 from keras_freeze.prefix_cache.session import CacheRun
 from keras_freeze.prefix_cache.summary import Statistics
 from keras_freeze.prefix_cache.wrapped_steps import Installation
@@ -77,6 +77,11 @@ class PrefixCache(BaseCallback):
             TensorFlow: small batches then take less time, such as half for ResNet50 at 64 x 64 in
             batches of 32 on two cores. Batches are read that much earlier, and the last bits of
             features are those of the larger batch. Defaults to 1.
+        on_device: Bool, whether features stay in the memory of the device that computes them, such
+            as a GPU, up to `max_bytes`, which has to be given; further ones go to the host, and
+            from there to `directory`. Not with `keep`, `views` or several devices. Defaults to
+            False: the host keeps all of them, and those of a batch are copied to the device when
+            they are needed.
         precision: `"bfloat16"` to compute the layers before the cut in it where they would be in
             float32, from the first that multiplies its input by weights on: what prepares inputs,
             such as `Rescaling`, stays. This changes the training: features have 8 significant bits
@@ -127,6 +132,7 @@ class PrefixCache(BaseCallback):
         custom_step: bool = False,
         views: int | None = None,
         look_ahead: int = 1,
+        on_device: bool = False,
         precision: Literal["bfloat16"] | None = None,
         auto: bool = True,
         verbose: int = 1,
@@ -137,7 +143,8 @@ class PrefixCache(BaseCallback):
             raise ArgumentTypeError(owner, "max_bytes", "be an int", value=max_bytes)
         if max_bytes is not None and max_bytes < 0:
             raise ArgumentError(owner, "max_bytes", "not be negative", value=max_bytes)
-        for name, value in (("keep", keep), ("custom_step", custom_step), ("auto", auto)):
+        bools = {"keep": keep, "custom_step": custom_step, "on_device": on_device, "auto": auto}
+        for name, value in bools.items():
             if not isinstance(value, bool):
                 raise ArgumentTypeError(owner, name, "be a bool", value=value)
         if directory is not None and not isinstance(directory, (str, os.PathLike)):
@@ -153,6 +160,12 @@ class PrefixCache(BaseCallback):
             raise ArgumentTypeError(owner, "look_ahead", "be an int", value=look_ahead)
         if look_ahead < 1:
             raise ArgumentError(owner, "look_ahead", "be at least 1", value=look_ahead)
+        if on_device and max_bytes is None:
+            advice = "Pass the bytes of the device's memory that features may take."
+            raise ArgumentError(owner, "max_bytes", "be given with on_device=True", advice=advice)
+        for name, given in {"keep": keep or None, "views": views}.items():
+            if on_device and given is not None:
+                raise ArgumentError(owner, name, "be left out with on_device=True", value=given)
         if precision not in (None, "bfloat16"):
             raise ArgumentError(owner, "precision", 'be None or "bfloat16"', value=precision)
         if mode not in ("training", "inference"):
@@ -168,6 +181,7 @@ class PrefixCache(BaseCallback):
         self.custom_step = custom_step
         self.views = views
         self.look_ahead = look_ahead
+        self.on_device = on_device
         self.precision = precision
         self.auto = auto
         self.verbose = verbose
@@ -180,7 +194,14 @@ class PrefixCache(BaseCallback):
         if self._folder is not None:
             with _explained("", self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
-        budget = Budget(0 if self.keep else self.max_bytes)
+        if self.on_device and is_spread(self.model):
+            raise ArgumentError(
+                "PrefixCache",
+                "on_device",
+                "be False where the model is spread over devices",
+                value=self.on_device,
+            )
+        max_bytes = 0 if self.keep else self.max_bytes
         options = Options(
             inference=self.mode == "inference",
             auto=self.auto,
@@ -193,7 +214,8 @@ class PrefixCache(BaseCallback):
             look_ahead=self.look_ahead,
             lowers=self.precision is not None,
         )
-        run = CacheRun(self.model, options, lambda: RowStore(budget, self._folder), self._say)
+        new_store = store_maker(max_bytes, self._folder, self.on_device)
+        run = CacheRun(self.model, options, new_store, self._say)
         self._run, self.statistics = run, run.statistics
         if run.is_possible():
             self._installation = Installation(self.model, run)
@@ -206,7 +228,7 @@ class PrefixCache(BaseCallback):
         """
         if self.keep and self._folder is not None:
             return _kept_library(self._folder, self.max_bytes)
-        return Library(self.max_bytes, self._folder)
+        return Library(self.max_bytes, self._folder, on_device=self.on_device)
 
     @property
     def _folder(self) -> Path | None:
@@ -214,7 +236,7 @@ class PrefixCache(BaseCallback):
 
     def _library(self) -> Library | None:
         library = present()
-        if library is not None and library.suits(self.max_bytes, self._folder):
+        if library is not None and library.suits(self.max_bytes, self._folder, self.on_device):
             return library
         self._own_library = self.new_library() if self.keep else None
         return self._own_library

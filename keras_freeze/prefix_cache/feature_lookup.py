@@ -10,7 +10,7 @@ from typing import Any, cast
 import keras
 import numpy as np
 
-from keras_freeze.features import KeptStore, RowStore
+from keras_freeze.features import KeptStore, Store
 from keras_freeze.prefix_cache.audit import to_host
 from keras_freeze.prefix_cache.batches import Batch, Kind
 from keras_freeze.prefix_cache.planning import CutPlan
@@ -31,11 +31,11 @@ class FeatureLookup:
     """The features of a fit's samples, of training and of validation.
 
     Args:
-        new_store: Makes a `RowStore`.
+        new_store: Makes a `Store`.
         steps: Int, batches in an epoch; None if not known.
     """
 
-    def __init__(self, new_store: Callable[[], RowStore], steps: int | None) -> None:
+    def __init__(self, new_store: Callable[[], Store], steps: int | None) -> None:
         self.statistics = Statistics()
         self.trackers: dict[Kind, ReuseTracker] = {
             "train": ReuseTracker(new_store(), passes=1, enough=max(1, (steps or 16) // 4)),
@@ -110,7 +110,7 @@ class FeatureLookup:
                 return found, found
         self.statistics.misses += batch.rows
         if known is not None:
-            return known, [to_host(tensor) for tensor in known]
+            return known, known if store.keeps_tensors else list(map(to_host, known))
         return self._from_model(plan, batch)
 
     def _completed(
@@ -158,7 +158,8 @@ class FeatureLookup:
         flat = plan.shared.compute(batch) if plan.shared else None
         if flat is None:
             flat = plan.prefix(batch)
-        arrays = [to_host(tensor) for tensor in flat]
+        keeps_tensors = self.trackers[batch.kind].store.keeps_tensors
+        arrays = flat if keeps_tensors else list(map(to_host, flat))
         self.statistics.compute_s += time.perf_counter() - begun
         self.statistics.computed += batch.rows
         return flat, arrays

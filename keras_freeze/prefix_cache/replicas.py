@@ -15,6 +15,11 @@ def has_replicas(model: keras.Model) -> bool:
     return strategy is not None and strategy.num_replicas_in_sync > 1
 
 
+def is_spread(model: keras.Model) -> bool:
+    """Tell whether a model is spread over devices, by TensorFlow or by Keras."""
+    return has_replicas(model) or keras.distribution.distribution() is not None
+
+
 def is_mirrored(model: keras.Model) -> bool:
     """Tell whether all replicas of a model are on devices of this process."""
     import tensorflow as tf

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from keras_freeze.features import RowStore, Store
+from keras_freeze.features import Store
 
 
 class ReuseTracker:
@@ -16,7 +16,7 @@ class ReuseTracker:
     An epoch in which the model was cut elsewhere does not show whether samples are repeated.
 
     Args:
-        store: `RowStore`, of this fit.
+        store: `Store`, of this fit.
         passes: Int, whole epochs without a repeated sample after which repeats are expected.
         enough: Int, batches of a further epoch after which one of them should be repeated.
 
@@ -31,7 +31,7 @@ class ReuseTracker:
         True
     """
 
-    def __init__(self, store: RowStore, *, passes: int, enough: int) -> None:
+    def __init__(self, store: Store, *, passes: int, enough: int) -> None:
         self.store: Store = store
         self.is_active = True
         self._own = store

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_freeze.cuts import Frontier, NoCut, Reason
-from keras_freeze.features import RowStore, bytes_on_disk
+from keras_freeze.features import Store, bytes_on_disk
 from keras_freeze.prefix_cache import planning
 from keras_freeze.prefix_cache.audit import to_host
 from keras_freeze.prefix_cache.batches import KINDS, Batch, Kind, UnreadableBatchError, placed
@@ -49,7 +49,7 @@ class CacheRun:
     Args:
         model: `keras.Model`, compiled.
         options: `Options`.
-        new_store: Makes a `RowStore`.
+        new_store: Makes a `Store`.
         say: Prints a line.
     """
 
@@ -57,7 +57,7 @@ class CacheRun:
         self,
         model: keras.Model,
         options: Options,
-        new_store: Callable[[], RowStore],
+        new_store: Callable[[], Store],
         say: Callable[[str], None],
     ) -> None:
         self._model = model
