@@ -87,10 +87,12 @@ class Score:
         value: Float: the part of the samples whose class it tells, or R², the part of the variance
             that it explains.
         error: Float, its standard error.
+        measure: Str, "accuracy" or "R²".
     """
 
     value: float
     error: float
+    measure: str = "accuracy"
 
 
 def probe(features: np.ndarray[Any, Any], targets: Targets) -> Score:
@@ -156,4 +158,5 @@ def _score(guess: np.ndarray[Any, Any], targets: Targets) -> Score:
     return Score(
         float(1 - residuals.mean() / total),
         float(residuals.std() / total / math.sqrt(len(guess))),
+        "R²",
     )

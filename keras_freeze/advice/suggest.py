@@ -12,7 +12,7 @@ import numpy as np
 from keras_freeze.advice.probes import Score, Targets, probe, targets_of
 from keras_freeze.advice.suggestion import Advice, ProbedGroup, Similarity, Suggestion
 from keras_freeze.checks import ArgumentError, check_count, first_few
-from keras_freeze.findings import task_of
+from keras_freeze.findings import is_of_numbers
 from keras_freeze.groups import Backbone, Groups, names_of, picture_of
 from keras_freeze.measures import group_features
 from keras_freeze.model_picture import ModelPicture, check_model
@@ -189,8 +189,7 @@ def _read(
         count = size and size * len(keras.tree.flatten(batches[0][0])[0])
     is_array = labels is not None and hasattr(labels, "shape")
     # By a loss of numbers whole numbers are no classes.
-    are_numbers = getattr(model, "compiled", False) and model.loss is not None
-    are_numbers = are_numbers and task_of(model) is None and np.ndim(labels) == 1
+    are_numbers = is_of_numbers(model) and np.ndim(labels) == 1
     return inputs, targets_of(labels, are_numbers=are_numbers) if is_array else None, count
 
 
@@ -307,7 +306,8 @@ def _about_depth(
         scores = ", ".join(
             f"{g.name} {g.score.value:.2f} ({g.shuffled.value:.2f} shuffled)" for g in probes
         )
-        measured = f" Linear probes: {scores}, ± {probes[-1].score.error:.2f}."
+        score = probes[-1].score
+        measured = f" Linear probes, by {score.measure}: {scores}, ± {score.error:.2f}."
     if similarity == "none":
         reason = "what the pretrained features tell, shuffled weights tell as well"
         return Advice(
@@ -369,10 +369,10 @@ def _about_training(
     if ranked:
         advice.append(
             Advice(
-                "gradients",
-                f"look at {first_few(ranked)} first" if len(ranked) > 1 else f"look at {ranked[0]}",
-                "their gradients are largest relative to their weights: the data ask for a change "
-                "there",
+                "another choice",
+                f"kf.rank_groups(model, x, y).top({len(ranked)}), which trains these and the head",
+                f"the gradients of {first_few(ranked)} are largest relative to their weights: the "
+                "data ask for a change there. Compare it with the depth above",
                 "Lee et al. 2022, arXiv 2210.11466 (kf.rank_groups)",
             )
         )

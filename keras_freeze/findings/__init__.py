@@ -7,7 +7,7 @@ model, and what is not known is left alone: a false alarm costs more than a find
 
 from keras_freeze.findings.finding import Finding, Findings
 from keras_freeze.findings.inputs import has_known_family, is_called_plainly, of_inputs
-from keras_freeze.findings.labels import of_task, task_of
+from keras_freeze.findings.labels import is_of_numbers, of_task, task_of
 from keras_freeze.findings.setup import Setup, by_flags, constant_rate
 from keras_freeze.findings.structure import of_structure
 
@@ -19,6 +19,7 @@ __all__ = [
     "constant_rate",
     "has_known_family",
     "is_called_plainly",
+    "is_of_numbers",
     "of_inputs",
     "of_structure",
     "of_task",

@@ -16,6 +16,19 @@ _SPARSE = "sparse_categorical_crossentropy"
 _CATEGORICAL = "categorical_crossentropy"
 _BINARY = "binary_crossentropy"
 _LOSSES = (_SPARSE, _CATEGORICAL, _BINARY)
+_NAMES = {
+    keras.losses.SparseCategoricalCrossentropy: _SPARSE,
+    keras.losses.CategoricalCrossentropy: _CATEGORICAL,
+    keras.losses.BinaryCrossentropy: _BINARY,
+    keras.losses.MeanSquaredError: "mean_squared_error",
+    keras.losses.MeanAbsoluteError: "mean_absolute_error",
+    keras.losses.MeanAbsolutePercentageError: "mean_absolute_percentage_error",
+    keras.losses.MeanSquaredLogarithmicError: "mean_squared_logarithmic_error",
+    keras.losses.Huber: "huber",
+    keras.losses.LogCosh: "log_cosh",
+    keras.losses.Poisson: "poisson",
+}
+_NUMBERS = set(_NAMES.values()) - set(_LOSSES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +52,17 @@ class Task:
     ignored: int | None = None
 
 
+def is_of_numbers(model: keras.Model) -> bool:
+    """Tell whether the one loss of a model is one of Keras's for numbers."""
+    return _loss_name(_only_loss(model)) in _NUMBERS
+
+
 def task_of(model: keras.Model) -> Task | None:
     """Return what a model computes; None where it isn't one of the known cases."""
     graph = functional_graph(model)
-    loss: Any = getattr(model, "loss", None)
+    loss = _only_loss(model)
     if graph is None or loss is None or len(graph.outputs) != 1:
         return None
-    if isinstance(loss, Mapping):
-        loss = [*loss.values()]
-    if isinstance(loss, (list, tuple)) and len(loss) == 1:
-        loss = loss[0]
     name, from_logits = _loss_name(loss), bool(getattr(loss, "from_logits", False))
     output = graph.outputs[0]
     if name not in _LOSSES or output.shape[-1] is None:
@@ -58,18 +72,18 @@ def task_of(model: keras.Model) -> Task | None:
     return Task(name, from_logits, int(output.shape[-1]), len(output.shape), activation, ignored)
 
 
+def _only_loss(model: keras.Model) -> Any:
+    loss: Any = getattr(model, "loss", None)
+    if isinstance(loss, Mapping):
+        loss = [*loss.values()]
+    return loss[0] if isinstance(loss, (list, tuple)) and len(loss) == 1 else loss
+
+
 def _loss_name(loss: Any) -> str:
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
     if isinstance(loss, keras.losses.Loss):
-        for name, kind in (
-            (_SPARSE, keras.losses.SparseCategoricalCrossentropy),
-            (_CATEGORICAL, keras.losses.CategoricalCrossentropy),
-            (_BINARY, keras.losses.BinaryCrossentropy),
-        ):
-            if type(loss) is kind:
-                return name
-        return ""
+        return _NAMES.get(type(loss), "")
     is_own = not str(getattr(loss, "__module__", "")).startswith("keras.")
     return "" if is_own else str(getattr(loss, "__name__", ""))
 

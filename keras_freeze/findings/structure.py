@@ -118,20 +118,23 @@ def _large_rate(setup: Setup) -> Finding | None:
     is_known = picture.pretrained is not None and not picture.pretrained.is_assumed
     if not pretrained or limit is None or not is_known:
         return None
-    head = setup.rates.get(picture.groups[-1].name)
-    same = [g for g in pretrained if setup.rates[g.name] == head]
     if any(map(is_adapted, picture.layers)):
         return None
-    if len(same) < len(pretrained) or head is None or head < limit:
+    fast = [group for group in pretrained if setup.rates[group.name] >= limit]
+    if not fast:
         return None
-    cure = "kf.GradualUnfreeze(), which gives lower groups lower rates"
-    if setup.is_planned:
-        cure = 'rates="default", which gives lower groups lower rates'
+    highest = max(setup.rates[group.name] for group in fast)
+    cure = "a tenth of the rate"
+    if highest == setup.rates.get(picture.groups[-1].name):
+        cure = f"kf.GradualUnfreeze(), which gives lower groups lower rates, or {cure}"
+        if setup.is_planned:
+            cure = 'rates="default", which gives lower groups lower rates, or a tenth of the rate'
+    most = " at most" * (len(fast) > 1)
     return Finding(
         "large rate",
-        f"Pretrained groups ({first_few([g.label for g in same])}) train at {head:g}, as the head "
-        f"does: at {limit:g} or more they may lose what they have learned",
-        f"{cure}, or a tenth of the rate",
+        f"Pretrained groups ({first_few([group.label for group in fast])}) train at {highest:g}"
+        f"{most}: at {limit:g} or more they may lose what they have learned",
+        cure,
     )
 
 

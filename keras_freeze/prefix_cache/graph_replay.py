@@ -81,9 +81,10 @@ def features_of(
     """
     found: dict[int, list[tuple[Any, Any]]] = {}
     use = Use()
+    thread = threading.get_ident()  # others may call the model meanwhile
 
     def walk(cut: GraphCut, inputs: Any, operation_of: Callable[[Any], Any]) -> Any:
-        if not use.is_due(cut):
+        if threading.get_ident() != thread or not use.is_due(cut):
             return None
         values = _Values(cut, inputs, operation_of, use)
         if known:
@@ -100,7 +101,7 @@ def features_of(
     step = _Step(x, use, frontier.cuts[0])
     with (
         _walking(frontier.cuts, walk),
-        _recognizing(model, lambda: step),
+        _recognizing(model, lambda: step if threading.get_ident() == thread else None),
         contextlib.suppress(_Reached),
     ):
         model(x, training=training)

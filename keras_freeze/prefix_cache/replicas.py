@@ -9,6 +9,10 @@ from typing import Any
 import keras
 
 
+class Ragged:
+    """The rows of an input, where those of one replica have another shape than those of another."""
+
+
 def has_replicas(model: keras.Model) -> bool:
     """Tell whether a model has several replicas, over which batches are spread."""
     strategy = getattr(model, "distribute_strategy", None)
@@ -28,7 +32,10 @@ def is_mirrored(model: keras.Model) -> bool:
 
 
 def joined(model: keras.Model, x: Any) -> tuple[Any, tuple[int, ...]]:
-    """Return the rows of all replicas one after the other on the host, and how many each has."""
+    """Return the rows of all replicas one after the other on the host, and how many each has.
+
+    Instead of rows whose shapes differ between replicas there is something without rows.
+    """
     import tensorflow as tf
 
     shares: tuple[int, ...] = ()
@@ -38,9 +45,13 @@ def joined(model: keras.Model, x: Any) -> tuple[Any, tuple[int, ...]]:
         if leaf is None:
             return None
         own = model.distribute_strategy.experimental_local_results(leaf)
+        try:
+            with tf.device("CPU"):
+                rows = tf.concat(own, axis=0)
+        except (tf.errors.InvalidArgumentError, TypeError, ValueError):
+            return Ragged()
         shares = tuple(map(len, own))
-        with tf.device("CPU"):
-            return tf.concat(own, axis=0)
+        return rows
 
     return keras.tree.map_structure(join, x), shares
 

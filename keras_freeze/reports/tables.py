@@ -20,8 +20,8 @@ from rich.cells import cell_len, set_cell_size
 
 #: Cells between two columns, and before the first.
 _GAP, _INDENT = 2, 1
-#: The least width of a column that may be shortened or wrapped, and the longest word kept whole.
-_MIN_NAME, _MIN_TEXT, _MAX_WORD = 12, 12, 24
+#: The least width of a column that may be shortened, or wrapped.
+_MIN_NAME, _MIN_TEXT = 12, 12
 #: About as many lines may a cell be wrapped to; beyond, it gets lines of its own.
 _MAX_LINES = 3
 #: In HTML, where the page decides on the width; the full name is the cell's tooltip.
@@ -169,8 +169,7 @@ class Table:
             header = cell_len(column.name)
             full.append(max([header, *map(cell_len, lines)]))
             words = [cell_len(word) for line in lines for word in line.split()]
-            longest_word = min(max(words, default=0), _MAX_WORD)
-            wrapped = max(_MIN_TEXT, longest_word, full[n] // _MAX_LINES)
+            wrapped = max(_MIN_TEXT, max(words, default=0), full[n] // _MAX_LINES)
             narrow = {"shorten": _MIN_NAME, "wrap": wrapped}
             least.append(min(full[n], max(header, narrow.get(column.fit, full[n]))))
         beside = list(range(len(self.columns)))

@@ -117,6 +117,35 @@ def test_whole_numbers_under_a_loss_of_numbers_are_no_classes():
     assert found.probes[0].score.value > 0.9  # R²; of as many classes few would be right
 
 
+@pytest.mark.parametrize(
+    ("loss", "measure"),
+    [
+        ("sparse_categorical_crossentropy", "accuracy"),
+        (keras.losses.SparseCategoricalCrossentropy(), "accuracy"),
+        (lambda y, p: keras.losses.sparse_categorical_crossentropy(y, p) ** 2, "accuracy"),
+        (keras.losses.Huber(), "R²"),
+        ("mae", "R²"),
+    ],
+)
+def test_the_measure_is_that_of_the_loss_also_of_a_model_without_a_graph(loss, measure):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.low = layers.Dense(8, activation="relu", name="low")
+            self.top = layers.Dense(3, activation="softmax", name="top")
+
+        def call(self, x):
+            return self.top(self.low(x))
+
+    model = Own()
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+    model(x)
+    model.compile("sgd", loss)
+    found = kf.suggest(model, x, np.arange(60) % 3, backbone="^low$")
+    assert {probe.score.measure for probe in found.probes} == {measure}
+    assert f"Linear probes, by {measure}:" in str(found).replace("\n      ", "")
+
+
 @pytest.mark.backend
 def test_nothing_changes():
     model, (x, y) = crafted("near"), samples(64)

@@ -1,11 +1,16 @@
 """Only a call of the model on the batch itself is replayed; any other computes everything."""
 
+import threading
+
 import cached
 import keras
 import numpy as np
 import pytest
 from cached import frozen, vectors
 from keras import layers
+
+from keras_freeze.cuts import Setting, find
+from keras_freeze.prefix_cache.graph_replay import features_of
 
 
 def shared_backbone(again):
@@ -42,3 +47,27 @@ def test_a_model_that_is_cut_and_used_elsewhere_too(again):
     x, y = vectors()
     many = np.stack([x, x + 1.0, x * 2.0], axis=1)
     cached.compare(shared_backbone(again), ([x, many], y))
+
+
+@pytest.mark.backend
+def test_another_thread_that_calls_the_model_computes_all_of_it():
+    """As a server does, or a user's own prefetching, while a batch's features are computed."""
+    model = frozen(cached.dense_stack, layers=["low"])()
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    low, (x, _) = model.get_layer("low"), vectors()
+    expected = keras.ops.convert_to_numpy(model(x[:3]))
+    setting = Setting({id(v) for v in model.trainable_variables})
+    frontier = find(model, setting)
+    found = []
+
+    def interrupted(value, own=low.call, **mode):
+        low.call = own
+        caller = threading.Thread(target=lambda: found.append(model(x[:3])))
+        caller.start()
+        caller.join()
+        return own(value, **mode)
+
+    low.call = interrupted
+    (((features, _),),) = features_of(model, frontier, x, training=True)
+    assert features.shape == (20, 6)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found[0]), expected, rtol=1e-6)

@@ -104,6 +104,31 @@ class TestMirrored:
         cached.assert_same(with_cache, plain, exact=False)
         assert caches[1].statistics.hits
 
+    def test_rows_of_other_shapes_on_another_replica_are_left_alone(self, mirrored, capsys):
+        import tensorflow as tf
+
+        def build():
+            inputs = keras.Input((None, 5))
+            x = layers.GlobalAveragePooling1D()(layers.Dense(4, name="low")(inputs))
+            return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x))
+
+        def padded(_):
+            rng = np.random.default_rng(0)
+            lengths = (3, 3, 4, 5) * 3  # Keras builds with the first two
+            batches = [rng.normal(size=(2, n, 5)).astype("float32") for n in lengths]
+            shape = tf.TensorSpec((None, None, 5)), tf.TensorSpec((None,), tf.int64)
+            each = [(x, np.array([0, 1])) for x in batches]
+            return tf.data.Dataset.from_generator(lambda: iter(each), output_signature=shape)
+
+        def fit(*callbacks):
+            data = mirrored.distribute_datasets_from_function(padded)
+            settings = {"steps_per_epoch": 2, "epochs": 2, "shuffle": False}
+            return cached.fit(frozen(build, layers=["low"]), data, *callbacks, **settings)
+
+        with mirrored.scope():
+            cached.assert_same(fit(kf.PrefixCache(auto=False)), fit(), exact=False)
+        assert "cache: not used: the inputs are Ragged" in capsys.readouterr().out
+
     def test_views_are_left_alone(self, mirrored, capsys):
         with mirrored.scope():
             cached.fit(augmented, images(), kf.PrefixCache(views=2, auto=False), epochs=2)
