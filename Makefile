@@ -67,6 +67,7 @@ bench: .venv-bench/installed .venv-peers/installed .venv/installed-backends  ## 
 	$(BENCH_BIN)/python benchmarks/precision.py run
 	$(BENCH_BIN)/python benchmarks/search.py run
 	$(BENCH_BIN)/python benchmarks/scale.py run
+	$(BIN)/python benchmarks/workers.py run
 	$(BIN)/python benchmarks/memory.py run
 	$(BIN)/python benchmarks/memory.py peak
 

@@ -4,7 +4,7 @@
     python benchmarks/workers.py table
 
 Each process has one core to itself (the chief, which waits, that of the first worker), so two of
-them have twice what one has. Both arms alternate. A search tries six learning rates at one freeze
+them have twice what one has. Both arms alternate. A search tries eight learning rates at one freeze
 depth of a VGG16; its workers share a kept folder of features, and each counts how many it computed.
 A training is one `fit` of a convolutional network on JAX, with a schedule, in one process or under
 `DataParallel` in two, on the same batches.
@@ -26,8 +26,8 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "workers.jsonl"
 ARMS = ["one", "two"]
-RATES = 6
-SIZE, ROWS, EPOCHS = 48, 320, 6
+RATES = 8
+SIZE, ROWS, EPOCHS = 64, 640, 20
 
 
 def pin(core: int) -> None:

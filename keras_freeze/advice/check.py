@@ -21,6 +21,7 @@ from keras_freeze.findings import (
     task_of,
 )
 from keras_freeze.groups import Backbone, Groups, picture_of
+from keras_freeze.keras_internals.graph import functional_graph
 from keras_freeze.measures import fixed_batch
 from keras_freeze.model_picture import check_model, with_initial_values
 from keras_freeze.reading import as_labels, few_batches, is_whole
@@ -142,7 +143,11 @@ def _has_images(x: Any) -> bool:
 
 def _skipped(setup: Setup, x: Any, labels: Any) -> tuple[str, ...]:
     """Return what could not be checked."""
-    reasons, model = [], setup.model
+    reasons, model, part = [], setup.model, setup.picture.pretrained
+    if part is None or part.is_assumed:
+        reasons.append(
+            "rates and flags of pretrained layers: pass backbone=, to say which they are"
+        )
     if x is not None and not is_called_plainly(setup.picture):
         reasons.append("inputs where they reach the backbone: the model has code of its own")
     elif _has_images(x) and not has_known_family(setup.picture):
@@ -153,6 +158,10 @@ def _skipped(setup: Setup, x: Any, labels: Any) -> tuple[str, ...]:
         reasons.append("labels: pass y")
     if not getattr(model, "compiled", False):
         reasons.append("loss, rates and flags at compile: the model is not compiled")
+    elif functional_graph(model) is None:
+        reasons.append(
+            "loss and labels: the model has code of its own, so its outputs aren't known"
+        )
     elif task_of(model) is None:
         reasons.append("loss and labels: it is not one output with a crossentropy of Keras")
     elif labels is not None and not hasattr(labels, "shape"):

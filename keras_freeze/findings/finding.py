@@ -83,7 +83,8 @@ class Findings:
                     break_long_words=False,
                     break_on_hyphens=False,
                 )
-        lines += [f"Not checked: {reason}" for reason in self.skipped]
+        for reason in self.skipped:
+            lines += textwrap.wrap(f"Not checked: {reason}", _WIDTH, subsequent_indent="  ")
         return "\n".join(lines).rstrip()
 
     def __rich__(self) -> rich.text.Text:

@@ -132,7 +132,7 @@ def _large_rate(setup: Setup) -> Finding | None:
     most = " at most" * (len(fast) > 1)
     return Finding(
         "large rate",
-        f"Pretrained groups ({first_few([group.label for group in fast])}) train at {highest:g}"
+        f"Pretrained groups ({first_few([group.label for group in fast])}) train at {highest:.3g}"
         f"{most}: at {limit:g} or more they may lose what they have learned",
         cure,
     )

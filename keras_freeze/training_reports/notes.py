@@ -16,7 +16,8 @@ class TrainingNotes:
 
     Args:
         samples: `WeightSamples`.
-        losses: By epoch (0-based), `loss` and `val_loss`. Defaults to none yet.
+        losses: By epoch (0-based), `loss` and `val_loss`, and `freeze_depth` where it is logged.
+            Defaults to none yet.
     """
 
     def __init__(
@@ -26,8 +27,8 @@ class TrainingNotes:
         self._losses = dict(losses or {})
 
     def add(self, epoch: int, logs: Mapping[str, Any]) -> None:
-        """Note the losses of an epoch."""
-        names = ("loss", "val_loss")
+        """Note the losses of an epoch, and its freeze depth where a schedule finds it."""
+        names = ("loss", "val_loss", "freeze_depth")
         self._losses[epoch] = {name: float(logs[name]) for name in names if name in logs}
 
     @property

@@ -148,8 +148,9 @@ def training_report(
         record: What the schedule did.
         logs: The logs of each epoch, from the first on; empty for one that isn't known.
         moved: How far each group has moved, relative to its norm.
-        race: What a race of freeze depths found, in words and as a depth; its epochs are those of
-            several trainings and are not compared. Defaults to None, for another training.
+        race: What a race of freeze depths found, in words and as a depth. Its epochs are those of
+            several trainings, of which the winner's are judged. Defaults to None, for another
+            training.
 
     Example:
         >>> row = RecordRow(0.0, 0, "", {"head": 0.1}, 4)
@@ -165,19 +166,24 @@ def training_report(
     values = [float(one.get(metric, math.nan)) for one in logs]
     trained = {name for row in record.rows for name in row.rates}
     never = tuple(name for name in record.groups if name not in trained)
-    if race is not None:
-        step = NextStep(
-            "train on at this depth",
-            f'kf.FreezeScheduler({{0: {race[1] or None}}}, rates="default")',
-        )
-        return TrainingReport(
-            record.model, metric, (), "unknown", f"{race[0]}.", never, dict(moved), (step,)
-        )
-    phases = _phases(record, values)
+    if race is None:
+        phases = _phases(record, values)
+    else:
+        logs = [one for one in logs if one.get("freeze_depth") == race[1]]
+        phases = _winner(record, race[1], [float(one.get(metric, math.nan)) for one in logs])
+        never = record.groups[: race[1]]
     own = {name: change for name, change in moved.items() if name in trained}
     below = [change for name, change in own.items() if name != record.groups[-1]]
     verdict, reason = _verdict(logs, has_validation, [*own.values()], max(below, default=0.0))
     steps = _next_steps(verdict, phases, never, record)
+    if race is not None:
+        reason = f"{race[0]}. Of the {counted(len(logs), 'epoch')} at this depth: {reason}"
+        code = f'kf.FreezeScheduler({{0: {race[1] or None}}}, rates="default")'
+        if verdict == "overfitting":  # beside a race EarlyStopping is refused
+            why = "train at this depth, and stop at the best epoch"
+            steps = [NextStep(why, f"callbacks=[{code}, {steps[0].code}]")]
+        elif verdict not in ("diverged", "hardly trained"):
+            steps = [NextStep("train on at this depth", code)]
     return TrainingReport(
         record.model, metric, phases, verdict, reason, never, dict(moved), tuple(steps)
     )
@@ -204,6 +210,13 @@ def _phases(record: ScheduleRecord, values: Sequence[float]) -> tuple[PhaseGain,
         found.append(PhaseGain(part[0].phase, epochs, training, best, before - best))
         before = best if math.isnan(before) else min(before, best)
     return tuple(found)
+
+
+def _winner(record: ScheduleRecord, depth: int, values: Sequence[float]) -> tuple[PhaseGain, ...]:
+    """Return the training of a race's winner as a phase, by its own epochs."""
+    training = tuple(reversed(record.groups[depth:]))
+    best = min((value for value in values if math.isfinite(value)), default=math.nan)
+    return (PhaseGain(0, (1, max(1, len(values))), training, best, math.nan),)
 
 
 def _verdict(

@@ -86,7 +86,7 @@ def test_how_far_the_features_carry_is_measured(kind):
     told = [group.score.value > 0.85 for group in found.probes]
     assert told == ([True] * 3 if kind == "near" else [True, False, False])
     assert all(group.shuffled.value < 0.7 for group in found.probes)
-    assert any(row.about == "gradients" for row in found.advice)
+    assert any(row.about == "another choice" for row in found.advice)
 
 
 def test_labels_that_nothing_tells_are_said_to_be_so():

@@ -176,6 +176,10 @@ class TestStructure:
         assert "large rate" not in kf.check(model, schedule=gradual).names
         everything = kf.FreezeScheduler({0: None}, backbone="low")
         assert "large rate" in kf.check(model, schedule=everything).names
+        fast = dense(optimizer=keras.optimizers.Adam(1e-1))  # too high divided by 2.6 as well
+        (finding,) = [f for f in kf.check(fast, schedule=gradual) if f.name == "large rate"]
+        assert "low" in finding.what and "train at 0.0385" in finding.what
+        assert finding.cure == "a tenth of the rate"
         slow = dense(frozen=["backbone"], optimizer=keras.optimizers.Adam(1e-5))
         assert flagged(slow).names == ("small rate",)
         sgd = dense(frozen=["backbone"], optimizer=keras.optimizers.SGD(1e-3))
@@ -347,6 +351,30 @@ def test_what_can_not_be_checked_is_said():
     assert "pass y" in str(kf.check(model, np.ones((4, 4))))
     raw = keras.Sequential([keras.Input((4,)), layers.Dense(1)], name="raw")
     assert "not compiled" in str(kf.check(raw))
+
+
+def test_what_depends_on_what_is_pretrained_is_said_where_that_is_not_known():
+    model = dense()
+    assert any("pass backbone=" in reason for reason in kf.check(model).skipped)
+    assert not any("pass backbone=" in reason for reason in flagged(model).skipped)
+    assert max(map(len, str(kf.check(model)).splitlines())) <= 80
+
+
+def test_a_model_without_a_graph_is_not_said_to_have_another_loss():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = layers.Dense(3)
+
+        def call(self, x):
+            return self.head(x)
+
+    model = Own()
+    model(np.ones((2, 4), "float32"))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    reasons = kf.check(model, np.ones((4, 4), "float32"), SPARSE).skipped
+    assert any("code of its own, so its outputs aren't known" in reason for reason in reasons)
+    assert not any("crossentropy" in reason for reason in reasons)
 
 
 def test_as_text_html_and_data():

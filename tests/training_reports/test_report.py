@@ -166,9 +166,22 @@ def test_an_adaptive_training_and_a_race(plain, data_for):
     settling = kf.AutoFreeze(intervals=3, verbose=0)
     assert fitted(settling, plain(), data_for, epochs=4).phases
     race = kf.GradualUnfreeze("auto", verbose=0)
-    report = fitted(race, plain(), data_for, epochs=9, validation_split=0.5)
-    assert report.phases == ()
-    assert report.reason == f"{race.decisions.verdict}."
+    model = plain()
+    report = fitted(race, model, data_for, epochs=9, validation_split=0.5)
+    history = model.history.history
+    (winner,) = report.phases
+    depth = race.decisions.freeze_depth
+    own = [
+        value
+        for value, at in zip(history["val_loss"], history["freeze_depth"], strict=True)
+        if at == depth
+    ]
+    assert winner.epochs == (1, len(own))
+    assert winner.best == pytest.approx(min(own))
+    assert winner.training == tuple(reversed(("low", "middle", "head")[depth:]))
+    assert report.never_trained == ("low", "middle", "head")[:depth]
+    assert report.verdict != "unknown"
+    assert report.reason.startswith(f"{race.decisions.verdict}. Of the {len(own)} epochs at this")
     assert f"{{0: {race.decisions.freeze_depth or None}}}" in report.next_steps[0].code
 
 
