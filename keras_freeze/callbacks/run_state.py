@@ -93,16 +93,16 @@ def check_script(plan: FitPlan, script: Mapping[str, Any], state: Mapping[str, A
         if made_with[name] != own:
             total, before = plan.total_epochs, state.get("total_epochs")
             how = "epochs" if plan.adaptive is not None else "total_epochs"
-            longer = (
-                f"The backup was made in a training of {before} epochs, and this one has "
-                f"{total}: pass {how}={before} to keep its schedule. "
-                if before not in (None, total)
-                else ""
-            )
+            rule, advice = "be that of the backup", "Restore the script as it was"
+            if before not in (None, total):
+                rule += (
+                    f", which was made in a training of {before} epochs, and this one has {total}"
+                )
+                advice = f"Pass {how}={before} to keep its schedule"
             raise ArgumentError(
                 plan.owner,
                 "schedule" if name == "adaptive" else name,
-                "be that of the backup",
+                rule,
                 received=f"{own}, but the backup was made with {made_with[name]}",
-                advice=f"{longer}Restore the script as it was, or delete the backup to start over.",
+                advice=f"{advice}, or delete the backup to start over.",
             )
