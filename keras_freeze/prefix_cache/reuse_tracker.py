@@ -21,6 +21,7 @@ class ReuseTracker:
         enough: Int, batches of a further epoch after which one of them should be repeated.
 
     Example:
+        >>> from keras_freeze.features import RowStore
         >>> tracker = ReuseTracker(RowStore(), passes=1, enough=1)
         >>> for sample in (b"a", b"b"):
         ...     tracker.begin()
