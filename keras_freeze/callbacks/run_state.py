@@ -93,16 +93,16 @@ def check_script(plan: FitPlan, script: Mapping[str, Any], state: Mapping[str, A
         if made_with[name] != own:
             total, before = plan.total_epochs, state.get("total_epochs")
             how = "epochs" if plan.adaptive is not None else "total_epochs"
-            rule, advice = "be that of the backup", "Restore the script as it was"
+            rule = "be that of the backup"
             if before not in (None, total):
                 rule += (
-                    f", which was made in a training of {before} epochs, and this one has {total}"
+                    f", which was made in a training of {before} epochs, and this one has {total}: "
+                    f"pass {how}={before} to keep it"
                 )
-                advice = f"Pass {how}={before} to keep its schedule"
             raise ArgumentError(
                 plan.owner,
                 "schedule" if name == "adaptive" else name,
                 rule,
                 received=f"{own}, but the backup was made with {made_with[name]}",
-                advice=f"{advice}, or delete the backup to start over.",
+                advice="Restore the script as it was, or delete the backup to start over.",
             )
