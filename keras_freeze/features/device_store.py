@@ -21,7 +21,7 @@ class DeviceStore:
 
     Args:
         budget: `Budget`, the memory of the device to use.
-        beyond: `RowStore` for further rows, and for those of another shape than the first.
+        beyond: `RowStore` for further rows, and for those of another shape or dtype than the first.
 
     Example:
         >>> store = DeviceStore(Budget(2**20), RowStore())
@@ -36,7 +36,7 @@ class DeviceStore:
     def __init__(self, budget: Budget, beyond: RowStore) -> None:
         self.budget = budget
         self._beyond = beyond
-        self._shapes: list[tuple[int, ...]] = []
+        self._signature: list[tuple[tuple[int, ...], str]] = []
         self._row_bytes = 0
         self._numbers: dict[Hashable, int] = {}
         self._blocks: list[list[Any]] = []
@@ -63,7 +63,8 @@ class DeviceStore:
             rows = self._beyond.get([keys[n] for n in elsewhere])
             if rows is None or len(elsewhere) == len(keys):
                 return rows
-            if [row.shape[1:] for row in rows] != self._shapes:
+            # Not by dtypes, since NumPy has no bfloat16 of torch's.
+            if [row.shape[1:] for row in rows] != [shape for shape, _ in self._signature]:
                 return None
             numbers[elsewhere] = len(self._numbers) + np.arange(len(elsewhere))
             like = [tensor.dtype for tensor in blocks[0]]
@@ -81,11 +82,14 @@ class DeviceStore:
         new = sorted(n for key, n in first.items() if not self.hits([key]))
         if not new:
             return
-        shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
+        signature = [
+            (tuple(tensor.shape[1:]), keras.backend.standardize_dtype(tensor.dtype))
+            for tensor in tensors
+        ]
         if not self._numbers:
-            self._shapes = shapes
+            self._signature = signature
             self._row_bytes = sum(map(_row_bytes, tensors))
-        fits = self.budget.rows(max(1, self._row_bytes)) if shapes == self._shapes else 0
+        fits = self.budget.rows(max(1, self._row_bytes)) if signature == self._signature else 0
         here, beyond = new[:fits], new[fits:]
         if here:
             self._blocks.append([_rows(tensor, here) for tensor in tensors])
@@ -130,8 +134,9 @@ def _taken(blocks: Sequence[list[Any]], numbers: np.ndarray) -> list[Any]:
         if is_here.any():
             rows = np.where(is_here, numbers - first, 0).astype("int32")
             taken = [keras.ops.take(tensor, rows, axis=0) for tensor in block]
-            pairs = zip(taken, found or taken, strict=True)
-            found = [_chosen(is_here, *pair) for pair in pairs] if found else taken
+            if found:
+                taken = [_chosen(is_here, *pair) for pair in zip(taken, found, strict=True)]
+            found = taken
         first = end
     return found
 

@@ -68,6 +68,14 @@ def test_rows_of_another_shape_are_kept_on_the_host():
     assert kept.hits("abc") == 3
 
 
+def test_rows_of_another_dtype_are_kept_on_the_host():
+    kept = store()
+    kept.put("ab", [keras.ops.ones((2, 3))])
+    kept.put("c", [keras.ops.ones((1, 3), "int32")])
+    assert on_host(kept.get("ab"))[0].dtype == "float32"
+    assert on_host(kept.get("c"))[0].dtype == "int32"
+
+
 def test_blocks_are_few_and_each_is_large():
     kept = store()
     for first in range(0, 512, 8):

@@ -10,7 +10,7 @@ from cached import frozen, vectors
 from keras import layers
 
 from keras_freeze.cuts import Setting, find
-from keras_freeze.prefix_cache.graph_replay import features_of
+from keras_freeze.prefix_cache.graph_replay import Replay, features_of
 
 
 def shared_backbone(again):
@@ -54,20 +54,47 @@ def test_another_thread_that_calls_the_model_computes_all_of_it():
     """As a server does, or a user's own prefetching, while a batch's features are computed."""
     model = frozen(cached.dense_stack, layers=["low"])()
     model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
-    low, (x, _) = model.get_layer("low"), vectors()
+    x, _ = vectors()
     expected = keras.ops.convert_to_numpy(model(x[:3]))
-    setting = Setting({id(v) for v in model.trainable_variables})
-    frontier = find(model, setting)
-    found = []
+    frontier = find(model, Setting({id(v) for v in model.trainable_variables}))
+    own, found = model._standardize_inputs, []
 
-    def interrupted(value, own=low.call, **mode):
-        low.call = own
+    def interrupted(inputs):
+        """Let the other thread in after the call has begun, before it walks through the graph."""
+        model._standardize_inputs = own
         caller = threading.Thread(target=lambda: found.append(model(x[:3])))
         caller.start()
         caller.join()
-        return own(value, **mode)
+        return own(inputs)
 
-    low.call = interrupted
+    model._standardize_inputs = interrupted
     (((features, _),),) = features_of(model, frontier, x, training=True)
     assert features.shape == (20, 6)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(found[0]), expected, rtol=1e-6)
+
+
+@pytest.mark.backend
+def test_replicas_take_turns_in_the_middle_of_a_step():
+    """Each replays its own features, whichever came last."""
+    model = frozen(cached.dense_stack, layers=["low"])()
+    frontier = find(model, Setting({id(v) for v in model.trainable_variables}))
+    replay, (x, _) = Replay(model, frontier), vectors()
+    batches = [keras.ops.convert_to_tensor(x[:8]), keras.ops.convert_to_tensor(x[8:12])]
+    expected = [keras.ops.convert_to_numpy(model(batch)) for batch in batches]
+    features = [features_of(model, frontier, batch, training=True) for batch in batches]
+    found = {}
+
+    def other():
+        with replay.of(batches[1], features[1]) as use:
+            found[1] = model(batches[1])
+        assert use.calls == 1
+
+    with replay.of(batches[0], features[0]) as use:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        found[0] = model(batches[0])
+    assert use.calls == 1
+    for n, values in enumerate(expected):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(found[n]), values, rtol=1e-5)
+    assert "_run_through_graph" not in vars(model)

@@ -11,8 +11,8 @@ import keras_freeze as kf
 from keras_freeze.cuts import Reason
 from keras_freeze.keras_internals import processes
 from keras_freeze.prefix_cache import replicas
-from keras_freeze.prefix_cache.batches import placed
 from keras_freeze.prefix_cache.planning import reason_against_step
+from keras_freeze.prefix_cache.session import CacheRun
 
 on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="keras.distribution")
 
@@ -201,9 +201,20 @@ class TestKerasDistribution:
         cached.fit(augmented, images(16), cache, epochs=5)
         assert cache.statistics.hits == 3 * 16
 
-    def test_features_lie_where_the_batch_does(self, data_parallel):
-        features = placed(np.zeros((8, 3), "float32"))
-        assert [shard.data.shape for shard in features.addressable_shards] == [(4, 3), (4, 3)]
+    def test_features_lie_where_the_batch_does(self, batch_norm, data_parallel, monkeypatch):
+        """Computed ones and those that are looked up, so that the step is compiled once."""
+        shares = []
+
+        def cut(run, batch, own=CacheRun.cut):
+            plan, features = own(run, batch)
+            shares.extend(len(s.data) for f in features for s in f.addressable_shards)
+            return plan, features
+
+        monkeypatch.setattr(CacheRun, "cut", cut)
+        cache = kf.PrefixCache(auto=False, verbose=0)
+        cached.fit(frozen(batch_norm, 1), images(16), cache, epochs=3)
+        assert cache.statistics.hits == 32
+        assert shares == [4] * 2 * 2 * 3
 
 
 @pytest.mark.backend
