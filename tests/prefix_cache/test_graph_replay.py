@@ -74,6 +74,41 @@ def test_another_thread_that_calls_the_model_computes_all_of_it():
 
 
 @pytest.mark.backend
+def test_a_call_of_another_thread_that_goes_on_does_not_hide_the_batch():
+    """A Sequential model's `call` gets other objects than the call began with."""
+
+    def build():
+        return keras.Sequential(
+            [keras.Input((4,)), layers.Dense(6, name="low"), layers.Dense(3, name="head")]
+        )
+
+    model = frozen(build, layers=["low"])()
+    (x, _), low = vectors(), model.get_layer("low")
+    frontier = find(model, Setting({id(v) for v in model.trainable_variables}))
+    own, is_inside, goes_on = low.call, threading.Event(), threading.Event()
+
+    def call(value, **mode):
+        if threading.current_thread() is caller:
+            is_inside.set()
+            goes_on.wait(20)
+        return own(value, **mode)
+
+    def started(value, check=model._assert_input_compatibility):
+        """Let the other thread in between the two methods that a call of a model consists of."""
+        model._assert_input_compatibility = check
+        caller.start()
+        assert is_inside.wait(20)
+        return check(value)
+
+    caller = threading.Thread(target=lambda: model(x[:3]))
+    low.call, model._assert_input_compatibility = call, started
+    (((features, _),),) = features_of(model, frontier, x, training=True)
+    goes_on.set()
+    caller.join()
+    assert features.shape == (20, 6)
+
+
+@pytest.mark.backend
 def test_replicas_take_turns_in_the_middle_of_a_step():
     """Each replays its own features, whichever came last."""
     model = frozen(cached.dense_stack, layers=["low"])()
