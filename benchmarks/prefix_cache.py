@@ -6,12 +6,12 @@
 
 Each arm of a case runs in a process of its own, the arms in turns, so that whatever else the
 machine does falls on all of them. A process prints the seconds of its training (data, models
-and imports are ready by then) and the operating system's peak of its memory. The floor is what a
-user would do by hand, and what a cache without look-ahead can't beat: one pass of all samples
-through the frozen layers, and the epochs of the rest of the model alone, on ready features. "ahead"
-computes four batches at once, "kept" is a second, identical fit that finds the features of the
-first, "device" leaves the features on the device. Runs that are in the results file are kept; those
-with an accelerator have a file of their own.
+and imports are ready by then), those of an epoch after the first, in which nothing is compiled, and
+the operating system's peak of its memory. The floor is what a user would do by hand, and what a
+cache without look-ahead can't beat: one pass of all samples through the frozen layers, and the
+epochs of the rest of the model alone, on ready features. "ahead" computes four batches at once,
+"kept" is a second, identical fit that finds the features of the first, "device" leaves the features
+on the device. Runs that are in the results file are kept.
 
 The arms on torch need an environment with `lightning` and `finetuning-scheduler`, whose Python
 is given by `--peers`; without it they are left out.
@@ -24,10 +24,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import keras
 import runs
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / f"prefix_cache{'_gpu' if runs.accelerator() else ''}.jsonl"
+# Runs with an accelerator have a file of their own for each backend.
+ON = f"_gpu_{keras.backend.backend()}" if runs.accelerator() else ""
+RESULTS = HERE / "results" / f"prefix_cache{ON}.jsonl"
 PEERS = ("lightning", "finetuning-scheduler")
 # The arm and the case that are for a machine with an accelerator.
 ON_GPU = {"device", "large"}
@@ -85,13 +88,15 @@ def medians(rows: list[dict[str, Any]], case: str) -> dict[str, dict[str, float]
 def table(rows: list[dict[str, Any]]) -> str:
     """Lay out what was measured, as Markdown."""
     lines = [
-        "| case | arm | time to plain | to the floor | seconds | peak memory, MB |",
-        "|---|---|---|---|---|---|",
+        "| case | arm | time to plain | to the floor | seconds | a later epoch | peak memory, MB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for case in CASES:
         for arm, own in medians(rows, case).items():
             ratios = [f"{own[key]:.3f}" if key in own else "" for key in ("to_plain", "to_floor")]
-            cells = [WHAT[case], arm, *ratios, f"{own['seconds']:.1f}", f"{own['peak_mb']:.0f}"]
+            cells = [WHAT[case], arm, *ratios, f"{own['seconds']:.1f}"]
+            epoch = f"{own['epoch_s']:.3f}" if "epoch_s" in own else ""
+            cells += [epoch, f"{own['peak_mb']:.0f}"]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -137,7 +142,7 @@ def main() -> None:
         run(arguments.case or list(CASES), arguments.rounds, arguments.peers)
     rows = runs.read(RESULTS)
     print(table(rows))
-    picture(rows, HERE / "results" / "prefix_cache.png")
+    picture(rows, RESULTS.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import statistics
 import sys
 import tempfile
 import time
@@ -16,7 +17,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers
 
 import keras_freeze as kf
@@ -91,12 +91,14 @@ def lstm() -> Any:
     )
 
 
-def batches(arrays: Any, shuffle: bool = False) -> tf.data.Dataset:
-    """Batch arrays as Keras does, but without tf.data's autotuning.
+def batches(arrays: Any, shuffle: bool = False) -> Any:
+    """Batch arrays as Keras does on TensorFlow, but without tf.data's autotuning.
 
     An iterator that is tuned may wait for its tuner as it is deleted, now and then for as long as
     its epoch took, so that equal runs would differ by a tenth and more.
     """
+    import tensorflow as tf
+
     tensors = keras.tree.map_structure(tf.constant, arrays)
     rows = len(keras.tree.flatten(tensors)[0])
     order = tf.data.Dataset.range(rows)
@@ -109,11 +111,34 @@ def batches(arrays: Any, shuffle: bool = False) -> tf.data.Dataset:
     return gathered.prefetch(2).with_options(options)
 
 
+class Epochs(keras.callbacks.Callback):
+    """Count the time of the epochs after the first, in which things are compiled and computed."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.ends: list[float] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.ends.append(time.perf_counter())
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if len(self.ends) > 2:
+            times = [end - begin for begin, end in zip(self.ends, self.ends[1:], strict=False)]
+            spent["epoch_s"] = statistics.median(times)
+
+
+def fed(arrays: Any) -> Any:
+    """Return arrays as an epoch of validation or prediction takes them."""
+    return batches(arrays) if keras.backend.backend() == "tensorflow" else arrays
+
+
 def fit(model: Any, data: Data, epochs: int, *callbacks: Any, first: int = 0) -> None:
     x, y, validation = data
-    training = batches((x, y), shuffle=True)
     settings = {"verbose": 0, "initial_epoch": first, "epochs": epochs}
-    model.fit(training, validation_data=batches(validation), callbacks=list(callbacks), **settings)
+    settings |= {"validation_data": fed(validation), "callbacks": [*callbacks, Epochs()]}
+    if keras.backend.backend() == "tensorflow":
+        model.fit(batches((x, y), shuffle=True), **settings)
+    else:
+        model.fit(x, y, batch_size=BATCH, **settings)
 
 
 def suffix_of(model: Any, cut: Any) -> Any:
@@ -133,7 +158,7 @@ def floor(model: Any, cut: Any, data: Data, epochs: int) -> None:
     prefix = keras.Model(model.inputs, cut)
     rest = suffix_of(model, cut)
     rest.compile("adam", LOSS)
-    features, others = (prefix.predict(batches(part), verbose=0) for part in (x, xv))
+    features, others = (prefix.predict(fed(part), verbose=0) for part in (x, xv))
     fit(rest, (features, y, (others, yv)), epochs)
 
 
@@ -216,6 +241,8 @@ def too_small(arm: str) -> None:
 
 
 def augmented(arm: str) -> None:
+    import tensorflow as tf
+
     model, (x, y, _) = vgg16(), images()
     model.compile("adam", LOSS)
     kf.freeze(model, groups=5)

@@ -146,6 +146,9 @@ def medians(
             "peak_mb": statistics.median(row["peak_bytes"] / 2**20 for row in own.values()),
             "rounds": len(own),
         }
+        epochs = [row["epoch_s"] for row in own.values() if "epoch_s" in row]
+        if epochs:
+            found[arm]["epoch_s"] = statistics.median(epochs)
         for other in others:
             pairs = [
                 own[n]["seconds"] / by_arm[other][n]["seconds"]

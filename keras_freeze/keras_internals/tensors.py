@@ -75,6 +75,29 @@ def is_on_host(value: Any) -> bool:
     return "GPU" not in value.device
 
 
+def is_on_device(value: Any) -> bool:
+    """Tell whether something is a tensor that a GPU or another device holds as an array is held.
+
+    On TensorFlow nothing is: the batches of `tf.data` are the host's.
+    """
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        is_dense = isinstance(value, torch.Tensor) and value.layout is torch.strided
+        return is_dense and value.is_contiguous() and not is_on_host(value)
+    if backend == "jax":
+        import jax
+
+        return isinstance(value, jax.Array) and not is_on_host(value)
+    return False
+
+
+def wait_for(value: Any) -> None:
+    """Wait until a device has computed a tensor, and what it was told to compute before."""
+    keras.ops.convert_to_numpy(value[(slice(0, 1),) * value.ndim])
+
+
 def substituted_value(variable: keras.Variable) -> Any | None:
     """Return what a stateless scope has put in the place of a variable's own value, if anything."""
     return get_stateless_scope().get_current_value(variable) if in_stateless_scope() else None

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import keras
 import numpy as np
 import xxhash
+
+from keras_freeze.keras_internals.tensors import is_on_device, wait_for
+from keras_freeze.prefix_cache.device_keys import digests
 
 Kind: TypeAlias = Literal["train", "test"]
 KINDS: tuple[Kind, ...] = ("train", "test")
@@ -74,6 +78,12 @@ class Batch:
         """List of bytes, a key for each sample: see `keys_of`."""
         return keys_of(self.x, None if self.is_kept_long else self.promised_rows)
 
+    def wait(self) -> None:
+        """Wait for what a device that holds the inputs was told to compute before."""
+        held = filter(is_on_device, keras.tree.flatten(self.x))
+        for leaf in itertools.islice(held, 1):
+            wait_for(leaf)
+
     def picked(self, rows: Sequence[int]) -> Batch:
         """Return a batch of some of its samples."""
 
@@ -108,7 +118,8 @@ def of_any_size(shapes: Any) -> Any:
 def keys_of(x: Any, promised_rows: int | None = None) -> list[bytes]:
     """Return 128 bits for each sample of a batch, a hash of its bytes in all inputs.
 
-    With 10^9 samples, two of them share a key with a probability of about 10^-21.
+    With 10^9 samples, two of them share a key with a probability of about 10^-21. Of what a GPU
+    holds, `digests` are hashed, so that such a sample has another key than the same on the host.
 
     Args:
         x: An array, or a nest of arrays, of the same first dimension.
@@ -124,7 +135,7 @@ def keys_of(x: Any, promised_rows: int | None = None) -> list[bytes]:
         (True, False)
     """
     leaves = keras.tree.flatten(x)
-    arrays = [_on_host(leaf) for leaf in leaves if leaf is not None]
+    arrays = [_readable(leaf) for leaf in leaves if leaf is not None]
     if not arrays or any(a.ndim == 0 or a.dtype == object for a in arrays):
         raise UnreadableBatchError("the inputs are not arrays with a row for each sample")
     if len({len(a) for a in arrays}) > 1:
@@ -132,7 +143,7 @@ def keys_of(x: Any, promised_rows: int | None = None) -> list[bytes]:
     # With the shape, so that rows that are padded to different lengths have different keys.
     heads = [f"{a.shape[1:]}{a.dtype}".encode() for a in arrays]
     heads.append(bytes(leaf is None for leaf in leaves) + str(promised_rows).encode())
-    rows = [np.ascontiguousarray(a).reshape(len(a), -1).view(np.uint8) for a in arrays]
+    rows = list(map(_bytes_of, arrays))
     head = b"".join(heads)
     if len(rows) == 1:
         seed = xxhash.xxh3_64_intdigest(head)
@@ -147,7 +158,16 @@ def _digest(head: bytes, parts: tuple[np.ndarray, ...]) -> bytes:
     return digest.digest()
 
 
-def _on_host(leaf: Any) -> np.ndarray:
+def _bytes_of(array: Any) -> np.ndarray:
+    if not isinstance(array, np.ndarray):
+        return digests(array)
+    return np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8)
+
+
+def _readable(leaf: Any) -> Any:
+    """Return a tensor of a device as it is, all else as an array."""
+    if is_on_device(leaf) and 0 not in leaf.shape:
+        return leaf
     try:
         if keras.backend.backend() == "torch":
             return np.asarray(keras.ops.convert_to_numpy(leaf))

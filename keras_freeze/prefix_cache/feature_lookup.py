@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_freeze.features import KeptStore, Store
+from keras_freeze.keras_internals.tensors import wait_for
 from keras_freeze.prefix_cache.audit import to_host
 from keras_freeze.prefix_cache.batches import Batch, Kind
 from keras_freeze.prefix_cache.planning import CutPlan
@@ -159,6 +160,8 @@ class FeatureLookup:
         if flat is None:
             flat = plan.prefix(batch)
         keeps_tensors = self.trackers[batch.kind].store.keeps_tensors
+        if keeps_tensors and flat:
+            wait_for(flat[-1])
         arrays = flat if keeps_tensors else list(map(to_host, flat))
         self.statistics.compute_s += time.perf_counter() - begun
         self.statistics.computed += batch.rows

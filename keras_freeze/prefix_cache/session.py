@@ -167,6 +167,7 @@ class CacheRun:
             if not batch.rows:
                 return None
             if tracker.is_active:
+                batch.wait()  # for the step before it, whose time is not that of the lookup
                 with self.statistics.lookup():
                     _ = batch.keys
             if isinstance(part.cut, Frontier):

@@ -66,8 +66,11 @@ class Statistics:
         """Return what was done in words, with what is to be said of the bytes that are kept."""
         looked_up = f"{100 * self.hit_rate:.0f} % of {self.hits + self.misses:,} samples"
         text = f"{looked_up} were looked up; {kept}"
-        # Where all features are of earlier fits it isn't known what they take.
-        return text + (f"; saved about {max(0.0, self.saved_s):.1f} s" if self.computed else "")
+        if not self.computed:  # all features are of earlier fits, and it isn't known what they take
+            return text
+        if self.hits and round(-self.saved_s, 1) > 0:
+            return f"{text}; took about {-self.saved_s:.1f} s more than it saved: train without it"
+        return f"{text}; saved about {max(0.0, self.saved_s):.1f} s"
 
 
 class Messages:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_freeze.engine import fingerprint_of
-from keras_freeze.keras_internals.tensors import reader_of, write_mark
+from keras_freeze.keras_internals.tensors import is_on_host, reader_of, write_mark
 
 
 class Watch:
@@ -17,8 +17,8 @@ class Watch:
 
     On a host, a weight that has been written to is at another address (TensorFlow), is another
     object (JAX), or has another version (torch, except for writes through `.data`). Only then is
-    it compared with its earlier value. On TensorFlow's other devices nothing shows a write, and
-    fingerprints are compared on request.
+    it compared with its earlier value. On other devices JAX has no other way to write, and
+    TensorFlow none that shows; there, as on torch, fingerprints are compared on request.
 
     Args:
         variables: Sequence of `keras.Variable`.
@@ -63,6 +63,8 @@ class _Held:
 
     def __init__(self, value: Any) -> None:
         self._is_moved = keras.backend.backend() == "tensorflow" and "CPU" in value.device
+        # On a host, an array of NumPy may share the memory of one of JAX, and be written to.
+        self._is_constant = keras.backend.backend() == "jax" and not is_on_host(value)
         self._print = None if self._is_moved else fingerprint_of(value)
         self.follow(value)
 
@@ -71,7 +73,8 @@ class _Held:
         if self._is_moved:
             is_untouched = np.may_share_memory(np.asarray(value), self._mark)
         else:
-            is_untouched = not thorough and write_mark(value) == self._mark
+            is_marked = write_mark(value) == self._mark
+            is_untouched = is_marked and (self._is_constant or not thorough)
         if is_untouched:
             return False
         if self._print is None:

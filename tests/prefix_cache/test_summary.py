@@ -87,5 +87,7 @@ def test_statistics():
     text = "75 % of 40 samples were looked up; at most 2.00 KB kept; saved about 5.0 s"
     assert str(statistics) == text
     slow = Statistics(hits=1, compute_s=1.0, computed=10, lookup_s=1.0)
-    assert str(slow).endswith("saved about 0.0 s")
+    assert str(slow).endswith("took about 0.9 s more than it saved: train without it")
+    even = Statistics(hits=10, compute_s=1.0, computed=10, lookup_s=1.04)
+    assert str(even).endswith("saved about 0.0 s")
     assert str(Statistics(hits=30)).endswith("kept")  # by an earlier fit

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_freeze.prefix_cache import weight_watch
 from keras_freeze.prefix_cache.weight_watch import Watch
 
 pytestmark = pytest.mark.backend
@@ -81,6 +82,19 @@ def test_a_write_past_torchs_count_is_found_if_asked(variables):
     variables[0].value.data.mul_(0.9)
     assert watch.changed() == []
     assert watch.changed(thorough=True) == [0]
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
+def test_what_cannot_be_written_to_is_not_read_again(variables, monkeypatch):
+    monkeypatch.setattr(weight_watch, "is_on_host", lambda value: False)
+    read = []
+    monkeypatch.setattr(weight_watch, "fingerprint_of", lambda value: read.append(value) or b"")
+    watch = Watch(variables)
+    assert len(read) == 3
+    assert watch.changed(thorough=True) == [] and len(read) == 3
+    variables[1].assign(variables[1] + 1.0)
+    watch.changed()
+    assert len(read) == 4
 
 
 def test_values_may_be_found_elsewhere(variables):
