@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 from keras_freeze.advice.probes import Score
@@ -74,9 +75,9 @@ class Suggestion(ShownAsTable):
     backbone: Any = None
     division: Any = None
 
-    @property
+    @functools.cached_property
     def callback(self) -> FreezeScheduler:
-        """A callback that trains so, ready for `fit`; a new one each time."""
+        """A callback that trains so, ready for `fit`; its `report` can be read here afterwards."""
         return FreezeScheduler(
             {0: self.depth or None},
             backbone=self.backbone,

@@ -160,6 +160,7 @@ def test_the_callback_trains_as_it_says():
     found = kf.suggest(model, x, y, backbone="^[abc]$")
     before = values(model)
     model.fit(x, y, verbose=0, callbacks=[found.callback])
+    assert found.callback.report.phases  # it is the one that trained
     moved = {path.split("/")[-2] for path in changed(before, values(model))}
     assert moved == {"b", "c", "head"}
 

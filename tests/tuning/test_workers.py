@@ -111,6 +111,25 @@ def test_the_trial_of_a_worker_that_died_goes_to_another(tmp_path, team):
 
 
 @pytest.mark.slow
+def test_workers_whose_trials_have_processes_of_their_own(tmp_path, team):
+    """One trial crashes; a worker is killed, with which its trial's process ends."""
+    (tmp_path / "crash-1").touch()
+    limits = {"ISOLATE": 1, "worker_timeout_s": 5.0}
+    chief = team("chief", **limits)
+    left, dies = team("worker_0", slow=0.5, **limits), team("worker_1", slow=0.5, **limits)
+    lost = depth_of(tmp_path, "worker_1")
+    dies.kill()
+    assert left.wait(LIMIT_S) == 0
+    assert chief.wait(LIMIT_S) == 0
+    found = finished(tmp_path)
+    assert set(found) == {0, 1, 2}
+    assert Counter(depth for _, depth in begun(tmp_path))[str(lost)] == 2
+    assert len(begun(tmp_path)) == 4
+    ended = "RuntimeError: The process of trial 0001 was ended by SIGABRT."
+    assert [row["failures"] for row in found.values() if row["failures"]] == [[ended]]
+
+
+@pytest.mark.slow
 def test_a_long_trial_of_a_worker_that_lives_is_left_to_it(tmp_path, team):
     chief = team("chief", worker_timeout_s=3.0)
     workers = [team(f"worker_{n}", slow=1.0, worker_timeout_s=3.0) for n in range(2)]
