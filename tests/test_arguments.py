@@ -8,7 +8,7 @@ import pytest
 from pretrained_models import as_if_trained
 
 import keras_freeze as kf
-from keras_freeze import explain, policies, schedules
+from keras_freeze import explain, policies, schedules, tuning
 from keras_freeze.schedules import FreezeSchedule, Phase, multipliers
 
 
@@ -1046,6 +1046,48 @@ CASES = {
         lambda: kf.PrefixCache(-1),
         ValueError,
         ["PrefixCache(max_bytes=...) must not be negative.", "Received: max_bytes=-1."],
+    ),
+    "RandomSearch cache": (
+        lambda: tuning.RandomSearch(lambda hp: None, "loss", cache="auto"),
+        TypeError,
+        ["RandomSearch(cache=...) must be a bool or a PrefixCache.", "Received: cache='auto'."],
+    ),
+    "RandomSearch isolate": (
+        lambda: tuning.RandomSearch(lambda hp: None, "loss", isolate="yes"),
+        TypeError,
+        ["RandomSearch(isolate=...) must be a bool.", "Received: isolate='yes'."],
+    ),
+    "RandomSearch isolate and a cache on the device": (
+        lambda: tuning.RandomSearch(
+            lambda hp: None, "loss", isolate=True, cache=kf.PrefixCache(9, on_device=True)
+        ),
+        ValueError,
+        ["RandomSearch(cache=...) must not keep features on the device with isolate=True"],
+    ),
+    "RandomSearch worker_timeout_s": (
+        lambda: tuning.RandomSearch(lambda hp: None, "loss", worker_timeout_s=0),
+        ValueError,
+        ["RandomSearch(worker_timeout_s=...) must be a positive number."],
+    ),
+    "DepthSweep chief_timeout_s": (
+        lambda: tuning.DepthSweep(lambda: None, chief_timeout_s=float("nan")),
+        ValueError,
+        ["DepthSweep(chief_timeout_s=...) must be a positive number."],
+    ),
+    "optuna_objective cache": (
+        lambda: tuning.optuna_objective(lambda hp: None, cache="auto"),
+        TypeError,
+        ["optuna_objective(cache=...) must be a bool or a PrefixCache."],
+    ),
+    "optuna_objective prune": (
+        lambda: tuning.optuna_objective(lambda hp: None, prune=1),
+        TypeError,
+        ["optuna_objective(prune=...) must be a bool.", "Received: prune=1."],
+    ),
+    "optuna_objective objective": (
+        lambda: tuning.optuna_objective(lambda hp: None, objective=""),
+        ValueError,
+        ["optuna_objective(objective=...) must be the name of a metric."],
     ),
     "PrefixCache on_device": (
         lambda: kf.PrefixCache(on_device="gpu"),

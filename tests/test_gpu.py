@@ -6,6 +6,7 @@ what is copied.
 """
 
 import cached
+import hashes
 import keras
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from cached import frozen, images
 
 import keras_freeze as kf
 from keras_freeze.features import Budget, DeviceStore, RowStore
-from keras_freeze.keras_internals.tensors import is_on_host
+from keras_freeze.keras_internals.tensors import is_on_device, is_on_host
+from keras_freeze.prefix_cache.batches import keys_of
+from keras_freeze.prefix_cache.device_keys import digests
 from keras_freeze.prefix_cache.weight_watch import Watch
 
 pytestmark = [
@@ -74,6 +77,17 @@ def test_rows_stay_on_the_device():
     assert not is_on_host(found)
     expected = np.arange(12.0).reshape(4, 3)[[3, 0, 1]]
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(found), expected)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="tf.data gives batches on the host"
+)
+def test_a_batch_is_hashed_where_it_is():
+    rows = np.random.default_rng(0).normal(size=(3, 5000)).astype("float32")
+    held = keras.ops.convert_to_tensor(rows)
+    assert is_on_device(held)
+    assert digests(held).tolist() == [hashes.by_definition(row.tobytes()) for row in rows]
+    assert keys_of(held) != keys_of(rows)
 
 
 def test_a_write_to_a_weight_is_seen(plain):

@@ -59,7 +59,7 @@ class DeviceStore:
         numbers = np.array([self._numbers.get(key, -1) for key in keys])
         elsewhere = np.flatnonzero(numbers < 0).tolist()
         blocks = self._joined_blocks()
-        if len(elsewhere):
+        if elsewhere:
             rows = self._beyond.get([keys[n] for n in elsewhere])
             if rows is None or len(elsewhere) == len(keys):
                 return rows

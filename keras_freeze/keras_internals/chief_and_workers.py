@@ -2,7 +2,7 @@
 
 A chief hands out trials by gRPC, and workers train them. KerasTuner's chief waits for a worker that
 has died until one of the same name comes back, and its workers fail when the chief is gone. Here
-workers give a sign of life from time to time, also during a trial, so that a chief can tell a long
+workers send a heartbeat from time to time, also during a trial, so that a chief can tell a long
 trial from a dead worker; and they wait for a chief that is started again.
 
 It is imported where a search has a chief: gRPC comes with TensorFlow, and not with other backends.
@@ -22,7 +22,7 @@ import grpc
 from keras_tuner.src import protos
 from keras_tuner.src.distribute import oracle_chief, oracle_client
 
-from keras_freeze.keras_internals.keras_tuner import SIGN_OF_LIFE
+from keras_freeze.keras_internals.keras_tuner import HEARTBEAT
 from keras_freeze.keras_internals.required import require
 
 PRIVATE = (
@@ -31,9 +31,12 @@ PRIVATE = (
     (protos, "get_service", "get_service_grpc"),
 )
 
-# Seconds between two questions of a worker that has to wait for the others' trials, between two
-# looks of a chief at whether all is over, and for the last answers of a chief.
-_ASK_S, _LOOK_S, _LAST_ANSWERS_S = 1.0, 0.5, 5.0
+# Between two questions of a worker that waits for the others' trials.
+_ASK_S = 1.0
+# Between two looks of a chief at whether all is over.
+_LOOK_S = 0.5
+# For the last answers of a chief.
+_LAST_ANSWERS_S = 5.0
 
 
 def check() -> None:
@@ -49,8 +52,8 @@ def serve(oracle: Any, is_over: Callable[[], bool]) -> None:
     """Hand out an oracle's trials to workers until the search is over.
 
     Args:
-        oracle: `keras_tuner.Oracle`. One thread calls its methods.
-        is_over: Called in another thread, every half second.
+        oracle: `keras_tuner.Oracle`, whose methods one thread of the server calls.
+        is_over: Called in the thread of the caller, every half second.
 
     Raises:
         OSError: if the address is not free.
@@ -91,10 +94,10 @@ class ChiefsOracle(oracle_client.OracleClient):
         oracle_client.TIMEOUT = limit_s
 
     @contextlib.contextmanager
-    def giving_signs_of_life(self, every_s: float) -> Iterator[None]:
+    def with_heartbeats(self, every_s: float) -> Iterator[None]:
         """Tell the chief inside that this worker lives, from time to time."""
         over = threading.Event()
-        thread = threading.Thread(target=self._live, args=(over, every_s), daemon=True)
+        thread = threading.Thread(target=self._beat, args=(over, every_s), daemon=True)
         thread.start()
         try:
             yield
@@ -102,8 +105,8 @@ class ChiefsOracle(oracle_client.OracleClient):
             over.set()
             thread.join()
 
-    def _live(self, over: threading.Event, every_s: float) -> None:
-        name = SIGN_OF_LIFE + self.tuner_id
+    def _beat(self, over: threading.Event, every_s: float) -> None:
+        name = HEARTBEAT + self.tuner_id
         request = protos.get_service().CreateTrialRequest(tuner_id=name)
         while not over.wait(every_s):
             with contextlib.suppress(grpc.RpcError):  # the chief is gone, or has much to do
@@ -156,7 +159,7 @@ class ChiefsOracle(oracle_client.OracleClient):
                     raise TimeoutError(
                         f"The chief at {_address()} has not answered {self.tuner_id} for "
                         f"{self.limit_s:.0f} s. Start the chief again, without overwrite=True, "
-                        "and then this worker: the search goes on where it was."
+                        "and then this worker: the search continues where it was."
                     ) from error
             time.sleep(_ASK_S)
 

@@ -2,7 +2,7 @@
 
 A search clears the session before each trial, so that layers have the same names in all of them.
 Keras then also forgets the policy of dtypes, the distribution over devices and what is printed: a
-search asked for in mixed precision would train in float32 without a word.
+search asked for in mixed precision would silently train in float32.
 """
 
 from __future__ import annotations

@@ -67,8 +67,9 @@ PRIVATE = (
 )
 
 
-# A worker's name with this before it asks a chief for no trial, and says that the worker lives.
-SIGN_OF_LIFE = "lives:"
+# Before a worker's name in a request for a trial, this makes it a heartbeat, which gets none. It is
+# here, since `chief_and_workers` needs gRPC.
+HEARTBEAT = "lives:"
 
 
 def check() -> None:

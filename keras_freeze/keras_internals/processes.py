@@ -1,7 +1,7 @@
 """Several processes that train one model together, each of which runs the whole script.
 
-JAX has such, by `jax.distributed.initialize`. What they read to decide anything is the same in all:
-logs, and weights as they are stored. One of them prints, shows and writes files.
+JAX starts them by `jax.distributed.initialize`. What is decided depends on values alone that are
+equal in all of them: logs, and weights as they are stored. The first prints, shows and writes.
 """
 
 from __future__ import annotations

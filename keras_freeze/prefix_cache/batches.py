@@ -14,6 +14,7 @@ import xxhash
 
 from keras_freeze.keras_internals.tensors import is_on_device, wait_for
 from keras_freeze.prefix_cache.device_keys import digests
+from keras_freeze.prefix_cache.replicas import OfDifferentShapes
 
 Kind: TypeAlias = Literal["train", "test"]
 KINDS: tuple[Kind, ...] = ("train", "test")
@@ -33,9 +34,10 @@ class Batch:
         state: What JAX's trainer passes into a step; its first two elements are the values of the
             variables that train and that don't. Empty on other backends.
         drawn: Values that a prefix begins with instead of the inputs: an augmentation of them.
-        promised: TensorFlow's shapes and dtypes of the inputs of all batches, if they are known.
+        promised: TensorFlow's shapes and dtypes of the inputs of all batches, if they are known; of
+            one replica's part, where there are several.
         is_kept_long: Bool, whether its features are for batches of other sizes too.
-        shares: How many of its samples each replica of the model has; empty if there is one.
+        replica_rows: How many of its samples each replica of the model has; empty if there is one.
 
     Raises:
         UnreadableBatchError: by `rows` and `keys`, if the inputs are not arrays with a row for each
@@ -48,7 +50,7 @@ class Batch:
     promised: Any = None
     drawn: tuple[Any, ...] = ()
     is_kept_long: bool = False
-    shares: tuple[int, ...] = ()
+    replica_rows: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -57,6 +59,9 @@ class Batch:
         try:
             return len(first)
         except TypeError as error:
+            if isinstance(first, OfDifferentShapes):
+                text = "the rows of one replica have another shape than those of another"
+                raise UnreadableBatchError(text) from error
             kind = type(first).__name__
             raise UnreadableBatchError(f"the inputs are {kind}, not arrays of samples") from error
 
@@ -68,7 +73,7 @@ class Batch:
 
     @property
     def promised_rows(self) -> int | None:
-        """Int, the number of samples that all batches have; None if it may differ."""
+        """Int, the number of samples that all batches, or replicas, have; None if it may differ."""
         leaves = [leaf for leaf in keras.tree.flatten(self.promised) if leaf is not None]
         rows: int | None = leaves[0].shape[0] if leaves else None
         return rows
@@ -92,7 +97,7 @@ class Batch:
 
         drawn = tuple(map(pick, self.drawn))
         x = keras.tree.map_structure(pick, self.x)
-        return dataclasses.replace(self, x=x, drawn=drawn, shares=())
+        return dataclasses.replace(self, x=x, drawn=drawn, replica_rows=())
 
 
 def placed(values: Any) -> Any:
@@ -118,8 +123,8 @@ def of_any_size(shapes: Any) -> Any:
 def keys_of(x: Any, promised_rows: int | None = None) -> list[bytes]:
     """Return 128 bits for each sample of a batch, a hash of its bytes in all inputs.
 
-    With 10^9 samples, two of them share a key with a probability of about 10^-21. Of what a GPU
-    holds, `digests` are hashed, so that such a sample has another key than the same on the host.
+    With 10^9 samples, two of them share a key with a probability of about 10^-21. On a GPU the key
+    is a hash of `digests`, so that a sample has different keys on a GPU and on the host.
 
     Args:
         x: An array, or a nest of arrays, of the same first dimension.

@@ -78,10 +78,10 @@ class Prefix:
             features: Values of the tensors that it starts from. Defaults to what was drawn.
         """
         given = list(features or batch.drawn)
-        if self._is_traced and batch.shares:
+        if self._is_traced and batch.replica_rows:
             if "replicas" not in self._functions:
                 self._functions["replicas"] = on_replicas(self.model, self._flat)
-            return self._functions["replicas"](batch.shares, batch.x, given)
+            return self._functions["replicas"](batch.replica_rows, batch.x, given)
         if self._is_traced:
             return list(self._traced(batch)(batch.x, given))
         if None not in self._functions:

@@ -176,8 +176,8 @@ class FeatureLookup:
         first, keys = batches[0], [key for batch in batches for key in batch.keys]
         self._use_shelf(plan, first)
         x = keras.tree.map_structure(_joined, *(batch.x for batch in batches))
-        shares = tuple(map(sum, zip(*(batch.shares for batch in batches), strict=True)))
-        whole = dataclasses.replace(first, x=x, shares=shares)
+        replica_rows = tuple(map(sum, zip(*(batch.replica_rows for batch in batches), strict=True)))
+        whole = dataclasses.replace(first, x=x, replica_rows=replica_rows)
         _, arrays = self.computed(plan, whole, keys, None)
         self.keep(first, keys, arrays)
         self._ahead.update(keys)

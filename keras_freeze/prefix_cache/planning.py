@@ -132,7 +132,7 @@ class CutPlan:
 def search(model: keras.Model, options: Options, kind: Kind = "train") -> Frontier | NoCut:
     """Decide where a model is cut in steps of a kind, as it is frozen now, or why not."""
     if options.views is not None and has_replicas(model):
-        detail = "views of a sample are kept for models on one device only"
+        detail = "views of a sample are not kept under a strategy of tf.distribute"
         return NoCut(Reason.UNSUPPORTED_STEP, detail)
     trained = {id(v) for v in model.trainable_variables}
     inference = options.inference or kind == "test"

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 
-class Ragged:
+class OfDifferentShapes:
     """The rows of an input, where those of one replica have another shape than those of another."""
 
 
@@ -38,10 +38,10 @@ def joined(model: keras.Model, x: Any) -> tuple[Any, tuple[int, ...]]:
     """
     import tensorflow as tf
 
-    shares: tuple[int, ...] = ()
+    replica_rows: tuple[int, ...] = ()
 
     def join(leaf: Any) -> Any:
-        nonlocal shares
+        nonlocal replica_rows
         if leaf is None:
             return None
         own = model.distribute_strategy.experimental_local_results(leaf)
@@ -49,25 +49,25 @@ def joined(model: keras.Model, x: Any) -> tuple[Any, tuple[int, ...]]:
             with tf.device("CPU"):
                 rows = tf.concat(own, axis=0)
         except (tf.errors.InvalidArgumentError, TypeError, ValueError):
-            return Ragged()
-        shares = tuple(map(len, own))
+            return OfDifferentShapes()
+        replica_rows = tuple(map(len, own))
         return rows
 
-    return keras.tree.map_structure(join, x), shares
+    return keras.tree.map_structure(join, x), replica_rows
 
 
-def divided(model: keras.Model, x: Any, shares: Sequence[int]) -> Any:
+def divided(model: keras.Model, x: Any, replica_rows: Sequence[int]) -> Any:
     """Return rows, or a nest of such, with each replica's share on its device."""
     import tensorflow as tf
 
     strategy = model.distribute_strategy
-    ends = list(itertools.accumulate(shares))
+    ends = list(itertools.accumulate(replica_rows))
 
     def divide(rows: Any) -> Any:
         def of(context: Any) -> Any:
             n = context.replica_id_in_sync_group
             with tf.device(strategy.extended.worker_devices[n]):
-                return tf.identity(rows[ends[n] - shares[n] : ends[n]])
+                return tf.identity(rows[ends[n] - replica_rows[n] : ends[n]])
 
         return None if rows is None else strategy.experimental_distribute_values_from_function(of)
 
@@ -77,21 +77,26 @@ def divided(model: keras.Model, x: Any, shares: Sequence[int]) -> Any:
 def on_replicas(model: keras.Model, function: Callable[..., Any]) -> Callable[..., list[Any]]:
     """Return a function of rows as one whose rows each replica computes its share of.
 
+    It is compiled by XLA where the model is.
+
     Args:
         model: `keras.Model`.
         function: Returns a list of rows.
 
     Returns:
-        Function of the shares and of the arguments of `function`.
+        Function of how many rows each replica has, and of the arguments of `function`.
     """
     import tensorflow as tf
+
+    if model.jit_compile:
+        function = tf.function(function, jit_compile=True, autograph=False)
 
     @tf.function(reduce_retracing=True, autograph=False)  # in which replicas run side by side
     def run(*args: Any) -> Any:
         return model.distribute_strategy.run(function, args=args)
 
-    def of_rows(shares: Sequence[int], *args: Any) -> list[Any]:
-        results = run(*(divided(model, arg, shares) for arg in args))
+    def of_rows(replica_rows: Sequence[int], *args: Any) -> list[Any]:
+        results = run(*(divided(model, arg, replica_rows) for arg in args))
         return [joined(model, rows)[0] for rows in results]
 
     return of_rows

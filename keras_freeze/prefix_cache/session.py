@@ -181,7 +181,9 @@ class CacheRun:
                 return None
             self._cut_kinds.add(batch.kind)
             features = self._features_or_none_kept(plan, batch, known)
-            return None if features is None else (plan, [placed(each) for each in features])
+            if features is not None and not batch.replica_rows:  # else they are divided
+                features = [placed(each) for each in features]
+            return None if features is None else (plan, list(features))
         except UnreadableBatchError as error:
             self._leave_whole(part, NoCut(Reason.UNREADABLE, str(error)))
             return None

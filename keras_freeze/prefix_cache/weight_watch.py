@@ -62,9 +62,10 @@ class _Held:
     """
 
     def __init__(self, value: Any) -> None:
-        self._is_moved = keras.backend.backend() == "tensorflow" and "CPU" in value.device
+        backend, on_host = keras.backend.backend(), is_on_host(value)
+        self._is_moved = backend == "tensorflow" and on_host
         # On a host, an array of NumPy may share the memory of one of JAX, and be written to.
-        self._is_constant = keras.backend.backend() == "jax" and not is_on_host(value)
+        self._is_constant = backend == "jax" and not on_host
         self._print = None if self._is_moved else fingerprint_of(value)
         self.follow(value)
 

@@ -119,8 +119,10 @@ class Step:
             promised = of_any_size(promised)  # one function for those that are computed together
         for data in itertools.islice(batches, count):
             x, is_long = _inputs(data), self._run.keeps_long
-            x, shares = joined(self._model, x) if is_divided else (x, ())
-            batch = Batch(x, self._kind, promised=promised, is_kept_long=is_long, shares=shares)
+            x, replica_rows = joined(self._model, x) if is_divided else (x, ())
+            batch = Batch(
+                x, self._kind, promised=promised, is_kept_long=is_long, replica_rows=replica_rows
+            )
             yield data, batch
 
     def _steps(self, state: list[Any], taken: list[_Read], spec: Any, wants: bool) -> Any:
@@ -150,7 +152,9 @@ class Step:
 
     def _as_data(self, batch: Batch, features: list[Any]) -> list[Any]:
         """Return features spread over devices as the batch is."""
-        return divided(self._model, features, batch.shares) if batch.shares else features
+        return (
+            divided(self._model, features, batch.replica_rows) if batch.replica_rows else features
+        )
 
     def _make_plain(self, state: list[Any]) -> Any:
         if self.plain is None:
@@ -174,7 +178,7 @@ class Step:
         signature = None
         if spec is not None and not self._model.run_eagerly:
             features = plan.prefix.specs(batch)
-            if batch.shares:
+            if batch.replica_rows:
                 features = [spec_of_all(each, like=spec) for each in features]
             signature = [{"data": spec, "features": features}] * count
         made = self._cut(state, plan, signature)

@@ -36,8 +36,8 @@ def attempt(trial: Any, folder: Path) -> Iterator[TrialRecord]:
         folder: Of the trial, where the record is written.
 
     Raises:
-        keras_tuner.errors.FailedTrialError: in place of errors that another attempt would end
-            with as well: too little memory, or a process that was killed too often.
+        keras_tuner.errors.FailedTrialError: in place of errors that another attempt would repeat:
+            too little memory, or a process that was killed too often.
     """
     before = _before(trial, folder)
     record = TrialRecord(

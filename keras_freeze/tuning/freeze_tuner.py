@@ -20,7 +20,7 @@ import keras_tuner
 
 from keras_freeze.backup import archive
 from keras_freeze.callbacks import FreezeScheduler
-from keras_freeze.checks import ArgumentError, ArgumentTypeError
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, is_number
 from keras_freeze.features import Library, shared
 from keras_freeze.keras_internals.global_settings import settings_kept
 from keras_freeze.keras_internals.keras_tuner import (
@@ -38,12 +38,12 @@ from keras_freeze.tuning.fresh_weights import FreshBuilds, FreshWeights
 from keras_freeze.tuning.kept_models import KeptModels
 from keras_freeze.tuning.recorder import Recorder, trained_part
 from keras_freeze.tuning.search_folder import Search, read_json
-from keras_freeze.tuning.trial_cache import TrialCache
+from keras_freeze.tuning.trial_cache import TrialCache, check_cache
 from keras_freeze.tuning.trial_processes import FEATURES, Needs, TrialProcesses
 from keras_freeze.tuning.trial_record import FAILED, Execution, TrialRecord
 
-# Signs of life of a worker in the time after which it counts as dead.
-SIGNS = 6
+# Heartbeats of a worker in the time after which it counts as dead.
+HEARTBEATS = 6
 
 
 class FreezeTuner(OpenTuner):
@@ -65,10 +65,10 @@ class FreezeTuner(OpenTuner):
             pickled when a trial begins, functions and models by value, with cloudpickle; its
             start takes some seconds. Modules are imported anew, so that what was set in them is
             not, and what `callbacks` and a `run_trial` of yours change stays in that process.
-            Trials share features through a temporary folder, where `cache` does not keep them in
-            one. Defaults to False.
-        worker_timeout_s: Float, seconds without a sign of life after which a chief gives a
-            worker's trial to another. Defaults to 60.
+            Trials share features through a temporary folder, in the cache's `directory` if it has
+            one and up to its `max_bytes`, unless the cache keeps them. Defaults to False.
+        worker_timeout_s: Float, seconds without a heartbeat after which a chief gives a worker's
+            trial to another. Defaults to 60.
         chief_timeout_s: Float, seconds that a worker waits for a chief that does not answer.
             Defaults to 900.
         settings: Mapping of what else must be the same for a search that resumes.
@@ -109,8 +109,21 @@ class FreezeTuner(OpenTuner):
     ) -> None:
         owner = type(self).__name__
         check_builds(owner, "hypermodel", hypermodel)
+        check_cache(owner, cache)
         if not isinstance(isolate, bool):
             raise ArgumentTypeError(owner, "isolate", "be a bool", value=isolate)
+        if isolate and isinstance(cache, PrefixCache) and cache.on_device:
+            raise ArgumentError(
+                owner,
+                "cache",
+                "not keep features on the device with isolate=True, where trials share them in "
+                "files",
+                value=cache,
+            )
+        limits = {"worker_timeout_s": worker_timeout_s, "chief_timeout_s": chief_timeout_s}
+        for name, limit in limits.items():
+            if not is_number(limit) or limit <= 0:
+                raise ArgumentError(owner, name, "be a positive number", value=limit)
         if overwrite and self.is_worker:
             raise ArgumentError(
                 owner,
@@ -217,8 +230,8 @@ class FreezeTuner(OpenTuner):
         if is_chief():
             self._hand_out_trials(fit_kwargs)
         else:
-            isolated = self._isolated(fit_args, fit_kwargs) if self._isolates else self._sharing()
-            with isolated, self._as_a_worker():
+            around = self._isolated(fit_args, fit_kwargs) if self._isolates else self._sharing()
+            with around, self._as_a_worker():
                 super().search(*fit_args, **fit_kwargs)
         found = self.rows()
         if found and not self.is_worker and all(row["status"] == FAILED for row in found):
@@ -238,11 +251,11 @@ class FreezeTuner(OpenTuner):
         """Return what tells a chief inside that this process lives."""
         if not self.is_worker:
             return contextlib.nullcontext()
-        return self.oracle.giving_signs_of_life(self._own_oracle.worker_timeout_s / SIGNS)
+        return self.oracle.with_heartbeats(self._own_oracle.worker_timeout_s / HEARTBEATS)
 
     @contextlib.contextmanager
     def _sharing(self) -> Iterator[None]:
-        """Let the trials inside begin with the same weights and share features."""
+        """Let the trials inside begin with the same weights and settings, and share features."""
         self.library = self._limits.new_library()
         sharing = shared(self.library) if self._cache else contextlib.nullcontext()
         fresh = self._fresh.search(type(self).__name__)
@@ -256,14 +269,18 @@ class FreezeTuner(OpenTuner):
     def _isolated(self, fit_args: tuple[Any, ...], fit_kwargs: Mapping[str, Any]) -> Iterator[None]:
         """Run the trials inside in processes of their own."""
         owner = type(self).__name__
+        around = None if self._limits.keep or not self._cache else self._limits.directory
+        if around is not None:
+            Path(around).mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory(prefix="keras_freeze-") as name,
+            tempfile.TemporaryDirectory(prefix="keras_freeze-", dir=around) as name,
             self._fresh.search(owner),
             without_known_warnings(),
         ):
             folder = Path(name)
 
             def needs() -> Needs:
+                self._fresh.restore()  # layers of the user's that a build has taken
                 return Needs(type(self), self.packed(folder / FEATURES), fit_args, fit_kwargs)
 
             self._processes = TrialProcesses(owner, folder, needs)
@@ -278,7 +295,6 @@ class FreezeTuner(OpenTuner):
         Args:
             features: Path of a folder for features, where the cache does not keep them in one.
         """
-        self._fresh.restore()
         here = ("_fresh", "_hypermodel", "_user_hypermodel", "_own_oracle", "_processes", "library")
         state = {name: value for name, value in vars(self).items() if name not in here}
         limits = copy.copy(self._limits)

@@ -19,7 +19,7 @@ import keras_tuner
 
 from keras_freeze.backup import archive
 from keras_freeze.callbacks import FreezeScheduler
-from keras_freeze.checks import ArgumentError
+from keras_freeze.checks import ArgumentError, ArgumentTypeError
 from keras_freeze.features import shared
 from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
 from keras_freeze.keras_internals.global_settings import GlobalSettings, settings_kept
@@ -33,7 +33,7 @@ from keras_freeze.tuning.fresh_weights import FreshBuilds, FreshWeights
 from keras_freeze.tuning.kept_models import KeptModels
 from keras_freeze.tuning.recorder import Recorder
 from keras_freeze.tuning.search_folder import Search
-from keras_freeze.tuning.trial_cache import TrialCache
+from keras_freeze.tuning.trial_cache import TrialCache, check_cache
 from keras_freeze.tuning.trial_record import COMPLETED, FAILED, PRUNED, RUNNING, TrialRecord
 
 _OWNER = "optuna_objective"
@@ -83,7 +83,8 @@ def optuna_objective(
         `OptunaObjective`.
 
     Raises:
-        TypeError: if `build` is a model instead of what builds one.
+        TypeError: if `build` is a model instead of what builds one, or `cache` or `prune` something
+            else than they are.
         ValueError: if `objective` is not the name of a metric; in a trial, if the study has another
             direction than the metric, or several, or the folder holds another search.
 
@@ -113,6 +114,9 @@ def optuna_objective(
     check_builds(_OWNER, "build", build)
     if not isinstance(objective, str) or not objective:
         raise ArgumentError(_OWNER, "objective", "be the name of a metric", value=objective)
+    check_cache(_OWNER, cache)
+    if not isinstance(prune, bool):
+        raise ArgumentTypeError(_OWNER, "prune", "be a bool", value=prune)
     folder = Path(directory or "."), project_name
     return OptunaObjective(build, fit_args, fit_kwargs, objective, folder, cache, prune)
 

@@ -12,7 +12,7 @@ import keras_tuner
 
 from keras_freeze.backup import archive
 from keras_freeze.keras_internals.keras_tuner import (
-    SIGN_OF_LIFE,
+    HEARTBEAT,
     OpenHyperbandOracle,
     OpenOracle,
     is_chief,
@@ -37,13 +37,13 @@ class _CarefulOracle(OpenOracle):
 
     #: Bool, whether all that a search needs to go on is in the files of its trials.
     can_go_on_without_state = True
-    #: Float, seconds without a sign of life after which a worker's trial goes to another.
+    #: Float, seconds without a heartbeat after which a worker's trial goes to another.
     worker_timeout_s = 60.0
     #: Bool, whether no trial is left, and none runs.
     is_exhausted = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # When workers last gave a sign of life, by their names.
+        # When workers last sent a heartbeat, by their names.
         self._seen: dict[str, float] = {}
         if kwargs.get("seed") == 0:  # which KerasTuner takes for none
             kwargs["seed"] = SEED_FOR_0
@@ -66,7 +66,7 @@ class _CarefulOracle(OpenOracle):
 
         Where none is left and others still run, a worker waits: theirs may become free.
         """
-        name = tuner_id.removeprefix(SIGN_OF_LIFE)
+        name = tuner_id.removeprefix(HEARTBEAT)
         self._seen[name] = time.monotonic()
         if name != tuner_id:
             return self.idle_trial()
@@ -102,7 +102,7 @@ class _CarefulOracle(OpenOracle):
         return now - self._seen.setdefault(name, now) <= self.worker_timeout_s
 
     def _take_from_the_dead(self) -> None:
-        """Queue the trials of workers that have given no sign of life for long."""
+        """Queue the trials of workers that have sent no heartbeat for long."""
         for name in {*self.tuner_ids, *self.ongoing_trials}:
             if self._lives(name):
                 continue
@@ -110,7 +110,7 @@ class _CarefulOracle(OpenOracle):
             trial = self.ongoing_trials.pop(name, None)
             if trial is not None:
                 print(
-                    f"{name} has given no sign of life for {self.worker_timeout_s:.0f} s: trial "
+                    f"{name} has sent no heartbeat for {self.worker_timeout_s:.0f} s: trial "
                     f"{trial.trial_id} goes to another worker."
                 )
                 self.retry_queue.append(trial.trial_id)
@@ -189,7 +189,7 @@ class _CarefulOracle(OpenOracle):
     @property
     def _torn_state(self) -> str:
         if self.can_go_on_without_state:
-            return "Delete it: the search goes on from what its trials have written."
+            return "Delete it: the search continues from what its trials have written."
         return (
             "Restore it from a copy, or pass overwrite=True to start over: without it this kind of "
             "search can't go on. `keras_freeze.tuning.results` still reads its trials."

@@ -16,7 +16,7 @@ FILE = "keras_freeze_search.json"
 #: What to do with a trial whose file can't be read.
 TORN_TRIAL = (
     "Restore it from a copy, or delete the trial's folder: it counts as failed then, and the "
-    "search goes on with all others."
+    "search continues with all others."
 )
 _ANOTHER = "Pass another project_name=, or overwrite=True to delete what it holds."
 

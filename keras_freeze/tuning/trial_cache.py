@@ -10,8 +10,15 @@ import keras
 
 from keras_freeze.base_callback import BaseCallback
 from keras_freeze.callbacks import FreezeScheduler
+from keras_freeze.checks import ArgumentTypeError
 from keras_freeze.keras_internals.callback_list import sibling_callbacks
 from keras_freeze.prefix_cache import CacheDriver, PrefixCache
+
+
+def check_cache(owner: str, cache: Any) -> None:
+    """Raise in the name of `owner` unless this says whether and how trials share features."""
+    if not isinstance(cache, (bool, PrefixCache)):
+        raise ArgumentTypeError(owner, "cache", "be a bool or a PrefixCache", value=cache)
 
 
 class TrialCache(BaseCallback):

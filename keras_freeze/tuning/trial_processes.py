@@ -1,9 +1,9 @@
 """Run each trial of a search in a process of its own, which may crash, leak or be killed.
 
-The process is a new one, never a fork: it runs `trial_program`. What a search needs is written to a
-file once, functions of a notebook or a script by value; a trial goes in by the standard input, and
-its outcome comes back in a file. A process whose standard input ends has lost its search, and ends
-as well.
+The process is a new one, never a fork: it runs `trial_program`. What a search needs, the data too,
+is written to a file before each trial, functions of a notebook or a script by value; the trial goes
+in by the standard input, and its outcome comes back in a file. A process whose standard input ends
+has lost its search, and ends as well.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ from keras_freeze.tuning.trial_record import TrialRecord
 
 PROGRAM = "keras_freeze.tuning.trial_program"
 NEEDS, OUTCOME, FEATURES = "search.pkl", "outcome.pkl", "features"
-# For a process that has written its outcome to end, and for what one that has ended still prints,
-# by others that it has started.
-_EXIT_S, _OUTPUT_S = 60.0, 2.0
+# For a process that has written its outcome to end.
+_EXIT_S = 60.0
+# For what a process that has ended still prints, by others that it has started.
+_OUTPUT_S = 2.0
 _POLL_S = 0.1
 _NUMBERS = ("floatx", "epsilon", "image_data_format", "max_epochs", "max_steps_per_epoch")
 # The arguments of `fit` in their order.
@@ -152,6 +153,7 @@ class TrialProcesses:
             raise
         except Exception as error:
             name, why = _culprit(needs) or ("isolate", error)
+            name = "isolate" if name.startswith("_") else name
             is_argument = name in needs.fit_kwargs or name in _PLACES
             raise ArgumentError(
                 f"{self._owner}.search" if is_argument else self._owner,

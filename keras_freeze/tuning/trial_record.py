@@ -88,7 +88,7 @@ class TrialRecord:
         executions: Those of the last attempt.
         failures: Messages of the attempts that failed.
         killed: Int, earlier attempts that neither failed nor finished.
-        is_running: Bool, whether the current attempt has not either.
+        is_running: Bool, whether the current attempt has neither failed nor finished.
         elapsed_s: Float, seconds of the last attempt as a whole.
         returned_score: Float, what a `run_trial` of the user's own came to; None where it is ours.
     """
@@ -141,7 +141,7 @@ def read(folder: Path) -> TrialRecord | None:
     file = folder / FILE
     if not file.exists():
         return None
-    plain = read_json(file, "Delete it: the search goes on without what it says of that trial.")
+    plain = read_json(file, "Delete it: the search continues without what it says of that trial.")
     executions = []
     for one in plain.pop("executions"):
         parts = [

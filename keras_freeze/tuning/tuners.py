@@ -38,9 +38,12 @@ class RandomSearch(FreezeTuner):
             `tune_new_entries`, `allow_new_entries`, `max_retries_per_trial`, here 1 by default,
             `max_consecutive_failed_trials`, here 10), of `keras_tuner.Tuner` (`directory`,
             `project_name`, `overwrite`, `executions_per_trial` and others), `cache`: bool or
-            `PrefixCache`, whether trials share the outputs of frozen layers, True by default; and
+            `PrefixCache`, whether trials share the outputs of frozen layers, True by default;
             `isolate`: bool, whether each trial runs in a new process, so that a crash or an
-            out-of-memory kill ends the trial and not the search, False by default.
+            out-of-memory kill ends the trial and not the search, False by default; and, with a
+            chief and workers, `worker_timeout_s`: float, seconds without a heartbeat after which a
+            worker's trial goes to another, 60 by default, and `chief_timeout_s`: float, seconds
+            that a worker waits for the chief, 900 by default.
 
     Raises:
         ValueError: if there is no such argument, or the folder holds another search.

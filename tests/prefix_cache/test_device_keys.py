@@ -5,32 +5,15 @@ import keras
 import numpy as np
 import pytest
 from cached import frozen, images
+from hashes import by_definition
 
 import keras_freeze as kf
 from keras_freeze.keras_internals import tensors
-from keras_freeze.prefix_cache import batches
+from keras_freeze.prefix_cache import batches, feature_lookup
 from keras_freeze.prefix_cache.batches import Batch, keys_of
-from keras_freeze.prefix_cache.device_keys import BLOCK, LANES, digests
+from keras_freeze.prefix_cache.device_keys import BLOCK, digests
 
 pytestmark = pytest.mark.backend
-
-
-def by_definition(row):
-    """Compute a hash in whole numbers, of any size."""
-    values = list(row)
-    for level in range(9):
-        rng = np.random.default_rng(level)
-        factors = rng.integers(0, 2**32, (LANES, BLOCK), dtype=np.uint32).tolist()
-        blocks = [values[n : n + BLOCK] for n in range(0, len(values), BLOCK)]
-        sums = [
-            sum(a * b for a, b in zip(block, own, strict=False)) % 2**32
-            for block in blocks
-            for own in factors
-        ]
-        values = list(b"".join(one.to_bytes(4, "little") for one in sums))
-        if len(blocks) == 1:
-            return values
-    raise AssertionError("it does not end")
 
 
 @pytest.fixture
@@ -57,7 +40,7 @@ def test_a_bit_anywhere_makes_another_hash():
         bits[n, n * 79] ^= np.uint32(1) << np.uint32(n % 32)
     found = digests(keras.ops.convert_to_tensor(rows))
     assert len({row.tobytes() for row in found}) == 64
-    # Each of the sums differs, as one bit in 2^25 would not.
+    # Each of the sums differs: one stays the same with a probability of 2^-25 at most.
     assert all((found[n].view(np.uint32) != found[0].view(np.uint32)).all() for n in range(1, 64))
 
 
@@ -78,9 +61,18 @@ def test_rows_without_elements_are_read_on_the_host(as_on_a_device):
 
 
 @pytest.mark.parametrize("on_device", [False, True])
-def test_a_fit_whose_samples_a_device_holds(on_device, batch_norm, as_on_a_device):
+def test_a_fit_whose_samples_a_device_holds(on_device, batch_norm, as_on_a_device, monkeypatch):
+    hashed, waited = [], []
+    monkeypatch.setattr(batches, "digests", lambda x: hashed.append(x) or digests(x))
+    monkeypatch.setattr(batches, "wait_for", waited.append)
+    monkeypatch.setattr(feature_lookup, "wait_for", waited.append)
     cache = kf.PrefixCache(2**20, on_device=on_device, auto=False, verbose=0)
-    cached.compare(frozen(batch_norm, 2), images(), cache=cache, validate=True)
+    statistics = cached.compare(frozen(batch_norm, 2), images(), cache=cache, validate=True)
+    assert statistics.hits > 0
+    # For each batch of which features are kept; and where they stay on the device, for these.
+    batch_count = (statistics.hits + statistics.misses) // 4
+    assert len(hashed) >= batch_count // 2
+    assert len(waited) > len(hashed) if on_device else len(waited) == len(hashed)
 
 
 def test_the_time_of_the_step_before_is_not_that_of_a_lookup(monkeypatch, as_on_a_device):
@@ -93,9 +85,12 @@ def test_the_time_of_the_step_before_is_not_that_of_a_lookup(monkeypatch, as_on_
     assert len(waited) == 1
 
 
-def test_what_is_waited_for_has_any_shape():
+def test_one_element_is_fetched_of_what_is_waited_for(monkeypatch):
+    fetched = []
+    monkeypatch.setattr(keras.ops, "convert_to_numpy", fetched.append)
     for shape in [(), (3,), (2, 4, 1)]:
         tensors.wait_for(keras.ops.ones(shape))
+    assert [tuple(one.shape) for one in fetched] == [(), (1,), (1, 1, 1)]
 
 
 def test_what_the_host_holds_is_on_no_device():

@@ -54,6 +54,17 @@ def test_depths_that_race_share_them(batch_norm):
     assert caches[1].statistics.hits == caches[0].statistics.hits > 0
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of tf.distribute")
+def test_it_is_refused_under_a_strategy(batch_norm):
+    import tensorflow as tf
+
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = frozen(batch_norm, 1)()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=r"on_device=.*spread over devices"):
+        model.fit(*images(), verbose=0, callbacks=[on_device()])
+
+
 def test_it_is_refused_where_batches_are_spread(batch_norm):
     model = frozen(batch_norm, 1)()
     model.compile("sgd", "sparse_categorical_crossentropy")

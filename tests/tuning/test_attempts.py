@@ -16,6 +16,11 @@ from keras_freeze.tuning import trial_record
         MemoryError(),
         MemoryError("OOM when allocating tensor"),
         RuntimeError("DefaultCPUAllocator: not enough memory"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("Unable to allocate 3.00 TiB for an array"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of range"),
+        RuntimeError("ResourceExhaustedError: failed"),
+        RuntimeError("OOM when allocating tensor with shape[3]"),
     ],
 )
 def test_out_of_memory_is_not_tried_again(error, tmp_path):

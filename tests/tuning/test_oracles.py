@@ -4,7 +4,7 @@ import pytest
 from small_searches import Untrained, build_with_depth, project
 
 from keras_freeze import tuning
-from keras_freeze.keras_internals.keras_tuner import SIGN_OF_LIFE
+from keras_freeze.keras_internals.keras_tuner import HEARTBEAT
 from keras_freeze.tuning import oracles
 
 
@@ -104,7 +104,7 @@ class TestWorkers:
         now[0] = 11.0
         again = oracle.create_trial("two")
         assert (again.trial_id, again.status) == (lost.trial_id, "RUNNING")
-        assert "one has given no sign of life for 10 s" in capsys.readouterr().out
+        assert "one has sent no heartbeat for 10 s" in capsys.readouterr().out
         self.end(oracle, again)
         assert oracle.create_trial("two").status == "STOPPED"
         assert oracle.is_over()
@@ -115,7 +115,7 @@ class TestWorkers:
         oracle.create_trial("one")
         self.end(oracle, oracle.create_trial("two"))
         for now[0] in (8.0, 16.0, 24.0):
-            assert oracle.create_trial(SIGN_OF_LIFE + "one").status == "IDLE"
+            assert oracle.create_trial(HEARTBEAT + "one").status == "IDLE"
             assert oracle.create_trial("two").status == "IDLE"
         assert set(oracle.ongoing_trials) == {"one"} and len(oracle.trials) == 2
 

@@ -56,7 +56,7 @@ class TestTornFiles:
     @pytest.mark.parametrize(
         ("name", "advice"),
         [
-            ("oracle.json", "Delete it: the search goes on from what its trials have written"),
+            ("oracle.json", "Delete it: the search continues from what its trials have written"),
             ("trial_0001/trial.json", "or delete the trial's folder: it counts as failed then"),
             ("keras_freeze_search.json", "or pass overwrite=True to delete the search"),
             ("tuner0.json", "Replace what is in it by {}"),

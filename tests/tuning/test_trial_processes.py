@@ -29,7 +29,7 @@ def scores(tuner):
     return [(row["freeze_depth"], row["status"], row["score"]) for row in tuner.rows()]
 
 
-def models_of_processes():
+def running_trial_processes():
     """Return the processes that run trials for this one."""
     found = []
     for child in psutil.Process().children(recursive=True):
@@ -138,7 +138,7 @@ def test_a_trial_that_dies_is_over_and_the_search_goes_on(how, message, tmp_path
     failed, complete = sorted(tuner.rows(), key=lambda row: row["values"]["number"])
     assert failed["status"] == "FAILED" and message in failed["failures"][-1]
     assert complete["status"] == "COMPLETED"
-    assert not models_of_processes()
+    assert not running_trial_processes()
 
 
 @slow
@@ -164,17 +164,21 @@ def test_output_hyperparameters_and_settings_pass(tmp_path, capsys):
             return small_searches.build()
 
         def fit(self, hp, model, *args, **kwargs):
-            print("floatx", keras.config.floatx(), "policy", keras.config.dtype_policy().name, "é")
+            policy = keras.config.dtype_policy().name
+            print("epsilon", keras.config.epsilon(), "policy", policy, "é")
             epochs = hp.Choice("late", [1])
             return model.fit(*args, **{**kwargs, "epochs": epochs})
 
+    before = keras.config.epsilon()
     keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.config.set_epsilon(1e-6)
     try:
         tuner = random_search(Model(), tmp_path, **ISOLATED)
         tuner.search(X, Y, **FIT)
     finally:
         keras.config.set_dtype_policy("float32")
-    assert "floatx float32 policy mixed_bfloat16 é" in capsys.readouterr().out
+        keras.config.set_epsilon(before)
+    assert "epsilon 1e-06 policy mixed_bfloat16 é" in capsys.readouterr().out
     assert tuner.rows()[0]["values"]["late"] == 1
     assert tuner.oracle.get_space().get("late") == 1
 
@@ -213,7 +217,7 @@ def test_an_interrupt_ends_the_process_and_the_search_resumes(tmp_path):
     (tmp_path / "waits").touch()
 
     def interrupt():
-        while not models_of_processes():
+        while not running_trial_processes():
             time.sleep(0.05)
         signal.raise_signal(signal.SIGINT)
 
@@ -224,7 +228,7 @@ def test_an_interrupt_ends_the_process_and_the_search_resumes(tmp_path):
             tuner.search(X, Y, **FIT)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert not models_of_processes()
+    assert not running_trial_processes()
     (tmp_path / "waits").unlink()
     again = random_search(build, tmp_path, max_trials=2, isolate=True)
     again.search(X, Y, **FIT)
@@ -369,9 +373,11 @@ def test_a_trial_may_start_processes_and_none_is_left(tmp_path):
     def build(hp):
         if os.getpid() != home:
             assert not sys.stdin.read()
-            left = subprocess.Popen(["sh", "-c", "while true; do echo tick; sleep 0.05; done"])
-            with mark.open("a") as file:
-                file.write(f"{left.pid}\n")
+            left = [["sh", "-c", "while true; do echo tick; sleep 0.05; done"], ["sleep", "600"]]
+            # One ends as soon as nobody reads what it prints, the other doesn't.
+            for command, out in zip(left, (None, subprocess.DEVNULL), strict=True):
+                with mark.open("a") as file:
+                    file.write(f"{subprocess.Popen(command, stdout=out, stderr=out).pid}\n")
         return small_searches.build()
 
     home = os.getpid()
@@ -381,7 +387,9 @@ def test_a_trial_may_start_processes_and_none_is_left(tmp_path):
     assert [row["status"] for row in tuner.rows()] == ["COMPLETED"]
     pids = [int(line) for line in mark.read_text().splitlines()]
     alive = [pid for pid in pids if psutil.pid_exists(pid)]
-    assert pids and all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in alive)
+    assert len(pids) > 1 and all(
+        psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in alive
+    )
 
 
 @pytest.mark.parametrize("name", ["two", "one"])
@@ -413,6 +421,44 @@ def test_what_another_process_can_not_be_given_is_refused(tmp_path):
         tuner.search(lock, Y, **FIT)
     with pytest.raises(ValueError, match=r"search\(validation_data=.*"):
         tuner.search(X, Y, validation_data=(X, lock))
+
+
+def test_private_attributes_are_not_named(tmp_path):
+    cache = kf.PrefixCache(verbose=0)
+    cache.lock = threading.Lock()
+    tuner = random_search(lambda hp: small_searches.build(), tmp_path, isolate=True, cache=cache)
+    with pytest.raises(ValueError, match=r"RandomSearch\(isolate=.*can't be pickled"):
+        tuner.search(X, Y, **FIT)
+
+
+def test_a_distribution_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.distribution, "distribution", object)
+    tuner = random_search(lambda hp: small_searches.build(), tmp_path, isolate=True)
+    with pytest.raises(ValueError, match=r"isolate=.*Set the distribution in the build function"):
+        tuner.search(X, Y, **FIT)
+
+
+def test_features_that_trials_share_are_where_the_cache_has_its_folder(tmp_path, monkeypatch):
+    seen = []
+
+    def run(self, trial, record):
+        needs = self._needs()
+        seen.append((self._folder, needs.state["_limits"].directory, needs.state["_limits"].keep))
+        raise keras_tuner.errors.FatalValueError("enough is known")
+
+    monkeypatch.setattr(trial_processes.TrialProcesses, "run", run)
+    for name, keep in (("unkept", False), ("kept", True)):
+        own = kf.PrefixCache(2**20, tmp_path / name, keep=keep, verbose=0)
+        (tmp_path / name).mkdir()
+        tuner = random_search(
+            lambda hp: small_searches.build(), tmp_path / f"of-{name}", isolate=True, cache=own
+        )
+        with pytest.raises(keras_tuner.errors.FatalValueError):
+            tuner.search(X, Y, **FIT)
+    (own, features, _), (other, kept, _) = seen
+    assert own.parent == tmp_path / "unkept" and features.parent == own and not own.exists()
+    assert other.parent != tmp_path / "kept" and kept == tmp_path / "kept"
+    assert [keep for *_, keep in seen] == [True, True]
 
 
 def test_without_cloudpickle_it_says_what_to_install(tmp_path, monkeypatch):

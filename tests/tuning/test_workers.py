@@ -107,7 +107,7 @@ def test_the_trial_of_a_worker_that_died_goes_to_another(tmp_path, team):
     assert begun(tmp_path).count(("worker_0", str(lost))) == 1
     assert Counter(depth for _, depth in begun(tmp_path))[str(lost)] == 2
     assert len(begun(tmp_path)) == 4
-    assert "worker_1 has given no sign of life for 3 s" in (tmp_path / "chief.log").read_text()
+    assert "worker_1 has sent no heartbeat for 3 s" in (tmp_path / "chief.log").read_text()
 
 
 @pytest.mark.slow
