@@ -77,7 +77,7 @@ def divided(model: keras.Model, x: Any, replica_rows: Sequence[int]) -> Any:
 def on_replicas(model: keras.Model, function: Callable[..., Any]) -> Callable[..., list[Any]]:
     """Return a function of rows as one whose rows each replica computes its share of.
 
-    It is compiled by XLA where the model is.
+    It is not compiled by XLA, which fails at variables that are on another replica's device.
 
     Args:
         model: `keras.Model`.
@@ -87,9 +87,6 @@ def on_replicas(model: keras.Model, function: Callable[..., Any]) -> Callable[..
         Function of how many rows each replica has, and of the arguments of `function`.
     """
     import tensorflow as tf
-
-    if model.jit_compile:
-        function = tf.function(function, jit_compile=True, autograph=False)
 
     @tf.function(reduce_retracing=True, autograph=False)  # in which replicas run side by side
     def run(*args: Any) -> Any:
