@@ -56,3 +56,7 @@ __all__ = [
     "unfreeze",
     "unfreeze_only",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

@@ -379,6 +379,9 @@ class FreezeScheduler(BaseCallback):
             return
         fit.cache.begin_epoch(epoch)
         lines = self._begin(fit, epoch) if fit.run is None else fit.run.begin_epoch(epoch)
+        if fit.is_resumed:
+            fit.is_resumed = False
+            lines = lines or [fit.present_run.what_trains()]
         self._say(lines)
         run = fit.present_run
         fit.cache.expect(run.next_transition)
@@ -491,7 +494,7 @@ class FreezeScheduler(BaseCallback):
         fit = self._fit
         if fit is None or state["plan"] is None:
             return
-        fit.run = run_state.of_plain(fit.plan, state)
+        fit.run, fit.is_resumed = run_state.of_plain(fit.plan, state), True
         fit.take_notes(state)
         # For a training that was complete, in which no epoch will record it.
         resume_point.record(fit.run, state["epoch"])

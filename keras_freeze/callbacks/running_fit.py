@@ -49,6 +49,7 @@ class RunningFit:
         view: `LiveView` in which its lines stand, None where they are printed.
         run: Where it is in its schedule; None before its first epoch.
         notes: What its report needs to know; None before its first epoch.
+        is_resumed: Bool, whether it has been restored from a backup and not begun an epoch since.
     """
 
     plan: FitPlan
@@ -57,6 +58,7 @@ class RunningFit:
     view: LiveView | None
     run: ScheduleRun | None = None
     notes: TrainingNotes | None = None
+    is_resumed: bool = False
 
     def begin(self, start: StartingPoint) -> list[str]:
         """Begin with the first epoch; return lines on what changed."""

@@ -312,17 +312,28 @@ class ScheduleRun:
             if self.multipliers[group.name] < 1.0 or _is_coarse(group)
         }
         flags_after = [variable.trainable for variable in model.weights]
-        change = Change(
-            groups=self._labels(plan.picture.group_names),
-            before=None if frozen_before is None else self._labels(frozen_before),
-            after=self._labels(self.frozen),
-            changed_variables=sum(a != b for a, b in zip(flags_before, flags_after, strict=True)),
-            parts=_trained_parts(plan.picture),
-        )
         self._read_dials()
-        rates = dict(zip(change.groups, self.multipliers.values(), strict=True))
-        sentence = transition_message.sentence(change, self.counts, rates, learning_rate_of(model))
-        return [f"{self.now}: {sentence}"]
+        changed = sum(a != b for a, b in zip(flags_before, flags_after, strict=True))
+        return [self.what_trains(frozen_before, changed)]
+
+    def what_trains(self, before: Sequence[str] | None = None, changed_variables: int = 0) -> str:
+        """Return the line that says what trains and what is frozen, or what of that has changed.
+
+        Args:
+            before: The groups that were frozen. Defaults to None, to say all.
+            changed_variables: Int, variables of which the flag has changed since. Defaults to 0.
+        """
+        picture = self.plan.picture
+        change = Change(
+            groups=self._labels(picture.group_names),
+            before=None if before is None else self._labels(before),
+            after=self._labels(self.frozen),
+            changed_variables=changed_variables,
+            parts=_trained_parts(picture),
+        )
+        rates, rate = self.multipliers.values(), learning_rate_of(self.model)
+        by_label = dict(zip(change.groups, rates, strict=True))
+        return f"{self.now}: {transition_message.sentence(change, self.counts, by_label, rate)}"
 
     def _read_dials(self) -> None:
         """Correct the multipliers by what earlier epochs of the same variables have set."""

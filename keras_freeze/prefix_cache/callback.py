@@ -200,6 +200,7 @@ class PrefixCache(BaseCallback):
                 "on_device",
                 "be False where the model is spread over devices",
                 value=self.on_device,
+                advice="Leave it out: features stay on the host, once for all devices.",
             )
         max_bytes = 0 if self.keep else self.max_bytes
         options = Options(

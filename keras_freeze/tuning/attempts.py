@@ -56,13 +56,18 @@ def attempt(trial: Any, folder: Path) -> Iterator[TrialRecord]:
             )
         yield record
     except Exception as error:
-        record.failures.append("".join(traceback.format_exception_only(error)).strip())
+        record.failures.append(in_a_line(error))
         if _is_out_of_memory(error):
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
         raise
     finally:  # also after an interrupt, which the trial did not cause
         record.is_running = False
         record.save(folder)
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return the name and the message of an error."""
+    return "".join(traceback.format_exception_only(error)).strip()
 
 
 def _before(trial: Any, folder: Path) -> TrialRecord:

@@ -72,7 +72,8 @@ class FreshWeights:
                 f"{owner}: models of this search share layers whose weights have changed since a "
                 f"search first built with them ({first_few([v.path for v, _ in present])}). Trials "
                 "begin with the first weights, and the present ones are put back when the search "
-                "ends. To search from the present ones, build with a copy of these layers "
+                "ends. What has trained since, or was loaded by `get_best_models` or `load_model`, "
+                "changes them. To search from the present ones, build with a copy of these layers "
                 "(`keras.models.clone_model`, then `set_weights`).",
                 stacklevel=4,
             )

@@ -9,7 +9,6 @@ import math
 import os
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import keras_tuner
 
 from keras_freeze.backup import archive
 from keras_freeze.callbacks import FreezeScheduler
-from keras_freeze.checks import ArgumentError, ArgumentTypeError
+from keras_freeze.checks import ArgumentError, ArgumentTypeError, counted
 from keras_freeze.features import shared
 from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
 from keras_freeze.keras_internals.global_settings import GlobalSettings, settings_kept
@@ -27,7 +26,7 @@ from keras_freeze.keras_internals.keras_tuner import without_known_warnings
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import direction_by_name
 from keras_freeze.tuning import kept_models, memory, results, search_folder
-from keras_freeze.tuning.attempts import score
+from keras_freeze.tuning.attempts import in_a_line, score
 from keras_freeze.tuning.freeze_tuner import check_builds
 from keras_freeze.tuning.fresh_weights import FreshBuilds, FreshWeights
 from keras_freeze.tuning.kept_models import KeptModels
@@ -249,6 +248,8 @@ class OptunaObjective:
             fresh, released = self._fresh.search(_OWNER), memory.release_traced_steps()
             with fresh, without_known_warnings(), sharing, released, settings_kept() as settings:
                 model, hp = self._build(trial, settings)
+                record.values = dict(trial.params)
+                _write_status(folder, record, RUNNING)
                 returned = self._fit(trial, hp, model, Recorder(record, folder, kept, objective))
             kept.save(folder)
             self._score(record, returned, objective)
@@ -259,7 +260,8 @@ class OptunaObjective:
         except Exception as error:
             if _is_pruned(error):
                 status = PRUNED
-            record.failures.append("".join(traceback.format_exception_only(error)).strip())
+            else:
+                record.failures.append(in_a_line(error))
             raise
         finally:
             record.elapsed_s, record.is_running = time.perf_counter() - begun, False
@@ -455,7 +457,7 @@ class Pruning(keras.callbacks.Callback):
         if self._has_ended() and self._epochs and self._trial.should_prune():
             from optuna import TrialPruned
 
-            raise TrialPruned(f"pruned after {self._epochs} epochs")
+            raise TrialPruned(f"pruned after {counted(self._epochs, 'epoch')}")
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Report an epoch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import importlib.util
 import os
 from pathlib import Path
@@ -55,7 +56,7 @@ def best_first(found: list[dict[str, Any]], direction: str) -> list[dict[str, An
 def summary(
     project: str | os.PathLike[str], objective: str, direction: str, num_trials: int
 ) -> str:
-    """Return the best trials as a table, and how many failed."""
+    """Return the best trials as a table, what became of the others, and why some failed."""
     found = rows(project)
     best = best_first(found, direction)[:num_trials]
     names = [
@@ -71,8 +72,10 @@ def summary(
         epochs = [str(row["epochs"])] if has_epochs else []
         values = [_short(row["values"].get(name, "")) for name in names]
         cells.append((*_cells(row), *epochs, *values))
+    statuses = collections.Counter(row["status"].lower() for row in found)
+    others = ", ".join(f"{n} {status}" for status, n in statuses.items() if status != "completed")
     table = Table(
-        f"{objective}, the best {len(best)} of {len(found)} trials",
+        f"{objective}, the best {len(best)} of {len(found)} trials" + f" ({others})" * bool(others),
         tuple(Column(name, align="right") for name in (*columns, *names)),
         tuple(cells),
     )

@@ -277,7 +277,7 @@ def _why_it_ended(trial_id: str, status: int) -> str:
             "what it printed says why."
         )
     name = signal.Signals(-status).name
-    why = ": the system does so where memory runs out" if name == "SIGKILL" else ""
+    why = ", as systems do where memory runs out" if name == "SIGKILL" else ""
     return f"The process of trial {trial_id} was ended by {name}{why}."
 
 

@@ -20,6 +20,7 @@ import keras
 import keras_tuner
 
 from keras_freeze.backup import archive
+from keras_freeze.tuning.attempts import in_a_line
 from keras_freeze.tuning.trial_processes import NEEDS, OUTCOME, Needs, Outcome
 
 
@@ -61,7 +62,7 @@ def _run(folder: Path, trial: Any, record: Any, seed: int) -> Outcome:
         metrics, step = tuner.run_packed(trial, record, *needs.fit_args, **needs.fit_kwargs)
     except BaseException as error:
         # `sys.exit`, for one, here ends a trial.
-        failed = error if isinstance(error, Exception) else RuntimeError(_in_a_line(error))
+        failed = error if isinstance(error, Exception) else RuntimeError(in_a_line(error))
         return Outcome(
             hyperparameters=trial.hyperparameters, error=failed, trace=traceback.format_exc()
         )
@@ -92,13 +93,9 @@ def _pickled(outcome: Outcome) -> bytes:
         data: bytes = cloudpickle.dumps(outcome)
         pickle.loads(data)
     except Exception:
-        error = RuntimeError(_in_a_line(outcome.error))
+        error = RuntimeError("" if outcome.error is None else in_a_line(outcome.error))
         return pickle.dumps(dataclasses.replace(outcome, error=error))
     return data
-
-
-def _in_a_line(error: BaseException | None) -> str:
-    return "".join(traceback.format_exception_only(error)).strip()
 
 
 if __name__ == "__main__":

@@ -390,6 +390,23 @@ def flipped(data, place):
     return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [lambda: kf.FreezeScheduler({0: 2, 3: 1}), lambda: kf.AutoFreeze(intervals=2)],
+)
+def test_what_trains_is_said_where_a_training_resumes(schedule, plain, data_for, tmp_path, capsys):
+    backup = tmp_path / "backup"
+    with pytest.raises(KeyboardInterrupt):
+        train(plain, data_for, [kf.BackupAndRestore(backup), schedule(), Crash(2)])
+    capsys.readouterr()
+    train(plain, data_for, [kf.BackupAndRestore(backup), schedule()])
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Epoch ")]
+    assert re.match(
+        r"Epoch [2-9]/\d+: .* trains? at .*; [\d,]+ of [\d,]+ parameters train", said[0]
+    )
+    assert not any("train at" in line for line in said[1:])
+
+
 def test_a_damaged_backup_falls_back_to_the_one_before(plain, data_for, tmp_path, capsys):
     def schedule():
         return [kf.GradualUnfreeze(verbose=0)]

@@ -22,7 +22,9 @@ pytestmark = [
 
 
 def script():
-    (found,) = re.findall(r"```python\n(# train\.py\n.*?)```", GUIDE.read_text(), re.DOTALL)
+    (found,) = re.findall(
+        r"## torch.*?```python\n(# train\.py\n.*?)```", GUIDE.read_text(), re.DOTALL
+    )
     return found
 
 

@@ -17,6 +17,7 @@ import keras_freeze as kf
 from keras_freeze import plots, tuning
 from keras_freeze.prefix_cache.compiled_prefix import Prefix
 from keras_freeze.schedules import Auto
+from keras_freeze.tuning import results
 from keras_freeze.tuning.optuna_trials import OptunaParameters
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -273,13 +274,16 @@ class TestPruning:
         study.optimize(objective_for(tmp_path, callbacks=[callback], epochs=9), n_trials=1)
         assert pruner.asked == []
 
-    def test_a_pruned_trial_is_no_failure(self, tmp_path):
+    def test_a_pruned_trial_is_no_failure(self, tmp_path, capsys):
         objective, study = objective_for(tmp_path), self.study(Never(answer=True))
         study.optimize(objective, n_trials=2)
         assert [trial.state.name for trial in study.trials] == ["PRUNED", "PRUNED"]
         rows = objective.rows()
         assert [row["status"] for row in rows] == ["PRUNED", "PRUNED"]
         assert [row["epochs"] for row in rows] == [1, 1]
+        assert [row["failures"] for row in rows] == [[], []]
+        objective.results_summary()
+        assert "the best 0 of 2 trials (2 pruned)" in capsys.readouterr().out
 
     def test_without_pruning_nothing_is_asked(self, tmp_path):
         pruner = Never(answer=True)
@@ -395,6 +399,8 @@ def test_what_a_killed_worker_left_is_tried_again_by_another(tmp_path):
         return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 
     assert work(dies=True).returncode == -signal.SIGKILL
+    (row,) = results.rows(tmp_path / "shared")
+    assert (row["status"], row["values"]) == ("RUNNING", {"freeze_depth": row["freeze_depth"]})
     time.sleep(3)
     done = work(dies=False)
     assert done.returncode == 0, done.stderr

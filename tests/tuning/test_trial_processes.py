@@ -123,7 +123,10 @@ def fail():
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), "ended by SIGKILL: the system does so"),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGKILL),
+            "ended by SIGKILL, as systems do where memory runs out",
+        ),
         (lambda: os.kill(os.getpid(), signal.SIGSEGV), "ended by SIGSEGV"),
         (lambda: os._exit(3), "ended with status 3"),
         (lambda: sys.exit(3), "SystemExit: 3"),
