@@ -146,6 +146,8 @@ def test_all_is_complete():
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
     assert public <= set(keras_freeze.__all__)
+    for module in (keras_freeze, keras_freeze.tuning):
+        assert {name for name in dir(module) if not name.startswith("_")} == set(module.__all__)
     assert len(keras_freeze.__all__) > 0
 
 

@@ -9,7 +9,7 @@ from hashes import by_definition
 
 import keras_freeze as kf
 from keras_freeze.keras_internals import tensors
-from keras_freeze.prefix_cache import batches, feature_lookup
+from keras_freeze.prefix_cache import batches, feature_lookup, wrapped_steps
 from keras_freeze.prefix_cache.batches import Batch, keys_of
 from keras_freeze.prefix_cache.device_keys import BLOCK, digests
 
@@ -67,6 +67,10 @@ def test_a_fit_whose_samples_a_device_holds(on_device, batch_norm, as_on_a_devic
     monkeypatch.setattr(batches, "wait_for", waited.append)
     monkeypatch.setattr(feature_lookup, "wait_for", waited.append)
     cache = kf.PrefixCache(2**20, on_device=on_device, auto=False, verbose=0)
+    # JAX on a processor gives a step arrays of NumPy.
+    monkeypatch.setattr(
+        wrapped_steps, "Batch", lambda x, *args, **of: Batch(keras.ops.array(x), *args, **of)
+    )
     statistics = cached.compare(frozen(batch_norm, 2), images(), cache=cache, validate=True)
     assert statistics.hits > 0
     # For each batch of which features are kept; and where they stay on the device, for these.

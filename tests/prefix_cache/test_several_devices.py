@@ -10,7 +10,7 @@ from keras import layers
 import keras_freeze as kf
 from keras_freeze.cuts import Reason
 from keras_freeze.keras_internals import processes
-from keras_freeze.prefix_cache import replicas
+from keras_freeze.prefix_cache import replicas, session
 from keras_freeze.prefix_cache.planning import reason_against_step
 from keras_freeze.prefix_cache.session import CacheRun
 
@@ -128,6 +128,12 @@ class TestMirrored:
         with mirrored.scope():
             cached.assert_same(fit(kf.PrefixCache(auto=False)), fit(), exact=False)
         assert "not used: the rows of one replica have another shape" in capsys.readouterr().out
+
+    def test_features_go_to_their_replica_at_once(self, mirrored, batch_norm, monkeypatch):
+        placed = []
+        monkeypatch.setattr(session, "placed", placed.append)
+        self.compare(mirrored, frozen(batch_norm, 1), images())
+        assert not placed
 
     def test_views_are_left_alone(self, mirrored, capsys):
         with mirrored.scope():

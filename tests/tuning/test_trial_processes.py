@@ -464,6 +464,35 @@ def test_features_that_trials_share_are_where_the_cache_has_its_folder(tmp_path,
     assert [keep for *_, keep in seen] == [True, True]
 
 
+def test_a_trial_gets_the_first_weights_of_layers_that_builds_share(tmp_path, monkeypatch):
+    low = keras.layers.Dense(3, name="low")
+    low.build((None, 4))
+    first, seen = low.get_weights(), []
+
+    def run(self, trial, record):
+        self._needs()
+        seen.extend(low.get_weights())
+        raise keras_tuner.errors.FatalValueError("enough is known")
+
+    def build(hp):
+        model = keras.Sequential([keras.Input((4,)), low, keras.layers.Dense(1, name="head")])
+        model.compile("sgd", "mse")
+        return model
+
+    monkeypatch.setattr(trial_processes.TrialProcesses, "run", run)
+    tuner = random_search(build, tmp_path, isolate=True)
+    tuner.hypermodel.build(keras_tuner.HyperParameters())
+    monkeypatch.setattr(
+        trial_processes.TrialProcesses,
+        "_write",
+        lambda self, **_: low.set_weights([2.0 + weight for weight in first]),
+    )
+    with pytest.raises(keras_tuner.errors.FatalValueError):
+        tuner.search(X, Y, **FIT)
+    for now, before in zip(seen, first, strict=True):
+        np.testing.assert_array_equal(now, before)
+
+
 def test_without_cloudpickle_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     tuner = random_search(lambda hp: small_searches.build(), tmp_path, isolate=True)
