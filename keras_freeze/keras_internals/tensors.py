@@ -72,7 +72,7 @@ def is_on_host(value: Any) -> bool:
         return value.device.type == "cpu"
     if backend == "jax":
         return all(device.platform == "cpu" for device in value.devices())
-    return "CPU" in value.device
+    return "CPU" in value.device.upper()  # an array of NumPy says "cpu"
 
 
 def is_on_device(value: Any) -> bool:
