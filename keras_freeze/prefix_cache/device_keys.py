@@ -58,7 +58,8 @@ def _sums(x: Any) -> Any:
         padded = ops.pad(parts, ((0, 0), (0, blocks * BLOCK - parts.shape[1])))
         numbers = ops.cast(ops.reshape(padded, (rows, blocks, BLOCK)), "int32")
         factors = [ops.convert_to_tensor(own) for own in _factors(level)]
-        x = ops.stack([ops.sum(numbers * own, axis=-1) for own in factors], axis=-1)
+        sums = [ops.sum(numbers * own, axis=-1) for own in factors]
+        x = ops.cast(ops.stack(sums, axis=-1), "int32")  # with 64 bits, JAX adds up in these
         if blocks == 1:
             return ops.reshape(x, (rows, LANES))
         level += 1

@@ -152,9 +152,10 @@ class Step:
 
     def _as_data(self, batch: Batch, features: list[Any]) -> list[Any]:
         """Return features spread over devices as the batch is."""
-        return (
-            divided(self._model, features, batch.replica_rows) if batch.replica_rows else features
-        )
+        if not batch.replica_rows:
+            return features
+        spread: list[Any] = divided(self._model, features, batch.replica_rows)
+        return spread
 
     def _make_plain(self, state: list[Any]) -> Any:
         if self.plain is None:

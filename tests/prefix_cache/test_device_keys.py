@@ -32,6 +32,16 @@ def test_a_hash_is_what_is_defined(dtype, width):
     assert digests(x).tolist() == [by_definition(row.tolist()) for row in rows]
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
+def test_a_hash_is_the_same_with_64_bits():
+    import jax
+
+    x = keras.ops.convert_to_tensor(np.random.default_rng(0).normal(size=(3, 5000)), "float32")
+    before = digests(x)
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(digests(x), before)
+
+
 def test_a_bit_anywhere_makes_another_hash():
     row = np.random.default_rng(0).normal(size=5000).astype("float32")
     rows = np.stack([row] * 64)
