@@ -11,11 +11,13 @@ import importlib
 import json
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_freeze.advice import check as find, suggest as advise
 from keras_freeze.callbacks import FreezeScheduler, GradualUnfreeze
@@ -65,14 +67,23 @@ def report(model: keras.Model, options: argparse.Namespace) -> ShownAsTable:
 
 
 def check(model: keras.Model, options: argparse.Namespace) -> Findings:
-    """Return what will probably spoil a training, as far as the model alone shows it."""
-    return find(model, backbone=options.backbone)
+    """Return what will probably spoil a training, as far as what is given shows it."""
+    x, y = _data(options.data)
+    if options.schedule is None:
+        return find(model, x, y, batch_size=options.batch_size, backbone=options.backbone)
+    callback = _callback(options.schedule, options.backbone)
+    return find(model, x, y, batch_size=options.batch_size, schedule=callback)
 
 
 def suggest(model: keras.Model, options: argparse.Namespace) -> ShownAsTable:
-    """Return how deep to freeze by rule, since there are no data here to measure."""
+    """Return how deep to freeze: by what the data show, or by rule."""
+    if options.data is None and (options.samples is None or options.similarity is None):
+        raise ValueError("suggest needs --data, or --samples and --similarity")
+    x, y = _data(options.data)
     return advise(
         model,
+        x,
+        y,
         n_samples=options.samples,
         n_classes=options.classes,
         similarity=options.similarity,
@@ -126,14 +137,29 @@ def depths(model: keras.Model, options: argparse.Namespace) -> _Depths:
 
 def preview(model: keras.Model, options: argparse.Namespace) -> ShownAsTable:
     """Return what a schedule would do with a model."""
-    given: str = options.schedule
-    callback: FreezeScheduler
-    if Path(given).suffix in (".yaml", ".yml"):
-        callback = FreezeScheduler(given, backbone=options.backbone)
-    else:
-        schedule: Any = int(given) if given.isdigit() else given
-        callback = GradualUnfreeze(schedule, backbone=options.backbone)
+    callback = _callback(options.schedule, options.backbone)
     return callback.preview(model, options.epochs, batch_size=options.batch_size)
+
+
+def _callback(schedule: str, backbone: str | None) -> FreezeScheduler:
+    if Path(schedule).suffix in (".yaml", ".yml"):
+        return FreezeScheduler(schedule, backbone=backbone)
+    given: Any = int(schedule) if schedule.isdigit() else schedule
+    return GradualUnfreeze(given, backbone=backbone)
+
+
+def _data(path: Path | None) -> tuple[Any, Any]:
+    """Return inputs and targets of an archive of NumPy's."""
+    if path is None:
+        return None, None
+    if path.suffix != ".npz":
+        raise ValueError(f"--data needs a file of np.savez (.npz), not {path}")
+    with path.open("rb") as file, np.load(file) as archive:  # np.load leaves a torn one open
+        arrays = dict(archive)
+    targets = arrays.pop("y", None)
+    if not arrays:
+        raise ValueError(f"{path} needs the inputs: np.savez({path.name!r}, x=x, y=y)")
+    return arrays["x"] if [*arrays] == ["x"] else arrays, targets
 
 
 Command = Callable[[keras.Model, argparse.Namespace], Any]
@@ -165,6 +191,14 @@ def add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument(
             "--batch-size", type=int, help="samples in a batch: show the memory of a step too"
         )
+    if name in ("check", "suggest"):
+        command.add_argument(
+            "--data",
+            type=Path,
+            metavar="FILE",
+            help="the data, as np.savez wrote them (.npz): targets as y, inputs as x, or each by "
+            "the name of its input",
+        )
     if name == "report":
         command.add_argument(
             "--by", choices=("group", "layer"), default="group", help="default: %(default)s"
@@ -174,20 +208,26 @@ def add_options(command: argparse.ArgumentParser, name: str) -> None:
         "--backbone", metavar="NAME", help="what is pretrained, by name (default: found)"
     )
     if name == "suggest":
-        command.add_argument("--samples", type=int, required=True, help="for training")
-        command.add_argument("--classes", type=int, help="default: not a classification")
+        command.add_argument("--samples", type=int, help="for training (default: of the data)")
+        command.add_argument(
+            "--classes", type=int, help="default: of the data, or not a classification"
+        )
         command.add_argument(
             "--similarity",
             choices=("near", "far"),
-            required=True,
-            help="how like what the model was pretrained on the data are",
+            help="how like what the model was pretrained on the data are (default: measured)",
         )
-    if name == "preview":
+    if name == "check":
+        command.add_argument("--batch-size", type=int, help="of the training")
+    if name in ("check", "preview"):
+        default = "even" if name == "preview" else None
         command.add_argument(
             "--schedule",
-            default="even",
-            help='"even", how many epochs for each group, or a YAML file (default: %(default)s)',
+            default=default,
+            help='"even", how many epochs for each group, or a YAML file (default: '
+            f"{default or 'none, the flags as they are'})",
         )
+    if name == "preview":
         command.add_argument("--epochs", type=int, default=10, help="default: %(default)s")
 
 
@@ -205,7 +245,7 @@ def run(options: argparse.Namespace) -> None:
             warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
             model = keras.saving.load_model(options.file)
         found = command(model, options)
-    except (ImportError, OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
         # Keras lists the whole configuration of a class that it doesn't know.
         text, _, rest = str(error).strip().partition("\n")
         advice = " If the model has classes of your own, pass --import." if rest else ""

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 import keras_freeze as kf
@@ -83,6 +84,52 @@ def test_check(saved, capsys):
     assert "Not checked:" in shown
 
 
+@pytest.fixture
+def data(tmp_path):
+    """Return the path of an archive with three classes, which the inputs tell apart."""
+    y = np.arange(90) % 3
+    x = np.random.default_rng(0).normal(size=(90, 4)) + 4 * np.eye(4)[y]
+    path = tmp_path / "data.npz"
+    np.savez(path, x=x, y=y + 1)
+    return str(path)
+
+
+def test_check_with_data_and_a_schedule(saved, data, capsys, tmp_path):
+    path, model = saved
+    arrays = np.load(data)
+    main(["check", path, "--data", data, "--json"])
+    shown = capsys.readouterr().out
+    expected = kf.check(model, arrays["x"], arrays["y"])
+    assert json.loads(shown) == json.loads(json.dumps(expected.to_dict()))
+    assert "labels" in expected.names  # 3 is no class of three
+    given = ["--schedule", "1", "--batch-size", "4", "--backbone", "low"]
+    main(["check", path, "--data", data, *given, "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    callback = kf.GradualUnfreeze(1, backbone="low")
+    expected = kf.check(model, arrays["x"], arrays["y"], schedule=callback, batch_size=4)
+    assert shown == json.loads(json.dumps(expected.to_dict()))
+
+
+def test_suggest_measures_data(saved, data, capsys):
+    path, model = saved
+    main(["suggest", path, "--data", data, "--backbone", "low", "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    arrays = np.load(data)
+    expected = kf.suggest(model, arrays["x"], arrays["y"], backbone="low")
+    assert shown == json.loads(json.dumps(expected.to_dict()))
+    assert len(shown["probes"]) == 1
+
+
+def test_inputs_by_name(tmp_path, capsys):
+    inputs = [keras.Input((2,), name=name) for name in ("left", "right")]
+    outputs = keras.layers.Dense(1)(keras.layers.add(inputs))
+    keras.Model(inputs, outputs).save(tmp_path / "two.keras")
+    bad, good = np.full((6, 2), np.nan), np.ones((6, 2))
+    np.savez(tmp_path / "data.npz", left=good, right=bad)
+    main(["check", str(tmp_path / "two.keras"), "--data", str(tmp_path / "data.npz")])
+    assert "NaN" in capsys.readouterr().out
+
+
 def test_suggest(saved, capsys):
     path, model = saved
     given = ["--samples", "90", "--classes", "3", "--similarity", "near"]
@@ -127,12 +174,20 @@ def test_help_lists_all_commands(capsys):
         (["preview", "{path}", "--epochs", "0"], "epochs"),
         (["report", "{path}", "--batch-size", "0"], "batch_size"),
         (["report", "{path}", "--import", "no_such_module"], "No module named 'no_such_module'"),
+        (["suggest", "{path}"], "--data"),
+        (["suggest", "{path}", "--samples", "9"], "--similarity"),
+        (["check", "{path}", "--data", "x.csv"], "np.savez"),
+        (["check", "{path}", "--data", "gone.npz"], "gone.npz"),
+        (["check", "{path}", "--data", "{torn}"], "zip"),
+        (["check", "{path}", "--data", "{empty}"], "x=x"),
     ],
-    ids=["no file", "no backbone", "no schedule", "no epochs", "no batch", "no module"],
 )
-def test_errors_are_a_line(arguments, text, saved):
+def test_errors_are_a_line(arguments, text, saved, tmp_path):
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04 and no more")
+    np.savez(tmp_path / "empty.npz", y=np.zeros(3))
+    files = {"torn": tmp_path / "torn.npz", "empty": tmp_path / "empty.npz"}
     with pytest.raises(SystemExit) as raised:
-        main([argument.format(path=saved[0]) for argument in arguments])
+        main([argument.format(path=saved[0], **files) for argument in arguments])
     assert text in raised.value.code
     assert "\n" not in raised.value.code
 

@@ -12,12 +12,12 @@ import numpy as np
 from keras_freeze.advice.probes import Score, Targets, probe, targets_of
 from keras_freeze.advice.suggestion import Advice, ProbedGroup, Similarity, Suggestion
 from keras_freeze.checks import ArgumentError, check_count, first_few
-from keras_freeze.findings import is_of_numbers
+from keras_freeze.findings import is_of_numbers, of_task
 from keras_freeze.groups import Backbone, Groups, names_of, picture_of
 from keras_freeze.measures import group_features
 from keras_freeze.model_picture import ModelPicture, check_model
 from keras_freeze.ranking import rank_in
-from keras_freeze.reading import few_batches, is_whole
+from keras_freeze.reading import as_labels, few_batches, is_whole
 
 _OWNER = "suggest"
 #: Fewer samples a class are little data.
@@ -114,8 +114,11 @@ def suggest(
     probes: tuple[ProbedGroup, ...] = ()
     ranked: Sequence[str] = ()
     guess = 0.0
+    unfit: tuple[Advice, ...] = ()
     if x is not None:
-        inputs, targets, count = _read(model, x, y, batch_size)
+        inputs, labels, count = _read(model, x, y, batch_size)
+        targets = _targets(model, labels)
+        unfit = _about_labels(model, labels if is_whole(x) else as_labels(y))
         n_samples = n_samples or count
         n_classes = n_classes or (targets.count if targets is not None else None)
         if similarity is None:
@@ -128,7 +131,7 @@ def suggest(
                 )
             known = _known(targets, y)
             probes = _probed(picture, inputs, known, batch_size)
-            ranked = _ranked(picture, x, y, batch_size)
+            ranked = () if unfit else _ranked(picture, x, y, batch_size)
             guess = known.guess
     if n_samples is None or (similarity is None and not probes):
         raise ArgumentError(
@@ -142,6 +145,7 @@ def suggest(
     found: Similarity = similarity or similarity_of(probes, guess)
     depth = _depth(len(picture.groups), found, is_small)
     advice = [
+        *unfit,
         _about_depth(picture, depth, found, is_small, probes),
         *_about_training(model, found, is_small, ranked),
     ]
@@ -158,10 +162,8 @@ def suggest(
     )
 
 
-def _read(
-    model: keras.Model, x: Any, y: Any, batch_size: int
-) -> tuple[Any, Targets | None, int | None]:
-    """Return samples as arrays, their targets, and how many there are in all, None if unknown."""
+def _read(model: keras.Model, x: Any, y: Any, batch_size: int) -> tuple[Any, Any, int | None]:
+    """Return samples as arrays, their labels, and how many there are in all, None if unknown."""
     batches: list[tuple[Any, Any]] = []
     seen = 0
     for batch in few_batches(_OWNER, x, y, None, batch_size, _MAX_SAMPLES):
@@ -187,10 +189,23 @@ def _read(
         size = getattr(x, "num_batches", None)
         size = size if size is not None else _cardinality(x)
         count = size and size * len(keras.tree.flatten(batches[0][0])[0])
-    is_array = labels is not None and hasattr(labels, "shape")
+    return inputs, labels, count
+
+
+def _targets(model: keras.Model, labels: Any) -> Targets | None:
+    """Return what probes are to tell; None where the labels are no array."""
+    if not hasattr(labels, "shape"):
+        return None
     # By a loss of numbers whole numbers are no classes.
-    are_numbers = is_of_numbers(model) and np.ndim(labels) == 1
-    return inputs, targets_of(labels, are_numbers=are_numbers) if is_array else None, count
+    return targets_of(labels, are_numbers=is_of_numbers(model) and np.ndim(labels) == 1)
+
+
+def _about_labels(model: keras.Model, labels: Any) -> tuple[Advice, ...]:
+    """Return what is wrong with labels for the loss that a model is compiled with."""
+    found = of_task(model, labels) if getattr(model, "compiled", False) else ()
+    return tuple(
+        Advice("labels", one.cure, one.what, "kf.check") for one in found if one.name == "labels"
+    )
 
 
 def _cardinality(x: Any) -> int | None:

@@ -226,3 +226,12 @@ def test_no_more_is_read_than_it_says():
     score = kf.suggest(model, Batches(), backbone="block").probes[0].score
     assert asked == [0, 1]
     assert score.error == pytest.approx((score.value * (1 - score.value) / 1024) ** 0.5)
+
+
+def test_labels_that_the_loss_can_not_take_are_said_first():
+    model, (x, y) = crafted("near"), samples()
+    found = kf.suggest(model, x, y + 1, backbone="^[abc]$")
+    assert found.advice[0].about == "labels"
+    assert found.advice[0].value.startswith("y = y - 1")
+    assert "another choice" not in [one.about for one in found.advice]  # no gradient can be had
+    assert found.similarity == "near"
