@@ -23,6 +23,9 @@ _STILL = 1e-3
 # Weights that have moved by this many times their norm, while validation got worse, have left what
 # they were.
 _FAR = 2.0
+# A loss that falls in the second half of so many epochs by this part of its fall in the first half
+# falls at a steady pace: it is far from where it would level off.
+_STEADY, _STEADY_EPOCHS = 0.8, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +178,8 @@ def training_report(
     own = {name: change for name, change in moved.items() if name in trained}
     below = [change for name, change in own.items() if name != record.groups[-1]]
     verdict, reason = _verdict(logs, has_validation, [*own.values()], max(below, default=0.0))
-    steps = _next_steps(verdict, phases, never, record)
+    losses = [float(one.get("loss", math.nan)) for one in logs]
+    steps = _next_steps(verdict, phases, never, record, losses)
     if race is not None:
         reason = f"{race[0]}. Of the {counted(len(logs), 'epoch')} at this depth: {reason}"
         code = f'kf.FreezeScheduler({{0: {race[1] or None}}}, rates="default")'
@@ -259,7 +263,11 @@ def _verdict(
 
 
 def _next_steps(
-    verdict: Verdict, phases: Sequence[PhaseGain], never: Sequence[str], record: ScheduleRecord
+    verdict: Verdict,
+    phases: Sequence[PhaseGain],
+    never: Sequence[str],
+    record: ScheduleRecord,
+    losses: Sequence[float],
 ) -> list[NextStep]:
     """Return what to try next, one thing."""
     rate = "kf.find_learning_rate(model, x, y)"
@@ -271,6 +279,9 @@ def _next_steps(
     if verdict == "unknown":
         return [NextStep("give it validation data, and some epochs", "validation_data=(x, y)")]
     if verdict == "still improving":
+        if _is_steady(losses[phases[-1].epochs[0] - 1 :] if phases else losses):
+            why = "the loss falls as fast as at first, so find a higher rate, or train longer"
+            return [NextStep(why, rate)]
         return [NextStep("train longer", f"epochs={2 * max(1, round(record.epochs))}")]
     if wasted:
         what = f"{counted(len(wasted), 'phase')} brought nothing; let the training find the depth"
@@ -284,3 +295,18 @@ def _next_steps(
         code = f'kf.FreezeScheduler({{0: {len(never) - 1 or None}}}, rates="default")'
         return [NextStep(f"unfreeze {never[-1]} too", code)]
     return [NextStep("look for a better rate", rate)]
+
+
+def _is_steady(losses: Sequence[float]) -> bool:
+    """Tell whether a loss falls at the end about as fast as at first.
+
+    Example:
+        >>> _is_steady([2.3, 2.2, 2.1, 2.0, 1.9]), _is_steady([2.3, 1.3, 0.8, 0.6, 0.5])
+        (True, False)
+    """
+    if len(losses) < _STEADY_EPOCHS:
+        return False
+    middle = len(losses) // 2
+    early = (losses[0] - losses[middle]) / middle
+    late = (losses[middle] - losses[-1]) / (len(losses) - 1 - middle)
+    return early > 0 and late >= _STEADY * early

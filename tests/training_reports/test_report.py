@@ -105,6 +105,29 @@ def test_the_verdict(training, validation, verdict):
     assert all(step.why and step.code for step in report.next_steps)
 
 
+@pytest.mark.parametrize(
+    "training, advice",
+    [
+        ([2.3, 2.25, 2.2, 2.15, 2.1], "find a higher rate"),
+        ([2.3, 2.25, 2.2, 2.15], "find a higher rate"),
+        ([2.3, 1.8, 1.5, 1.4, 1.3], "train longer"),
+        ([2.3, 2.2, 2.1], "train longer"),  # too few to tell
+    ],
+)
+def test_a_loss_that_falls_at_a_steady_pace_wants_a_higher_rate(training, advice):
+    ran = record(row(0.0, 0, BOTH), epochs=float(len(training)))
+    report = training_report(ran, logs(training, training), {})
+    assert report.verdict == "still improving"
+    assert advice in report.next_steps[0].why
+
+
+def test_the_pace_is_that_of_the_last_phase():
+    ran = record(row(0.0, 0, LOW), row(4.0, 1, BOTH), epochs=8.0)
+    losses = [4.0, 3.99, 3.98, 3.97, 3.0, 2.0, 1.5, 1.3]
+    report = training_report(ran, logs(losses, losses), {})
+    assert report.next_steps[0].why == "train longer"
+
+
 def test_what_never_trained_and_what_moved():
     ran = record(row(0.0, 0, LOW))
     report = training_report(ran, logs([4, 3, 2, 2], [4, 3, 2, 2]), {"low": 0.0, "head": 0.25})
