@@ -38,7 +38,7 @@ from keras_freeze.tuning.fresh_weights import FreshBuilds, FreshWeights
 from keras_freeze.tuning.kept_models import KeptModels
 from keras_freeze.tuning.recorder import Recorder, trained_part
 from keras_freeze.tuning.search_folder import Search, read_json
-from keras_freeze.tuning.trial_cache import TrialCache, check_cache
+from keras_freeze.tuning.trial_cache import TrialCache, trial_cache
 from keras_freeze.tuning.trial_processes import FEATURES, Needs, TrialProcesses
 from keras_freeze.tuning.trial_record import FAILED, Execution, TrialRecord
 
@@ -109,10 +109,10 @@ class FreezeTuner(OpenTuner):
     ) -> None:
         owner = type(self).__name__
         check_builds(owner, "hypermodel", hypermodel)
-        check_cache(owner, cache)
+        self._cache = trial_cache(owner, cache)
         if not isinstance(isolate, bool):
             raise ArgumentTypeError(owner, "isolate", "be a bool", value=isolate)
-        if isolate and isinstance(cache, PrefixCache) and cache.on_device:
+        if isolate and self._cache is not None and self._cache.on_device:
             raise ArgumentError(
                 owner,
                 "cache",
@@ -140,12 +140,10 @@ class FreezeTuner(OpenTuner):
         self._record: TrialRecord | None = None
         self._notes_builds = False
         self._max_params = max_model_size
-        self._cache = cache
         self._isolates = isolate
         # Those of the search that runs.
         self._processes: TrialProcesses | None = None
         self._own_oracle = oracle  # a worker's `oracle` asks the chief
-        self._limits = cache if isinstance(cache, PrefixCache) else PrefixCache(verbose=0)
         #: Outputs of frozen layers, which trials share during a search.
         self.library = Library()
         #: Int, the training of the current trial, where it has several.
@@ -256,8 +254,10 @@ class FreezeTuner(OpenTuner):
     @contextlib.contextmanager
     def _sharing(self) -> Iterator[None]:
         """Let the trials inside begin with the same weights and settings, and share features."""
-        self.library = self._limits.new_library()
-        sharing = shared(self.library) if self._cache else contextlib.nullcontext()
+        sharing: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self._cache is not None:
+            self.library = self._cache.new_library()
+            sharing = shared(self.library)
         fresh = self._fresh.search(type(self).__name__)
         try:
             with fresh, without_known_warnings(), sharing, self.keeping_settings():
@@ -269,7 +269,8 @@ class FreezeTuner(OpenTuner):
     def _isolated(self, fit_args: tuple[Any, ...], fit_kwargs: Mapping[str, Any]) -> Iterator[None]:
         """Run the trials inside in processes of their own."""
         owner = type(self).__name__
-        around = None if self._limits.keep or not self._cache else self._limits.directory
+        cache = self._cache
+        around = None if cache is None or cache.keep else cache.directory
         if around is not None:
             Path(around).mkdir(parents=True, exist_ok=True)
         with (
@@ -297,10 +298,10 @@ class FreezeTuner(OpenTuner):
         """
         here = ("_fresh", "_hypermodel", "_user_hypermodel", "_own_oracle", "_processes", "library")
         state = {name: value for name, value in vars(self).items() if name not in here}
-        limits = copy.copy(self._limits)
-        if self._cache and not limits.keep:
-            limits.keep, limits.directory = True, features
-        state |= {"oracle": self._own_oracle, "_limits": limits}
+        cache = copy.copy(self._cache)
+        if cache is not None and not cache.keep:
+            cache.keep, cache.directory = True, features
+        state |= {"oracle": self._own_oracle, "_cache": cache}
         return {"hypermodel": self._user_hypermodel, **state}
 
     def unpack(self, state: Mapping[str, Any]) -> None:
@@ -413,8 +414,8 @@ class FreezeTuner(OpenTuner):
     ) -> list[Any]:
         """Return the callbacks of one training: the user's, KerasTuner's, and ours."""
         callbacks = self.callbacks_of(trial, self.execution, fit_kwargs.get("callbacks") or [])
-        if self._cache:
-            callbacks.append(TrialCache(self._limits))
+        if self._cache is not None:
+            callbacks.append(TrialCache(self._cache))
         recorder = Recorder(
             record,
             Path(self.get_trial_dir(trial.trial_id)),

@@ -32,7 +32,7 @@ from keras_freeze.tuning.fresh_weights import FreshBuilds, FreshWeights
 from keras_freeze.tuning.kept_models import KeptModels
 from keras_freeze.tuning.recorder import Recorder
 from keras_freeze.tuning.search_folder import Search
-from keras_freeze.tuning.trial_cache import TrialCache, check_cache
+from keras_freeze.tuning.trial_cache import TrialCache, trial_cache
 from keras_freeze.tuning.trial_record import COMPLETED, FAILED, PRUNED, RUNNING, TrialRecord
 
 _OWNER = "optuna_objective"
@@ -113,11 +113,11 @@ def optuna_objective(
     check_builds(_OWNER, "build", build)
     if not isinstance(objective, str) or not objective:
         raise ArgumentError(_OWNER, "objective", "be the name of a metric", value=objective)
-    check_cache(_OWNER, cache)
+    own_cache = trial_cache(_OWNER, cache)
     if not isinstance(prune, bool):
         raise ArgumentTypeError(_OWNER, "prune", "be a bool", value=prune)
     folder = Path(directory or "."), project_name
-    return OptunaObjective(build, fit_args, fit_kwargs, objective, folder, cache, prune)
+    return OptunaObjective(build, fit_args, fit_kwargs, objective, folder, own_cache, prune)
 
 
 class OptunaObjective:
@@ -129,7 +129,7 @@ class OptunaObjective:
         fit_kwargs: Mapping, of `fit`.
         metric: Str, what counts.
         folder: The folder around that of the search, and its name or None for the study's.
-        cache: As for `optuna_objective`.
+        cache: `PrefixCache` that each trial copies, None for none.
         prune: Bool.
     """
 
@@ -140,18 +140,17 @@ class OptunaObjective:
         fit_kwargs: Mapping[str, Any],
         metric: str,
         folder: tuple[Path, str | None],
-        cache: bool | PrefixCache,
+        cache: PrefixCache | None,
         prune: bool,
     ) -> None:
         self._fit_args, self._fit_kwargs = tuple(fit_args), dict(fit_kwargs)
         self._metric, self._folder, self._prunes = metric, folder, prune
         self._cache = cache
-        self._limits = cache if isinstance(cache, PrefixCache) else PrefixCache(verbose=0)
         self._fresh = FreshWeights()
         self._fresh.describes = False
         given = build if hasattr(build, "build") else _Function(build)
         self._hypermodel: Any = FreshBuilds(given, self._fresh)
-        self._library = self._limits.new_library()
+        self._library = None if cache is None else cache.new_library()
         self._is_described = False
         self._study: str | None = None
         self._turn = threading.Lock()
@@ -241,7 +240,8 @@ class OptunaObjective:
         (folder / kept_models.BEST).unlink(missing_ok=True)  # of a study of the same name
         trial_id, kept = folder.name.removeprefix("trial_"), KeptModels()
         record = TrialRecord(trial_id, is_running=True)
-        sharing = shared(self._library) if self._cache else contextlib.nullcontext()
+        library = self._library
+        sharing = contextlib.nullcontext() if library is None else shared(library)
         _write_status(folder, record, RUNNING)
         begun, status = time.perf_counter(), FAILED
         try:
@@ -298,8 +298,8 @@ class OptunaObjective:
 
     def _fit(self, trial: Any, hp: OptunaParameters, model: keras.Model, recorder: Recorder) -> Any:
         callbacks = copy.deepcopy(keras.tree.flatten(self._fit_kwargs.get("callbacks") or []))
-        if self._cache:
-            callbacks.append(TrialCache(self._limits))
+        if self._cache is not None:
+            callbacks.append(TrialCache(self._cache))
         callbacks.append(recorder)
         if self._prunes:
             callbacks.append(Pruning(trial, recorder.objective))

@@ -15,10 +15,17 @@ from keras_freeze.keras_internals.callback_list import sibling_callbacks
 from keras_freeze.prefix_cache import CacheDriver, PrefixCache
 
 
-def check_cache(owner: str, cache: Any) -> None:
-    """Raise in the name of `owner` unless this says whether and how trials share features."""
-    if not isinstance(cache, (bool, PrefixCache)):
+def trial_cache(owner: str, cache: Any) -> PrefixCache | None:
+    """Return the cache that each trial copies, None for none, of what a user gave for it.
+
+    Raises:
+        TypeError: in the name of `owner`, if it is neither a bool nor a `PrefixCache`.
+    """
+    if isinstance(cache, PrefixCache):
+        return cache
+    if not isinstance(cache, bool):
         raise ArgumentTypeError(owner, "cache", "be a bool or a PrefixCache", value=cache)
+    return PrefixCache(verbose=0) if cache else None
 
 
 class TrialCache(BaseCallback):

@@ -446,7 +446,7 @@ def test_features_that_trials_share_are_where_the_cache_has_its_folder(tmp_path,
 
     def run(self, trial, record):
         needs = self._needs()
-        seen.append((self._folder, needs.state["_limits"].directory, needs.state["_limits"].keep))
+        seen.append((self._folder, needs.state["_cache"].directory, needs.state["_cache"].keep))
         raise keras_tuner.errors.FatalValueError("enough is known")
 
     monkeypatch.setattr(trial_processes.TrialProcesses, "run", run)
