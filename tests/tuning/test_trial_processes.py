@@ -187,6 +187,29 @@ def test_output_hyperparameters_and_settings_pass(tmp_path, capsys):
 
 
 @slow
+def test_a_seed_of_the_search_decides_what_is_random_in_its_trials(tmp_path):
+    class Model(keras_tuner.HyperModel):
+        def build(self, hp):
+            hp.Choice("number", [1, 2])
+            model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+            model.compile("sgd", "mse")
+            return model
+
+        def fit(self, hp, model, *args, **kwargs):
+            return float(np.random.uniform())
+
+    def found(name):
+        keras.utils.set_random_seed(3)
+        tuner = random_search(Model(), tmp_path / name, max_trials=2, seed=1, **ISOLATED)
+        tuner.search(X, Y, **FIT)
+        return [row["score"] for row in tuner.rows()]
+
+    first = found("first")
+    assert found("again") == first
+    assert first[0] != first[1]
+
+
+@slow
 def test_a_run_trial_of_the_users_own_runs_there(tmp_path):
     class Own(tuning.RandomSearch):
         def run_trial(self, trial, x, y, **kwargs):
