@@ -31,12 +31,13 @@ from keras_freeze.keras_internals.keras_tuner import (
 )
 from keras_freeze.model_picture import count_params
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.tuning import kept_models, memory, results, trial_record
+from keras_freeze.tuning import kept_models, memory, trial_record
 from keras_freeze.tuning.attempts import attempt, score
 from keras_freeze.tuning.depth_in_force import depth_of
 from keras_freeze.tuning.fresh_weights import FreshBuilds, FreshWeights
 from keras_freeze.tuning.kept_models import KeptModels
 from keras_freeze.tuning.recorder import Recorder, trained_part
+from keras_freeze.tuning.results import SearchResults
 from keras_freeze.tuning.search_folder import Search, read_json
 from keras_freeze.tuning.trial_cache import TrialCache, trial_cache
 from keras_freeze.tuning.trial_processes import FEATURES, Needs, TrialProcesses
@@ -46,7 +47,7 @@ from keras_freeze.tuning.trial_record import FAILED, Execution, TrialRecord
 HEARTBEATS = 6
 
 
-class FreezeTuner(OpenTuner):
+class FreezeTuner(SearchResults, OpenTuner):
     """A tuner whose trials start from fresh weights and record what trained when.
 
     A subclass may have a `run_trial` of its own, such as for a cross-validation: each
@@ -502,23 +503,6 @@ class FreezeTuner(OpenTuner):
             config = Path(self.build_config_file(trial_id)).read_text()
             model.build_from_config(json.loads(config))
         kept_models.restore(model, Path(self.get_trial_dir(trial_id)), name)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return a dict for each trial; see `results_frame`."""
-        return results.rows(self.project_dir)
-
-    def results_frame(self) -> Any:
-        """Return a row for each trial, as a pandas frame; as a list of dicts without pandas."""
-        return results.frame(self.project_dir)
-
-    def results_summary(self, num_trials: int = 10) -> None:
-        """Print the best trials: depth, counts, score with its spread, time.
-
-        Args:
-            num_trials: Int, how many.
-        """
-        objective = self.oracle.objective
-        print(results.summary(self.project_dir, objective.name, objective.direction, num_trials))
 
     def _why_none_is_complete(self, found: list[dict[str, Any]]) -> str:
         failures = [failure for row in found for failure in row["failures"]]

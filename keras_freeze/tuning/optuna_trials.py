@@ -17,20 +17,21 @@ import keras
 import keras_tuner
 
 from keras_freeze.backup import archive
-from keras_freeze.callbacks import FreezeScheduler
-from keras_freeze.checks import ArgumentError, ArgumentTypeError, counted
+from keras_freeze.checks import ArgumentError, ArgumentTypeError
 from keras_freeze.features import shared
-from keras_freeze.keras_internals.callback_list import move_to_end, sibling_callbacks
 from keras_freeze.keras_internals.global_settings import GlobalSettings, settings_kept
 from keras_freeze.keras_internals.keras_tuner import without_known_warnings
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.schedules import direction_by_name
-from keras_freeze.tuning import kept_models, memory, results, search_folder
+from keras_freeze.tuning import kept_models, memory
 from keras_freeze.tuning.attempts import in_a_line, score
 from keras_freeze.tuning.freeze_tuner import check_builds
 from keras_freeze.tuning.fresh_weights import FreshBuilds, FreshWeights
 from keras_freeze.tuning.kept_models import KeptModels
+from keras_freeze.tuning.optuna_parameters import OptunaParameters
+from keras_freeze.tuning.optuna_pruning import Pruning, is_pruned
 from keras_freeze.tuning.recorder import Recorder
+from keras_freeze.tuning.results import SearchResults
 from keras_freeze.tuning.search_folder import Search
 from keras_freeze.tuning.trial_cache import TrialCache, trial_cache
 from keras_freeze.tuning.trial_record import COMPLETED, FAILED, PRUNED, RUNNING, TrialRecord
@@ -120,7 +121,7 @@ def optuna_objective(
     return OptunaObjective(build, fit_args, fit_kwargs, objective, folder, own_cache, prune)
 
 
-class OptunaObjective:
+class OptunaObjective(SearchResults):
     """What `optuna_objective` returns: called with a trial of Optuna, it trains and scores.
 
     Args:
@@ -258,7 +259,7 @@ class OptunaObjective:
                 status = FAILED
                 record.failures.append(f"{objective.name} is not a number (NaN)")
         except Exception as error:
-            if _is_pruned(error):
+            if is_pruned(error):
                 status = PRUNED
             else:
                 record.failures.append(in_a_line(error))
@@ -334,145 +335,6 @@ class OptunaObjective:
         kept_models.restore(model, self._folder_of(trial), kept_models.BEST)
         return model
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return a dict for each trial, as those of `DepthSweep`; pruned ones have that status."""
-        return results.rows(self.project_dir)
-
-    def results_frame(self) -> Any:
-        """Return a row for each trial, as a pandas frame; as a list of dicts without pandas."""
-        return results.frame(self.project_dir)
-
-    def results_summary(self, num_trials: int = 10) -> None:
-        """Print the best trials: depth, counts, score, time.
-
-        Args:
-            num_trials: Int, how many.
-        """
-        about = search_folder.about(self.project_dir)
-        name, direction = about["objective"], about["direction"]
-        print(results.summary(self.project_dir, name, direction, num_trials))
-
-
-class OptunaParameters:
-    """KerasTuner's `hp`, as far as build functions use it, on a trial of Optuna.
-
-    There are no scopes, and defaults are not used: the first values are those of Optuna.
-
-    Args:
-        trial: `optuna.Trial`.
-    """
-
-    def __init__(self, trial: Any) -> None:
-        self._trial = trial
-        self._fixed: dict[str, Any] = {}
-
-    def Int(
-        self,
-        name: str,
-        min_value: int,
-        max_value: int,
-        step: int | None = None,
-        sampling: str = "linear",
-        default: int | None = None,
-    ) -> int:
-        """Return an int from a range, both ends included."""
-        if name in self._fixed:
-            return int(self._fixed[name])
-        is_log = _is_log(name, step, sampling)
-        return int(self._trial.suggest_int(name, min_value, max_value, step=step or 1, log=is_log))
-
-    def Float(
-        self,
-        name: str,
-        min_value: float,
-        max_value: float,
-        step: float | None = None,
-        sampling: str = "linear",
-        default: float | None = None,
-    ) -> float:
-        """Return a float from a range."""
-        if name in self._fixed:
-            return float(self._fixed[name])
-        is_log = _is_log(name, step, sampling)
-        return float(self._trial.suggest_float(name, min_value, max_value, step=step, log=is_log))
-
-    def Choice(
-        self, name: str, values: Sequence[Any], ordered: bool = False, default: Any = None
-    ) -> Any:
-        """Return one of several values."""
-        if name in self._fixed:
-            return self._fixed[name]
-        return self._trial.suggest_categorical(name, values)
-
-    def Boolean(self, name: str, default: bool = False) -> bool:
-        """Return True or False."""
-        return bool(self.Choice(name, [False, True]))
-
-    def Fixed(self, name: str, value: Any) -> Any:
-        """Return a value, which counts for this name from now on."""
-        self._fixed[name] = value
-        self._trial.set_user_attr(name, value)
-        return value
-
-
-def _is_log(name: str, step: float | None, sampling: str | None) -> bool:
-    """Tell whether a range is sampled by the logarithm; refuse what Optuna can't do."""
-    if sampling not in (None, "linear", "log") or (sampling == "log" and step is not None):
-        raise ArgumentError(
-            "hp",
-            "sampling",
-            'be "linear", or "log" without a step, under Optuna',
-            received=f"sampling={sampling!r}, step={step!r}, for {name!r}",
-        )
-    return sampling == "log"
-
-
-class Pruning(keras.callbacks.Callback):
-    """Reports each epoch to a trial, and ends the fit where a phase has ended and it is pruned.
-
-    Args:
-        trial: `optuna.Trial`.
-        objective: KerasTuner's `Objective`.
-    """
-
-    rank_at_end = 2  # see `callback_list.move_to_end`; behind the `Recorder`
-
-    def __init__(self, trial: Any, objective: Any) -> None:
-        super().__init__()
-        self._trial = trial
-        self._objective = objective
-        self._schedule: FreezeScheduler | None = None
-        self._phase: int | None = None
-        self._epochs = 0
-
-    def set_model(self, model: keras.Model) -> None:
-        """Store the model, move behind the schedule, and find it: its phases count."""
-        super().set_model(model)
-        move_to_end(self)
-        kinds = (other for other in sibling_callbacks(self) if isinstance(other, FreezeScheduler))
-        self._schedule = next(kinds, None)
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """End the fit if a phase has ended since the last epoch began, and the trial is pruned."""
-        if self._has_ended() and self._epochs and self._trial.should_prune():
-            from optuna import TrialPruned
-
-            raise TrialPruned(f"pruned after {counted(self._epochs, 'epoch')}")
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Report an epoch."""
-        if self._objective.has_value(logs or {}):
-            self._trial.report(float(self._objective.get_value(logs)), self._epochs)
-            self._epochs += 1  # over all fits of a trial
-
-    def _has_ended(self) -> bool:
-        status = None if self._schedule is None else self._schedule.phase_status()
-        if self._schedule is None or status is None or status.count == 1:
-            return True
-        before, self._phase = self._phase, status.index
-        is_adaptive = status.count is None
-        return not is_adaptive and status.index != before
-
 
 class _Function(keras_tuner.HyperModel):
     """A build function as a hypermodel."""
@@ -480,12 +342,6 @@ class _Function(keras_tuner.HyperModel):
     def __init__(self, function: Callable[[Any], keras.Model]) -> None:
         super().__init__()
         self.build = function
-
-
-def _is_pruned(error: Exception) -> bool:
-    from optuna import TrialPruned
-
-    return isinstance(error, TrialPruned)
 
 
 def _write_status(folder: Path, record: TrialRecord, status: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_freeze.reports import Column, Table
-from keras_freeze.tuning import trial_record
+from keras_freeze.tuning import search_folder, trial_record
 from keras_freeze.tuning.search_folder import TORN_TRIAL, read_json
 from keras_freeze.tuning.trial_record import COMPLETED, FAILED, TrialRecord
 
@@ -53,11 +53,10 @@ def best_first(found: list[dict[str, Any]], direction: str) -> list[dict[str, An
     return sorted(done, key=lambda row: row["score"], reverse=direction == "max")
 
 
-def summary(
-    project: str | os.PathLike[str], objective: str, direction: str, num_trials: int
-) -> str:
+def summary(project: str | os.PathLike[str], num_trials: int) -> str:
     """Return the best trials as a table, what became of the others, and why some failed."""
-    found = rows(project)
+    search, found = search_folder.about(project), rows(project)
+    objective, direction = search["objective"], search["direction"]
     best = best_first(found, direction)[:num_trials]
     names = [
         name
@@ -84,6 +83,32 @@ def summary(
         if row["status"] == FAILED:
             lines.append(f"failed: {row['trial_id']}: {(row['failures'] or ['?'])[-1]}")
     return "\n".join(lines)
+
+
+class SearchResults:
+    """What the folder of a search holds, for what runs the search.
+
+    Attributes:
+        project_dir: Str, path of the folder.
+    """
+
+    project_dir: Any
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a dict for each trial; see `results_frame`."""
+        return rows(self.project_dir)
+
+    def results_frame(self) -> Any:
+        """Return a row for each trial, as a pandas frame; as a list of dicts without pandas."""
+        return frame(self.project_dir)
+
+    def results_summary(self, num_trials: int = 10) -> None:
+        """Print the best trials: depth, counts, score with its spread, time.
+
+        Args:
+            num_trials: Int, how many.
+        """
+        print(summary(self.project_dir, num_trials))
 
 
 def _short(value: Any) -> str:

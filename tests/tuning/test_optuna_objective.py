@@ -18,7 +18,7 @@ from keras_freeze import plots, tuning
 from keras_freeze.prefix_cache.compiled_prefix import Prefix
 from keras_freeze.schedules import Auto
 from keras_freeze.tuning import results
-from keras_freeze.tuning.optuna_trials import OptunaParameters
+from keras_freeze.tuning.optuna_parameters import OptunaParameters
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SAMPLERS = optuna.samplers
