@@ -179,8 +179,8 @@ class AdaptiveRun(ScheduleRun):
     def ending(self) -> str:
         """What has ended the present phase: what was found, or its trigger if something changes."""
         then = self.decisions[self.progress.index + 1]
-        if then.findings:
-            return first_few([finding.what for finding in then.findings])
+        if then.evidence:
+            return first_few([one.what for one in then.evidence])
         return "" if _trains_alike(self.progress, then) else super().ending
 
     @property
@@ -207,7 +207,7 @@ class AdaptiveRun(ScheduleRun):
             if n + 1 < len(made):
                 found, end = made[n + 1], outcome.end
                 measured += [Measured(end, name, value) for name, value in found.measured]
-                for f in found.findings:
+                for f in found.evidence:
                     row = DecisionRow(end, f.what, f.value, f.threshold, f.metric or criterion)
                     rows.append(row)
         depth = self._depth_of(adaptive.conclude(seen)) if seen else self.labels["freeze_depth"]
@@ -269,12 +269,12 @@ class AdaptiveRun(ScheduleRun):
         step = self.batch if self.batch < (self.plan.steps_per_epoch or 0) else 0
         when = transition_message.moment(self.epoch, self.plan.epochs, step)
         criterion = adaptive.schedule.criterion
-        findings = self.decisions[-1].findings
+        evidence = self.decisions[-1].evidence
         if self.best_by is None:  # what freezes is said when it freezes
             return []
         return [
-            f"{when}: {transition_message.finding(found, found.metric or criterion)}"
-            for found in findings
+            f"{when}: {transition_message.decided(found, found.metric or criterion)}"
+            for found in evidence
         ]
 
     def _changes(self) -> dict[str, float]:
@@ -359,9 +359,9 @@ class AdaptiveRun(ScheduleRun):
         lines = super().enter(start)
         if before == self.frozen and start is None and not self.begins_anew:
             lines = []  # an interval ends, and nothing changes
-        findings = self.decisions[self.progress.index].findings
-        if lines and findings and self.best_by is None:
-            why = transition_message.reason(findings, _adaptive(self.plan).schedule.criterion)
+        evidence = self.decisions[self.progress.index].evidence
+        if lines and evidence and self.best_by is None:
+            why = transition_message.reason(evidence, _adaptive(self.plan).schedule.criterion)
             lines[-1] = f"{lines[-1].rstrip('.')} ({why})."
         if self._sums_gradients:
             recordings.reset(self.model, SUMS)

@@ -81,6 +81,7 @@ class AutoFreeze(FreezeScheduler):
 
     Example:
         >>> import keras, numpy as np
+        >>> keras.utils.set_random_seed(0)
         >>> model = keras.Sequential(
         ...     [keras.Input((4,)), *(keras.layers.Dense(3, name=name) for name in "ab")]
         ...     + [keras.layers.Dense(1)]

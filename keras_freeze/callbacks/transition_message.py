@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from keras_freeze.checks import counted, first_few
 from keras_freeze.model_picture import Pretrained
-from keras_freeze.schedules import Finding
+from keras_freeze.schedules import Evidence
 
 # With more groups than this, a line gives their number and the first and last.
 _FEW = 3
@@ -42,22 +42,22 @@ def moment(epoch: int, epochs: int, step: int) -> str:
     return f"Epoch {epoch + 1}/{epochs}" + (f", step {step}" if step else "")
 
 
-def finding(found: Finding, metric: str) -> str:
+def decided(found: Evidence, metric: str) -> str:
     """Say what was decided, by which value of a metric and against which.
 
     Example:
-        >>> finding(Finding("depth 0 is dropped", 2.05, 1.98), "val_loss")
+        >>> decided(Evidence("depth 0 is dropped", 2.05, 1.98), "val_loss")
         'depth 0 is dropped (val_loss 2.05, against 1.98).'
     """
     against = "" if found.threshold is None else f", against {found.threshold:.4g}"
     return f"{found.what} ({metric} {found.value:.4g}{against})."
 
 
-def reason(found: Sequence[Finding], metric: str) -> str:
+def reason(found: Sequence[Evidence], metric: str) -> str:
     """Say by which values of a metric several things were decided, against which.
 
     Example:
-        >>> reason([Finding("a freezes", 0.05, 0.2), Finding("b freezes", 0.1, 0.2)], "change")
+        >>> reason([Evidence("a freezes", 0.05, 0.2), Evidence("b freezes", 0.1, 0.2)], "change")
         'change 0.05 and 0.1, against 0.2'
     """
     against = "" if found[0].threshold is None else f", against {found[0].threshold:.4g}"

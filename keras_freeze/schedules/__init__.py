@@ -13,7 +13,7 @@ from keras_freeze.schedules.adaptive import (
     AdaptivePlan as AdaptivePlan,
     AdaptiveSchedule as AdaptiveSchedule,
     Decision as Decision,
-    Finding as Finding,
+    Evidence as Evidence,
     Outcome as Outcome,
 )
 from keras_freeze.schedules.as_dict import fingerprint as fingerprint

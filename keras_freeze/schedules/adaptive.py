@@ -56,7 +56,7 @@ class Outcome:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class Evidence:
     """What a decision rests on.
 
     Attributes:
@@ -84,7 +84,7 @@ class Decision:
         keeps: Str, the name under which the state of the training is kept; None for no state.
         returns_to: Str, the kept state in which the next phase begins; None for the present one.
         forgets: Names of the kept states that are needed no longer after that.
-        findings: What it rests on, for the lines and the table.
+        evidence: What it rests on, for the lines and the table.
         measured: Pairs of a label and a value: all that was compared, for the picture.
         labels: Numbers that each epoch of the next phase has in its logs.
     """
@@ -95,7 +95,7 @@ class Decision:
     keeps: str | None = None
     returns_to: str | None = None
     forgets: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
     measured: tuple[tuple[str, float], ...] = ()
     labels: tuple[tuple[str, int], ...] = ()
 

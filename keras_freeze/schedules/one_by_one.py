@@ -10,7 +10,7 @@ from keras_freeze.checks import first_few
 from keras_freeze.schedules.adaptive import (
     AdaptiveSchedule,
     Decision,
-    Finding,
+    Evidence,
     Outcome,
     Setting,
     depth_in_words,
@@ -79,13 +79,13 @@ class OneByOne(AdaptiveSchedule):
         before = values[_last_gain(gains[:-1])] if ran > 1 else None
         verb = "brings a gain" if gains[-1] else "brings no gain"
         what = f"{setting.groups[last]} {verb}" if ran > 1 else f"{setting.groups[last]} alone"
-        findings: tuple[Finding, ...] = (Finding(what, values[-1], before),)
+        evidence: tuple[Evidence, ...] = (Evidence(what, values[-1], before),)
         is_over = depth - last >= self.patience or last == 0
         if not is_over:
             phase = self._phase(setting, deepest - ran, self.until)
             keeps = _BEST if gains[-1] else None
-            return Decision(phase, restores_best=True, keeps=keeps, findings=findings)
-        findings += (Finding(f"depth {setting.depth(depth)} is the best", values[best]),)
+            return Decision(phase, restores_best=True, keeps=keeps, evidence=evidence)
+        evidence += (Evidence(f"depth {setting.depth(depth)} is the best", values[best]),)
         goes_on = self.then == "continue"
         return Decision(
             self._phase(setting, depth, None) if goes_on else None,
@@ -93,7 +93,7 @@ class OneByOne(AdaptiveSchedule):
             restores_best=gains[-1],
             returns_to=None if gains[-1] else _BEST,
             forgets=(_BEST,) if goes_on else (),
-            findings=findings,
+            evidence=evidence,
         )
 
     def conclude(self, setting: Setting, outcomes: Sequence[Outcome]) -> Decision:

@@ -11,7 +11,7 @@ from keras_freeze.checks import ArgumentError, counted, first_few
 from keras_freeze.schedules.adaptive import (
     AdaptiveSchedule,
     Decision,
-    Finding,
+    Evidence,
     Outcome,
     Setting,
     depth_in_words,
@@ -35,14 +35,14 @@ class _Leg:
         epochs: Int, its length; None for that of the winner.
         is_first: Bool, whether the depth has not run before.
         dropped: The depths that are out of the race now.
-        findings: Why.
+        evidence: Why.
     """
 
     depth: int
     epochs: int | None
     is_first: bool = False
     dropped: tuple[int, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Race(AdaptiveSchedule):
             keeps=None if is_out or goes_on else str(before.depth),
             returns_to=None if goes_on else _START if leg.is_first else str(leg.depth),
             forgets=tuple(forgets),
-            findings=leg.findings,
+            evidence=leg.evidence,
             labels=labels,
         )
 
@@ -140,11 +140,11 @@ class Race(AdaptiveSchedule):
         survivors, rounds = self._start(setting)
         done: list[_Leg] = []
         dropped: tuple[int, ...] = ()
-        findings: tuple[Finding, ...] = ()
+        evidence: tuple[Evidence, ...] = ()
         for number, epochs in enumerate(rounds):
             for depth in survivors:
-                done.append(_Leg(depth, epochs, number == 0, dropped, findings))
-                dropped = findings = ()
+                done.append(_Leg(depth, epochs, number == 0, dropped, evidence))
+                dropped = evidence = ()
                 yield done[-1]
                 if len(done) > len(outcomes):
                     return
@@ -152,8 +152,8 @@ class Race(AdaptiveSchedule):
             ranked = self.metric.ranked({depth: scores[depth] for depth in survivors})
             staying = ranked[: math.ceil(len(ranked) / 2)]
             dropped, worst = tuple(ranked[len(staying) :]), staying[-1]
-            findings = tuple(
-                Finding(
+            evidence = tuple(
+                Evidence(
                     f"depth {setting.depth(depth)} is dropped",
                     scores[depth],
                     self.metric.needed(depth, worst, scores[worst]),
@@ -162,8 +162,8 @@ class Race(AdaptiveSchedule):
             )
             survivors = sorted(staying, reverse=True)
         winner = survivors[0]
-        best = Finding(f"depth {setting.depth(winner)} wins", scores[winner], None)
-        yield _Leg(winner, None, dropped=dropped, findings=(*findings, best))
+        best = Evidence(f"depth {setting.depth(winner)} wins", scores[winner], None)
+        yield _Leg(winner, None, dropped=dropped, evidence=(*evidence, best))
 
     def _scores(self, legs: Sequence[_Leg], outcomes: Sequence[Outcome]) -> dict[int, float]:
         """Return the best value of each depth over all that it has run."""

@@ -12,7 +12,7 @@ from keras_freeze.checks import ArgumentError, counted
 from keras_freeze.schedules.adaptive import (
     AdaptiveSchedule,
     Decision,
-    Finding,
+    Evidence,
     Outcome,
     Setting,
     depth_in_words,
@@ -98,12 +98,12 @@ class Settling(AdaptiveSchedule):
         """Return what follows the intervals that have ended."""
         depths = [0]  # that of the present interval, behind those before groups froze
         changes: Mapping[str, float] = {}
-        findings: tuple[Finding, ...] = ()
+        evidence: tuple[Evidence, ...] = ()
         best: float | None = None
         only_records = max(1, self.warm_up)
         for n, outcome in enumerate(outcomes, 1):
             changes = self._changes(setting, depths[-1], outcome) if n > only_records else {}
-            findings = ()
+            evidence = ()
             if outcome.end >= setting.epochs:  # so that nothing follows
                 break
             best, worse = self._judge(best, outcome)
@@ -112,10 +112,10 @@ class Settling(AdaptiveSchedule):
                     best = worse.value  # to compare with, so that each loss is answered once
                 depth, only_records = depths.pop(), n + 1
                 again = setting.groups[depths[-1] : depth]
-                findings = tuple(dataclasses.replace(worse, what=f"{g} unfreezes") for g in again)
+                evidence = tuple(dataclasses.replace(worse, what=f"{g} unfreezes") for g in again)
                 continue
-            depth, findings = self._freezing(setting, depths[-1], changes)
-            if findings:
+            depth, evidence = self._freezing(setting, depths[-1], changes)
+            if evidence:
                 depths.append(depth)
         depth = depths[-1]
         is_last = len(outcomes) + 1 >= self._count(setting)
@@ -124,7 +124,7 @@ class Settling(AdaptiveSchedule):
         return Decision(
             self._phase(setting, depth, None if is_last else self._steps(setting, outcomes)),
             is_final=is_last,
-            findings=findings,
+            evidence=evidence,
             measured=tuple(changes.items()),
         )
 
@@ -141,7 +141,7 @@ class Settling(AdaptiveSchedule):
     def _why_nothing(self, setting: Setting, outcomes: Sequence[Outcome]) -> str:
         """Say why nothing froze; "" where something did, or nothing may."""
         made = [self.decide(setting, outcomes[: n + 1]) for n in range(len(outcomes))]
-        if any(decision.findings for decision in made) or not self._deepest(setting):
+        if any(decision.evidence for decision in made) or not self._deepest(setting):
             return ""
         lowest = setting.groups[0]
         seen = [dict(d.measured).get(lowest, math.nan) for d in made if d.measured]
@@ -167,7 +167,7 @@ class Settling(AdaptiveSchedule):
 
     def _freezing(
         self, setting: Setting, depth: int, changes: Mapping[str, float]
-    ) -> tuple[int, tuple[Finding, ...]]:
+    ) -> tuple[int, tuple[Evidence, ...]]:
         """Return how many groups are frozen after an interval, which freeze now, and by what."""
         known = [change for change in changes.values() if math.isfinite(change)]
         if not known:
@@ -176,14 +176,14 @@ class Settling(AdaptiveSchedule):
         able = setting.groups[depth : self._deepest(setting)]
         changing = [name for name in able if name in changes and not changes[name] < threshold]
         settled = able[: able.index(changing[0])] if changing else able
-        findings = (
-            Finding(f"{name} freezes", changes[name], threshold)
+        evidence = (
+            Evidence(f"{name} freezes", changes[name], threshold)
             for name in settled
             if name in changes
         )
-        return depth + len(settled), tuple(findings)
+        return depth + len(settled), tuple(evidence)
 
-    def _judge(self, best: float | None, outcome: Outcome) -> tuple[float | None, Finding | None]:
+    def _judge(self, best: float | None, outcome: Outcome) -> tuple[float | None, Evidence | None]:
         """Return the best value so far, and whether the last is worse than may be."""
         if self.tolerance is None or not outcome.values:
             return best, None
@@ -196,7 +196,7 @@ class Settling(AdaptiveSchedule):
         limit = self.tolerance.limit(best)
         if last == limit or improves(last, limit, 0.0, direction):
             return best, None
-        return best, Finding("", last, limit, self.tolerance.metric)
+        return best, Evidence("", last, limit, self.tolerance.metric)
 
     def _count(self, setting: Setting) -> int:
         """Return how many intervals there are."""

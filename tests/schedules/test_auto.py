@@ -76,9 +76,9 @@ def test_a_race_drops_the_worse_half_until_one_is_left():
         (("candidate", 1),),
         (("candidate", 2),),
     ]
-    assert [f.what for f in found[4].findings] == ["depth 3 is dropped", "depth 0 is dropped"]
-    assert found[4].findings[0].value == 2.2
-    assert found[4].findings[0].threshold == 2.0
+    assert [f.what for f in found[4].evidence] == ["depth 3 is dropped", "depth 0 is dropped"]
+    assert found[4].evidence[0].value == 2.2
+    assert found[4].evidence[0].threshold == 2.0
     assert found[-1].is_final
     assert found[-1].phase.until is None
 
@@ -244,7 +244,7 @@ def test_a_sequence_says_what_each_group_brought():
     plan = plan_of(Auto("sequence", min_gain=0.1, patience=2))
     values = {3: 0.9, 2: 0.85, 1: 0.83}
     found, outcomes = played(plan, lambda depth, epoch: values[depth])
-    told = [(f.what, f.value, f.threshold) for d in found for f in d.findings]
+    told = [(f.what, f.value, f.threshold) for d in found for f in d.evidence]
     assert told == [
         ("head alone", 0.9, None),
         ("block3 brings no gain", 0.85, 0.9),
@@ -257,7 +257,7 @@ def test_a_sequence_says_what_each_group_brought():
 def test_what_a_depth_needed_includes_the_least_gain():
     value = {3: 2.0, 2: 2.4, 1: 2.5, 0: 1.95}
     found, _ = played(plan_of(Auto(min_gain=0.1)), lambda depth, epoch: value[depth])
-    told = {f.what: (f.value, f.threshold) for d in found for f in d.findings}
+    told = {f.what: (f.value, f.threshold) for d in found for f in d.evidence}
     assert told["depth 0 is dropped"] == (1.95, pytest.approx(1.7))
     for value, needed in told.values():
         assert needed is None or value >= needed

@@ -76,7 +76,7 @@ def test_what_lies_below_the_lowest_that_still_changes_freezes(changes, depth):
 
 def test_the_findings_name_each_group_its_change_and_the_threshold():
     decision = settling().decide(setting_of(), outcomes_of(FIRST, (0.1, 0.2, 0.3, 0.4)))
-    assert [(f.what, f.value, f.threshold, f.metric) for f in decision.findings] == [
+    assert [(f.what, f.value, f.threshold, f.metric) for f in decision.evidence] == [
         ("block1 freezes", 0.1, pytest.approx(0.25), None),
         ("block2 freezes", 0.2, pytest.approx(0.25), None),
     ]
@@ -114,7 +114,7 @@ def test_what_is_decided_as_the_training_ends_changes_nothing():
     outcomes = outcomes_of(FIRST, FREEZES)
     outcomes[-1] = dataclasses.replace(outcomes[-1], end=10.0)
     decision = settling().decide(setting_of(epochs=10), outcomes)
-    assert decision.phase.frozen == decision.findings == ()
+    assert decision.phase.frozen == decision.evidence == ()
     assert len(decision.measured) == 4
 
 
@@ -179,8 +179,8 @@ def test_what_froze_last_unfreezes_after_harm(tolerance, changes, values, depths
 def test_harm_is_a_finding_by_its_metric():
     schedule = settling(tolerance=LOWER)
     outcomes = outcomes_of(FIRST, FREEZES, FREEZES, values=[1.0, 0.9, 1.5])
-    findings = schedule.decide(setting_of(), outcomes).findings
-    assert [(f.what, f.value, f.threshold, f.metric) for f in findings] == [
+    evidence = schedule.decide(setting_of(), outcomes).evidence
+    assert [(f.what, f.value, f.threshold, f.metric) for f in evidence] == [
         (f"{name} unfreezes", 1.5, pytest.approx(1.0), "val_loss") for name in ("block1", "block2")
     ]
 
