@@ -138,12 +138,7 @@ def measure(model: Any, form: Any) -> dict[str, float]:
 def run(repeats: int) -> dict[str, Any]:
     """Measure all arms in turns, after one fit of each that doesn't count."""
     model, phrase = head_only()
-    times: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
-    for repeat in range(-1, repeats):
-        for name in runs.turned([*ARMS], repeat):
-            measured = measure(model, ARMS[name])
-            if repeat >= 0:
-                times[name].append(measured)
+    times = runs.measured_in_turns(ARMS, lambda arm: measure(model, arm), repeats, uncounted=1)
     return {
         "machine": runs.machine(),
         "model": f"VGG16 at {SIZE}x{SIZE} with {phrase}, head only",

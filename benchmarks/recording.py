@@ -63,14 +63,14 @@ class Steps(keras.callbacks.Callback):
             self.taken["processor_s"] += time.process_time() - self._began[1]
 
 
-def measure(model: keras.Model, name: str) -> dict[str, float]:
+def measure(model: keras.Model, callback: Callable[[], Any]) -> dict[str, float]:
     """Fit, and return what the steps of two epochs took, in seconds."""
     rng = np.random.default_rng(0)
     rows = STEPS * BATCH_SIZE
     x = rng.normal(0, 58, (rows, SIZE, SIZE, 3)).astype("float32")
     y = rng.integers(0, CLASSES, rows)
     steps = Steps()
-    model.fit(x, y, batch_size=BATCH_SIZE, epochs=3, verbose=0, callbacks=[ARMS[name](), steps])
+    model.fit(x, y, batch_size=BATCH_SIZE, epochs=3, verbose=0, callbacks=[callback(), steps])
     return steps.taken
 
 
@@ -79,10 +79,7 @@ def run(repeats: int) -> dict[str, Any]:
     backbone, phrase = vgg.backbone(SIZE)
     model = vgg.classifier(backbone, CLASSES)
     model.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy")
-    times: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
-    for repeat in range(repeats):
-        for name in runs.turned([*ARMS], repeat):
-            times[name].append(measure(model, name))
+    times = runs.measured_in_turns(ARMS, lambda arm: measure(model, arm), repeats)
     return {
         "machine": runs.machine(),
         "model": f"VGG16 at {SIZE}x{SIZE} with {phrase}",

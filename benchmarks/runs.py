@@ -20,6 +20,7 @@ from rich.table import Table
 from scipy import stats
 
 T = TypeVar("T")
+Measured = TypeVar("Measured")
 
 
 def use_one_core() -> None:
@@ -68,6 +69,26 @@ def turned(items: Sequence[T], n: int) -> list[T]:
     """Return items in the order of the round n: each begins with another one."""
     first = n % len(items)
     return [*items[first:], *items[:first]]
+
+
+def measured_in_turns(
+    arms: Mapping[str, T], measure: Callable[[T], Measured], repeats: int, *, uncounted: int = 0
+) -> dict[str, list[Measured]]:
+    """Measure arms in turns, and return what was measured by their names.
+
+    Args:
+        arms: Mapping from a name to what is measured.
+        measure: Function of that.
+        repeats: Int, how many rounds.
+        uncounted: Int, rounds before these that don't count. Defaults to 0.
+    """
+    found: dict[str, list[Measured]] = {name: [] for name in arms}
+    for repeat in range(-uncounted, repeats):
+        for name in turned([*arms], repeat):
+            measured = measure(arms[name])
+            if repeat >= 0:
+                found[name].append(measured)
+    return found
 
 
 def median_ratio(values: Sequence[float], bases: Sequence[float]) -> float:
