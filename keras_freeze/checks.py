@@ -197,8 +197,9 @@ def first_few(names: Sequence[str], limit: int = 3) -> str:
     Example:
         >>> first_few(["a", "b", "c", "d", "e"])
         'a, b, c and 2 more'
-        >>> first_few(["a", "b"])
-        'a and b'
+        >>> first_few(["a", "b", "c", "d"])  # the last takes no more room than "1 more"
+        'a, b, c and d'
     """
+    limit += len(names) == limit + 1
     shown = [*names[:limit], *([f"{len(names) - limit} more"] if len(names) > limit else [])]
     return " and ".join([*([", ".join(shown[:-1])] if shown[:-1] else []), *shown[-1:]])

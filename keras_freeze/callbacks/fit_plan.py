@@ -64,6 +64,12 @@ class FitPlan:
         """When each phase begins, None where that depends on the logs."""
         return timeline(self.schedule, self.steps_per_epoch, self.stride)
 
+    @property
+    def last_begins(self) -> int:
+        """The epoch (0-based) in which the last phase of a calendar begins in this fit."""
+        reached = [m.epoch for m in self.moments if m is not None and m.epoch < self.epochs]
+        return max(reached, default=0)
+
     def multipliers(self, phase: Phase) -> dict[str, float]:
         """Return the learning-rate multiplier of each group in a phase, to begin with."""
         return multipliers(self._rates(phase), self.picture.group_names, owner=self.owner)

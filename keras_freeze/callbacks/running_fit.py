@@ -99,6 +99,7 @@ class RunningFit:
             self.notes.logs,
             self.notes.samples.moved(self.run.present_picture()),
             None if decisions is None else (decisions.verdict, decisions.freeze_depth),
+            self.plan.last_begins,
         )
 
     @property

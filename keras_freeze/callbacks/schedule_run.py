@@ -48,6 +48,9 @@ from keras_freeze.schedules import (
     what_fired,
 )
 
+# At such a rate weights stand still because units are dead, not because updates are too small.
+_HIGH_RATE = 1e-3
+
 
 @dataclasses.dataclass
 class ScheduleRun:
@@ -424,11 +427,13 @@ class ScheduleRun:
                 continue
             value = f"{multiplier:.1e} times the compiled rate"
             dtype = next(v.dtype for v in group.variables if v.trainable)
+            is_high = rate is not None and rate * multiplier >= _HIGH_RATE
+            advice = "If the loss has risen, begin anew at a lower rate" if is_high else "Raise it"
             warnings.warn(
                 f"{self.plan.owner}: no weight of {group.label} has changed in phase "
                 f"{self.progress.index}, in {counted(self.steps, 'step')} at a learning rate of "
-                f"{value if rate is None else f'{rate * multiplier:.1e}'}. That is too small for "
-                f"{dtype}, or no gradient reaches the group. Raise its rate, or freeze it.",
+                f"{value if rate is None else f'{rate * multiplier:.1e}'}. Its updates are too "
+                f"small for {dtype}, or no gradient reaches it. {advice}; or freeze the group.",
                 stacklevel=2,
             )
 

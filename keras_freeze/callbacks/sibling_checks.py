@@ -154,24 +154,24 @@ def warn_of_impatience(plan: FitPlan, epoch: int, siblings: Siblings) -> None:
         epoch: Int, 0-based, where it begins.
         siblings: The callbacks beside the schedule's.
     """
-    reached = [m.epoch for m in plan.moments if m is not None and m.epoch < plan.epochs]
-    for callback in siblings if reached else ():
+    last = plan.last_begins
+    for callback in siblings if last > 0 else ():
         if isinstance(callback, keras.callbacks.EarlyStopping):
             earliest = max(callback.start_from_epoch, epoch) + max(callback.patience, 1)
             what = f"EarlyStopping may end training at epoch {earliest}"
-            advice = f"start_from_epoch={reached[-1]} to EarlyStopping to let it begin"
+            advice = f"start_from_epoch={last} to EarlyStopping to let it begin"
         elif isinstance(callback, keras.callbacks.ReduceLROnPlateau):
             rate = learning_rate_of(plan.picture.model)
             if rate is not None and callback.min_lr >= rate:  # it has nothing to lower
                 continue
             earliest = epoch + max(callback.patience, 1)
             what = f"ReduceLROnPlateau may lower the learning rate at epoch {earliest}"
-            advice = f"patience={reached[-1]} to it, or use curves of the schedule's phases"
+            advice = f"patience={last} to it, or use curves of the schedule's phases"
         else:
             continue
-        if earliest < reached[-1]:
+        if earliest < last:
             warnings.warn(
-                f"{what}, before the last phase of {plan.owner} begins at epoch {reached[-1]}. "
+                f"{what}, before the last phase of {plan.owner} begins at epoch {last}. "
                 f"Pass {advice}.",
                 stacklevel=2,
             )

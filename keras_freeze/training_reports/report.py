@@ -23,9 +23,14 @@ _STILL = 1e-3
 # Weights that have moved by this many times their norm, while validation got worse, have left what
 # they were.
 _FAR = 2.0
+# A training loss that rises by this part of its first value comes of a rate that is too high.
+_JUMP = 0.5
 # A loss that falls in the second half of so many epochs by this part of its fall in the first half
 # falls at a steady pace: it is far from where it would level off.
 _STEADY, _STEADY_EPOCHS = 0.8, 4
+# A validation loss that the last quarter of so many epochs has brought down by less than this part
+# of its whole fall has levelled off.
+_LEVEL, _LEVEL_EPOCHS = 0.01, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,14 +130,84 @@ class TrainingReport(ShownAsTable):
             notes.append("Weights are NaN or infinite.")
         trained = {n: change for n, change in trained.items() if math.isfinite(change)}
         if any(change >= _STILL for change in trained.values()):
-            far = sorted(trained, key=lambda name: -trained[name])
-            shown = ", ".join(f"{name} {trained[name]:.1%}" for name in far[:3])
+            far = sorted((n for n in trained if trained[n] >= _STILL), key=lambda n: -trained[n])
+            shown = ", ".join(f"{name} {_distance(trained[name])}" for name in far[:3])
             notes.append(f"Moved most, relative to their norm: {shown}.")
         still = [name for name, change in trained.items() if change < _STILL]
         if still:
             notes.append(f"Trained, but hardly moved: {first_few(still)}.")
         notes += [f"Next: {step.why}: {step.code}" for step in self.next_steps]
         return tuple(notes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Losses:
+    """The losses of a training, epoch by epoch; NaN where one isn't known."""
+
+    training: tuple[float, ...]
+    validation: tuple[float, ...]
+
+    @classmethod
+    def of(cls, logs: Logs) -> _Losses:
+        return cls(
+            *(
+                tuple(float(one.get(name, math.nan)) for one in logs)
+                for name in ("loss", "val_loss")
+            )
+        )
+
+    def wants_a_higher_rate(self, first: int) -> bool:
+        """Tell whether the training loss goes on falling as at first.
+
+        Over all epochs, and from an epoch (0-based) on, if so many have followed.
+
+        Example:
+            >>> _Losses((2.3, 2.2, 2.1, 2.0, 1.9), ()).wants_a_higher_rate(0)
+            True
+            >>> _Losses((2.3, 1.3, 0.8, 0.6, 0.5), ()).wants_a_higher_rate(0)
+            False
+        """
+        own = self.training
+        last = own[first:]
+        if not all(map(math.isfinite, own)) or not _is_steady(own):
+            return False
+        return len(last) < _STEADY_EPOCHS or _is_steady(last)
+
+    @property
+    def has_jumped(self) -> bool:
+        """Whether the training loss has been far above that of the first epoch."""
+        known = [value for value in self.training if math.isfinite(value)]
+        return bool(known) and max(known) - known[0] > _JUMP * abs(known[0])
+
+    @property
+    def has_levelled_off(self) -> bool:
+        """Whether the last quarter of the epochs has brought next to nothing."""
+        own = [value for value in self.validation if math.isfinite(value)]
+        if len(own) < _LEVEL_EPOCHS:
+            return False
+        before, best = min(own[: -len(own) // 4]), min(own)
+        return before - best < _LEVEL * (own[0] - best)
+
+    @property
+    def are_apart(self) -> bool:
+        """Whether validation never got to where training began, while training halved its loss."""
+        known = [value for value in self.validation if math.isfinite(value)]
+        first, last = self.training[0], self.training[-1]
+        return bool(known) and min(known) > first > 0 and last < first / 2
+
+
+def _is_steady(losses: Sequence[float]) -> bool:
+    if len(losses) < _STEADY_EPOCHS:
+        return False
+    middle = len(losses) // 2
+    early = (losses[0] - losses[middle]) / middle
+    late = (losses[middle] - losses[-1]) / (len(losses) - 1 - middle)
+    return early > 0 and late >= _STEADY * early
+
+
+def _distance(change: float) -> str:
+    """Say how far weights have moved, relative to their norm."""
+    return f"{change:.1%}" if change < 10 else f"{change:.3g} times"
 
 
 def _number(value: float, form: str) -> str:
@@ -144,6 +219,7 @@ def training_report(
     logs: Logs,
     moved: Mapping[str, float],
     race: tuple[str, int] | None = None,
+    last_begins: int = 0,
 ) -> TrainingReport:
     """Return the report of a training.
 
@@ -154,6 +230,7 @@ def training_report(
         race: What a race of freeze depths found, in words and as a depth. Its epochs are those of
             several trainings, of which the winner's are judged. Defaults to None, for another
             training.
+        last_begins: Int, the epoch (0-based) in which the last phase was to begin. Defaults to 0.
 
     Example:
         >>> row = RecordRow(0.0, 0, "", {"head": 0.1}, 4)
@@ -178,8 +255,7 @@ def training_report(
     own = {name: change for name, change in moved.items() if name in trained}
     below = [change for name, change in own.items() if name != record.groups[-1]]
     verdict, reason = _verdict(logs, has_validation, [*own.values()], max(below, default=0.0))
-    losses = [float(one.get("loss", math.nan)) for one in logs]
-    steps = _next_steps(verdict, phases, never, record, losses)
+    steps = _next_steps(verdict, phases, never, record, _Losses.of(logs), last_begins)
     if race is not None:
         reason = f"{race[0]}. Of the {counted(len(logs), 'epoch')} at this depth: {reason}"
         code = f'kf.FreezeScheduler({{0: {race[1] or None}}}, rates="default")'
@@ -250,13 +326,18 @@ def _verdict(
         return "unknown", f"One epoch ({now}) shows no direction."
     slack = _WORSE * abs(checked[best])
     is_worse = checked[last] > checked[best] + slack
-    if losses[last] > losses[first] + slack or (is_worse and far > _FAR):
+    curves = _Losses.of(logs)
+    is_lost = is_worse and (far > _FAR or curves.has_jumped)
+    if losses[last] > losses[first] + slack or is_lost:
         how = f"the training loss went from {losses[first]:.4g} to {losses[last]:.4g}"
-        where = f", and a group moved by {far:.0%} of its norm" if far > _FAR else ""
+        how += f", {max(losses):.4g} at its highest" * curves.has_jumped
+        where = f", and a group moved by {far:.3g} times its norm" if far > _FAR else ""
         return "diverged", f"{lowest} and is {now}; {how}{where}."
     if is_worse and losses[last] < losses[best]:
         falls = f"the training loss fell from {losses[best]:.4g} to {losses[last]:.4g}"
         return "overfitting", f"{lowest} and is {now}, while {falls}."
+    if best == last and curves.has_levelled_off:
+        return "stalled", f"The validation loss has levelled off ({now})."
     if best == last:
         return "still improving", f"The validation loss is lowest in the last epoch ({now})."
     return "stalled", f"{lowest} and is {now}; the training loss is {losses[last]:.4g}."
@@ -267,46 +348,45 @@ def _next_steps(
     phases: Sequence[PhaseGain],
     never: Sequence[str],
     record: ScheduleRecord,
-    losses: Sequence[float],
+    losses: _Losses,
+    last_begins: int,
 ) -> list[NextStep]:
     """Return what to try next, one thing."""
-    rate = "kf.find_learning_rate(model, x, y)"
+    rate = "kf.find_learning_rate(model, x, y, schedule=callback)"
     wasted = [phase for phase in phases[1:] if phase.gain <= 0]
     if verdict == "diverged":
-        return [NextStep("find a lower rate, and look for NaN in the data", rate)]
+        why = (
+            "these weights are spoiled, so build the model and load what is pretrained anew; then "
+            "find a lower rate, and look for NaN in the data"
+        )
+        return [NextStep(why, rate)]
     if verdict == "hardly trained":
         return [NextStep("find a higher rate", rate)]
+    if verdict == "unknown" and any(map(math.isfinite, losses.validation)):
+        return [NextStep("train for more than an epoch", "epochs=10")]
     if verdict == "unknown":
-        return [NextStep("give it validation data, and some epochs", "validation_data=(x, y)")]
+        why = "give it validation data, without NaN"
+        return [NextStep(why, "validation_data=(x_val, y_val)")]
+    if verdict in ("still improving", "stalled") and losses.are_apart:
+        why = (
+            "validation never came to where training began: see whether its data are prepared and "
+            "labelled as those for training are"
+        )
+        return [NextStep(why, "kf.check(model, x_val, y_val)")]
     if verdict == "still improving":
-        if _is_steady(losses[phases[-1].epochs[0] - 1 :] if phases else losses):
+        if losses.wants_a_higher_rate(phases[-1].epochs[0] - 1 if phases else 0):
             why = "the loss falls as fast as at first, so find a higher rate, or train longer"
             return [NextStep(why, rate)]
         return [NextStep("train longer", f"epochs={2 * max(1, round(record.epochs))}")]
+    if verdict == "overfitting":
+        begin = max(phases[-1].epochs[0] - 1 if phases else 0, last_begins)
+        stop = f"patience=3, start_from_epoch={begin}, restore_best_weights=True"
+        return [NextStep("stop at the best epoch", f"keras.callbacks.EarlyStopping({stop})")]
     if wasted:
         what = f"{counted(len(wasted), 'phase')} brought nothing; let the training find the depth"
         return [NextStep(what, f'kf.GradualUnfreeze("auto"), epochs={6 * len(record.groups)}')]
-    if verdict == "overfitting":
-        begin = phases[-1].epochs[0] - 1 if phases else 0
-        stop = f"patience=3, start_from_epoch={begin}, restore_best_weights=True"
-        return [NextStep("stop at the best epoch", f"keras.callbacks.EarlyStopping({stop})")]
     is_lowest = tuple(record.groups[: len(never)]) == tuple(never)
     if never and is_lowest and len(never) < len(record.groups):
         code = f'kf.FreezeScheduler({{0: {len(never) - 1 or None}}}, rates="default")'
         return [NextStep(f"unfreeze {never[-1]} too", code)]
     return [NextStep("look for a better rate", rate)]
-
-
-def _is_steady(losses: Sequence[float]) -> bool:
-    """Tell whether a loss falls at the end about as fast as at first.
-
-    Example:
-        >>> _is_steady([2.3, 2.2, 2.1, 2.0, 1.9]), _is_steady([2.3, 1.3, 0.8, 0.6, 0.5])
-        (True, False)
-    """
-    if len(losses) < _STEADY_EPOCHS:
-        return False
-    middle = len(losses) // 2
-    early = (losses[0] - losses[middle]) / middle
-    late = (losses[middle] - losses[-1]) / (len(losses) - 1 - middle)
-    return early > 0 and late >= _STEADY * early

@@ -983,12 +983,21 @@ class TestStandstill:
 
     def test_is_warned_of_with_the_rate(self, plain, data_for):
         said = r"no weight of low has changed in phase 0, in 8 steps at a learning rate of 1\.0e-14"
-        with pytest.warns(UserWarning, match=said + r".*too small for float32"):
+        with pytest.warns(UserWarning, match=said + r".*too small for float32.* Raise it; or"):
             self.fit(plain, data_for, {"low": 1e-12, "middle": 1.0})
 
     def test_in_a_coarse_type_too_without_rates_of_groups(self, plain, data_for):
         with pytest.warns(UserWarning, match=r"of low has changed.*too small for bfloat16"):
             self.fit(plain, data_for, {"low": 1e-6, "middle": 1.0}, dtype="bfloat16")
+
+    def test_at_a_high_rate_it_is_not_told_to_raise_it(self, plain, data_for):
+        def dead():
+            model = plain()
+            model.get_layer("low").bias.assign(np.full(model.get_layer("low").bias.shape, -1e6))
+            return model
+
+        with pytest.warns(UserWarning, match=r"of low has changed.*begin anew at a lower rate"):
+            self.fit(dead, data_for, {"low": 0.5, "middle": 1.0})
 
     def test_what_moves_is_not(self, plain, data_for):
         self.fit(plain, data_for, {"low": 1e-2, "middle": 0.1})

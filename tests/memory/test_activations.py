@@ -291,10 +291,10 @@ def test_layers_of_ones_own_are_counted_roughly_and_named():
     assert unknown.kept_bytes == 10 * (4 + 4) * FLOAT
     assert unknown.doubts == ("Unknown 'odd' is counted by inputs and output alone",)
     three = x
-    for name in ("one", "two", "three"):
+    for name in ("one", "two", "three", "four"):
         three = Unknown(name=name)(three)
     (doubt,) = kept(keras.Model(inputs, three), 10).doubts
-    assert doubt == "Unknown 'one', 'two' and 1 more are counted by inputs and output alone"
+    assert doubt == "Unknown 'one', 'two' and 2 more are counted by inputs and output alone"
     block = kept(keras.Model(inputs, Block(name="block")(x)), 10)
     # The norm's input (4), up's input (4) and its ReLU (6), down's input (6), a mask; the output.
     assert block.kept_bytes == 10 * ((4 + 4 + 6 + 6 + 4) * FLOAT + 4)

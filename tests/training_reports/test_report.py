@@ -121,11 +121,75 @@ def test_a_loss_that_falls_at_a_steady_pace_wants_a_higher_rate(training, advice
     assert advice in report.next_steps[0].why
 
 
-def test_the_pace_is_that_of_the_last_phase():
+def test_a_phase_that_slows_down_is_not_steady():
     ran = record(row(0.0, 0, LOW), row(4.0, 1, BOTH), epochs=8.0)
     losses = [4.0, 3.99, 3.98, 3.97, 3.0, 2.0, 1.5, 1.3]
     report = training_report(ran, logs(losses, losses), {})
     assert report.next_steps[0].why == "train longer"
+
+
+def test_a_training_that_slows_down_over_its_phases_is_not_steady():
+    ran = record(row(0.0, 0, LOW), row(4.0, 1, BOTH), epochs=8.0)
+    losses = [2.0, 1.5, 1.2, 1.0, 0.95, 0.9, 0.85, 0.8]  # the last phase for itself would be
+    assert training_report(ran, logs(losses, losses), {}).next_steps[0].why == "train longer"
+    slow = [2.0 - 0.01 * n for n in range(8)]
+    short = record(row(0.0, 0, LOW), row(6.0, 1, BOTH), epochs=8.0)  # too short a last phase
+    assert "higher rate" in training_report(short, logs(slow, slow), {}).next_steps[0].why
+
+
+def test_a_rate_that_was_too_high_is_told_by_jumps_and_distances():
+    """A network that has died ends at guessing, which may be below where it began."""
+    ran = record(row(0.0, 0, LOW), row(2.0, 1, BOTH))
+    dead = [2.106, 5.79, 1.7, 1.618]
+    lost = training_report(ran, logs(dead, [1.3, 1.4, 1.6, 1.61]), {"low": 1.95, "head": 2.1})
+    assert lost.verdict == "diverged"
+    assert "build the model" in lost.next_steps[0].why
+    assert "5.79 at its highest" in lost.reason
+    far = training_report(ran, logs([4, 3, 2, 1], [4, 3, 2, 3]), {"low": 21.1, "head": 1.0})
+    assert "21.1 times its norm" in far.reason
+    assert "low 21.1 times" in str(far)
+
+
+def test_a_validation_loss_that_has_levelled_off_is_no_longer_improving():
+    ran = record(row(0.0, 0, BOTH), epochs=10.0)
+    flat = [1.0, 0.5, 0.3, 0.2, 0.15, 0.1485, 0.1483, 0.1482, 0.1481, 0.148]
+    report = training_report(ran, logs(flat, flat), {})
+    assert report.verdict == "stalled"
+    assert "levelled off" in report.reason
+    falls = [1.0 - 0.05 * n for n in range(10)]
+    assert training_report(ran, logs(falls, falls), {}).verdict == "still improving"
+
+
+def test_validation_that_never_comes_to_where_training_began_points_at_its_data():
+    ran = record(row(0.0, 0, BOTH))
+    report = training_report(ran, logs([1.5, 0.8, 0.3, 0.1], [9.9, 8.0, 7.0, 5.9]), {})
+    assert report.next_steps[0].code == "kf.check(model, x_val, y_val)"
+    near = training_report(ran, logs([1.5, 0.8, 0.3, 0.1], [1.4, 1.2, 1.1, 1.0]), {})
+    assert "check" not in near.next_steps[0].code
+
+
+@pytest.mark.parametrize(
+    "training, validation, code",
+    [
+        ([1.0], [1.0], "epochs=10"),
+        ([3.0, 2.0], None, "validation_data=(x_val, y_val)"),
+        ([3.0, 2.0], [math.nan, math.nan], "validation_data=(x_val, y_val)"),
+    ],
+)
+def test_what_is_missing_to_judge(training, validation, code):
+    report = training_report(record(row(0.0, 0, BOTH)), logs(training, validation), {})
+    assert (report.verdict, report.next_steps[0].code) == ("unknown", code)
+
+
+def test_overfitting_comes_before_phases_that_brought_nothing():
+    ran = record(row(0.0, 0, LOW), row(2.0, 1, BOTH))
+    losses = logs([3.0, 2.0, 1.0, 0.5], [3.0, 2.0, 2.5, 3.0])
+    report = training_report(ran, losses, {})
+    assert report.verdict == "overfitting"
+    assert "start_from_epoch=2" in report.next_steps[0].code
+    # Where the fit ended before its last phase, which a second one is to reach.
+    planned = training_report(ran, losses, {}, last_begins=22)
+    assert "start_from_epoch=22" in planned.next_steps[0].code
 
 
 def test_what_never_trained_and_what_moved():
@@ -136,6 +200,7 @@ def test_what_never_trained_and_what_moved():
     assert "Never unfrozen: low." in text
     assert "head 25.0%" in text
     assert "hardly moved" not in text
+    assert "low" not in text.split("Moved most")[1].split("\n\n")[0]
     moved = training_report(record(row(0.0, 0, BOTH)), logs([4, 3]), {"low": 1e-5, "head": 0.2})
     assert "Trained, but hardly moved: low." in str(moved)
     assert report.next_steps[0].code == 'kf.FreezeScheduler({0: None}, rates="default")'
