@@ -21,8 +21,10 @@ import numpy as np
 
 from keras_freeze.advice import check as find, suggest as advise
 from keras_freeze.callbacks import FreezeScheduler, GradualUnfreeze
+from keras_freeze.checks import first_few
 from keras_freeze.findings import Findings
 from keras_freeze.groups import layer_groups
+from keras_freeze.keras_internals.graph import functional_graph, input_keys
 from keras_freeze.reports import Column, ShownAsTable, Table, parameter_report, readable_bytes
 
 
@@ -68,7 +70,7 @@ def report(model: keras.Model, options: argparse.Namespace) -> ShownAsTable:
 
 def check(model: keras.Model, options: argparse.Namespace) -> Findings:
     """Return what will probably spoil a training, as far as what is given shows it."""
-    x, y = _data(options.data)
+    x, y = _data(options.data, model)
     if options.schedule is None:
         return find(model, x, y, batch_size=options.batch_size, backbone=options.backbone)
     callback = _callback(options.schedule, options.backbone)
@@ -79,7 +81,7 @@ def suggest(model: keras.Model, options: argparse.Namespace) -> ShownAsTable:
     """Return how deep to freeze: by what the data show, or by rule."""
     if options.data is None and (options.samples is None or options.similarity is None):
         raise ValueError("suggest needs --data, or --samples and --similarity")
-    x, y = _data(options.data)
+    x, y = _data(options.data, model)
     return advise(
         model,
         x,
@@ -148,18 +150,30 @@ def _callback(schedule: str, backbone: str | None) -> FreezeScheduler:
     return GradualUnfreeze(given, backbone=backbone)
 
 
-def _data(path: Path | None) -> tuple[Any, Any]:
+def _data(path: Path | None, model: keras.Model) -> tuple[Any, Any]:
     """Return inputs and targets of an archive of NumPy's."""
     if path is None:
         return None, None
-    if path.suffix != ".npz":
-        raise ValueError(f"--data needs a file of np.savez (.npz), not {path}")
-    with path.open("rb") as file, np.load(file) as archive:  # np.load leaves a torn one open
-        arrays = dict(archive)
-    targets = arrays.pop("y", None)
-    if not arrays:
-        raise ValueError(f"{path} needs the inputs: np.savez({path.name!r}, x=x, y=y)")
-    return arrays["x"] if [*arrays] == ["x"] else arrays, targets
+    try:
+        with path.open("rb") as file, np.load(file) as archive:  # np.load leaves a torn one open
+            arrays = dict(archive)
+    except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"--data {path} can't be read as a file of np.savez (.npz): {error}"
+        ) from error
+    names, targets = [*arrays], arrays.pop("y", None)
+    inputs = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
+    graph = functional_graph(model)
+    inputs = [*input_keys(graph).values()] or inputs if graph is not None else inputs
+    if [*arrays] == ["x"] and len(inputs) < 2:
+        return arrays["x"], targets
+    if not arrays or (inputs and {*arrays} != {*inputs}):
+        wanted = "x" if len(inputs) < 2 else first_few(inputs)
+        raise ValueError(
+            f"--data {path} needs the inputs as {wanted} and the targets as y, and has "
+            f"{first_few(names) or 'nothing'}"
+        )
+    return arrays, targets
 
 
 Command = Callable[[keras.Model, argparse.Namespace], Any]
@@ -179,6 +193,11 @@ def add_options(command: argparse.ArgumentParser, name: str) -> None:
     """Tell a command what may be given to it."""
     command.add_argument("file", type=Path, help="the model, as model.save wrote it (.keras)")
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.add_argument(
+        "--unsafe",
+        action="store_true",
+        help="run the code of Lambda layers, which comes with the file: for files that you trust",
+    )
     command.add_argument(
         "--import",
         dest="modules",
@@ -240,19 +259,50 @@ def run(options: argparse.Namespace) -> None:
     command, _ = COMMANDS[options.command]
     try:
         for module in options.modules:
-            importlib.import_module(module)
+            importlib.import_module(module.removesuffix(".py"))
         with warnings.catch_warnings():  # the optimizer's state does not matter here
             warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
-            model = keras.saving.load_model(options.file)
+            model = _loaded(
+                options.file, is_trusted=options.unsafe, has_imports=bool(options.modules)
+            )
         found = command(model, options)
-    except (ImportError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        # Keras lists the whole configuration of a class that it doesn't know.
-        text, _, rest = str(error).strip().partition("\n")
-        advice = " If the model has classes of your own, pass --import." if rest else ""
-        sys.exit(f"{options.file}: {text}{advice}")
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        sys.exit(f"{options.file}: {_in_a_line(error)}")
     if options.json:
         print(json.dumps(found.to_dict(), indent=2))
         return
     import rich
 
     rich.print(found)
+
+
+def _loaded(file: Path, *, is_trusted: bool, has_imports: bool) -> keras.Model:
+    try:
+        return keras.saving.load_model(file, safe_mode=not is_trusted)
+    except (TypeError, ValueError) as error:
+        if "safe_mode=False" in str(error) or "enable_unsafe_deserialization" in str(error):
+            said = (
+                "It has Lambda layers, whose code comes with the file. Pass --unsafe to trust it."
+            )
+            raise ValueError(said) from error
+        advice = ""
+        if file.exists() and not has_imports:
+            advice = "If the model has classes of your own, pass --import."
+        raise ValueError(f"{_in_a_line(error)} {advice}".strip()) from error
+
+
+def _in_a_line(error: Exception) -> str:
+    r"""Return what an error says, in a line: its cause, where Keras puts that into a later one.
+
+    Example:
+        >>> _in_a_line(ValueError("It failed: \n\nno such class. Full object config: {...}"))
+        'It failed: no such class.'
+        >>> _in_a_line(ValueError("Exception encountered when calling A.call().\n\nrank 2, not 4"))
+        'rank 2, not 4'
+    """
+    text = str(error).replace("\033[1m", "").replace("\033[0m", "")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        del lines[0]
+    count = next((n for n, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
+    return " ".join(lines[:count]).partition(" Full object config:")[0]

@@ -177,19 +177,41 @@ def test_help_lists_all_commands(capsys):
         (["suggest", "{path}"], "--data"),
         (["suggest", "{path}", "--samples", "9"], "--similarity"),
         (["check", "{path}", "--data", "x.csv"], "np.savez"),
+        (["check", "{path}", "--data", "{named}"], "needs the inputs as x and the targets as y"),
+        (["check", "{path}", "--data", "{named}"], "has images and labels"),
         (["check", "{path}", "--data", "gone.npz"], "gone.npz"),
         (["check", "{path}", "--data", "{torn}"], "zip"),
-        (["check", "{path}", "--data", "{empty}"], "x=x"),
+        (["check", "{path}", "--data", "{empty}"], "has y"),
     ],
 )
 def test_errors_are_a_line(arguments, text, saved, tmp_path):
     (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04 and no more")
     np.savez(tmp_path / "empty.npz", y=np.zeros(3))
-    files = {"torn": tmp_path / "torn.npz", "empty": tmp_path / "empty.npz"}
+    np.savez(tmp_path / "named.npz", images=np.zeros((3, 4)), labels=np.zeros(3))
+    files = {name: tmp_path / f"{name}.npz" for name in ("torn", "empty", "named")}
     with pytest.raises(SystemExit) as raised:
         main([argument.format(path=saved[0], **files) for argument in arguments])
     assert text in raised.value.code
     assert "\n" not in raised.value.code
+
+
+def test_what_keras_says_of_data_that_do_not_fit_is_said(saved, tmp_path):
+    np.savez(tmp_path / "wide.npz", x=np.zeros((30, 9)), y=np.arange(30) % 3)
+    with pytest.raises(SystemExit) as raised:
+        main(["suggest", saved[0], "--data", str(tmp_path / "wide.npz"), "--backbone", "low"])
+    assert "expected axis -1 of input shape to have value 4" in raised.value.code
+    assert "--import" not in raised.value.code
+
+
+def test_code_in_a_file_is_trusted_on_demand(tmp_path, capsys):
+    path = str(tmp_path / "own.keras")
+    own = keras.layers.Lambda(lambda x: 2 * x)
+    keras.Sequential([keras.Input((2,)), own, keras.layers.Dense(1)]).save(path)
+    with pytest.raises(SystemExit) as raised:
+        main(["groups", path])
+    assert "--unsafe" in raised.value.code
+    main(["groups", path, "--unsafe"])
+    assert "lambda" in capsys.readouterr().out
 
 
 MODULE = """

@@ -57,6 +57,9 @@ from keras_freeze.schedules import (
 )
 from keras_freeze.training_reports import TrainingReport
 
+# So many epochs, of so many batches, reach every phase of a calendar.
+_PLENTY = 10_000
+
 
 class FreezeScheduler(BaseCallback):
     """Freeze and unfreeze parts of a model while it trains, by any schedule.
@@ -292,9 +295,9 @@ class FreezeScheduler(BaseCallback):
             ValueError: if the schedule doesn't fit the model.
         """
         planner = self._fit_planner
-        # By a calendar every group can have an epoch of its own in so many.
-        epochs = self.total_epochs or len(planner.picture(model).groups)
-        return fit_findings.setup_of(planner.plan(model, epochs, None), batch_size)
+        # How long the training and its epochs will be isn't known: every phase counts.
+        plan = planner.plan(model, self.total_epochs or _PLENTY, _PLENTY)
+        return fit_findings.setup_of(plan, batch_size)
 
     def prepare(self, model: keras.Model, phase: int = -1, *, epochs: int | None = None) -> None:
         """Set a model's flags as they are in a phase, before its optimizer's state is loaded.

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_freeze.checks import counted, first_few
 from keras_freeze.findings.backbone_input import images_before
 from keras_freeze.findings.finding import Finding, in_order
 from keras_freeze.findings.preprocessing import (
@@ -17,7 +18,12 @@ from keras_freeze.findings.preprocessing import (
     mismatch,
     steps_before,
 )
-from keras_freeze.keras_internals.graph import graph_nodes, input_keys, walked_graph
+from keras_freeze.keras_internals.graph import (
+    graph_nodes,
+    input_keys,
+    origin_of,
+    walked_graph,
+)
 from keras_freeze.keras_internals.own_code import replaced_methods
 from keras_freeze.model_picture import ModelPicture
 
@@ -33,8 +39,64 @@ def of_inputs(picture: ModelPicture, x: Any, every: Any = None) -> tuple[Finding
         x: The inputs of a batch, tensors.
         every: All inputs, where they are NumPy arrays: a single value may be wrong.
     """
+    unfit = _unfit(picture, x)
+    if unfit is not None:
+        return (unfit,)
     numbers = x if every is None else every
     return in_order([_not_finite(numbers), _preprocessing(picture, x), _tokens(picture, numbers)])
+
+
+def _unfit(picture: ModelPicture, x: Any) -> Finding | None:
+    """Return inputs that a model can't take: others than it has, or of other shapes."""
+    graph = walked_graph(picture.model)
+    if graph is None or any(getattr(origin_of(t), "optional", False) for t in graph.inputs):
+        return None
+    keys = input_keys(graph)
+    names = [keys.get(id(tensor), tensor.name) for tensor in graph.inputs]
+    if isinstance(x, Mapping) and len(names) > 1:
+        missing = [name for name in names if name not in x]
+        if missing:
+            return Finding(
+                "inputs",
+                f"The data are {first_few([*map(str, x)])}, and the model takes {first_few(names)}",
+                f"x = {{{', '.join(f'{name!r}: ...' for name in names)}}}",
+            )
+        given = [x[name] for name in names]
+    else:
+        given = keras.tree.flatten(x)
+    if len(given) != len(names):
+        return Finding(
+            "inputs",
+            f"The data are {counted(len(given), 'array')}, and the model takes {len(names)}",
+            f"x = [{', '.join(names)}], in this order",
+        )
+    for name, leaf, tensor in zip(names, given, graph.inputs, strict=True):
+        shape = getattr(leaf, "shape", None)
+        if shape is not None and not _takes(tensor.shape, tuple(shape)):
+            own = (None, *tuple(shape)[1:])
+            return Finding(
+                "inputs",
+                f"Input {name} has the shape {own}, and the model takes {tuple(tensor.shape)}",
+                "data of that shape, or a model that is built for these",
+            )
+    return None
+
+
+def _takes(own: tuple[int | None, ...], given: tuple[int | None, ...]) -> bool:
+    """Tell whether Keras fits a shape to that of an input: a last axis of 1 may be left out.
+
+    Example:
+        >>> _takes((None, 8, 8, 1), (32, 8, 8)), _takes((None, 8, 8, 3), (32, 8, 8))
+        (True, False)
+    """
+    if len(given) == len(own) + 1 and given[-1] == 1:
+        given = given[:-1]
+    elif len(given) == len(own) - 1 and own[-1] == 1:
+        own = own[:-1]
+    if len(given) != len(own):
+        return False
+    pairs = zip(own[1:], given[1:], strict=True)
+    return all(a is None or b is None or a == b for a, b in pairs)
 
 
 def _not_finite(x: Any) -> Finding | None:

@@ -115,7 +115,8 @@ def of_task(model: keras.Model, y: Any = None) -> tuple[Finding, ...]:
     labels = None if y is None or not hasattr(y, "shape") else np.asarray(y)
     if labels is None or labels.dtype.kind not in "biuf":
         return in_order([_last_layer(task)])
-    return in_order([_last_layer(task), _not_finite(labels), _labels(task, labels)])
+    not_finite = _not_finite(labels)
+    return in_order([_last_layer(task), not_finite or _labels(task, labels)])
 
 
 def _last_layer(task: Task) -> Finding | None:
@@ -189,7 +190,7 @@ def _labels(task: Task, labels: np.ndarray[Any, Any]) -> Finding | None:
         return Finding(
             "labels",
             f"Labels from {lowest:g} to {highest:g} are no probabilities, which {_BINARY} expects",
-            f'loss="{_SPARSE}"' if is_class else "y = (y > 0).astype(int)",
+            f'loss="{_SPARSE}"' if is_class else f"y = (y > {lowest:g}).astype(int)",
         )
     return None
 

@@ -134,6 +134,67 @@ def dense(*, frozen=(), loss="sparse_categorical_crossentropy", units=3, activat
     return model
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        kf.GradualUnfreeze("auto", backbone="low"),
+        kf.ProgressiveFreeze(backbone="low"),
+        kf.FreezeScheduler({0: 1, 30: 0}, backbone="low"),
+    ],
+    ids=["auto", "progressive", "late"],
+)
+def test_a_schedule_needs_no_number_of_epochs(schedule):
+    assert "untrained backbone" not in kf.check(dense(), schedule=schedule).names
+
+
+class TestUnfitInputs:
+    """Inputs that a model can't take are said to be so: `fit` would fail."""
+
+    def two(self, *, as_dict=False):
+        inputs = {name: keras.Input((size,), name=name) for name, size in (("b", 2), ("a", 3))}
+        joined = layers.concatenate([*inputs.values()])
+        model = keras.Model(inputs if as_dict else [*inputs.values()], layers.Dense(1)(joined))
+        model.compile("sgd", "mse")
+        return model
+
+    def found(self, model, x):
+        return [f.what for f in kf.check(model, x) if f.name == "inputs"]
+
+    @pytest.mark.parametrize(
+        "shape, fits",
+        [((8, 8, 1), True), ((8, 8), True), ((8, 8, 3), False), ((4, 4, 1), False), ((64,), False)],
+    )
+    def test_shapes(self, shape, fits):
+        model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(2)])
+        x = np.ones((6, *shape))
+        said = self.found(model, x)
+        assert (said == []) == fits
+        if not fits:
+            assert f"{(None, *shape)}" in said[0] and "(None, 8, 8, 1)" in said[0]
+            with pytest.raises(ValueError):
+                model.predict(x, verbose=0)
+        else:
+            model.predict(x, verbose=0)
+
+    @pytest.mark.parametrize("as_dict", [False, True])
+    def test_several(self, as_dict):
+        model = self.two(as_dict=as_dict)
+        a, b = np.ones((6, 3)), np.ones((6, 2))
+        assert self.found(model, {"a": a, "b": b}) == []
+        assert "the model takes b and a" in self.found(model, {"a": a, "c": b})[0]
+        assert "Input b has the shape (None, 3)" in self.found(model, {"a": b, "b": a})[0]
+        if not as_dict:
+            assert self.found(model, [b, a]) == []
+            assert "1 array, and the model takes 2" in self.found(model, a)[0]
+
+    def test_unknown_lengths_and_optional_inputs(self):
+        model = keras.Sequential([keras.Input((None, 3)), layers.LSTM(2), layers.Dense(1)])
+        assert self.found(model, np.ones((4, 7, 3))) == []
+        needed, other = keras.Input((2,), name="x"), keras.Input((2,), name="o", optional=True)
+        model = keras.Model({"x": needed, "o": other}, layers.Dense(1)(needed))
+        assert self.found(model, {"x": np.ones((4, 2))}) == []
+
+
 class TestStructure:
     def test_an_untrained_backbone(self):
         assert "untrained backbone" in planned(vgg(weights_trained=False)).names
@@ -171,15 +232,26 @@ class TestStructure:
 
     def test_rates_for_the_wrong_part(self):
         model = dense(optimizer=keras.optimizers.Adam(1e-3))
+        low = model.get_layer("backbone").get_layer("low")
+        low.kernel.assign(np.full(low.kernel.shape, 0.04))
         assert "large rate" in flagged(model).names
         gradual = kf.GradualUnfreeze(backbone="low")  # which gives it a lower one
         assert "large rate" not in kf.check(model, schedule=gradual).names
         everything = kf.FreezeScheduler({0: None}, backbone="low")
         assert "large rate" in kf.check(model, schedule=everything).names
-        fast = dense(optimizer=keras.optimizers.Adam(1e-1))  # too high divided by 2.6 as well
-        (finding,) = [f for f in kf.check(fast, schedule=gradual) if f.name == "large rate"]
+        model.optimizer.learning_rate = 1e-1  # too high divided by 2.6 as well
+        (finding,) = [f for f in kf.check(model, schedule=gradual) if f.name == "large rate"]
         assert "low" in finding.what and "train at 0.0385" in finding.what
-        assert finding.cure == "a tenth of the rate"
+        assert "from 0.0024 on" in finding.what  # 6 % of 0.04
+        assert finding.cure == "model.optimizer.learning_rate = 0.006"
+        exec(finding.cure)
+        assert "large rate" not in kf.check(model, schedule=gradual).names
+        # The same rate moves large weights by a small part of them.
+        model = dense(optimizer=keras.optimizers.Adam(1e-2))
+        for size, is_large in ((0.4, True), (0.6, False)):
+            low = model.get_layer("backbone").get_layer("low")
+            low.kernel.assign(np.full(low.kernel.shape, size))
+            assert ("large rate" in flagged(model).names) == is_large
         slow = dense(frozen=["backbone"], optimizer=keras.optimizers.Adam(1e-5))
         assert flagged(slow).names == ("small rate",)
         sgd = dense(frozen=["backbone"], optimizer=keras.optimizers.SGD(1e-3))
@@ -378,7 +450,7 @@ def test_a_model_without_a_graph_is_not_said_to_have_another_loss():
 
 
 def test_as_text_html_and_data():
-    found = flagged(dense(optimizer=keras.optimizers.Adam(1e-3)))
+    found = flagged(dense(optimizer=keras.optimizers.Adam(1e-1)))
     assert len(found) == 2
     lines = str(found).splitlines()
     assert lines[0] == "net: 2 found"
