@@ -48,7 +48,7 @@ def of_inputs(picture: ModelPicture, x: Any, every: Any = None) -> tuple[Finding
 
 def _unfit(picture: ModelPicture, x: Any) -> Finding | None:
     """Return inputs that a model can't take: others than it has, or of other shapes."""
-    graph = walked_graph(picture.model)
+    graph = walked_graph(picture.model) if is_called_plainly(picture) else None
     if graph is None or any(getattr(origin_of(t), "optional", False) for t in graph.inputs):
         return None
     keys = input_keys(graph)
