@@ -46,6 +46,8 @@ _FILTERS = 16
 _LEAK = 0.01
 # Responses are multiplied by this, so that gradients of float16 don't vanish.
 _SCALE = 128.0
+# The most pixels of jitter by default.
+_MAX_JITTER = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -84,7 +86,7 @@ def activation_maximisation(
     size: int | tuple[int, int] | None = None,
     value_range: tuple[float, float] = (-1.0, 1.0),
     blur: float = 0.5,
-    jitter: int = 4,
+    jitter: int | None = None,
     decay: float = 0.01,
     seed: int = 0,
 ) -> FilterImages:
@@ -110,7 +112,7 @@ def activation_maximisation(
         blur: Float from 0, the standard deviation in pixels of a blur after every fourth step.
             Defaults to 0.5.
         jitter: Int from 0, by how many pixels images are moved at random in each step. Defaults
-            to 4.
+            to None: a sixteenth of the shorter side, 4 at most. More wipes out small images.
         decay: Float from 0 to less than 1, the part of the values, counted from the middle of
             `value_range`, that each step takes away. Defaults to 0.01.
         seed: Int, of the noise and the jitter. Defaults to 0.
@@ -140,7 +142,7 @@ def activation_maximisation(
         - [Olah et al., 2017](https://distill.pub/2017/feature-visualization/): jitter.
     """
     check_model(_OWNER, model)
-    _check_numbers(steps, blur, jitter, decay, seed)
+    _check_numbers(steps, blur, jitter or 0, decay, seed)
     lowest, highest = _checked_range(value_range)
     chosen = find_layer(_OWNER, model, layer)
     zeros = np.zeros((1, *_input_shape(model, size)), "float32")
@@ -156,6 +158,8 @@ def activation_maximisation(
     ascended = _Ascent(seen, chosen, own, theirs, (lowest, highest))
     generator = np.random.default_rng(seed)
     shape = np.moveaxis(zeros, own, -1).shape[1:]
+    if jitter is None:
+        jitter = min(_MAX_JITTER, min(shape[:2]) // 16)
     together = fixed_batch(model) or min(_FILTERS, len(numbers))
     images, before, after = [], [], []
     for start in range(0, len(numbers), together):

@@ -80,6 +80,15 @@ def test_before_and_after_are_mean_responses():
     assert (other.before != found.before).all()
 
 
+@pytest.mark.parametrize("size, jitter", [(8, 0), (40, 2), (96, 4)])
+def test_small_images_are_moved_less(size, jitter):
+    found, given = (
+        explain.activation_maximisation(edges("relu"), "edges", 0, steps=4, size=size, **options)
+        for options in ({}, {"jitter": jitter})
+    )
+    np.testing.assert_array_equal(found.images, given.images)
+
+
 @pytest.mark.backend
 def test_a_unit_of_the_output_and_a_model_of_half_precision(unchanged):
     before = keras.config.dtype_policy()
