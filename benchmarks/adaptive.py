@@ -149,11 +149,17 @@ def measure(name: str, seed: int, missing: list[Run], *, is_timed: bool = True) 
         runs.append(RESULTS, {**row, "machine": runs.machine()})
 
 
-def run(name: str, seeds: Sequence[int] = SEEDS, *, is_timed: bool = True) -> None:
-    """Measure on a task what is missing."""
+def run(
+    name: str,
+    seeds: Sequence[int] = SEEDS,
+    *,
+    is_timed: bool = True,
+    rates: Sequence[float] = (),
+) -> None:
+    """Measure on a task what is missing; with `rates`, of what is compared first at these."""
     rows = _of(runs.read(RESULTS), name, accelerated=bool(runs.accelerator()))
     done = {(row["arm"], row["rate"], row["seed"]) for row in rows}
-    wanted = runs_of(TASKS[name])
+    wanted = [(arm, rate) for rate in rates for arm in MAIN] or runs_of(TASKS[name])
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
         for seed in seeds:
@@ -249,10 +255,14 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", default=[*COMPARED])
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many (%(default)s)")
     parser.add_argument("--untimed", action="store_true", help="the machine has other work")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[], help="train what has several rates at these"
+    )
     arguments = parser.parse_args()
     for name in arguments.tasks:
         if arguments.what == "run":
-            run(name, range(arguments.seeds), is_timed=not arguments.untimed)
+            timed = not arguments.untimed
+            run(name, range(arguments.seeds), is_timed=timed, rates=arguments.rates)
         print(f"{name}\n\n{table(runs.read(RESULTS), name)}\n")
 
 
