@@ -188,6 +188,18 @@ class TestUnfitInputs:
             assert self.found(model, [b, a]) == []
             assert "1 array, and the model takes 2" in self.found(model, a)[0]
 
+    def test_more_than_a_single_input_takes_from_a_dict(self):
+        """Keras takes the first by name, whatever the key of the input."""
+        needed = keras.Input((2,), name="x")
+        model = keras.Model({"x": needed}, layers.Dense(1)(needed))
+        x = {"x": np.ones((4, 2)), "id": np.arange(4)}
+        assert "2 arrays, and the model takes 1" in self.found(model, x)[0]
+        with (
+            pytest.warns(UserWarning, match="structure of `inputs`"),
+            pytest.raises(ValueError, match="Invalid input shape"),
+        ):
+            model.predict(x, verbose=0)
+
     def test_unknown_lengths_and_optional_inputs(self):
         model = keras.Sequential([keras.Input((None, 3)), layers.LSTM(2), layers.Dense(1)])
         assert self.found(model, np.ones((4, 7, 3))) == []
