@@ -76,7 +76,7 @@ def training(
 
 
 def comparison(
-    columns: Mapping[str, Mapping[str, History | Sequence[History]]],
+    columns: Mapping[str, Mapping[str, History | Sequence[History]] | History | Sequence[History]],
     *,
     metric: str = "val_accuracy",
 ) -> Figure:
@@ -85,7 +85,8 @@ def comparison(
     Args:
         columns: Mapping from a column's title to a mapping from a line's label to a history, or
             to several histories of equal length (of different seeds, say): then the line is
-            their mean and a band goes from the lowest to the highest.
+            their mean and a band goes from the lowest to the highest. For a single column without
+            a title, the mapping from labels.
         metric: String. Which metric. Defaults to `"val_accuracy"`.
 
     Returns:
@@ -100,14 +101,16 @@ def comparison(
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['loss', 'trainable parameters']
     """
+    is_flat = any(_is_arm(value) for value in columns.values())
+    titled: Mapping[str, Any] = {"": columns} if is_flat else columns
     read = [
         {label: _several(histories, metric) for label, histories in arms.items()}
-        for arms in columns.values()
+        for arms in titled.values()
     ]
     labels = list(dict.fromkeys(label for arms in read for label in arms))
     colours = dict(zip(labels, itertools.cycle(palette())))  # a label's is the same everywhere
-    figure, (uppers, lowers) = _panels(columns=len(columns))
-    for title, arms, upper, lower in zip(columns, read, uppers, lowers, strict=True):
+    figure, (uppers, lowers) = _panels(columns=len(titled))
+    for title, arms, upper, lower in zip(titled, read, uppers, lowers, strict=True):
         for label, logs in arms.items():
             _draw_metric(upper, [log[metric] for log in logs], label, colours[label])
             # The first is the widest, so that lines in the same place can all be seen.
@@ -154,6 +157,14 @@ def _log(history: History) -> Mapping[str, Sequence[float]]:
             f"{history!r}."
         )
     return cast(Mapping[str, Sequence[float]], log)
+
+
+def _is_arm(value: Any) -> bool:
+    """Tell whether something is a history, or several, and no mapping from labels to them."""
+    if not isinstance(value, Mapping):
+        return True
+    lists = [own for own in value.values() if isinstance(own, Sequence) and own]
+    return any(not (isinstance(own[0], Mapping) or hasattr(own[0], "history")) for own in lists)
 
 
 def _several(histories: History | Sequence[History], metric: str) -> list[Mapping[str, Any]]:

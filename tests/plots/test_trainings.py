@@ -1,6 +1,7 @@
 import importlib
 import sys
 
+import keras
 import pytest
 
 from keras_freeze import plots
@@ -72,6 +73,17 @@ def test_comparison_draws_one_column_per_setting_and_one_line_per_arm():
     assert [text.get_text() for text in figure.legends[0].texts] == ["gradual", "all at once"]
 
 
+def test_a_single_column_needs_no_title():
+    history = keras.callbacks.History()
+    history.history = LOG
+    for flat in ({"a": history, "b": LOG}, {"a": [LOG, LOG], "b": LOG}, {"val_accuracy": [LOG]}):
+        upper, _ = plots.comparison(flat).axes
+        assert upper.get_title() == ""
+        assert [line.get_label() for line in curves(upper)] == [*flat]
+    upper, _ = plots.comparison({"one": {"val_accuracy": [LOG]}}).axes  # a label, not a history
+    assert upper.get_title() == "one"
+
+
 def test_a_line_has_the_same_colour_in_every_column_and_the_legend_has_all():
     figure = plots.comparison(
         {"one": {"a": LOG, "b": LOG}, "other": {"b": LOG, "c": LOG}}, metric="loss"
@@ -88,8 +100,9 @@ def test_a_line_has_the_same_colour_in_every_column_and_the_legend_has_all():
 @pytest.mark.parametrize("missing", ["trainable_params", "val_accuracy"])
 def test_a_history_without_what_is_drawn_raises(missing):
     log = {name: values for name, values in LOG.items() if name != missing}
-    with pytest.raises(ValueError, match=f"must hold '{missing}'.*Received: a history of"):
-        plots.comparison({"a": {"b": log}})
+    for columns in ({"a": {"b": log}}, {"b": log}):
+        with pytest.raises(ValueError, match=f"must hold '{missing}'.*Received: a history of"):
+            plots.comparison(columns)
 
 
 def test_a_picture_is_pyplots_current_figure(tmp_path):
