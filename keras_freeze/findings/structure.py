@@ -183,7 +183,8 @@ def _rounded_down(rate: float) -> float:
         (0.003, 0.009)
     """
     size = 10.0 ** math.floor(math.log10(rate))
-    return float(f"{max(1, math.ceil(rate / size) - 1) * size:.1g}") if rate > size else 0.9 * size
+    lower = (math.ceil(rate / size) - 1) * size if rate > size else 0.9 * size
+    return float(f"{lower:.1g}")
 
 
 def _small_rate(setup: Setup) -> Finding | None:
