@@ -203,6 +203,16 @@ def test_what_keras_says_of_data_that_do_not_fit_is_said(saved, tmp_path):
     assert "--import" not in raised.value.code
 
 
+def test_modules_are_named_as_files_too_and_advised_once(saved, tmp_path, capsys):
+    main(["groups", saved[0], "--import", "json.py"])
+    assert "from input to head" in capsys.readouterr().out
+    (tmp_path / "odd.keras").write_text("no archive")
+    for given, is_advised in (([], True), (["--import", "json"], False)):
+        with pytest.raises(SystemExit) as raised:
+            main(["groups", str(tmp_path / "odd.keras"), *given])
+        assert ("pass --import" in raised.value.code) == is_advised
+
+
 def test_code_in_a_file_is_trusted_on_demand(tmp_path, capsys):
     path = str(tmp_path / "own.keras")
     own = keras.layers.Lambda(lambda x: 2 * x)

@@ -167,17 +167,15 @@ class _Losses:
             >>> _Losses((2.3, 1.3, 0.8, 0.6, 0.5), ()).wants_a_higher_rate(0)
             False
         """
-        own = self.training
-        last = own[first:]
-        if not all(map(math.isfinite, own)) or not _is_steady(own):
-            return False
-        return len(last) < _STEADY_EPOCHS or _is_steady(last)
+        last = self.training[first:]
+        return _is_steady(self.training) and (len(last) < _STEADY_EPOCHS or _is_steady(last))
 
     @property
-    def has_jumped(self) -> bool:
-        """Whether the training loss has been far above that of the first epoch."""
+    def peak(self) -> float | None:
+        """The highest training loss, where that is far above the one of the first epoch."""
         known = [value for value in self.training if math.isfinite(value)]
-        return bool(known) and max(known) - known[0] > _JUMP * abs(known[0])
+        has_jumped = bool(known) and max(known) - known[0] > _JUMP * abs(known[0])
+        return max(known) if has_jumped else None
 
     @property
     def has_levelled_off(self) -> bool:
@@ -327,10 +325,10 @@ def _verdict(
     slack = _WORSE * abs(checked[best])
     is_worse = checked[last] > checked[best] + slack
     curves = _Losses.of(logs)
-    is_lost = is_worse and (far > _FAR or curves.has_jumped)
+    is_lost = is_worse and (far > _FAR or curves.peak is not None)
     if losses[last] > losses[first] + slack or is_lost:
         how = f"the training loss went from {losses[first]:.4g} to {losses[last]:.4g}"
-        how += f", {max(losses):.4g} at its highest" * curves.has_jumped
+        how += "" if curves.peak is None else f", {curves.peak:.4g} at its highest"
         where = f", and a group moved by {far:.3g} times its norm" if far > _FAR else ""
         return "diverged", f"{lowest} and is {now}; {how}{where}."
     if is_worse and losses[last] < losses[best]:

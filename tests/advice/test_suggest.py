@@ -235,3 +235,9 @@ def test_labels_that_the_loss_can_not_take_are_said_first():
     assert found.advice[0].value.startswith("y = y - 1")
     assert "another choice" not in [one.about for one in found.advice]  # no gradient can be had
     assert found.similarity == "near"
+
+
+def test_all_labels_are_looked_at():
+    model, (x, y) = crafted("near"), samples(1200)
+    y[np.random.default_rng(0).permutation(len(y))[-1]] = 7  # of those that no probe sees
+    assert kf.suggest(model, x, list(y), backbone="^[abc]$").advice[0].about == "labels"

@@ -147,6 +147,16 @@ def test_a_schedule_needs_no_number_of_epochs(schedule):
     assert "untrained backbone" not in kf.check(dense(), schedule=schedule).names
 
 
+def test_labels_without_a_class_of_zero_and_those_that_are_not_finite():
+    model = dense(frozen=["backbone"], loss="binary_crossentropy", units=1, activation="sigmoid")
+    y = np.array([1, 2, 1, 2])
+    (finding,) = kf.check(model, np.ones((4, 4)), y)
+    assert finding.cure == "y = (y > 1).astype(int)"
+    model = dense(frozen=["backbone"])
+    (finding,) = kf.check(model, np.ones((4, 4)), np.array([0, 1, np.nan, 2]))
+    assert "NaN" in finding.what
+
+
 class TestUnfitInputs:
     """Inputs that a model can't take are said to be so: `fit` would fail."""
 
@@ -259,6 +269,12 @@ class TestStructure:
         assert finding.cure == "model.optimizer.learning_rate = 0.003"
         exec(finding.cure)
         assert "large rate" not in kf.check(model, schedule=gradual).names
+        model.optimizer.learning_rate = 1e-3  # the least that is large, however small the weights
+        assert "from 0.001 on" in str([*flagged(model)][-1])
+        sgd = dense(optimizer=keras.optimizers.SGD(0.2))  # whose steps are no part of the weights
+        low = sgd.get_layer("backbone").get_layer("low")
+        low.kernel.assign(np.full(low.kernel.shape, 10.0))
+        assert "large rate" in flagged(sgd).names
         # The same rate moves large weights by a small part of them.
         model = dense(optimizer=keras.optimizers.Adam(1e-2))
         for size, is_large in ((0.2, True), (0.4, False)):

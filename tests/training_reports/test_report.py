@@ -145,6 +145,8 @@ def test_a_rate_that_was_too_high_is_told_by_jumps_and_distances():
     assert lost.verdict == "diverged"
     assert "build the model" in lost.next_steps[0].why
     assert "5.79 at its highest" in lost.reason
+    unknown = [{}, *logs(dead, [1.3, 1.4, 1.6, 1.61])]
+    assert "5.79 at its highest" in training_report(ran, unknown, {}).reason
     far = training_report(ran, logs([4, 3, 2, 1], [4, 3, 2, 3]), {"low": 21.1, "head": 1.0})
     assert "21.1 times its norm" in far.reason
     assert "low 21.1 times" in str(far)
@@ -166,6 +168,8 @@ def test_validation_that_never_comes_to_where_training_began_points_at_its_data(
     assert report.next_steps[0].code == "kf.check(model, x_val, y_val)"
     near = training_report(ran, logs([1.5, 0.8, 0.3, 0.1], [1.4, 1.2, 1.1, 1.0]), {})
     assert "check" not in near.next_steps[0].code
+    slow = training_report(ran, logs([1.5, 1.4, 1.3, 1.2], [9.9, 8.0, 7.0, 5.9]), {})
+    assert "check" not in slow.next_steps[0].code  # training has not come far either
 
 
 @pytest.mark.parametrize(
@@ -204,6 +208,20 @@ def test_what_never_trained_and_what_moved():
     moved = training_report(record(row(0.0, 0, BOTH)), logs([4, 3]), {"low": 1e-5, "head": 0.2})
     assert "Trained, but hardly moved: low." in str(moved)
     assert report.next_steps[0].code == 'kf.FreezeScheduler({0: None}, rates="default")'
+
+
+def test_the_last_phase_is_the_one_that_was_planned(plain, data_for):
+    class Overfits(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs.update(loss=3.0 - epoch, val_loss=abs(epoch - 1) + 1.0)
+            self.model.stop_training = epoch == 2
+
+    callback = kf.GradualUnfreeze({0: "head", 20: "middle"}, verbose=0)
+    model = compiled(plain())
+    x, y = data_for(model)
+    model.fit(x, y, epochs=30, verbose=0, callbacks=[Overfits(), callback])
+    assert callback.report.verdict == "overfitting"
+    assert "start_from_epoch=20" in callback.report.next_steps[0].code
 
 
 def test_as_text_html_and_data():
