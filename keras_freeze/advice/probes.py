@@ -94,6 +94,9 @@ class Score:
     error: float
     measure: str = "accuracy"
 
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ± {self.error:.2f}"
+
 
 def probe(features: np.ndarray[Any, Any], targets: Targets) -> Score:
     """Score a ridge regression from features to targets by five-fold cross-validation.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -10,12 +11,19 @@ import keras
 import numpy as np
 
 from keras_freeze.advice.probes import Score, Targets, probe, targets_of
-from keras_freeze.advice.suggestion import Advice, ProbedGroup, Similarity, Suggestion
+from keras_freeze.advice.suggestion import (
+    Advice,
+    ProbedGroup,
+    Similarity,
+    Suggestion,
+    code_of,
+    division_of,
+)
 from keras_freeze.checks import ArgumentError, check_count, first_few
-from keras_freeze.findings import is_of_numbers, of_task
+from keras_freeze.findings import is_of_numbers, of_pretrained_part, of_task
 from keras_freeze.groups import Backbone, Groups, names_of, picture_of
 from keras_freeze.measures import group_features
-from keras_freeze.model_picture import ModelPicture, check_model
+from keras_freeze.model_picture import ModelPicture, check_model, with_initial_values
 from keras_freeze.ranking import rank_in
 from keras_freeze.reading import as_labels, few_batches, is_whole
 
@@ -24,6 +32,9 @@ _OWNER = "suggest"
 FEW = 1000
 # As many samples are looked at, and so many at least.
 _MAX_SAMPLES, _MIN_SAMPLES = 1024, 20
+# What was learned has to tell so much more than shuffled weights, or higher groups so much less
+# than lower ones, to count.
+_LEAST = 0.02
 _QUADRANTS = "CS231n notes, transfer learning"
 _MEASURED = "benchmarks of this package, where CS231n's notes would train the head alone"
 _TRANSFER = "Yosinski et al. 2014, arXiv 1411.1792"
@@ -52,9 +63,11 @@ def suggest(
     best, the data are near; where earlier ones do, far. Where shuffled weights do as well, and
     higher groups tell less than lower ones, pretraining does not help, and that is said. Where no
     probe is better than guessing, or the task is so easy that shuffled weights do it, probes tell
-    nothing, and that is said too. Of at most 1,024 samples the groups are computed
+    nothing, and that is said too. Differences count from 0.02 on, where they are larger than
+    their standard error. Of at most 1,024 samples the groups are computed
     twice, and five batches get gradients if the model is compiled: less than two epochs over
-    these. The model is not changed.
+    these. The model is not changed. A backbone that nothing seems to have trained is said to be
+    so, and nothing is frozen or measured.
 
     It is a beginning. `GradualUnfreeze("auto")` and `tuning.DepthSweep` measure by training.
 
@@ -83,6 +96,7 @@ def suggest(
         >>> model = keras.Sequential(
         ...     [keras.Input((4,)), *(keras.layers.Dense(4, name=name) for name in "abcd")]
         ... )
+        >>> _ = model.get_layer("a").bias.assign([0.1, 0.2, 0.3, 0.4])  # as if it were trained
         >>> found = suggest(model, n_samples=90, n_classes=3, similarity="near", backbone="[abc]")
         >>> found.depth, found.is_small
         (1, True)
@@ -102,7 +116,7 @@ def suggest(
     if similarity is not None and similarity not in ("near", "far"):
         rule = 'be "near" or "far"'
         raise ArgumentError(_OWNER, "similarity", rule, value=similarity)
-    picture = picture_of(model, groups, backbone)
+    picture = with_initial_values(picture_of(model, groups, backbone))
     if len(picture.groups) < 2:
         raise ArgumentError(
             _OWNER,
@@ -113,27 +127,28 @@ def suggest(
         )
     probes: tuple[ProbedGroup, ...] = ()
     ranked: Sequence[str] = ()
-    guess = 0.0
-    unfit: tuple[Advice, ...] = ()
+    first: tuple[Advice, ...] = ()
+    found: Similarity | None = similarity
+    untrained = of_pretrained_part(picture)
+    if untrained is not None:
+        found = "untrained"
+        first = (Advice("pretrained weights", untrained.cure, untrained.what, "kf.check"),)
     if x is not None:
         inputs, labels, count = _read(model, x, y, batch_size)
         targets = _targets(model, labels)
         unfit = _about_labels(model, labels if is_whole(x) else as_labels(y))
+        first += unfit
         n_samples = n_samples or count
         n_classes = n_classes or (targets.count if targets is not None else None)
-        if similarity is None:
-            if n_samples is None:
-                raise ArgumentError(
-                    _OWNER,
-                    "n_samples",
-                    "be given where the data don't know how many they are",
-                    value=n_samples,
-                )
+        if n_samples is None:
+            rule = "be given where the data don't know how many they are"
+            raise ArgumentError(_OWNER, "n_samples", rule, value=n_samples)
+        if found is None:
             known = _known(targets, y)
             probes = _probed(picture, inputs, known, batch_size)
             ranked = () if unfit else _ranked(picture, x, y, batch_size)
-            guess = known.guess
-    if n_samples is None or (similarity is None and not probes):
+            found = similarity_of(probes, known.guess)
+    if n_samples is None or found is None:
         raise ArgumentError(
             _OWNER,
             "",
@@ -142,24 +157,19 @@ def suggest(
             advice='Write similarity="near" or "far", whichever the pretraining is.',
         )
     is_small = n_samples < FEW * (n_classes or 1)
-    found: Similarity = similarity or similarity_of(probes, guess)
-    depth = _depth(len(picture.groups), found, is_small)
-    advice = [
-        *unfit,
-        _about_depth(picture, depth, found, is_small, probes),
-        *_about_training(model, found, is_small, ranked),
-    ]
-    return Suggestion(
+    plan = Suggestion(
         model.name,
-        depth,
+        _depth(len(picture.groups), found, is_small),
         picture.group_names,
         found,
         is_small,
-        tuple(advice),
+        (),
         probes,
         names_of(_OWNER, backbone),
         groups,
     )
+    advice = (*first, _about_depth(plan), *_about_training(plan, model, ranked))
+    return dataclasses.replace(plan, advice=advice)
 
 
 def _read(model: keras.Model, x: Any, y: Any, batch_size: int) -> tuple[Any, Any, int | None]:
@@ -284,13 +294,13 @@ def _shuffled(variable: keras.Variable, rng: np.random.Generator) -> Any:
 
 def similarity_of(probes: Sequence[ProbedGroup], guess: float) -> Similarity:
     """Return how near the data are to the pretraining, against the score of guessing."""
-    best = max(probes, key=lambda group: group.score.value)
+    best = max((group.score for group in probes), key=lambda score: score.value)
     blind = max((group.shuffled for group in probes), key=lambda score: score.value)
     top = probes[-1].score
-    loses = best.score.value - top.value > top.error
-    if best.score.value <= guess + 2 * best.score.error:
+    loses = best.value - top.value > max(top.error, _LEAST)
+    if best.value <= guess + 2 * best.error:
         return "unclear"
-    if best.score.value - blind.value <= math.hypot(best.score.error, blind.error):
+    if best.value - blind.value <= max(math.hypot(best.error, blind.error), _LEAST):
         # Where higher groups tell less, what was learned leads away; else the task is too easy.
         return "none" if loses else "unclear"
     return "far" if loses else "near"
@@ -302,28 +312,27 @@ def _depth(groups: int, similarity: Similarity, is_small: bool) -> int:
     At group rates shallow depths are the best or cost little, also with little data, as
     `benchmarks/README.md` shows.
     """
-    if similarity == "none" or (similarity == "far" and not is_small):
+    if similarity in ("none", "untrained") or (similarity == "far" and not is_small):
         return 0
     return max((groups - 1) // 4, 1)
 
 
-def _about_depth(
-    picture: ModelPicture,
-    depth: int,
-    similarity: Similarity,
-    is_small: bool,
-    probes: Sequence[ProbedGroup],
-) -> Advice:
-    frozen, last = picture.group_names[:depth], len(picture.groups) - 1
-    value = f"freeze {depth} of {last}: {first_few(frozen)}" if depth else "freeze nothing"
+def _about_depth(plan: Suggestion) -> Advice:
+    frozen, last = plan.groups[: plan.depth], len(plan.groups) - 1
+    depth = f"freezes {plan.depth} of {last}: {first_few(frozen)}" if frozen else "freezes nothing"
+    value = f"callback = {plan.code}, which {depth}"
     measured = ""
-    if probes:
-        scores = ", ".join(
-            f"{g.name} {g.score.value:.2f} ({g.shuffled.value:.2f} shuffled)" for g in probes
+    if plan.probes:
+        scores = [f"{g.name} {g.score} (shuffled {g.shuffled})" for g in plan.probes]
+        measured = f" Linear probes, by {plan.probes[0].score.measure}: {', '.join(scores)}."
+    if plan.similarity == "untrained":
+        return Advice(
+            "freeze depth",
+            value,
+            "frozen, values that nothing has trained would stay as they are",
+            f"{_TRANSFER}: from three frozen random layers on near guessing",
         )
-        score = probes[-1].score
-        measured = f" Linear probes, by {score.measure}: {scores}, ± {score.error:.2f}."
-    if similarity == "none":
+    if plan.similarity == "none":
         reason = "what the pretrained features tell, shuffled weights tell as well"
         return Advice(
             "freeze depth",
@@ -331,7 +340,7 @@ def _about_depth(
             f"{reason}: pretraining does not help here.{measured}",
             "measured; Raghu et al. 2019, arXiv 1902.07208",
         )
-    if similarity == "unclear":
+    if plan.similarity == "unclear":
         return Advice(
             "freeze depth",
             value,
@@ -349,50 +358,54 @@ def _about_depth(
         "are as they should be",
         (False, "far"): "enough data to train all, and pretrained weights are a good start",
     }
-    source = f"{_MEASURED if is_small else _QUADRANTS}; {_TRANSFER}"
-    reason = reasons[is_small, similarity]
+    source = f"{_MEASURED if plan.is_small else _QUADRANTS}; {_TRANSFER}"
+    reason = reasons[plan.is_small, plan.similarity]
     return Advice("freeze depth", value, f"{reason}.{measured}", source)
 
 
-def _about_training(
-    model: keras.Model, similarity: Similarity, is_small: bool, ranked: Sequence[str]
-) -> list[Advice]:
-    advice = [
-        Advice(
-            "measure it",
-            'GradualUnfreeze("auto") with validation_data, or tuning.DepthSweep',
-            "a rule is a beginning; a race of depths finds the depth in one fit",
-            "benchmarks of this package",
-        ),
+def _about_training(plan: Suggestion, model: keras.Model, ranked: Sequence[str]) -> list[Advice]:
+    advice = []
+    if plan.similarity != "untrained":
+        advice.append(
+            Advice(
+                "measure it",
+                'kf.GradualUnfreeze("auto") with validation_data, or kf.tuning.DepthSweep',
+                "a rule is a beginning; a race of depths finds the depth in one fit",
+                "benchmarks of this package",
+            )
+        )
+    advice.append(
         Advice(
             "learning rate",
-            "kf.find_learning_rate(model, x, y, schedule=suggestion.callback)",
+            "kf.find_learning_rate(model, x, y, schedule=callback)",
             "the rate matters more than the depth: at one three times too high, training all at "
             "once loses what the backbone knows",
             "Smith 2015, arXiv 1506.01186; benchmarks of this package",
-        ),
-    ]
-    if similarity != "none":
+        )
+    )
+    if plan.rates is not None:
         advice.append(
             Advice(
                 "group rates",
-                'rates="default"',
+                'rates="default", as above',
                 "each lower group trains at the rate of the one above it, divided by up to 2.6",
                 "Howard and Ruder 2018, arXiv 1801.06146",
             )
         )
     if ranked:
+        ranking = f"kf.rank_groups(model, x, y{division_of(plan)}).top({len(ranked)})"
         advice.append(
             Advice(
                 "another choice",
-                f"kf.rank_groups(model, x, y).top({len(ranked)}), which trains these and the head",
-                f"the gradients of {first_few(ranked)} are largest relative to their weights: the "
-                "data ask for a change there. Compare it with the depth above",
+                f"callback = {code_of(plan, ranking)}, which trains "
+                f"{first_few([*ranked, 'the head'])}",
+                "their gradients are largest relative to their weights: the data ask for a change "
+                "there. Compare it with the depth above",
                 "Lee et al. 2022, arXiv 2210.11466 (kf.rank_groups)",
             )
         )
     decays = "AdamW(rate, weight_decay=0.01, clipnorm=1.0)"
-    optimizer = f"keras.optimizers.{decays if is_small else 'Adam(rate, clipnorm=1.0)'}"
+    optimizer = f"keras.optimizers.{decays if plan.is_small else 'Adam(rate, clipnorm=1.0)'}"
     advice.append(
         Advice(
             "clipping",
@@ -401,7 +414,7 @@ def _about_training(
             "Pascanu et al. 2013, arXiv 1211.5063",
         )
     )
-    if is_small:
+    if plan.is_small:
         advice.append(
             Advice(
                 "weight decay",
@@ -410,7 +423,7 @@ def _about_training(
                 "Loshchilov and Hutter 2019, arXiv 1711.05101",
             )
         )
-    if is_small and _sees_images(model):
+    if plan.is_small and _sees_images(model):
         advice.append(
             Advice(
                 "augmentation",

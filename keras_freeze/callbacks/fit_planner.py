@@ -25,6 +25,16 @@ from keras_freeze.schedules import (
 )
 
 
+def nothing_pretrained(owner: str, model: keras.Model) -> str:
+    """Say that everything in a model counts as new."""
+    return (
+        f"{owner}: nothing in model {model.name!r} is pretrained, as the values of its biases and "
+        "BatchNormalization layers show (or have shown, before an earlier fit), so that all of it "
+        "trains from the first step. If part of it is pretrained, or was loaded since, pass "
+        "backbone=."
+    )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class FitPlanner:
     """The arguments of a callback that say what to train, to be laid out on a model.
@@ -97,6 +107,11 @@ class FitPlanner:
     ) -> SchedulePreview:
         """Return a table of what a fit will do."""
         plan = self.plan(model, epochs, steps)
+        remarks = [*self.planner.remarks(plan.picture, plan.total_epochs)]
+        if plan.adaptive is not None:
+            remarks.append(plan.adaptive.schedule.prospect)
+        if self.planner.finds_nothing_pretrained(plan.picture):
+            remarks.append(nothing_pretrained(self.owner, model))
         return preview_in(
             plan.schedule,
             plan.picture,
@@ -104,6 +119,7 @@ class FitPlanner:
             steps_per_epoch=steps,
             rates=self.rates,
             is_open=plan.adaptive is not None,
+            remarks=remarks,
             batch_size=batch_size,
         )
 

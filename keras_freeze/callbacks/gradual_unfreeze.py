@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from keras_freeze.callbacks.fit_planner import nothing_pretrained
 from keras_freeze.callbacks.freeze_scheduler import FreezeScheduler
 from keras_freeze.callbacks.group_logs import Details
 from keras_freeze.groups import Backbone, Groups
@@ -152,10 +153,4 @@ class GradualUnfreeze(FreezeScheduler):
                 stacklevel=2,
             )
         elif self.planner.finds_nothing_pretrained(plan.picture):
-            warnings.warn(
-                f"GradualUnfreeze: nothing in model {self.model.name!r} is pretrained, as the "
-                "values of its biases and BatchNormalization layers show (or have shown, before an "
-                "earlier fit), so that all of it trains from the first step. If part of it is "
-                "pretrained, or was loaded since, pass backbone=.",
-                stacklevel=2,
-            )
+            warnings.warn(nothing_pretrained("GradualUnfreeze", self.model), stacklevel=2)

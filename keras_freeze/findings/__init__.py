@@ -9,7 +9,7 @@ from keras_freeze.findings.finding import Finding, Findings
 from keras_freeze.findings.inputs import has_known_family, is_called_plainly, of_inputs
 from keras_freeze.findings.labels import is_of_numbers, of_task, task_of
 from keras_freeze.findings.setup import Setup, by_flags, constant_rate
-from keras_freeze.findings.structure import of_structure
+from keras_freeze.findings.structure import of_pretrained_part, of_structure
 
 __all__ = [
     "Finding",
@@ -21,6 +21,7 @@ __all__ = [
     "is_called_plainly",
     "is_of_numbers",
     "of_inputs",
+    "of_pretrained_part",
     "of_structure",
     "of_task",
     "task_of",

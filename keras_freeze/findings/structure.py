@@ -14,7 +14,7 @@ from keras_freeze.engine import stale_flags
 from keras_freeze.findings.finding import Finding, in_order
 from keras_freeze.findings.setup import Setup, constant_rate
 from keras_freeze.keras_internals.layers import is_adapted, sublayers
-from keras_freeze.model_picture import all_untouched, every_layer, main_optimizer
+from keras_freeze.model_picture import ModelPicture, all_untouched, every_layer, main_optimizer
 
 # Fewer samples make statistics that are noise.
 _MIN_BATCH = 8
@@ -32,7 +32,7 @@ _ADAPTIVE = ("adam", "adamw", "nadam", "adamax", "rmsprop", "lion")
 
 def of_structure(setup: Setup) -> tuple[Finding, ...]:
     """Return what is found without data."""
-    untrained = _untrained(setup)
+    untrained = of_pretrained_part(setup.picture)
     return in_order(
         [
             untrained,
@@ -48,15 +48,19 @@ def of_structure(setup: Setup) -> tuple[Finding, ...]:
     )
 
 
-def _untrained(setup: Setup) -> Finding | None:
-    picture = setup.picture
+def of_pretrained_part(picture: ModelPicture) -> Finding | None:
+    """Return what is found where nothing seems to have trained what counts as pretrained.
+
+    Args:
+        picture: As `with_initial_values` returns it.
+    """
     pretrained = picture.pretrained
     if pretrained is None or not all_untouched(picture, pretrained.layers):
         return None
     return Finding(
         "untrained backbone",
         f"Biases and statistics of {first_few(pretrained.names)} have the values that layers are "
-        "made with: nothing seems to have trained it",
+        "made with: nothing seems to have trained them",
         'load its weights before the head is put on, as weights="imagenet" does, or '
         "backbone.load_weights(path)",
     )

@@ -149,6 +149,11 @@ class AdaptiveSchedule(abc.ABC):
             ValueError: if the setting doesn't allow for such a schedule.
         """
 
+    @property
+    @abc.abstractmethod
+    def prospect(self) -> str:
+        """How what is not known beforehand is decided, in a sentence."""
+
     def remarks(self, setting: Setting) -> tuple[str, ...]:
         """Return sentences to print before the first phase; none by default."""
         return ()

@@ -114,6 +114,11 @@ class Auto(AdaptiveSchedule):
         """Return all phases of a sequence; of a race, the first round."""
         return self._method.outline(setting)
 
+    @property
+    def prospect(self) -> str:
+        """How the depth is found, in a sentence."""
+        return self._method.prospect
+
     def remarks(self, setting: Setting) -> tuple[str, ...]:
         """Return which depths are left out of a race, and why."""
         return self._method.remarks(setting)

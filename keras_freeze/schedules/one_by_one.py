@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from keras_freeze.checks import first_few
+from keras_freeze.checks import counted, first_few
 from keras_freeze.schedules.adaptive import (
     AdaptiveSchedule,
     Decision,
@@ -65,6 +65,16 @@ class OneByOne(AdaptiveSchedule):
         """Return the phases as they are if every group brings a gain."""
         depths = range(len(setting.groups) - 1, -1, -1)
         return FreezeSchedule([self._phase(setting, depth, self.until) for depth in depths])
+
+    @property
+    def prospect(self) -> str:
+        """How the depth is found, in a sentence."""
+        groups = counted(self.patience, "group")
+        end = "training goes on" if self.then == "continue" else "training ends"
+        return (
+            f"A phase without a gain in {self.metric.name} is undone: after {groups} without one, "
+            f"{end} at the best depth."
+        )
 
     def decide(self, setting: Setting, outcomes: Sequence[Outcome]) -> Decision:
         """Return what follows the phases that have ended."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -87,6 +87,7 @@ class SchedulePreview(ShownAsTable):
         is_open: Bool, whether what follows the rows is decided while the model trains.
         end: Float, the epochs that are done when the last of the rows ends; None where that isn't
             known beforehand.
+        remarks: Tuple of str, what else a fit says beforehand, and how what is open is decided.
     """
 
     model: str
@@ -97,6 +98,7 @@ class SchedulePreview(ShownAsTable):
     rates_follow: bool = False
     is_open: bool = False
     end: float | None = None
+    remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the preview as plain data, ready for JSON."""
@@ -138,13 +140,13 @@ class SchedulePreview(ShownAsTable):
         return Table(title, tuple(columns), tuple(cells), notes=self._notes())
 
     def _notes(self) -> tuple[str, ...]:
-        """Return why the memory of a phase is not known, each reason once."""
+        """Return the remarks, and why the memory of a phase is not known, each reason once."""
         reasons: dict[str, None] = {}
         for row in self.rows:
             for name, reason in () if row.memory is None else row.memory.not_known.items():
                 subject = "Activations are" if name == "activations" else "The optimizer's state is"
                 reasons[f"{subject} not known: {reason}."] = None
-        return tuple(reasons)
+        return (*self.remarks, *reasons)
 
     def _changes(self, row: PreviewRow, before: PreviewRow | None) -> str:
         """Return which groups train, and after the first phase only what that changes."""
@@ -246,6 +248,7 @@ def preview_in(
     steps_per_epoch: int | None,
     rates: Rates,
     is_open: bool = False,
+    remarks: Sequence[str] = (),
     batch_size: int | None = None,
 ) -> SchedulePreview:
     """Return what `preview` does, for a model that has been read; arguments as there."""
@@ -277,6 +280,7 @@ def preview_in(
         follows,
         is_open,
         float(epochs) if lasts else _epochs_done(end, steps_per_epoch),
+        tuple(remarks),
     )
 
 

@@ -80,6 +80,15 @@ class Race(AdaptiveSchedule):
         phases = [self._phase(setting, _Leg(depth, rounds[0])) for depth in depths]
         return FreezeSchedule(phases)
 
+    @property
+    def prospect(self) -> str:
+        """How the depth is found, in a sentence."""
+        return (
+            "A race of depths: each phase begins with the model as it was at the start; by "
+            f"{self.metric.name} the worse half drops out and the others train on in turns, until "
+            "one is left."
+        )
+
     def remarks(self, setting: Setting) -> tuple[str, ...]:
         """Return which depths start, where the epochs are too few for all of them."""
         depths, groups = self._start(setting)[0], len(setting.groups)

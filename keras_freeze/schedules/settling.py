@@ -94,6 +94,14 @@ class Settling(AdaptiveSchedule):
         steps = self._steps(setting, ()) if is_known else None
         return FreezeSchedule([self._phase(setting, 0, steps)])
 
+    @property
+    def prospect(self) -> str:
+        """How it is decided what freezes, in a sentence."""
+        return (
+            f"After each of {counted(self.intervals, 'interval')} those groups freeze, from the "
+            f"input up, that have settled ({self.title})."
+        )
+
     def decide(self, setting: Setting, outcomes: Sequence[Outcome]) -> Decision:
         """Return what follows the intervals that have ended."""
         depths = [0]  # that of the present interval, behind those before groups froze

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from effects import changed, values
 from keras import layers
+from pretrained_models import as_if_trained
 
 import keras_freeze as kf
 from keras_freeze.advice.probes import Score
@@ -16,6 +17,10 @@ NAMES = ("a", "b", "c")
 
 def stack(count=4):
     """Return a model of so many pretrained groups and a head."""
+    return as_if_trained(untrained_stack(count))
+
+
+def untrained_stack(count=4):
     parts = [layers.Dense(8, "relu", name=f"block{n}") for n in range(1, count + 1)]
     return keras.Sequential([keras.Input((4,)), *parts, layers.Dense(3, name="top")], name="net")
 
@@ -106,11 +111,69 @@ def test_where_pretraining_does_not_help_that_is_said():
     assert similarity_of(rising, 0.25) == "unclear"
 
 
+@pytest.mark.parametrize(
+    ("own", "shuffled", "expected"),
+    [
+        ([0.90, 0.60], [0.885, 0.60], "none"),
+        ([0.90, 0.60], [0.87, 0.60], "far"),
+        ([0.80, 0.79], [0.50, 0.50], "near"),
+        ([0.82, 0.79], [0.50, 0.50], "far"),
+    ],
+)
+def test_differences_that_nobody_would_notice_do_not_count(own, shuffled, expected):
+    pairs = enumerate(zip(own, shuffled, strict=True), 1)
+    probes = [ProbedGroup(f"g{n}", n, Score(a, 0.001), Score(b, 0.001)) for n, (a, b) in pairs]
+    assert similarity_of(probes, 0.25) == expected
+
+
+def test_each_score_has_its_error():
+    model, (x, y) = crafted("far"), samples(64)
+    found = kf.suggest(model, x, y, backbone="^[abc]$")
+    listed = ", ".join(f"{p.name} {p.score} (shuffled {p.shuffled})" for p in found.probes)
+    assert f"Linear probes, by accuracy: {listed}." in found.advice[0].reason
+    assert str(Score(0.5, 0.25)) == "0.50 ± 0.25"
+
+
+@pytest.mark.parametrize("given", [{"similarity": "near"}, {}])
+def test_an_untrained_backbone_is_said_first_and_nothing_is_frozen(given):
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+    found = kf.suggest(untrained_stack(), x, np.arange(60) % 3, backbone="block", **given)
+    assert (found.similarity, found.depth, found.probes) == ("untrained", 0, ())
+    first, depth, *others = found.advice
+    assert first.about == "pretrained weights"
+    assert "load" in first.value
+    assert depth.value == f"callback = {found.code}, which freezes nothing"
+    assert (found.callback.schedule, found.callback.rates) == ({0: None}, None)
+    assert not {"measure it", "group rates", "another choice"} & {row.about for row in others}
+    by_rule = kf.suggest(untrained_stack(), n_samples=60, similarity="far", backbone="block")
+    assert by_rule.similarity == "untrained"
+
+
+@pytest.mark.filterwarnings("ignore:find_learning_rate. the loss of phase 0 still falls")
+@pytest.mark.parametrize("backbone", ["^[abc]$", ["a", "b", "c"]])
+def test_what_to_do_is_code_that_runs(backbone):
+    model, (x, y) = crafted("near"), samples(64)
+    found = kf.suggest(model, x, y, backbone=backbone)
+    by_name = {row.about: row.value for row in found.advice}
+    names = {"kf": kf, "keras": keras, "model": model, "x": x, "y": y, "rate": 0.001}
+    for about in ("freeze depth", "another choice"):
+        code = by_name[about].split(", which ")[0]
+        exec(code, names)
+        assert isinstance(names["callback"], kf.FreezeScheduler)
+        assert names["callback"].backbone == found.callback.backbone
+        model.fit(x, y, verbose=0, callbacks=[names["callback"]])
+    exec(by_name["learning rate"], names)
+    assert isinstance(eval(by_name["clipping"], names), keras.optimizers.AdamW)
+    exec(f"callback = {found.code}", names)
+    assert names["callback"].schedule == found.callback.schedule
+    assert names["callback"].rates == found.callback.rates
+
+
 def test_whole_numbers_under_a_loss_of_numbers_are_no_classes():
     model = keras.Sequential(
         [keras.Input((3,)), *(layers.Dense(8, name=n) for n in "ab"), layers.Dense(1, name="top")]
     )
-    model.compile("sgd", "mse")
+    as_if_trained(model).compile("sgd", "mse")
     x = np.random.default_rng(0).normal(size=(200, 3)).astype("float32")
     y = np.round(20 * x @ [1.0, 2.0, -1.0]).astype(int)
     found = kf.suggest(model, x, y, backbone="^[ab]$")
@@ -140,7 +203,7 @@ def test_the_measure_is_that_of_the_loss_also_of_a_model_without_a_graph(loss, m
     model = Own()
     x = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
     model(x)
-    model.compile("sgd", loss)
+    as_if_trained(model).compile("sgd", loss)
     found = kf.suggest(model, x, np.arange(60) % 3, backbone="^low$")
     assert {probe.score.measure for probe in found.probes} == {measure}
     assert f"Linear probes, by {measure}:" in str(found).replace("\n      ", "")
@@ -194,7 +257,7 @@ def test_images_and_sequences_are_pooled():
         ]
     )
     x = np.random.default_rng(0).normal(size=(40, 8, 8, 2)).astype("float32")
-    found = kf.suggest(images, x, np.arange(40) % 2, backbone="low|high")
+    found = kf.suggest(as_if_trained(images), x, np.arange(40) % 2, backbone="low|high")
     assert [group.name for group in found.probes] == ["low", "high"]
     assert any(row.about == "augmentation" for row in found.advice)
 
@@ -223,7 +286,7 @@ def test_no_more_is_read_than_it_says():
 
     first = keras.layers.Dense(8, "relu", name="block1")
     model = keras.Sequential([keras.Input((DIMENSIONS,)), first, layers.Dense(2, name="top")])
-    score = kf.suggest(model, Batches(), backbone="block").probes[0].score
+    score = kf.suggest(as_if_trained(model), Batches(), backbone="block").probes[0].score
     assert asked == [0, 1]
     assert score.error == pytest.approx((score.value * (1 - score.value) / 1024) ** 0.5)
 

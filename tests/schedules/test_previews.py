@@ -10,6 +10,7 @@ import pytest
 import rich.console
 from effects import compiled, flags, values
 from html_cells import html_cells
+from pretrained_models import as_if_trained
 
 import keras_freeze as kf
 from keras_freeze import schedules
@@ -398,3 +399,61 @@ def test_why_memory_is_not_known_is_said_once():
     shown = str(schedules.gradual(model).preview(model, 6, batch_size=8))
     assert shown.count("Activations are not known: the length of the input varies") == 1
     assert "at least" in shown
+
+
+@pytest.mark.parametrize(
+    ("callback", "expected"),
+    [
+        (lambda: kf.GradualUnfreeze("auto"), ["val_loss", "the worse half drops out"]),
+        (
+            lambda: kf.GradualUnfreeze(schedules.Auto("sequence", "val_auc", patience=2)),
+            ["a gain in val_auc is undone: after 2 groups without one, training goes on at"],
+        ),
+        (
+            lambda: kf.GradualUnfreeze(schedules.Auto("sequence", then="stop")),
+            ["after 1 group without one, training ends at the best depth"],
+        ),
+        (
+            lambda: kf.AutoFreeze(intervals=7),
+            ["After each of 7 intervals", "settled (change of the gradient's norm)"],
+        ),
+    ],
+    ids=["race", "sequence", "stops", "freezes"],
+)
+def test_what_decides_is_told_below_the_table(callback, expected, pretrained):
+    preview = callback().preview(pretrained, 40)
+    assert preview.is_open
+    assert all(text in " ".join(preview.remarks) for text in expected)
+    shown = " ".join(str(preview).split())
+    assert all(text in shown for text in expected)
+    assert not kf.GradualUnfreeze().preview(pretrained, 40).remarks
+
+
+def test_what_a_fit_says_first_a_preview_says_too(pretrained):
+    race = kf.GradualUnfreeze("auto").preview(pretrained, 6).remarks
+    assert race[0].startswith("GradualUnfreeze: depths ")
+    few = kf.GradualUnfreeze().preview(pretrained, 2).remarks
+    assert "2 epochs" in few[0]
+
+
+@pytest.mark.parametrize("schedule", ["even", "auto"])
+def test_that_nothing_is_pretrained_is_told(schedule, pretrained):
+    untrained = keras.models.clone_model(pretrained)
+    (remark,) = kf.GradualUnfreeze(schedule).preview(untrained, 6).remarks
+    untrained.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match="nothing in model 'net' is pretrained") as told:
+        untrained.fit(
+            keras.ops.ones((2, 3)),
+            keras.ops.ones((2, 1)),
+            verbose=0,
+            callbacks=[kf.GradualUnfreeze(schedule, verbose=0)],
+            validation_data=(keras.ops.ones((2, 3)), keras.ops.ones((2, 1))),
+        )
+    assert remark in [str(one.message) for one in told]
+
+
+@pytest.fixture
+def pretrained():
+    parts = [keras.layers.Dense(4, name=f"block{n}") for n in range(3)]
+    model = keras.Sequential([keras.Input((3,)), *parts, keras.layers.Dense(1)], name="net")
+    return as_if_trained(model)
