@@ -25,6 +25,20 @@ def as_labels(y: Any) -> Any:
     return np.asarray(y) if is_numbers else y
 
 
+def is_of_numbers(labels: Any) -> bool:
+    """Tell whether labels may be numbers: those in an array of text or objects are not."""
+    return getattr(getattr(labels, "dtype", None), "kind", None) not in ("U", "S", "O")
+
+
+def check_read_again(owner: str, x: Any) -> None:
+    """Refuse data that can be read once only."""
+    if inspect.isgenerator(x) or hasattr(x, "__next__"):
+        raise TypeError(
+            f"{owner}(x=...) must be data that can be read again: arrays, a tf.data.Dataset, a "
+            f"PyDataset or a DataLoader. Received: {type(x).__name__}."
+        )
+
+
 def few_batches(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
     """Yield batches of data as tensors, as many as there are, up to a number.
 
@@ -49,12 +63,8 @@ def few_batches(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) 
         found = (x[n] for n in range(min(count, x.num_batches or count)))
     elif is_whole(x):
         found = (data for data, _ in zip(x, range(count), strict=False))
-    elif inspect.isgenerator(x) or hasattr(x, "__next__"):
-        raise TypeError(
-            f"{owner}(x=...) must be data that can be read again: arrays, a tf.data.Dataset, a "
-            f"PyDataset or a DataLoader. Received: {type(x).__name__}."
-        )
     else:
+        check_read_again(owner, x)
         found = _of_arrays(owner, x, as_labels(y), weight, size, count)
     for data in found:
         yield keras.tree.map_structure(_as_tensor, data)

@@ -413,6 +413,11 @@ CASES = {
         ValueError,
         ["suggest(y=...) must be class numbers, a column for each class, or numbers."],
     ),
+    "suggest by labels that are text": (
+        lambda: kf.suggest(compiled(), np.ones((32, 4)), np.array(["a", "b"] * 16)),
+        ValueError,
+        ["Received: text or objects.", "Write names, y = np.unique(y, return_inverse=True)."],
+    ),
     "suggest by a generator": (
         lambda: kf.suggest(compiled(), iter([np.ones((4, 4))])),
         TypeError,

@@ -24,7 +24,7 @@ from keras_freeze.groups import Backbone, Groups, picture_of
 from keras_freeze.keras_internals.graph import functional_graph
 from keras_freeze.measures import fixed_batch
 from keras_freeze.model_picture import check_model, with_initial_values
-from keras_freeze.reading import as_labels, few_batches, is_whole
+from keras_freeze.reading import as_labels, few_batches, is_of_numbers, is_whole
 
 _OWNER = "check"
 # Samples that are looked at, unless the model is built for batches of another size.
@@ -114,7 +114,7 @@ def check(
         are_arrays = all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(x))
         found += of_inputs(setup.picture, inputs, x if are_arrays else None)
     if getattr(model, "compiled", False):
-        found += of_task(model, labels)
+        found += of_task(model, labels, are_all=not is_whole(x))
     skipped = _skipped(setup, inputs, labels)
     if schedule is None:
         skipped += ("what a schedule trains: pass schedule=, such as GradualUnfreeze()",)
@@ -126,12 +126,15 @@ def _sample(model: keras.Model, x: Any, y: Any) -> tuple[Any, Any, int | None]:
     if x is None:
         return None, None, None
     size = fixed_batch(model) or _ROWS
-    batch = next(few_batches(_OWNER, x, y, None, size, 1), None)
+    labels = as_labels(y)
+    # What is no number can't become a tensor on all backends.
+    given = y if is_of_numbers(labels) else None
+    batch = next(few_batches(_OWNER, x, given, None, size, 1), None)
     if batch is None:
         raise ArgumentError(_OWNER, "x", "have samples", value=x)
-    inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
     if not is_whole(x):
-        return inputs, as_labels(y), None
+        return keras.utils.unpack_x_y_sample_weight(batch)[0], labels, None
+    inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
     if labels is not None:
         labels = keras.tree.map_structure(keras.ops.convert_to_numpy, labels)
     return inputs, labels, len(keras.tree.flatten(inputs)[0])

@@ -20,14 +20,15 @@ from keras_freeze.advice.suggestion import (
     division_of,
 )
 from keras_freeze.checks import ArgumentError, check_count, first_few
-from keras_freeze.findings import is_of_numbers, of_pretrained_part, of_task
+from keras_freeze.findings import has_loss_of_numbers, of_pretrained_part, of_task
 from keras_freeze.groups import Backbone, Groups, names_of, picture_of
 from keras_freeze.measures import group_features
 from keras_freeze.model_picture import ModelPicture, check_model, with_initial_values
 from keras_freeze.ranking import rank_in
-from keras_freeze.reading import as_labels, few_batches, is_whole
+from keras_freeze.reading import as_labels, few_batches, is_of_numbers, is_whole
 
 _OWNER = "suggest"
+_LABELS = "be class numbers, a column for each class, or numbers"
 #: Fewer samples a class are little data.
 FEW = 1000
 # As many samples are looked at, and so many at least.
@@ -134,9 +135,17 @@ def suggest(
         found = "untrained"
         first = (Advice("pretrained weights", untrained.cure, untrained.what, "kf.check"),)
     if x is not None:
+        if not is_of_numbers(as_labels(y)):
+            raise ArgumentError(
+                _OWNER,
+                "y",
+                _LABELS,
+                received="text or objects",
+                advice="Write names, y = np.unique(y, return_inverse=True).",
+            )
         inputs, labels, count = _read(model, x, y, batch_size)
         targets = _targets(model, labels)
-        unfit = _about_labels(model, labels if is_whole(x) else as_labels(y))
+        unfit = _about_labels(model, x, labels if is_whole(x) else as_labels(y))
         first += unfit
         n_samples = n_samples or count
         n_classes = n_classes or (targets.count if targets is not None else None)
@@ -207,12 +216,14 @@ def _targets(model: keras.Model, labels: Any) -> Targets | None:
     if not hasattr(labels, "shape"):
         return None
     # By a loss of numbers whole numbers are no classes.
-    return targets_of(labels, are_numbers=is_of_numbers(model) and np.ndim(labels) == 1)
+    return targets_of(labels, are_numbers=has_loss_of_numbers(model) and np.ndim(labels) == 1)
 
 
-def _about_labels(model: keras.Model, labels: Any) -> tuple[Advice, ...]:
+def _about_labels(model: keras.Model, x: Any, labels: Any) -> tuple[Advice, ...]:
     """Return what is wrong with labels for the loss that a model is compiled with."""
-    found = of_task(model, labels) if getattr(model, "compiled", False) else ()
+    if not getattr(model, "compiled", False):
+        return ()
+    found = of_task(model, labels, are_all=not is_whole(x))
     return tuple(
         Advice("labels", one.cure, one.what, "kf.check") for one in found if one.name == "labels"
     )
@@ -233,7 +244,7 @@ def _known(targets: Targets | None, y: Any) -> Targets:
     raise ArgumentError(
         _OWNER,
         "y",
-        "be class numbers, a column for each class, or numbers",
+        _LABELS,
         received=type(y).__name__,
         advice='Pass n_samples= and similarity="near" or "far" instead of data.',
     )

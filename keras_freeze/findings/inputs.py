@@ -15,6 +15,7 @@ from keras_freeze.findings.preprocessing import (
     Extremes,
     Family,
     family_of,
+    in_pixels,
     mismatch,
     steps_before,
 )
@@ -29,6 +30,8 @@ from keras_freeze.model_picture import ModelPicture
 
 # Rows that are looked at together.
 _ROWS = 4096
+# Fewer samples may be the same by chance.
+_FEW = 20
 
 
 def of_inputs(picture: ModelPicture, x: Any, every: Any = None) -> tuple[Finding, ...]:
@@ -43,7 +46,9 @@ def of_inputs(picture: ModelPicture, x: Any, every: Any = None) -> tuple[Finding
     if unfit is not None:
         return (unfit,)
     numbers = x if every is None else every
-    return in_order([_not_finite(numbers), _preprocessing(picture, x), _tokens(picture, numbers)])
+    constant = None if every is None else _constant(every)
+    others = [_preprocessing(picture, x), _tokens(picture, numbers)]
+    return in_order([_not_finite(numbers), constant, *others])
 
 
 def _unfit(picture: ModelPicture, x: Any) -> Finding | None:
@@ -111,6 +116,20 @@ def _not_finite(x: Any) -> Finding | None:
     return None
 
 
+def _constant(x: Any) -> Finding | None:
+    """Return that all samples are the same, of so many that it is no chance."""
+    leaves = keras.tree.flatten(x)
+    count = min(map(len, leaves), default=0)
+    starts = range(0, count, _ROWS)
+    if count < _FEW or any((a[n : n + _ROWS] != a[:1]).any() for a in leaves for n in starts):
+        return None
+    return Finding(
+        "inputs",
+        f"All {count:,} samples are the same, so that no model can tell them apart",
+        "x[0], x[1], and look where the data were lost",
+    )
+
+
 def _is_float(leaf: Any) -> bool:
     dtype = getattr(leaf, "dtype", None)
     return dtype is not None and keras.backend.is_float_dtype(
@@ -140,9 +159,12 @@ def _preprocessing(picture: ModelPicture, x: Any) -> Finding | None:
     found = mismatch(extremes, expected)
     if found is None:
         return None
-    cure = f"x = keras.applications.{family.module}.preprocess_input(x), with x of 0 to 255"
+    pixels = in_pixels(found) if len(seen.letters) <= steps else None
+    prepare = f"x = keras.applications.{family.module}.preprocess_input"
+    cure = f"{prepare}({pixels})" if pixels else f"{prepare}(x), with x of 0 to 255"
     if expected.name == "raw":
-        cure = "images of 0 to 255 as they are: the backbone scales them itself"
+        own = "the backbone scales images of 0 to 255 itself"
+        cure = f"x = {pixels}, since {own}" if pixels else f"images of 0 to 255 as they are: {own}"
     if len(seen.letters) > steps:
         cure = f"leave out the layers that scale images before the backbone, or give {cure}"
     return Finding(

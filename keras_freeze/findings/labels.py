@@ -29,6 +29,8 @@ _NAMES = {
     keras.losses.Poisson: "poisson",
 }
 _NUMBERS = set(_NAMES.values()) - set(_LOSSES)
+# Fewer labels may be the same by chance.
+_FEW = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Task:
     ignored: int | None = None
 
 
-def is_of_numbers(model: keras.Model) -> bool:
+def has_loss_of_numbers(model: keras.Model) -> bool:
     """Tell whether the one loss of a model is one of Keras's for numbers."""
     return _loss_name(_only_loss(model)) in _NUMBERS
 
@@ -102,21 +104,24 @@ def _activation(layer: Any) -> str | None:
     return None if isinstance(layer, keras.layers.Activation) and name == "linear" else name or None
 
 
-def of_task(model: keras.Model, y: Any = None) -> tuple[Finding, ...]:
+def of_task(model: keras.Model, y: Any = None, *, are_all: bool = True) -> tuple[Finding, ...]:
     """Return what is found of a model's loss, its last layer and, if given, its labels.
 
     Args:
         model: `keras.Model`, compiled.
         y: Labels, an array; None for none.
+        are_all: Bool, whether these are all labels, not those of a batch. Defaults to True.
     """
     task = task_of(model)
     if task is None:
         return ()
     labels = None if y is None or not hasattr(y, "shape") else np.asarray(y)
+    if labels is not None and labels.dtype.kind in "USO":
+        return in_order([_last_layer(task), _no_numbers(labels)])
     if labels is None or labels.dtype.kind not in "biuf":
         return in_order([_last_layer(task)])
-    not_finite = _not_finite(labels)
-    return in_order([_last_layer(task), not_finite or _labels(task, labels)])
+    unfit = _not_finite(labels) or _labels(task, labels) or (_constant(labels) if are_all else None)
+    return in_order([_last_layer(task), unfit])
 
 
 def _last_layer(task: Task) -> Finding | None:
@@ -144,6 +149,27 @@ def _last_layer(task: Task) -> Finding | None:
             f'activation="{kind}", or the loss with from_logits=True',
         )
     return None
+
+
+def _no_numbers(labels: np.ndarray[Any, Any]) -> Finding | None:
+    if not labels.size:
+        return None
+    first = labels.ravel()[:1].tolist()[0]
+    if isinstance(first, (str, bytes)):
+        what, cure = f"text, such as {first!r}", "names, y = np.unique(y, return_inverse=True)"
+    else:
+        what, cure = f"objects of Python ({type(first).__name__})", "y = np.array(y.tolist())"
+    return Finding("labels", f"Labels are {what}, and training takes arrays of numbers", cure)
+
+
+def _constant(labels: np.ndarray[Any, Any]) -> Finding | None:
+    if len(labels) < _FEW or (labels != labels[:1]).any():
+        return None
+    return Finding(
+        "labels",
+        f"All {len(labels):,} labels are the same, so that there is nothing to learn",
+        "np.unique(y, return_counts=True), and look where the other classes were lost",
+    )
 
 
 def _not_finite(labels: np.ndarray[Any, Any]) -> Finding | None:

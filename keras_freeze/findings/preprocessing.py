@@ -203,6 +203,20 @@ def mismatch(seen: Extremes, expected: Range) -> str | None:
     return "another range" if highest - lowest > _FAR * expected.size else None
 
 
+def in_pixels(words: str) -> str | None:
+    """Return the code that makes pixels of 0 to 255 of images `x`; None if it isn't known.
+
+    Args:
+        words: What the images look like, as `mismatch` says it.
+
+    Example:
+        >>> in_pixels("0 to 1")
+        '255 * x'
+    """
+    codes = {RAW.words: "x", UNIT.words: "255 * x", TF.words: "127.5 * (x + 1)"}
+    return codes.get(words)
+
+
 def _is_within(seen: Extremes, known: Range, slack: float = _SLACK) -> bool:
     """Tell whether no value is beyond what is possible in a range, by more than a part of it."""
     slack *= known.size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 import warnings
@@ -19,11 +18,14 @@ from keras_freeze.keras_internals.optimizers import rate_of
 from keras_freeze.learning_rates.range_test import LearningRateRange, RangeTest, diverges, smoothed
 from keras_freeze.model_picture import check_model, own_optimizers
 from keras_freeze.prefix_cache import PrefixCache
+from keras_freeze.reading import check_read_again, is_whole
 from keras_freeze.schedules import FreezeSchedule, Phase
 
 _OWNER = "find_learning_rate"
 #: Fewer say nothing.
 MIN_STEPS = 20
+# From this rate on it is odd that a loss still falls.
+_LARGE = 1.0
 
 ScheduleLike = FreezeSchedule | Mapping[int, Any] | str | os.PathLike[str]
 
@@ -108,9 +110,15 @@ def find_learning_rate(
             tests.append(sweep.result(number, callback))
     falling = [str(test.phase) for test in tests if test.is_still_falling]
     if falling:
+        advice = "Pass a larger highest=."
+        if highest >= _LARGE:
+            advice = (
+                "Few models train at such a rate: look at labels and data (kf.check), or pass a "
+                "larger highest=."
+            )
         warnings.warn(
             f"{_OWNER}: the loss of phase {first_few(falling)} still falls at the highest rate, "
-            f"{highest:g}. Pass a larger highest=.",
+            f"{highest:g}. {advice}",
             stacklevel=2,
         )
     return LearningRateRange(model.name, tuple(tests))
@@ -144,16 +152,11 @@ def _check_optimizer(model: keras.Model) -> None:
 
 def _data(x: Any, y: Any, sample_weight: Any, batch_size: int) -> dict[str, Any]:
     """Return the data as arguments of `fit`, such that reading them changes none of them."""
-    if inspect.isgenerator(x) or hasattr(x, "__next__"):
-        raise TypeError(
-            f"{_OWNER}(x=...) must be data that can be read again: arrays, a tf.data.Dataset, a "
-            f"PyDataset or a DataLoader. Received: {type(x).__name__}."
-        )
+    check_read_again(_OWNER, x)
     if isinstance(x, keras.utils.PyDataset):
         return {"x": _Reread(x), "shuffle": False}
     data = {"x": x, "y": y, "sample_weight": sample_weight}
-    is_whole = hasattr(x, "element_spec") or type(x).__module__.startswith("torch.utils.data")
-    return {**data, "shuffle": False} if is_whole else {**data, "batch_size": batch_size}
+    return {**data, "shuffle": False} if is_whole(x) else {**data, "batch_size": batch_size}
 
 
 class _Reread(keras.utils.PyDataset):

@@ -15,6 +15,7 @@ from keras_freeze.callbacks import fit_findings
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (12, 32, 32, 3)).astype("float32")
 LABELS = np.arange(12) % 3
+MODULES = {name: importlib.import_module(f"keras.applications.{name}") for name in MODELS}
 PREPARED = keras.applications.vgg16.preprocess_input(IMAGES.copy())
 
 
@@ -58,8 +59,24 @@ class TestPreprocessing:
         (finding,) = planned(model, IMAGES, LABELS)
         assert finding.name == "preprocessing"
         assert "gets 0 to 255" in finding.what
-        assert "keras.applications.vgg16.preprocess_input" in finding.cure
+        assert finding.cure == "x = keras.applications.vgg16.preprocess_input(x)"
         assert not planned(model, PREPARED, LABELS)
+
+    @pytest.mark.parametrize("name", ["vgg16", "efficientnet", "resnet"])
+    @pytest.mark.parametrize("scaled", [IMAGES / 255, IMAGES / 127.5 - 1], ids=["unit", "tf"])
+    def test_the_cure_makes_pixels_of_scaled_images(self, name, scaled):
+        backbone = MODELS[name](include_top=False, weights=None, input_shape=(32, 32, 3))
+        outputs = layers.Dense(3, "softmax")(layers.GlobalAveragePooling2D()(backbone.output))
+        model = keras.Model(backbone.input, outputs)
+
+        def found(x):
+            findings = kf.check(model, x, LABELS, backbone=backbone)
+            return [one for one in findings if one.name == "preprocessing"]
+
+        names = {"keras": keras, "x": scaled.copy()}
+        exec(found(scaled)[0].cure.partition(", since")[0], names)
+        assert not found(names["x"])
+        np.testing.assert_allclose(names["x"], MODULES[name].preprocess_input(IMAGES.copy()), 1e-3)
 
     @pytest.mark.parametrize("nested", [True, False])
     def test_what_counts_is_what_reaches_the_backbone(self, nested):
@@ -376,7 +393,14 @@ TASKS = {
     "another loss": ({"units": 1, "activation": None}, "mse", np.array([-3.0, 7.5]), ()),
     "padding without a class": (SOFTMAX, CATEGORICAL, COLUMNS * [[1], [0], [1], [1]], ()),
     "large integers": (SOFTMAX, LOGITS.name, np.array([0, 2], "uint8"), ()),
-    "strings": (SOFTMAX, LOGITS.name, np.array(["a", "b"]), ()),
+    "strings": (SOFTMAX, LOGITS.name, np.array(["a", "b"]), ("labels",)),
+    "strings as objects": (SOFTMAX, LOGITS.name, np.array(["a", "b"], object), ("labels",)),
+    "other objects": (SOFTMAX, LOGITS.name, np.array([0, 1], object), ("labels",)),
+    "one class": (SOFTMAX, LOGITS.name, np.ones(20, int), ("labels",)),
+    "one class in columns": (SOFTMAX, CATEGORICAL, np.eye(3)[np.ones(20, int)], ("labels",)),
+    "one class of two": (SIGMOID, BINARY, np.ones((20, 1)), ("labels",)),
+    "one of another class": (SOFTMAX, LOGITS.name, np.array([1] * 19 + [0]), ()),
+    "few of one class": (SOFTMAX, LOGITS.name, np.ones(19, int), ()),
 }
 
 
@@ -384,7 +408,49 @@ TASKS = {
 def test_labels_loss_and_last_layer(case):
     last, loss, labels, names = TASKS[case]
     model = dense(frozen=["backbone"], loss=loss, **last)
-    assert kf.check(model, np.ones((len(labels), 4)), labels).names == names
+    x = np.random.default_rng(0).normal(size=(len(labels), 4))
+    assert kf.check(model, x, labels).names == names
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("y", [["cat", "dog", "cat"], np.array([2, 0, 2], object)])
+def test_the_cure_for_labels_that_are_no_numbers_works(y):
+    model, names = dense(frozen=["backbone"]), {"np": np, "y": y}
+    (found,) = kf.check(model, np.ones((3, 4)), names["y"])
+    exec(found.cure, names)
+    assert kf.check(model, np.ones((3, 4)), names["y"]).names == ()
+
+
+def test_labels_of_several_outputs_are_counted():
+    model = dense(frozen=["backbone"])
+    with pytest.raises(ValueError, match="must have a target for each sample"):
+        kf.check(model, np.ones((3, 4)), {"a": np.ones(2)})
+
+
+def test_a_batch_of_one_class_says_nothing_of_all_labels():
+    tf = pytest.importorskip("tensorflow")
+    x, y = np.random.default_rng(0).normal(size=(64, 4)), np.repeat([0, 1], 32)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
+    assert kf.check(dense(frozen=["backbone"]), data).names == ()
+
+
+@pytest.mark.parametrize("rows", [19, 20, 5000])
+@pytest.mark.parametrize("row", [None, 0, -1])
+def test_samples_that_are_all_the_same(rows, row):
+    x = np.ones((rows, 4), "float32")
+    if row is not None:
+        x[row, 3] = 2
+    names = kf.check(dense(frozen=["backbone"]), x, np.arange(rows) % 3).names
+    assert names == (("inputs",) if rows >= 20 and row is None else ())
+
+
+def test_of_several_inputs_one_may_be_the_same():
+    inputs = [keras.Input((2,)), keras.Input((2,))]
+    model = keras.Model(inputs, layers.Dense(1)(layers.Concatenate()(inputs)))
+    same, other = np.ones((40, 2)), np.random.default_rng(0).normal(size=(40, 2))
+    assert kf.check(model, [same, other]).names == ()
+    (found,) = kf.check(model, [same, same])
+    assert found.what.startswith("All 40 samples are the same")
 
 
 @pytest.mark.parametrize("as_dict", [True, False])
@@ -588,7 +654,7 @@ class TestInFits:
 @pytest.mark.parametrize("family", MODELS)
 def test_no_false_alarm_on_families_used_as_documented(family):
     """The recipe of Keras's guide to transfer learning, with its two steps."""
-    module = importlib.import_module(f"keras.applications.{family}")
+    module = MODULES[family]
     backbone = MODELS[family](include_top=False, weights=None, input_shape=(80, 80, 3))
     as_if_trained(backbone)
     backbone.trainable = False

@@ -179,6 +179,14 @@ def test_rates_that_are_all_too_low_are_warned_of():
         kf.find_learning_rate(linear(), Batches(x, y, 32), lowest=1e-3, highest=0.01, steps=20)
 
 
+def test_where_no_rate_is_too_high_the_data_are_doubted():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32") + 3
+    with pytest.warns(UserWarning, match="highest rate, 10. Few models train at such a rate: look"):
+        kf.find_learning_rate(model, x, np.zeros(64, int), steps=20)
+
+
 def test_it_is_undone_where_training_fails():
     class Boom(Batches):
         def __getitem__(self, n):
