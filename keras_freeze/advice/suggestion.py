@@ -101,7 +101,7 @@ class Suggestion(ShownAsTable):
         """Return all as plain data, ready for JSON."""
         found = dataclasses.asdict(dataclasses.replace(self, backbone=None, division=None))
         del found["backbone"], found["division"]
-        return found
+        return {**found, "code": self.code}
 
     def __repr__(self) -> str:
         return (

@@ -268,7 +268,8 @@ def test_as_text_html_and_data():
     assert text.startswith("net: little data, far from the pretraining")
     assert max(map(len, text.splitlines())) <= 80
     assert "<table" in found._repr_html_()
-    assert found.to_dict()["depth"] == 1
+    assert (found.to_dict()["depth"], found.to_dict()["code"]) == (1, found.code)
+    assert found.code == 'kf.FreezeScheduler({0: 1}, rates="default", backbone="block")'
 
 
 def test_no_more_is_read_than_it_says():
