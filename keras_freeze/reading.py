@@ -30,6 +30,11 @@ def is_of_numbers(labels: Any) -> bool:
     return getattr(getattr(labels, "dtype", None), "kind", None) not in ("U", "S", "O")
 
 
+def as_array(leaf: Any) -> Any:
+    """Return a leaf of a batch as a NumPy array; text as it is."""
+    return keras.ops.convert_to_numpy(leaf) if is_of_numbers(leaf) else leaf
+
+
 def check_read_again(owner: str, x: Any) -> None:
     """Refuse data that can be read once only."""
     if inspect.isgenerator(x) or hasattr(x, "__next__"):
@@ -74,7 +79,7 @@ def _of_arrays(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -
     parts = (x, y) if weight is None else (x, y, weight)
     leaves = [leaf for leaf in keras.tree.flatten(parts) if leaf is not None]
     if not all(getattr(leaf, "shape", ()) and hasattr(leaf, "__len__") for leaf in leaves):
-        kinds = ", ".join(type(leaf).__name__ for leaf in leaves)
+        kinds = ", ".join(dict.fromkeys(type(leaf).__name__ for leaf in leaves))
         advice = "Pass dense arrays: a part of them is enough."
         raise ArgumentError(owner, "x", "be arrays", received=kinds, advice=advice)
     if hasattr(leaves[0], "toarray"):  # of SciPy
@@ -95,4 +100,9 @@ def _of_arrays(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -
 
 
 def _as_tensor(leaf: Any) -> Any:
-    return None if leaf is None else keras.ops.convert_to_tensor(leaf)
+    """Return a leaf of a batch as a tensor; text, which not every backend has, as an array."""
+    if isinstance(leaf, str) or getattr(getattr(leaf, "dtype", None), "name", "") == "string":
+        return np.asarray(leaf)
+    if leaf is None or not is_of_numbers(leaf):
+        return leaf
+    return keras.ops.convert_to_tensor(leaf)

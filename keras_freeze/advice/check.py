@@ -18,13 +18,14 @@ from keras_freeze.findings import (
     of_inputs,
     of_structure,
     of_task,
+    of_text,
     task_of,
 )
 from keras_freeze.groups import Backbone, Groups, picture_of
 from keras_freeze.keras_internals.graph import functional_graph
 from keras_freeze.measures import fixed_batch
 from keras_freeze.model_picture import check_model, with_initial_values
-from keras_freeze.reading import as_labels, few_batches, is_of_numbers, is_whole
+from keras_freeze.reading import as_array, few_batches, is_of_numbers, is_whole
 
 _OWNER = "check"
 # Samples that are looked at, unless the model is built for batches of another size.
@@ -110,7 +111,9 @@ def check(
         picture = with_initial_values(picture_of(model, groups, backbone))
         setup = by_flags(picture, size)
     found = list(of_structure(setup))
-    if inputs is not None:
+    if inputs is not None and not _are_numbers(inputs):
+        found += of_text(model, inputs)
+    elif inputs is not None:
         are_arrays = all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(x))
         found += of_inputs(setup.picture, inputs, x if are_arrays else None)
     if getattr(model, "compiled", False):
@@ -126,18 +129,20 @@ def _sample(model: keras.Model, x: Any, y: Any) -> tuple[Any, Any, int | None]:
     if x is None:
         return None, None, None
     size = fixed_batch(model) or _ROWS
-    labels = as_labels(y)
-    # What is no number can't become a tensor on all backends.
-    given = y if is_of_numbers(labels) else None
-    batch = next(few_batches(_OWNER, x, given, None, size, 1), None)
+    batch = next(few_batches(_OWNER, x, y, None, size, 1), None)
     if batch is None:
         raise ArgumentError(_OWNER, "x", "have samples", value=x)
-    if not is_whole(x):
-        return keras.utils.unpack_x_y_sample_weight(batch)[0], labels, None
     inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    if not is_whole(x):
+        is_of_one = isinstance(y, list) and len(y) == 1 and hasattr(y[0], "shape")
+        return inputs, y[0] if is_of_one else y, None
     if labels is not None:
-        labels = keras.tree.map_structure(keras.ops.convert_to_numpy, labels)
+        labels = keras.tree.map_structure(as_array, labels)
     return inputs, labels, len(keras.tree.flatten(inputs)[0])
+
+
+def _are_numbers(x: Any) -> bool:
+    return all(map(is_of_numbers, keras.tree.flatten(x)))
 
 
 def _has_images(x: Any) -> bool:
@@ -151,7 +156,9 @@ def _skipped(setup: Setup, x: Any, labels: Any) -> tuple[str, ...]:
         reasons.append(
             "rates and flags of pretrained layers: pass backbone=, to say which they are"
         )
-    if x is not None and not is_called_plainly(setup.picture):
+    if x is not None and not _are_numbers(x):
+        reasons.append("preprocessing and token numbers: the inputs are no numbers")
+    elif x is not None and not is_called_plainly(setup.picture):
         reasons.append("inputs where they reach the backbone: the model has code of its own")
     elif _has_images(x) and not has_known_family(setup.picture):
         reasons.append("preprocessing: the backbone is of no family of keras.applications")
@@ -167,6 +174,6 @@ def _skipped(setup: Setup, x: Any, labels: Any) -> tuple[str, ...]:
         )
     elif task_of(model) is None:
         reasons.append("loss and labels: it is not one output with a crossentropy of Keras")
-    elif labels is not None and not hasattr(labels, "shape"):
+    elif labels is not None and not isinstance(labels, list) and not hasattr(labels, "shape"):
         reasons.append(f"labels: they are a {type(labels).__name__}, not an array")
     return tuple(reasons)

@@ -44,12 +44,14 @@ class Targets:
         return Targets(self.values[:count], None if self.classes is None else self.classes[:count])
 
 
-def targets_of(y: Any, *, are_numbers: bool = False) -> Targets | None:
+def targets_of(y: Any, *, are_numbers: bool = False, are_classes: bool = False) -> Targets | None:
     """Return labels as targets; None where they are neither classes nor numbers.
 
     Args:
         y: Class numbers, columns of 0 and 1 with one 1 in each row, or numbers.
         are_numbers: Bool, whether whole numbers are no classes. Defaults to False.
+        are_classes: Bool, whether whole numbers are classes, however many there are, and rows that
+            add up to 1 the probabilities of classes. Defaults to False.
 
     Example:
         >>> targets_of(np.array([3, 1, 3])).classes
@@ -62,14 +64,15 @@ def targets_of(y: Any, *, are_numbers: bool = False) -> Targets | None:
         return None
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim == 2 and _is_one_hot(labels):
+    if labels.ndim == 2 and (_is_one_hot(labels) or (are_classes and _are_parts(labels))):
         labels = labels.argmax(axis=1)
     if labels.ndim > 2:
         return None
     numbers = labels.astype("float64")
     kinds = np.unique(numbers) if labels.ndim == 1 else ()
     is_whole = labels.ndim == 1 and (numbers == np.floor(numbers)).all() and not are_numbers
-    if labels.ndim == 1 and is_whole and (labels.dtype.kind != "f" or len(kinds) <= _MAX_CLASSES):
+    are_few = are_classes or labels.dtype.kind != "f" or len(kinds) <= _MAX_CLASSES
+    if labels.ndim == 1 and is_whole and are_few:
         classes = np.searchsorted(kinds, numbers)
         return Targets(np.eye(len(kinds))[classes], classes)
     return Targets(numbers.reshape(len(numbers), -1), None)
@@ -77,6 +80,11 @@ def targets_of(y: Any, *, are_numbers: bool = False) -> Targets | None:
 
 def _is_one_hot(labels: np.ndarray[Any, Any]) -> bool:
     return bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all())
+
+
+def _are_parts(labels: np.ndarray[Any, Any]) -> bool:
+    """Tell whether rows are parts of 1, as one-hot rows are that have been smoothed."""
+    return bool((labels >= 0).all() and np.abs(labels.sum(axis=1) - 1).max() < 0.01)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,12 +20,19 @@ from keras_freeze.advice.suggestion import (
     division_of,
 )
 from keras_freeze.checks import ArgumentError, check_count, first_few
-from keras_freeze.findings import has_loss_of_numbers, of_pretrained_part, of_task
+from keras_freeze.findings import (
+    has_loss_of_numbers,
+    of_inputs,
+    of_pretrained_part,
+    of_task,
+    of_text,
+    task_of,
+)
 from keras_freeze.groups import Backbone, Groups, names_of, picture_of
 from keras_freeze.measures import group_features
 from keras_freeze.model_picture import ModelPicture, check_model, with_initial_values
 from keras_freeze.ranking import rank_in
-from keras_freeze.reading import as_labels, few_batches, is_of_numbers, is_whole
+from keras_freeze.reading import as_array, as_labels, few_batches, is_of_numbers, is_whole
 
 _OWNER = "suggest"
 _LABELS = "be class numbers, a column for each class, or numbers"
@@ -33,6 +40,8 @@ _LABELS = "be class numbers, a column for each class, or numbers"
 FEW = 1000
 # As many samples are looked at, and so many at least.
 _MAX_SAMPLES, _MIN_SAMPLES = 1024, 20
+# Of so many it is seen what reaches the backbone.
+_ROWS = 32
 # What was learned has to tell so much more than shuffled weights, or higher groups so much less
 # than lower ones, to count.
 _LEAST = 0.02
@@ -135,25 +144,18 @@ def suggest(
         found = "untrained"
         first = (Advice("pretrained weights", untrained.cure, untrained.what, "kf.check"),)
     if x is not None:
-        if not is_of_numbers(as_labels(y)):
-            raise ArgumentError(
-                _OWNER,
-                "y",
-                _LABELS,
-                received="text or objects",
-                advice="Write names, y = np.unique(y, return_inverse=True).",
-            )
         inputs, labels, count = _read(model, x, y, batch_size)
+        first += _about_inputs(picture, inputs, x)
         targets = _targets(model, labels)
         unfit = _about_labels(model, x, labels if is_whole(x) else as_labels(y))
         first += unfit
         n_samples = n_samples or count
-        n_classes = n_classes or (targets.count if targets is not None else None)
+        n_classes = n_classes or _classes(model, targets)
         if n_samples is None:
             rule = "be given where the data don't know how many they are"
             raise ArgumentError(_OWNER, "n_samples", rule, value=n_samples)
         if found is None:
-            known = _known(targets, y)
+            known = _known(targets, labels, unfit)
             probes = _probed(picture, inputs, known, batch_size)
             ranked = () if unfit else _ranked(picture, x, y, batch_size)
             found = similarity_of(probes, known.guess)
@@ -195,7 +197,7 @@ def _read(model: keras.Model, x: Any, y: Any, batch_size: int) -> tuple[Any, Any
     inputs, labels = (
         keras.tree.map_structure(
             lambda *parts: (
-                np.concatenate([*map(keras.ops.convert_to_numpy, parts)])[:_MAX_SAMPLES]
+                np.concatenate([*map(as_array, parts)])[:_MAX_SAMPLES]
                 if parts[0] is not None
                 else None
             ),
@@ -215,8 +217,31 @@ def _targets(model: keras.Model, labels: Any) -> Targets | None:
     """Return what probes are to tell; None where the labels are no array."""
     if not hasattr(labels, "shape"):
         return None
-    # By a loss of numbers whole numbers are no classes.
-    return targets_of(labels, are_numbers=has_loss_of_numbers(model) and np.ndim(labels) == 1)
+    # By a loss of numbers whole numbers are no classes, and by one of classes all are.
+    are_numbers = has_loss_of_numbers(model) and np.ndim(labels) == 1
+    return targets_of(labels, are_numbers=are_numbers, are_classes=task_of(model) is not None)
+
+
+def _classes(model: keras.Model, targets: Targets | None) -> int | None:
+    """Return the number of classes, also where a sample has several; None for numbers."""
+    if targets is None or targets.count is not None or task_of(model) is None:
+        return None if targets is None else targets.count
+    return targets.values.shape[1]
+
+
+def _about_inputs(picture: ModelPicture, inputs: Any, x: Any) -> tuple[Advice, ...]:
+    """Return what is wrong with the scale of inputs; refuse those that nothing can be told of."""
+    found = of_text(picture.model, inputs)
+    if not found and all(map(is_of_numbers, keras.tree.flatten(inputs))):
+        rows = keras.tree.map_structure(
+            lambda leaf: keras.ops.convert_to_tensor(leaf[:_ROWS]), inputs
+        )
+        found = of_inputs(picture, rows, None if is_whole(x) else inputs)
+    for one in found:
+        if one.name != "preprocessing":
+            advice = f"Try: {one.cure}."
+            raise ArgumentError(_OWNER, "x", "fit the model", received=one.what, advice=advice)
+    return tuple(Advice(one.name, one.cure, one.what, "kf.check") for one in found)
 
 
 def _about_labels(model: keras.Model, x: Any, labels: Any) -> tuple[Advice, ...]:
@@ -238,16 +263,16 @@ def _cardinality(x: Any) -> int | None:
     return size if size > 0 else None
 
 
-def _known(targets: Targets | None, y: Any) -> Targets:
+def _known(targets: Targets | None, labels: Any, unfit: Sequence[Advice]) -> Targets:
     if targets is not None:
         return targets
-    raise ArgumentError(
-        _OWNER,
-        "y",
-        _LABELS,
-        received=type(y).__name__,
-        advice='Pass n_samples= and similarity="near" or "far" instead of data.',
-    )
+    received = f"{type(labels).__name__}, of shape {np.shape(labels)}"
+    advice = 'Pass n_samples= and similarity="near" or "far" instead of data.'
+    if unfit:
+        received, advice = unfit[0].reason, f"Try: {unfit[0].value}."
+    elif hasattr(labels, "dtype") and not is_of_numbers(labels):
+        received, advice = "text or objects", "Write names, y = np.unique(y, return_inverse=True)."
+    raise ArgumentError(_OWNER, "y", _LABELS, received=received, advice=advice)
 
 
 def _probed(
@@ -309,7 +334,8 @@ def similarity_of(probes: Sequence[ProbedGroup], guess: float) -> Similarity:
     blind = max((group.shuffled for group in probes), key=lambda score: score.value)
     top = probes[-1].score
     loses = best.value - top.value > max(top.error, _LEAST)
-    if best.value <= guess + 2 * best.error:
+    # The best of several is above guessing by chance more often than one.
+    if best.value <= guess + 3 * best.error:
         return "unclear"
     if best.value - blind.value <= max(math.hypot(best.error, blind.error), _LEAST):
         # Where higher groups tell less, what was learned leads away; else the task is too easy.

@@ -6,7 +6,7 @@ model, and what is not known is left alone: a false alarm costs more than a find
 """
 
 from keras_freeze.findings.finding import Finding, Findings
-from keras_freeze.findings.inputs import has_known_family, is_called_plainly, of_inputs
+from keras_freeze.findings.inputs import has_known_family, is_called_plainly, of_inputs, of_text
 from keras_freeze.findings.labels import has_loss_of_numbers, of_task, task_of
 from keras_freeze.findings.setup import Setup, by_flags, constant_rate
 from keras_freeze.findings.structure import of_pretrained_part, of_structure
@@ -24,5 +24,6 @@ __all__ = [
     "of_pretrained_part",
     "of_structure",
     "of_task",
+    "of_text",
     "task_of",
 ]

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_freeze.keras_internals.attributes import own_attribute
-from keras_freeze.model_picture import ModelPicture
+from keras_freeze.model_picture import ModelPicture, is_batch_norm
 
 # Layers that scale or pad images, with the letters that `preprocessing` has for them.
 _STEPS: dict[type[keras.Layer], str] = {
@@ -46,7 +46,8 @@ class ImagesBefore:
 def images_before(picture: ModelPicture, x: Any) -> ImagesBefore | None:
     """Return what reaches a backbone's first convolution, as in inference; None if none has one.
 
-    The model is called up to there and no further, and stays as it is.
+    The model is called up to there and no further, and stays as it is. Where a new
+    `BatchNormalization` stands before it, what will reach it is not known: None too.
 
     Args:
         picture: The picture of a model, with its groups.
@@ -67,6 +68,9 @@ def images_before(picture: ModelPicture, x: Any) -> ImagesBefore | None:
     def stop(images: Any, *args: Any, **kwargs: Any) -> Any:
         raise _Reached(images)
 
+    def unknown(images: Any, *args: Any, **kwargs: Any) -> Any:
+        raise _Reached(None)
+
     found = None
     with contextlib.ExitStack() as stack:
         for layer in picture.layers:
@@ -75,6 +79,8 @@ def images_before(picture: ModelPicture, x: Any) -> ImagesBefore | None:
                 stack.enter_context(own_attribute(layer, "call", stepping))
             elif id(layer) in within and isinstance(layer, keras.layers.Conv2D):
                 stack.enter_context(own_attribute(layer, "call", stop))
+            elif id(layer) not in within and is_batch_norm(layer):
+                stack.enter_context(own_attribute(layer, "call", unknown))
         stack.enter_context(keras.StatelessScope())
         try:
             picture.model(x, training=False)
@@ -90,10 +96,11 @@ def images_before(picture: ModelPicture, x: Any) -> ImagesBefore | None:
             stages.append(found)
         else:  # padding, which adds zeros
             stages[-1] = found
-    return ImagesBefore(letters, tuple(map(_as_array, stages)))
+    return ImagesBefore(letters, tuple(map(as_array, stages)))
 
 
-def _as_array(images: Any) -> np.ndarray[Any, Any]:
+def as_array(images: Any) -> np.ndarray[Any, Any]:
+    """Return images as a NumPy array with channels last."""
     array = np.asarray(keras.ops.convert_to_numpy(images), "float32")
     if keras.backend.image_data_format() == "channels_first":
         array = np.moveaxis(array, 1, -1)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_freeze.checks import counted, first_few
-from keras_freeze.findings.backbone_input import images_before
+from keras_freeze.findings.backbone_input import as_array, images_before
 from keras_freeze.findings.finding import Finding, in_order
 from keras_freeze.findings.preprocessing import (
     Extremes,
     Family,
+    Range,
     family_of,
     in_pixels,
     mismatch,
@@ -27,6 +28,7 @@ from keras_freeze.keras_internals.graph import (
 )
 from keras_freeze.keras_internals.own_code import replaced_methods
 from keras_freeze.model_picture import ModelPicture
+from keras_freeze.reading import is_of_numbers
 
 # Rows that are looked at together.
 _ROWS = 4096
@@ -46,9 +48,31 @@ def of_inputs(picture: ModelPicture, x: Any, every: Any = None) -> tuple[Finding
     if unfit is not None:
         return (unfit,)
     numbers = x if every is None else every
+    spoiled = _not_finite(numbers)
+    if spoiled is not None:
+        return (spoiled,)
     constant = None if every is None else _constant(every)
-    others = [_preprocessing(picture, x), _tokens(picture, numbers)]
-    return in_order([_not_finite(numbers), constant, *others])
+    return in_order([constant, _preprocessing(picture, x), _tokens(picture, numbers)])
+
+
+def of_text(model: keras.Model, x: Any) -> tuple[Finding, ...]:
+    """Return arrays of text or objects, which no model takes that takes numbers.
+
+    Args:
+        model: `keras.Model`.
+        x: Inputs as they were given.
+    """
+    texts = [leaf for leaf in keras.tree.flatten(x) if not is_of_numbers(leaf)]
+    if not texts or any(tensor.dtype == "string" for tensor in _inputs_of(model)):
+        return ()
+    first = texts[0].ravel()[:1].tolist()
+    what = f"text, such as {str(first[0])!r}" if first and isinstance(first[0], str) else "objects"
+    cure = "x = np.array(x.tolist(), dtype=float)"
+    return (Finding("inputs", f"Inputs are {what}, and the model takes numbers", cure),)
+
+
+def _inputs_of(model: keras.Model) -> Sequence[Any]:
+    return keras.tree.flatten(getattr(model, "inputs", None) or [])
 
 
 def _unfit(picture: ModelPicture, x: Any) -> Finding | None:
@@ -58,13 +82,15 @@ def _unfit(picture: ModelPicture, x: Any) -> Finding | None:
         return None
     keys = input_keys(graph)
     names = [keys.get(id(tensor), tensor.name) for tensor in graph.inputs]
-    if isinstance(x, Mapping) and len(names) > 1:
+    if isinstance(x, Mapping):
         missing = [name for name in names if name not in x]
-        if missing:
+        # Where a model's inputs are a dict, Keras goes by the order of names if there are more.
+        if missing or (keys and len(x) > len(names)):
+            own = {name: "..." if name in missing else f"x[{name!r}]" for name in names}
             return Finding(
                 "inputs",
                 f"The data are {first_few([*map(str, x)])}, and the model takes {first_few(names)}",
-                f"x = {{{', '.join(f'{name!r}: ...' for name in names)}}}",
+                f"x = {{{', '.join(f'{name!r}: {code}' for name, code in own.items())}}}",
             )
         given = [x[name] for name in names]
     else:
@@ -77,11 +103,17 @@ def _unfit(picture: ModelPicture, x: Any) -> Finding | None:
         )
     for name, leaf, tensor in zip(names, given, graph.inputs, strict=True):
         shape = getattr(leaf, "shape", None)
-        if shape is not None and not _takes(tensor.shape, tuple(shape)):
-            own = (None, *tuple(shape)[1:])
+        if shape is not None and _takes(tensor.shape, (None, *shape)):
             return Finding(
                 "inputs",
-                f"Input {name} has the shape {own}, and the model takes {tuple(tensor.shape)}",
+                f"Input {name} has the shape {tuple(shape)}, which is that of a single sample",
+                "batches: dataset.batch(32), or x[None] for an array",
+            )
+        if shape is not None and not _takes(tensor.shape, tuple(shape)):
+            seen = (None, *tuple(shape)[1:])
+            return Finding(
+                "inputs",
+                f"Input {name} has the shape {seen}, and the model takes {tuple(tensor.shape)}",
                 "data of that shape, or a model that is built for these",
             )
     return None
@@ -159,20 +191,30 @@ def _preprocessing(picture: ModelPicture, x: Any) -> Finding | None:
     found = mismatch(extremes, expected)
     if found is None:
         return None
-    pixels = in_pixels(found) if len(seen.letters) <= steps else None
+    is_as_given = len(seen.letters) <= steps and any(
+        _looks_like(found, leaf, expected) for leaf in keras.tree.flatten(x)
+    )
+    pixels = in_pixels(found) if is_as_given else None
     prepare = f"x = keras.applications.{family.module}.preprocess_input"
     cure = f"{prepare}({pixels})" if pixels else f"{prepare}(x), with x of 0 to 255"
     if expected.name == "raw":
         own = "the backbone scales images of 0 to 255 itself"
         cure = f"x = {pixels}, since {own}" if pixels else f"images of 0 to 255 as they are: {own}"
-    if len(seen.letters) > steps:
-        cure = f"leave out the layers that scale images before the backbone, or give {cure}"
+    if not is_as_given:
+        cure = f"leave out what scales images before the backbone, and give {cure}"
     return Finding(
         "preprocessing",
         f"Backbones of keras.applications.{family.module} expect {expected.words}; this one gets "
         f"{found} (from {extremes.words})",
         cure,
     )
+
+
+def _looks_like(words: str, images: Any, expected: Range) -> bool:
+    """Tell whether images as they are given look like those that reach the backbone."""
+    if len(getattr(images, "shape", ())) != 4:
+        return False
+    return mismatch(Extremes.of(as_array(images)), expected) == words
 
 
 def is_called_plainly(picture: ModelPicture) -> bool:
