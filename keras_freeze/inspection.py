@@ -155,7 +155,10 @@ def _data(path: Path | None, model: keras.Model) -> tuple[Any, Any]:
     if path is None:
         return None, None
     try:
-        with path.open("rb") as file, np.load(file) as archive:  # np.load leaves a torn one open
+        with path.open("rb") as file:  # np.load leaves a torn one open
+            archive = np.load(file)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it holds a single array; write np.savez(path, x=x, y=y)")
             arrays = dict(archive)
     except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(

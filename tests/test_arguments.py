@@ -23,6 +23,13 @@ def compiled():
     return net
 
 
+def frozen():
+    net = compiled()
+    net.trainable = False
+    net.compile("sgd", "mse")
+    return net
+
+
 def in_order(*parts):
     """Return a pattern that finds these texts in this order, whatever stands between."""
     return "(?s)" + ".*".join(map(re.escape, parts))
@@ -388,6 +395,46 @@ CASES = {
         ["check(batch_size=...) must be a positive integer. Received: batch_size=0."],
     ),
     # suggest
+    "suggest by inputs that are all the same": (
+        lambda: kf.suggest(compiled(), np.ones((32, 4)), np.arange(32) % 3),
+        ValueError,
+        ["suggest(x=...) must fit the model. Received: All 32 samples are the same", "Try: x[0]"],
+    ),
+    "suggest by inputs that are not finite": (
+        lambda: kf.suggest(compiled(), np.full((32, 4), np.nan), np.arange(32) % 3),
+        ValueError,
+        ["suggest(x=...) must fit the model. Received: Inputs contain NaN", "np.nan_to_num"],
+    ),
+    "suggest by inputs of another shape": (
+        lambda: kf.suggest(compiled(), np.ones((32, 5)), np.arange(32) % 3),
+        ValueError,
+        ["suggest(x=...) must fit the model.", "has the shape (None, 5)"],
+    ),
+    "suggest by text": (
+        lambda: kf.suggest(compiled(), np.full((32, 4), "a"), np.arange(32) % 3),
+        ValueError,
+        ["suggest(x=...) must fit the model. Received: Inputs are text, such as 'a'"],
+    ),
+    "a preview of no epochs": (
+        lambda: kf.GradualUnfreeze().preview(compiled(), 0),
+        ValueError,
+        ["preview(epochs=...) must be a positive integer. Received: epochs=0."],
+    ),
+    "a preview of a part of an epoch": (
+        lambda: kf.FreezeScheduler({0: 1}).preview(compiled(), 2.5),
+        ValueError,
+        ["preview(epochs=...) must be a positive integer. Received: epochs=2.5."],
+    ),
+    "a rate for a model in which nothing trains": (
+        lambda: kf.find_learning_rate(frozen(), np.ones((32, 4)), np.arange(32) % 2),
+        ValueError,
+        ["find_learning_rate(model=...) must have something that trains.", "kf.unfreeze(model"],
+    ),
+    "a rate by no samples": (
+        lambda: kf.find_learning_rate(compiled(), np.ones((0, 4)), np.ones(0)),
+        ValueError,
+        ["find_learning_rate(x=...) must have samples."],
+    ),
     "suggest without data or numbers": (
         lambda: kf.suggest(compiled()),
         ValueError,
@@ -409,12 +456,20 @@ CASES = {
         ["suggest(x=...) must have at least 20 samples. Received: 8."],
     ),
     "suggest by labels of no known kind": (
-        lambda: kf.suggest(compiled(), np.ones((32, 4)), np.full((32, 2, 2), 0.5)),
+        lambda: kf.suggest(compiled(), np.eye(32, 4), np.full((32, 2, 2), 0.5)),
         ValueError,
-        ["suggest(y=...) must be class numbers, a column for each class, or numbers."],
+        [
+            "suggest(y=...) must be class numbers, a column for each class, or numbers.",
+            "of shape (32, 2, 2)",
+        ],
     ),
     "suggest by labels that are text": (
-        lambda: kf.suggest(compiled(), np.ones((32, 4)), np.array(["a", "b"] * 16)),
+        lambda: kf.suggest(compiled(), np.eye(32, 4), np.array(["a", "b"] * 16)),
+        ValueError,
+        ["suggest(y=...)", "text, such as 'a'", "names, y = np.unique(y, return_inverse=True)."],
+    ),
+    "suggest by labels that are text without a loss": (
+        lambda: kf.suggest(model(), np.eye(32, 4), np.array(["a", "b"] * 16)),
         ValueError,
         ["Received: text or objects.", "Write names, y = np.unique(y, return_inverse=True)."],
     ),

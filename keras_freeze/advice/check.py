@@ -13,6 +13,7 @@ from keras_freeze.findings import (
     Findings,
     Setup,
     by_flags,
+    constant_rate,
     has_known_family,
     is_called_plainly,
     of_inputs,
@@ -168,11 +169,13 @@ def _skipped(setup: Setup, x: Any, labels: Any) -> tuple[str, ...]:
         reasons.append("labels: pass y")
     if not getattr(model, "compiled", False):
         reasons.append("loss, rates and flags at compile: the model is not compiled")
-    elif functional_graph(model) is None:
+    elif constant_rate(model) is None:
+        reasons.append("learning rates: the model is not compiled with one number as its rate")
+    if getattr(model, "compiled", False) and functional_graph(model) is None:
         reasons.append(
             "loss and labels: the model has code of its own, so its outputs aren't known"
         )
-    elif task_of(model) is None:
+    elif getattr(model, "compiled", False) and task_of(model) is None:
         reasons.append("loss and labels: it is not one output with a crossentropy of Keras")
     elif labels is not None and not isinstance(labels, list) and not hasattr(labels, "shape"):
         reasons.append(f"labels: they are a {type(labels).__name__}, not an array")

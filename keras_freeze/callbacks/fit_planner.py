@@ -9,7 +9,7 @@ import keras
 
 from keras_freeze.callbacks import plan_checks
 from keras_freeze.callbacks.fit_plan import FitPlan
-from keras_freeze.checks import ArgumentError
+from keras_freeze.checks import ArgumentError, check_count
 from keras_freeze.engine import state_of, transition
 from keras_freeze.groups import Backbone, Groups, picture_of
 from keras_freeze.measures import Gauge
@@ -106,6 +106,7 @@ class FitPlanner:
         self, model: keras.Model, epochs: int, steps: int | None, batch_size: int | None
     ) -> SchedulePreview:
         """Return a table of what a fit will do."""
+        check_count("preview", "epochs", epochs)
         plan = self.plan(model, epochs, steps)
         remarks = [*self.planner.remarks(plan.picture, plan.total_epochs)]
         if plan.adaptive is not None:
@@ -125,6 +126,7 @@ class FitPlanner:
 
     def starts(self, model: keras.Model, epochs: int, steps: int | None) -> tuple[int | None, ...]:
         """Return the epoch (0-based) in which each phase begins, None where that is open."""
+        check_count("phase_starts", "epochs", epochs)
         picture, total = self.picture(model), self.total_epochs or epochs
         if self.planner.adaptive(picture, epochs) is not None:
             return 0, None
@@ -132,6 +134,7 @@ class FitPlanner:
 
     def schedule(self, model: keras.Model, epochs: int, steps: int | None) -> FreezeSchedule:
         """Return what a fit will do, as a schedule with the rates of each phase."""
+        check_count(self.owner, "epochs", epochs)
         picture, total = self.picture(model), self.total_epochs or epochs
         self._refuse_adaptive(picture, epochs, "planned")
         schedule = self.planner.plan(picture, total, steps)

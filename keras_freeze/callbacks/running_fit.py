@@ -12,6 +12,7 @@ from keras_freeze.callbacks.fit_plan import FitPlan, StartingPoint
 from keras_freeze.callbacks.group_logs import GroupLogs
 from keras_freeze.callbacks.schedule_run import ScheduleRun
 from keras_freeze.engine import state_of
+from keras_freeze.findings import constant_rate
 from keras_freeze.live import LiveView
 from keras_freeze.prefix_cache import CacheDriver
 from keras_freeze.schedules import Decisions, ScheduleRecord
@@ -100,7 +101,20 @@ class RunningFit:
             self.notes.samples.moved(self.run.present_picture()),
             None if decisions is None else (decisions.verdict, decisions.freeze_depth),
             self.plan.last_begins,
+            self._finder,
         )
+
+    @property
+    def _finder(self) -> str:
+        """The code that finds a learning rate for a fit like this, which has to know its phases."""
+        schedule = ", schedule=callback"
+        if self.plan.adaptive is not None:
+            is_gradual = self.plan.adaptive.schedule.best_by is not None
+            schedule = ", schedule=kf.GradualUnfreeze()" if is_gradual else ""
+        code = f"kf.find_learning_rate(model, x, y{schedule})"
+        if constant_rate(self.plan.picture.model) is None:
+            return f"{code}, compiled with one number as the learning rate"
+        return code
 
     @property
     def decisions(self) -> Decisions | None:

@@ -2,8 +2,8 @@
 
 `activations` returns what a layer puts out, `heatmap` where an input decides about an output,
 `activation_maximisation` images that filters respond to, and `similarity` how far layer groups have
-moved from a pretrained model. `plots` draws all of them. Nothing here changes a model: weights,
-seeds, optimizer, flags and the states of layers stay as they are.
+moved from a pretrained model, as a table; `plots` draws the others. Nothing here changes a model:
+weights, seeds, optimizer, flags and the states of layers stay as they are.
 
 `observation` watches one call of a model and finds layers in it; what is computed of arrays alone
 is in `maps` and `ascent`, and the others put both together.

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_freeze.keras_internals.attributes import own_attribute
-from keras_freeze.model_picture import ModelPicture, is_batch_norm
+from keras_freeze.model_picture import ModelPicture, all_untouched, is_batch_norm
 
 # Layers that scale or pad images, with the letters that `preprocessing` has for them.
 _STEPS: dict[type[keras.Layer], str] = {
@@ -50,7 +50,7 @@ def images_before(picture: ModelPicture, x: Any) -> ImagesBefore | None:
     `BatchNormalization` stands before it, what will reach it is not known: None too.
 
     Args:
-        picture: The picture of a model, with its groups.
+        picture: The picture of a model, with its groups and initial values.
         x: Inputs of the model, tensors.
     """
     within = {id(layer) for layer in picture.pretrained.layers} if picture.pretrained else set()
@@ -79,7 +79,7 @@ def images_before(picture: ModelPicture, x: Any) -> ImagesBefore | None:
                 stack.enter_context(own_attribute(layer, "call", stepping))
             elif id(layer) in within and isinstance(layer, keras.layers.Conv2D):
                 stack.enter_context(own_attribute(layer, "call", stop))
-            elif id(layer) not in within and is_batch_norm(layer):
+            elif is_batch_norm(layer) and all_untouched(picture, [layer]):
                 stack.enter_context(own_attribute(layer, "call", unknown))
         stack.enter_context(keras.StatelessScope())
         try:

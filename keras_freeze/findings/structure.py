@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ from keras_freeze.findings.finding import Finding, in_order
 from keras_freeze.findings.setup import Setup, constant_rate
 from keras_freeze.keras_internals.layers import is_adapted, sublayers
 from keras_freeze.model_picture import ModelPicture, all_untouched, every_layer, main_optimizer
+from keras_freeze.schedules import multipliers
 
 # Fewer samples make statistics that are noise.
 _MIN_BATCH = 8
@@ -130,22 +131,20 @@ def _large_rate(setup: Setup) -> Finding | None:
     is_known = picture.pretrained is not None and not picture.pretrained.is_assumed
     if not is_known or any(map(is_adapted, picture.layers)):
         return None
-    limits = _large_rates(setup)
+    limits = _large_rates(setup, setup.rates)
+    compiled = constant_rate(setup.model)
     fast = [group for group in picture.groups[:-1] if group.name in limits]
-    if not fast:
+    if not fast or compiled is None:
         return None
     rates, head = setup.rates, setup.rates.get(picture.groups[-1].name)
     most = " at most" * (len(fast) > 1)
     highest, lowest = max(rates[g.name] for g in fast), min(limits[g.name] for g in fast)
-    cure = "kf.find_learning_rate(model, x, y, schedule=callback)"
-    compiled = constant_rate(setup.model)
-    if compiled is not None:
-        scale = min(limits[group.name] / rates[group.name] for group in fast)
-        cure = f"model.optimizer.learning_rate = {_rounded_down(compiled * scale):g}"
-    if highest == head and setup.is_planned:
-        cure = f'rates="default", which gives lower groups lower rates, or {cure}'
-    elif highest == head:
-        cure = f"kf.GradualUnfreeze(), which gives lower groups lower rates, or {cure}"
+    scale = min(limits[group.name] / rates[group.name] for group in fast)
+    cure = f"model.optimizer.learning_rate = {_rounded_down(compiled * scale):g}"
+    lower = multipliers("default", picture.group_names)
+    if highest == head and not _large_rates(setup, {n: compiled * m for n, m in lower.items()}):
+        what = 'rates="default"' if setup.is_planned else "kf.GradualUnfreeze()"
+        cure = f"{what}, which gives lower groups lower rates, or {cure}"
     return Finding(
         "large rate",
         f"Pretrained groups ({first_few([group.label for group in fast])}) train at {highest:.3g}"
@@ -154,12 +153,12 @@ def _large_rate(setup: Setup) -> Finding | None:
     )
 
 
-def _large_rates(setup: Setup) -> dict[str, float]:
+def _large_rates(setup: Setup, rates: Mapping[str, float]) -> dict[str, float]:
     """Return the rate from which on each pretrained group trains too fast, of those that do."""
     limit, found = _limit(setup, _LARGE), {}
-    head = setup.rates.get(setup.picture.groups[-1].name)
+    head = rates.get(setup.picture.groups[-1].name)
     for group in setup.picture.groups[:-1]:
-        rate = setup.rates.get(group.name)
+        rate = rates.get(group.name)
         if limit is None or rate is None or rate < limit:
             continue
         own = limit
@@ -245,31 +244,36 @@ def _dropout(setup: Setup) -> Finding | None:
         "Dropout in the frozen part",
         f"{counted(len(found), 'layer')} with dropout ({first_few(found)}) among frozen ones: in "
         "training it still drops, so that frozen features are noisy and can't be cached",
-        f"{_path_to(setup.model, dropping[0])}.rate = 0.0 and so on, then kf.recompile(model)",
+        f"{_code_of(setup.model, dropping[0])}.rate = 0.0 and so on, then kf.recompile(model)",
     )
 
 
-def _path_to(layer: keras.Layer, part: keras.Layer) -> str:
+def _code_of(layer: keras.Layer, part: keras.Layer) -> str:
     """Return the code that gets a part of a layer by way of the layers that it is in."""
     text = "model"
     while layer is not part:
         inner = next(x for x in sublayers(layer) if any(e is part for e in every_layer(x)))
         is_model = isinstance(layer, keras.Model)
-        text += f".get_layer({inner.name!r})" if is_model else _attribute(layer, inner)
-        layer = inner
+        step = f".get_layer({inner.name!r})" if is_model else _attribute(layer, inner)
+        if step is None:
+            return f"next(one for one in model._flatten_layers() if one.name == {part.name!r})"
+        text, layer = text + step, inner
     return text
 
 
-def _attribute(layer: keras.Layer, inner: keras.Layer) -> str:
-    """Return the code that gets a sublayer from a layer of the user's own."""
+def _attribute(layer: keras.Layer, inner: keras.Layer) -> str | None:
+    """Return the code that gets a sublayer from a layer of the user's own; None if not known."""
     for name, value in vars(layer).items():
         if name.startswith("_"):
             continue
         if value is inner:
             return f".{name}"
-        if isinstance(value, (list, tuple)) and any(one is inner for one in value):
-            return f".{name}[{next(n for n, one in enumerate(value) if one is inner)}]"
-    return f".…{inner.name}"
+        if isinstance(value, (list, tuple)):
+            value = dict(enumerate(value))
+        for key, one in value.items() if isinstance(value, dict) else ():
+            if one is inner:
+                return f".{name}[{key!r}]"
+    return None
 
 
 def _drops(layer: keras.Layer) -> bool:

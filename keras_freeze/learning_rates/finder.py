@@ -13,12 +13,13 @@ import keras
 from keras_freeze.callbacks import FreezeScheduler
 from keras_freeze.checks import ArgumentError, check_count, first_few, is_int, is_number
 from keras_freeze.engine import leaf_optimizers, preserved
+from keras_freeze.findings import of_task
 from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals.optimizers import rate_of
 from keras_freeze.learning_rates.range_test import LearningRateRange, RangeTest, diverges, smoothed
 from keras_freeze.model_picture import check_model, own_optimizers
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.reading import check_read_again, is_whole
+from keras_freeze.reading import as_labels, check_read_again, is_whole
 from keras_freeze.schedules import FreezeSchedule, Phase
 
 _OWNER = "find_learning_rate"
@@ -101,6 +102,9 @@ def find_learning_rate(
     rates = _rates(lowest, highest, steps)
     _check_optimizer(model)
     data = _data(x, y, sample_weight, batch_size)
+    for finding in of_task(model, as_labels(y)):
+        if finding.name == "labels":
+            warnings.warn(f"{_OWNER}: {finding.what}. Try: {finding.cure}", stacklevel=2)
     tests = []
     for number, callback in enumerate(_callbacks(model, schedule)):
         sweep = _Sweep(rates)
@@ -155,6 +159,8 @@ def _data(x: Any, y: Any, sample_weight: Any, batch_size: int) -> dict[str, Any]
     check_read_again(_OWNER, x)
     if isinstance(x, keras.utils.PyDataset):
         return {"x": _Reread(x), "shuffle": False}
+    if any(hasattr(leaf, "shape") and not len(leaf) for leaf in keras.tree.flatten(x)):
+        raise ArgumentError(_OWNER, "x", "have samples", value=x)
     data = {"x": x, "y": y, "sample_weight": sample_weight}
     return {**data, "shuffle": False} if is_whole(x) else {**data, "batch_size": batch_size}
 
@@ -179,6 +185,14 @@ def _callbacks(
     model: keras.Model, schedule: FreezeScheduler | ScheduleLike | None
 ) -> Sequence[keras.callbacks.Callback]:
     """Return what freezes in each phase; nothing but a cache where flags are to stay."""
+    if schedule is None and not model.trainable_variables:
+        raise ArgumentError(
+            _OWNER,
+            "model",
+            "have something that trains",
+            received=f"model {model.name!r}, of which nothing does",
+            advice="Unfreeze a part: kf.unfreeze(model, groups=['head']), or pass schedule=.",
+        )
     if schedule is None:
         return [PrefixCache(auto=True, verbose=0)]
     owner = schedule if isinstance(schedule, FreezeScheduler) else FreezeScheduler(schedule)

@@ -101,8 +101,8 @@ def cka(x: Any, y: Any) -> float:
         other += _hsic(second, second)
     if own <= 0 or other <= 0:
         raise NotMeasurableError(
-            "cka(x, y) must get representations that differ from row to row. Received: features "
-            "that are (nearly) constant, or fewer rows than tell."
+            "Representations must differ from row to row to be compared. Received: features that "
+            "are (nearly) constant, or fewer rows than tell."
         )
     return float(both / np.sqrt(own * other))
 
@@ -116,11 +116,13 @@ def _pair(owner: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
             shape = f"an array of shape {array.shape}"
             raise ArgumentError(owner, name, "have shape (rows, features)", received=shape)
         if not np.isfinite(array).all():
-            raise NotMeasurableError(f"{owner}({name}=...) must be finite. Received: NaN or inf.")
+            raise NotMeasurableError(
+                f"Representations must be finite. Received: NaN or inf ({name})."
+            )
         if not len(array) or not np.ptp(array, axis=0).any():
             raise NotMeasurableError(
-                f"{owner}({name}=...) must differ from row to row. Received: constant features, of "
-                "which there is no similarity."
+                "Representations must differ from row to row to be compared. Received: constant "
+                f"features ({name})."
             )
         found.append(array - array.mean(axis=0))
     if len(found[0]) != len(found[1]):

@@ -218,6 +218,7 @@ def training_report(
     moved: Mapping[str, float],
     race: tuple[str, int] | None = None,
     last_begins: int = 0,
+    finder: str = "kf.find_learning_rate(model, x, y, schedule=callback)",
 ) -> TrainingReport:
     """Return the report of a training.
 
@@ -229,6 +230,7 @@ def training_report(
             several trainings, of which the winner's are judged. Defaults to None, for another
             training.
         last_begins: Int, the epoch (0-based) in which the last phase was to begin. Defaults to 0.
+        finder: Str, the code that finds a learning rate for such a training.
 
     Example:
         >>> row = RecordRow(0.0, 0, "", {"head": 0.1}, 4)
@@ -253,7 +255,7 @@ def training_report(
     own = {name: change for name, change in moved.items() if name in trained}
     below = [change for name, change in own.items() if name != record.groups[-1]]
     verdict, reason = _verdict(logs, has_validation, [*own.values()], max(below, default=0.0))
-    steps = _next_steps(verdict, phases, never, record, _Losses.of(logs), last_begins)
+    steps = _next_steps(verdict, phases, never, record, _Losses.of(logs), last_begins, finder)
     if race is not None:
         reason = f"{race[0]}. Of the {counted(len(logs), 'epoch')} at this depth: {reason}"
         code = f'kf.FreezeScheduler({{0: {race[1] or None}}}, rates="default")'
@@ -348,9 +350,9 @@ def _next_steps(
     record: ScheduleRecord,
     losses: _Losses,
     last_begins: int,
+    rate: str,
 ) -> list[NextStep]:
     """Return what to try next, one thing."""
-    rate = "kf.find_learning_rate(model, x, y, schedule=callback)"
     wasted = [phase for phase in phases[1:] if phase.gain <= 0]
     if verdict == "diverged":
         why = (

@@ -134,6 +134,49 @@ def test_each_score_has_its_error():
     assert str(Score(0.5, 0.25)) == "0.50 ± 0.25"
 
 
+@pytest.mark.parametrize(
+    ("loss", "last", "as_targets"),
+    [
+        ("sparse_categorical_crossentropy", 25, lambda y: y.astype("float32")),
+        ("sparse_categorical_crossentropy", 25, lambda y: y[:, None].astype("float32")),
+        ("categorical_crossentropy", 25, lambda y: np.eye(25)[y] * 0.9 + 0.1 / 25),
+    ],
+)
+def test_what_the_loss_takes_for_classes_are_classes(loss, last, as_targets):
+    parts = [layers.Dense(8, name="low"), layers.Dense(last, "softmax", name="top")]
+    model = as_if_trained(keras.Sequential([keras.Input((4,)), *parts]))
+    x, y = np.random.default_rng(0).normal(size=(1100, 4)), np.arange(1100) % 25
+    model.compile("sgd", loss)
+    found = kf.suggest(model, x, as_targets(y), backbone="low")
+    assert (found.probes[0].score.measure, found.is_small) == ("accuracy", True)
+
+
+def test_several_classes_a_sample_are_counted_too():
+    parts = [layers.Dense(8, name="low"), layers.Dense(3, "sigmoid", name="top")]
+    model = as_if_trained(keras.Sequential([keras.Input((4,)), *parts]))
+    model.compile("sgd", "binary_crossentropy")
+    x = np.random.default_rng(0).normal(size=(1100, 4))
+    assert kf.suggest(model, x, (x[:, :3] > 0).astype(int), backbone="low").is_small
+
+
+def test_images_that_are_not_prepared_are_said_first():
+    backbone = keras.applications.VGG16(False, None, input_shape=(32, 32, 3))
+    top = layers.Dense(2, "softmax")(layers.GlobalAveragePooling2D()(backbone.output))
+    model = as_if_trained(keras.Model(backbone.input, top))
+    x = np.random.default_rng(0).uniform(0, 255, (20, 32, 32, 3)).astype("float32")
+    first = kf.suggest(model, x, np.arange(20) % 2, backbone=backbone).advice[0]
+    assert (first.about, first.value) == (
+        "preprocessing",
+        "x = keras.applications.vgg16.preprocess_input(x)",
+    )
+
+
+def test_guessing_by_chance_is_no_knowledge():
+    score = Score(0.34, 0.0335)  # 2.7 errors above guessing
+    probes = [ProbedGroup("a", 1, score, Score(0.34, 0.03)), _probed(2, 0.25, 0.25)]
+    assert similarity_of(probes, 0.25) == "unclear"
+
+
 @pytest.mark.parametrize("given", [{"similarity": "near"}, {}])
 def test_an_untrained_backbone_is_said_first_and_nothing_is_frozen(given):
     x = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")

@@ -78,6 +78,18 @@ class TestPreprocessing:
         assert not found(names["x"])
         np.testing.assert_allclose(names["x"], MODULES[name].preprocess_input(IMAGES.copy()), 1e-3)
 
+    @pytest.mark.parametrize("scales", [layers.Rescaling(1 / 255), lambda x: x / 255.0])
+    def test_where_the_model_scales_too_both_are_to_be_changed(self, scales):
+        (finding,) = planned(vgg(before=[scales]), IMAGES, LABELS)
+        assert finding.cure.startswith("leave out what scales images before the backbone, and give")
+        names = {"keras": keras, "x": IMAGES.copy()}
+        exec(finding.cure.partition("and give ")[2].partition(", with")[0], names)
+        assert not planned(vgg(), names["x"], LABELS)
+
+    def test_a_new_normalization_before_the_backbone_says_nothing_yet(self):
+        assert planned(vgg(), IMAGES, LABELS).names == ("preprocessing",)
+        assert planned(vgg(before=[layers.BatchNormalization()]), IMAGES, LABELS).names == ()
+
     @pytest.mark.parametrize("nested", [True, False])
     def test_what_counts_is_what_reaches_the_backbone(self, nested):
         """The model's own preprocessing stands between its inputs and the backbone."""
@@ -226,6 +238,29 @@ class TestUnfitInputs:
             pytest.raises(ValueError, match="Invalid input shape"),
         ):
             model.predict(x, verbose=0)
+
+    @pytest.mark.filterwarnings("ignore:The structure of `inputs`")
+    def test_keras_goes_by_the_order_of_a_dict_with_more_than_a_model_takes(self):
+        left, right = (keras.Input((2,), name=name) for name in ("left", "right"))
+        outputs = layers.Dense(1, use_bias=False, kernel_initializer="ones")(left - right)
+        model = keras.Model({"left": left, "right": right}, outputs)
+        x = {name: np.full((4, 2), n) for n, name in enumerate(("aux", "left", "right"))}
+        assert (model.predict(x, verbose=0) == -2).all()  # aux - left
+        names = {"x": {**x, "right": x["right"] + 5}}
+        exec(kf.check(model, names["x"]).findings[0].cure, names)
+        assert (model.predict(names["x"], verbose=0) == -12).all()
+        assert kf.check(model, names["x"]).names == ()
+        by_list = keras.Model([left, right], outputs)
+        assert kf.check(by_list, x).names == ()
+        assert (by_list.predict(x, verbose=0) == -2).all()
+
+    def test_a_dict_for_a_single_input_needs_its_name(self):
+        inputs = keras.Input((2,), name="image")
+        model = keras.Model(inputs, layers.Dense(1)(inputs))
+        assert self.found(model, {"image": np.ones((4, 2))}) == []
+        assert self.found(model, {"x": np.ones((4, 2))}) == [
+            "The data are x, and the model takes image"
+        ]
 
     def test_unknown_lengths_and_optional_inputs(self):
         model = keras.Sequential([keras.Input((None, 3)), layers.LSTM(2), layers.Dense(1)])
@@ -396,6 +431,29 @@ TASKS = {
     "strings": (SOFTMAX, LOGITS.name, np.array(["a", "b"]), ("labels",)),
     "strings as objects": (SOFTMAX, LOGITS.name, np.array(["a", "b"], object), ("labels",)),
     "other objects": (SOFTMAX, LOGITS.name, np.array([0, 1], object), ("labels",)),
+    "zeros and ones for a softmax of one": (
+        {"units": 1, "activation": "softmax"},
+        "mse",
+        SPARSE > 0,
+        ("loss and last layer",),
+    ),
+    "columns of one": (SIGMOID, CATEGORICAL, SPARSE > 0, ("loss and last layer",)),
+    "columns from -1": (SOFTMAX, CATEGORICAL, COLUMNS * 2 - 1, ("labels",)),
+    "several classes after a softmax": (
+        SOFTMAX,
+        BINARY,
+        COLUMNS + np.array([0, 1, 0]),
+        ("labels",),
+    ),
+    "columns by two classes each": (SOFTMAX, BINARY, COLUMNS, ()),
+    "text for numbers": ({"units": 1, "activation": None}, "mse", np.array(["1"]), ("labels",)),
+    "NaN for numbers": ({"units": 1, "activation": None}, "mae", np.array([np.nan]), ("labels",)),
+    "NaN for a loss of ones own": (
+        {"units": 1, "activation": None},
+        lambda y, p: keras.ops.mean(keras.ops.where(keras.ops.isnan(y), 0.0, y - p)),
+        np.array([np.nan, 1.0]),
+        (),
+    ),
     "one class": (SOFTMAX, LOGITS.name, np.ones(20, int), ("labels",)),
     "one class in columns": (SOFTMAX, CATEGORICAL, np.eye(3)[np.ones(20, int)], ("labels",)),
     "one class of two": (SIGMOID, BINARY, np.ones((20, 1)), ("labels",)),
@@ -410,6 +468,135 @@ def test_labels_loss_and_last_layer(case):
     model = dense(frozen=["backbone"], loss=loss, **last)
     x = np.random.default_rng(0).normal(size=(len(labels), 4))
     assert kf.check(model, x, labels).names == names
+
+
+# Labels for three classes, the loss, and the labels after the cure.
+CURED = {
+    "minus one is no class": (LOGITS.name, [-1, 0, 1, 2], [-1, 0, 1, 2]),
+    "three classes around 0": (LOGITS.name, [-1, 0, 1, 0], [0, 1, 2, 1]),
+    "255 is no class": (LOGITS.name, [0, 1, 255, 0], [0, 1, 255, 0]),
+    "a mask of 0 and 255": (LOGITS.name, [0, 255, 255, 0], [0, 1, 1, 0]),
+    "from 1": (LOGITS.name, [1, 2, 3, 1], [0, 1, 2, 0]),
+    "numbers far apart": (LOGITS.name, [10, 30, 20, 10], [0, 2, 1, 0]),
+    "columns of -1 and 1": (CATEGORICAL, [[1, -1, -1], [-1, 1, -1]], [[1, 0, 0], [0, 1, 0]]),
+    "None": (LOGITS.name, np.array([0, None, 2, 1], object), [0, 2, 1]),
+    "NaN": (LOGITS.name, [0.0, np.nan, 2.0, 1.0], [0, 2, 1]),
+    "a column with NaN": (LOGITS.name, [[0.0], [np.nan], [2.0]], [[0], [2]]),
+}
+
+
+@pytest.mark.parametrize("case", CURED)
+def test_the_cure_for_labels_cures(case):
+    loss, given, expected = CURED[case]
+    model, y = dense(frozen=["backbone"], loss=loss), np.asarray(given)
+    names = {"np": np, "keras": keras, "y": y, "x": np.eye(len(y), 4)}
+    (found,) = kf.check(model, names["x"], y)
+    exec(found.cure.partition(", since")[0], names)
+    np.testing.assert_array_equal(names["y"], expected)
+    if "loss" in names:
+        model.compile("sgd", names["loss"])
+    assert kf.check(model, names["x"], names["y"]).names == ()
+
+
+@pytest.mark.parametrize(
+    ("loss", "last", "y", "cure"),
+    [
+        (LOGITS.name, SOFTMAX, [0, 1, 2, 3], "a last layer of 4 units"),
+        (LOGITS.name, SOFTMAX, [-3, 0, 1, 2, 4], "return_inverse=True)[1], with a last layer of 5"),
+        (LOGITS.name, SOFTMAX, [0.3, 1.7, 2.2, -0.4], 'loss="mse"'),
+        (LOGITS, {"units": 3, "activation": None}, [0, 1, 2, 255], "255, from_logits=True)"),
+        (BINARY, SIGMOID, [0, 1, 2], "a last layer of 3 units with activation"),
+        (BINARY, SIGMOID, [0, 1, 7], "y = np.unique(y, return_inverse=True)[1], a last layer of 3"),
+        (BINARY, SIGMOID, [-1, 1, 1], "y = (y > -1).astype(int)"),
+        (BINARY, SIGMOID, [0.5, 7.1, 3.2], 'loss="mse"'),
+        (BINARY, SOFTMAX, [[1, 1, 0], [0, 1, 0]], 'activation="sigmoid"'),
+    ],
+)
+def test_other_cures_for_labels(loss, last, y, cure):
+    model = dense(frozen=["backbone"], loss=loss, **last)
+    (found,) = kf.check(model, np.eye(len(y), 4), np.array(y))
+    assert cure in found.cure
+
+
+def test_ragged_labels_are_named():
+    y = np.empty(2, object)
+    y[:] = [[0, 1], [2]]
+    (found,) = kf.check(dense(frozen=["backbone"]), np.eye(2, 4), y)
+    assert "objects of Python (list)" in found.what
+    assert "pad_sequences" in found.cure
+
+
+@pytest.mark.parametrize("y", [np.array([b"cat", b"dog"]), np.array(["cat", "dog"], object)])
+def test_text_is_shown_as_it_is_written(y):
+    (found,) = kf.check(dense(frozen=["backbone"]), np.eye(2, 4), y)
+    assert "such as 'cat'" in found.what
+
+
+def test_labels_in_a_list_are_no_array_for_fit():
+    model, x = dense(frozen=["backbone"]), np.eye(3, 4)
+    (found,) = kf.check(model, x, [0, 1, 2])
+    assert found.cure == "y = np.array(y)"
+    with pytest.raises(ValueError, match="Unrecognized data type"):
+        model.fit(x, [0, 1, 2], verbose=0)
+    assert kf.check(model, x, [np.array([1, 2, 3])]).names == ("labels",)  # a list of one array
+    assert kf.check(model, x, [np.array([0, 1, 2])]).names == ()
+
+
+@pytest.mark.backend
+def test_text_in_a_dataset_is_found_on_every_backend():
+    tf = pytest.importorskip("tensorflow")
+    data = tf.data.Dataset.from_tensor_slices((np.eye(8, 4), ["a", "b"] * 4)).batch(8)
+    (found,) = kf.check(dense(frozen=["backbone"]), data)
+    assert "such as 'a'" in found.what
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("x", [np.full((4, 4), "a"), np.ones((4, 4)).astype(object)])
+def test_inputs_that_are_no_numbers_are_found(x):
+    found = kf.check(dense(frozen=["backbone"]), x, np.arange(4) % 3)
+    assert found.names == ("inputs",)
+    assert "the model takes numbers" in next(iter(found)).what
+    assert "preprocessing and token numbers: the inputs are no numbers" in found.skipped
+
+
+def test_a_model_may_take_text():
+    lookup = layers.TextVectorization(output_sequence_length=3, vocabulary=["cat", "dog"])
+    parts = [keras.Input((), dtype="string"), lookup, layers.Embedding(4, 2), layers.Flatten()]
+    model = keras.Sequential([*parts, layers.Dense(2, "softmax")])
+    model.compile("sgd", LOGITS.name)
+    assert kf.check(model, np.array(["cat", "dog"]), np.array([0, 1])).names == ()
+
+
+@pytest.mark.backend
+def test_tokens_that_are_not_finite():
+    tokens = keras.Sequential([keras.Input((2,)), layers.Embedding(9, 2), layers.Flatten()])
+    (found,) = kf.check(tokens, np.full((4, 2), np.nan))
+    assert "NaN" in found.what
+
+
+def test_a_sample_without_an_axis_for_batches():
+    tf = pytest.importorskip("tensorflow")
+    model = keras.Sequential([keras.Input((6, 3)), layers.Flatten(), layers.Dense(2)])
+    data = tf.data.Dataset.from_tensor_slices((np.ones((8, 6, 3)), np.ones(8)))
+    (found,) = kf.check(model, data)
+    assert "that of a single sample" in found.what
+    assert "dataset.batch(32)" in found.cure
+    assert kf.check(model, data.batch(4)).names == ()
+
+
+def test_what_a_list_holds_is_not_listed():
+    with pytest.raises(ValueError, match=r"Received: float, ndarray\. ") as raised:
+        kf.check(dense(frozen=["backbone"]), np.ones((90, 4)).tolist(), np.ones(90))
+    assert len(str(raised.value)) < 200
+
+
+def test_a_rate_by_a_schedule_is_not_checked_and_that_is_said():
+    model = dense(frozen=["backbone"])
+    text = "learning rates: the model is not compiled with one number as its rate"
+    assert text not in kf.check(model).skipped
+    rate = keras.optimizers.schedules.CosineDecay(1.0, 100)
+    model.compile(keras.optimizers.Adam(rate), LOGITS.name)
+    assert text in kf.check(model).skipped
 
 
 @pytest.mark.backend
@@ -700,21 +887,28 @@ def test_labels_in_a_list():
 
 
 class Block(layers.Layer):
-    """A block of a user's own, whose last part is a Dropout: an attribute, or one of a list."""
+    """A block of a user's own, whose last part is a Dropout, kept in one of several ways."""
 
-    def __init__(self, in_list):
+    def __init__(self, kept):
         super().__init__(name="block")
-        self.parts = [layers.Dense(4), *([layers.Dropout(0.5)] if in_list else [])]
-        self.drop = None if in_list else layers.Dropout(0.5)
+        self.dense, drop = layers.Dense(4), layers.Dropout(0.5)
+        if kept == "list":
+            self.parts = [drop]
+        elif kept == "dict":
+            self.parts = {"drop": drop}
+        elif kept == "private":
+            self._drop = drop
+        else:
+            self.drop = drop
+        self._get = lambda: drop
 
     def call(self, inputs):
-        x = self.parts[0](inputs)
-        return inputs + (self.parts[1] if self.drop is None else self.drop)(x)
+        return inputs + self._get()(self.dense(inputs))
 
 
-@pytest.mark.parametrize("in_list", [False, True])
-def test_the_cure_for_dropout_in_a_block_of_ones_own_works(in_list):
-    block = Block(in_list)
+@pytest.mark.parametrize("kept", ["attribute", "list", "dict", "private"])
+def test_the_cure_for_dropout_in_a_block_of_ones_own_works(kept):
+    block = Block(kept)
     backbone = keras.Sequential([keras.Input((4,)), layers.Dense(4), block], name="backbone")
     model = keras.Sequential([backbone, layers.Dense(1)])
     as_if_trained(model)

@@ -1,6 +1,7 @@
 """`find_learning_rate`: losses are those of steps by hand, and the model stays as it is."""
 
 import random
+import warnings
 
 import keras
 import numpy as np
@@ -179,12 +180,28 @@ def test_rates_that_are_all_too_low_are_warned_of():
         kf.find_learning_rate(linear(), Batches(x, y, 32), lowest=1e-3, highest=0.01, steps=20)
 
 
+@pytest.mark.filterwarnings("ignore:.*labels are the same")
 def test_where_no_rate_is_too_high_the_data_are_doubted():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
     model.compile("sgd", "sparse_categorical_crossentropy")
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32") + 3
     with pytest.warns(UserWarning, match="highest rate, 10. Few models train at such a rate: look"):
         kf.find_learning_rate(model, x, np.zeros(64, int), steps=20)
+
+
+@pytest.mark.filterwarnings("ignore:.*still falls")
+@pytest.mark.parametrize(
+    "y, text", [(np.arange(64) % 2, None), (np.zeros(64, int), "All 64 labels are the same")]
+)
+def test_labels_that_teach_nothing_are_warned_of(y, text):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        kf.find_learning_rate(model, x, y, steps=20)
+    labels = [str(one.message) for one in told if "labels are" in str(one.message)]
+    assert [text in one for one in labels] == ([True] if text else [])
 
 
 def test_it_is_undone_where_training_fails():

@@ -94,8 +94,8 @@ def test_noise_does_not_look_alike():
 REFUSED = {
     "too few rows": (lambda: svcca(features(32, 4), features(32, 4)), "32 rows, and 4 directions"),
     "three rows": (lambda: cka(features(3), features(3)), "at least 4 rows"),
-    "constant (cka)": (lambda: cka(np.ones((9, 3)), features(9)), r"cka\(x=.*constant"),
-    "constant (svcca)": (lambda: svcca(features(), np.ones((60, 3))), r"svcca\(y=.*constant"),
+    "constant (cka)": (lambda: cka(np.ones((9, 3)), features(9)), r"constant features \(x\)"),
+    "constant (svcca)": (lambda: svcca(features(), np.ones((60, 3))), r"constant features \(y\)"),
     "not finite": (lambda: cka(features(9), np.full((9, 2), np.nan)), "finite"),
     "other rows": (lambda: cka(features(9), features(8)), "9 and 8 rows"),
     "other batches": (lambda: cka([features(9)] * 2, [features(9)]), "2 and 1 batches"),

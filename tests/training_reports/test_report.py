@@ -314,3 +314,35 @@ def test_a_training_that_was_interrupted_reports_all_of_it(plain, data_for, tmp_
         train(kf.BackupAndRestore(tmp_path), Stop())
     resumed = train(kf.BackupAndRestore(tmp_path))
     assert resumed.to_dict() == whole.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("make", "rate", "code"),
+    [
+        (lambda: kf.GradualUnfreeze(1), 1e-7, "x, y, schedule=callback)"),
+        (lambda: kf.GradualUnfreeze("auto"), 1e-7, "x, y, schedule=kf.GradualUnfreeze())"),
+        (lambda: kf.AutoFreeze(intervals=2), 1e-7, "x, y)"),
+        (
+            lambda: kf.GradualUnfreeze(1),
+            keras.optimizers.schedules.CosineDecay(1e-7, 9),
+            "x, y, schedule=callback), compiled with one number as the learning rate",
+        ),
+    ],
+    ids=["planned", "race", "settling", "decaying"],
+)
+@pytest.mark.filterwarnings("ignore:find_learning_rate")
+def test_the_code_that_finds_a_rate_runs(make, rate, code, plain):
+    model, callback = plain(), make()
+    callback.verbose = 0
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    y = (x[:, 0] > 0).astype(int)
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=9, verbose=0, callbacks=[callback], validation_data=(x, y))
+    (step,) = callback.report.next_steps
+    assert (callback.report.verdict, step.code) == (
+        "hardly trained",
+        f"kf.find_learning_rate(model, {code}",
+    )
+    if isinstance(rate, float):
+        names = {"kf": kf, "callback": callback, "model": model, "x": x, "y": y}
+        assert eval(step.code, names).tests
