@@ -103,20 +103,23 @@ def _unfit(picture: ModelPicture, x: Any) -> Finding | None:
         )
     for name, leaf, tensor in zip(names, given, graph.inputs, strict=True):
         shape = getattr(leaf, "shape", None)
-        if shape is not None and _takes(tensor.shape, (None, *shape)):
-            return Finding(
-                "inputs",
-                f"Input {name} has the shape {tuple(shape)}, which is that of a single sample",
-                "batches: dataset.batch(32), or x[None] for an array",
-            )
         if shape is not None and not _takes(tensor.shape, tuple(shape)):
-            seen = (None, *tuple(shape)[1:])
-            return Finding(
-                "inputs",
-                f"Input {name} has the shape {seen}, and the model takes {tuple(tensor.shape)}",
-                "data of that shape, or a model that is built for these",
-            )
+            return _of_another_shape(name, tuple(shape), tuple(tensor.shape))
     return None
+
+
+def _of_another_shape(name: str, given: tuple[int, ...], own: tuple[int | None, ...]) -> Finding:
+    if _takes(own, (None, *given)):
+        return Finding(
+            "inputs",
+            f"Input {name} has the shape {given}, which is that of a single sample",
+            "batches: dataset.batch(32), or x[None] for an array",
+        )
+    return Finding(
+        "inputs",
+        f"Input {name} has the shape {(None, *given[1:])}, and the model takes {own}",
+        "data of that shape, or a model that is built for these",
+    )
 
 
 def _takes(own: tuple[int | None, ...], given: tuple[int | None, ...]) -> bool:

@@ -338,6 +338,21 @@ class TestStructure:
         sgd = dense(frozen=["backbone"], optimizer=keras.optimizers.SGD(1e-3))
         assert flagged(sgd).names == ()
 
+    @pytest.mark.parametrize("is_planned", [True, False])
+    def test_group_rates_are_advised_where_they_are_enough(self, is_planned):
+        code = 'rates="default"' if is_planned else "kf.GradualUnfreeze()"
+        schedule = kf.FreezeScheduler({0: None}, backbone="low") if is_planned else None
+        model = dense()
+        low = model.get_layer("backbone").get_layer("low")
+        low.kernel.assign(np.full(low.kernel.shape, 0.02))
+        for rate, are_enough in ((0.002, True), (0.1, False)):
+            model.optimizer.learning_rate = rate
+            found = flagged(model) if schedule is None else kf.check(model, schedule=schedule)
+            (finding,) = [one for one in found if one.name == "large rate"]
+            assert finding.cure.startswith(f"{code}, which") == are_enough
+            gradual = kf.GradualUnfreeze(backbone="low")
+            assert ("large rate" not in kf.check(model, schedule=gradual).names) == are_enough
+
     def test_batch_norm_on_small_batches(self, nested):
         model = nested()
         model.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy")
@@ -582,6 +597,8 @@ def test_a_sample_without_an_axis_for_batches():
     assert "that of a single sample" in found.what
     assert "dataset.batch(32)" in found.cure
     assert kf.check(model, data.batch(4)).names == ()
+    tokens = keras.Sequential([keras.Input((None,), dtype="int32"), layers.Embedding(9, 2)])
+    assert kf.check(tokens, np.ones((4, 1), "int32")).names == ()  # a token each
 
 
 def test_what_a_list_holds_is_not_listed():
