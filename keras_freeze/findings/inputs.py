@@ -194,9 +194,7 @@ def _preprocessing(picture: ModelPicture, x: Any) -> Finding | None:
     found = mismatch(extremes, expected)
     if found is None:
         return None
-    is_as_given = len(seen.letters) <= steps and any(
-        _looks_like(found, leaf, expected) for leaf in keras.tree.flatten(x)
-    )
+    is_as_given = any(_looks_like(found, leaf, expected) for leaf in keras.tree.flatten(x))
     pixels = in_pixels(found) if is_as_given else None
     prepare = f"x = keras.applications.{family.module}.preprocess_input"
     cure = f"{prepare}({pixels})" if pixels else f"{prepare}(x), with x of 0 to 255"

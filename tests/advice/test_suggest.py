@@ -207,6 +207,10 @@ def test_what_to_do_is_code_that_runs(backbone):
         model.fit(x, y, verbose=0, callbacks=[names["callback"]])
     exec(by_name["learning rate"], names)
     assert isinstance(eval(by_name["clipping"], names), keras.optimizers.AdamW)
+    names["groups"] = {"low": ["a", "b"], "c": ["c"], "head": ["head"]}
+    grouped = kf.suggest(model, x, y, groups=names["groups"])
+    exec(f"callback = {grouped.code}", names)
+    assert names["callback"].groups == grouped.callback.groups == names["groups"]
     exec(f"callback = {found.code}", names)
     assert names["callback"].schedule == found.callback.schedule
     assert names["callback"].rates == found.callback.rates
@@ -342,6 +346,24 @@ def test_labels_that_the_loss_can_not_take_are_said_first():
     assert found.advice[0].value.startswith("y = y - 1")
     assert "another choice" not in [one.about for one in found.advice]  # no gradient can be had
     assert found.similarity == "near"
+
+
+def test_the_first_batches_of_a_dataset_say_nothing_of_all_labels():
+    tf = pytest.importorskip("tensorflow")
+    model, (x, _) = crafted("near"), samples(2000)
+    y = np.repeat([0, 1], 1000)  # in order, so that the first are of one class
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
+    assert "labels" not in [one.about for one in kf.suggest(model, data).advice]
+    assert kf.suggest(model, x, 0 * y).advice[0].about == "labels"
+
+
+def test_data_that_do_not_know_how_many_they_are():
+    tf = pytest.importorskip("tensorflow")
+    x, y = samples(96)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).filter(lambda x, y: True).batch(32)
+    with pytest.raises(ValueError, match=r"suggest\(n_samples=...\) must be given where the data"):
+        kf.suggest(crafted("near"), data, similarity="near")
+    assert kf.suggest(crafted("near"), data, n_samples=96).is_small
 
 
 def test_all_labels_are_looked_at():
