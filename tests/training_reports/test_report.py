@@ -316,33 +316,41 @@ def test_a_training_that_was_interrupted_reports_all_of_it(plain, data_for, tmp_
     assert resumed.to_dict() == whole.to_dict()
 
 
-@pytest.mark.parametrize(
-    ("make", "rate", "code"),
-    [
-        (lambda: kf.GradualUnfreeze(1), 1e-7, "x, y, schedule=callback)"),
-        (lambda: kf.GradualUnfreeze("auto"), 1e-7, "x, y, schedule=kf.GradualUnfreeze())"),
-        (lambda: kf.AutoFreeze(intervals=2), 1e-7, "x, y)"),
-        (
-            lambda: kf.GradualUnfreeze(1),
-            keras.optimizers.schedules.CosineDecay(1e-7, 9),
-            "x, y, schedule=callback), compiled with one number as the learning rate",
-        ),
-    ],
-    ids=["planned", "race", "settling", "decaying"],
-)
-@pytest.mark.filterwarnings("ignore:find_learning_rate")
-def test_the_code_that_finds_a_rate_runs(make, rate, code, plain):
-    model, callback = plain(), make()
+SLOW_STARTS = {
+    "planned": (lambda: kf.GradualUnfreeze(1), 1e-7, "x, y, schedule=callback)"),
+    "race": (lambda: kf.GradualUnfreeze("auto"), 1e-7, "x, y, schedule=kf.GradualUnfreeze())"),
+    "settling": (lambda: kf.AutoFreeze(intervals=2), 1e-7, "x, y)"),
+    "decaying": (
+        lambda: kf.GradualUnfreeze(1),
+        keras.optimizers.schedules.CosineDecay(1e-7, 9),
+        "x, y, schedule=callback), compiled with one number as the learning rate",
+    ),
+}
+
+
+def at_too_low_a_rate(case, build):
+    """Return the next step after a fit, and what its code needs."""
+    make, rate, _ = SLOW_STARTS[case]
+    model, callback = build(), make()
     callback.verbose = 0
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
     y = (x[:, 0] > 0).astype(int)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
     model.fit(x, y, epochs=9, verbose=0, callbacks=[callback], validation_data=(x, y))
+    assert callback.report.verdict == "hardly trained"
     (step,) = callback.report.next_steps
-    assert (callback.report.verdict, step.code) == (
-        "hardly trained",
-        f"kf.find_learning_rate(model, {code}",
-    )
-    if isinstance(rate, float):
-        names = {"kf": kf, "callback": callback, "model": model, "x": x, "y": y}
-        assert eval(step.code, names).tests
+    return step, {"kf": kf, "callback": callback, "model": model, "x": x, "y": y}
+
+
+@pytest.mark.parametrize("case", SLOW_STARTS)
+def test_a_higher_rate_is_looked_for_as_the_schedule_allows(case, plain):
+    step, _ = at_too_low_a_rate(case, plain)
+    assert step.code == f"kf.find_learning_rate(model, {SLOW_STARTS[case][2]}"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:find_learning_rate")
+@pytest.mark.parametrize("case", ["planned", "race", "settling"])
+def test_the_code_that_finds_a_rate_runs(case, plain):
+    step, names = at_too_low_a_rate(case, plain)
+    assert eval(step.code, names).tests
