@@ -27,7 +27,7 @@ from keras_freeze.keras_internals.graph import (
     walked_graph,
 )
 from keras_freeze.keras_internals.own_code import replaced_methods
-from keras_freeze.model_picture import ModelPicture
+from keras_freeze.model_picture import ModelPicture, every_layer
 from keras_freeze.reading import is_of_numbers
 
 # Rows that are looked at together.
@@ -230,6 +230,9 @@ def has_known_family(picture: ModelPicture) -> bool:
 
 
 def _family(picture: ModelPicture) -> Family | None:
+    # KerasHub's VGG has the layers of keras.applications', and presets that are scaled otherwise.
+    if any(type(one).__module__.startswith("keras_hub.") for one in every_layer(picture.model)):
+        return None
     layers = () if picture.pretrained is None else picture.pretrained.layers
     parts = {part.name: part for layer in layers for part in picture.layers_in[id(layer)]}
     family = family_of(parts)

@@ -86,6 +86,21 @@ class TestPreprocessing:
         exec(finding.cure.partition("and give ")[2].partition(", with")[0], names)
         assert not planned(vgg(), names["x"], LABELS)
 
+    @pytest.mark.hub
+    def test_a_backbone_of_keras_hub_is_not_taken_for_one_of_keras_applications(self):
+        hub = pytest.importorskip("keras_hub")
+        backbone = hub.models.VGGBackbone(
+            stackwise_num_repeats=[2, 2, 3, 3, 3],
+            stackwise_num_filters=[64, 128, 256, 512, 512],
+            image_shape=(32, 32, 3),
+        )
+        inputs = keras.Input((32, 32, 3))
+        pooled = layers.GlobalAveragePooling2D()(as_if_trained(backbone)(inputs))
+        model = keras.Model(inputs, layers.Dense(3, "softmax")(pooled))
+        found = kf.check(model, IMAGES, LABELS, backbone=backbone)
+        assert "preprocessing" not in found.names
+        assert any(reason.startswith("preprocessing: ") for reason in found.skipped)
+
     def test_a_new_normalization_before_the_backbone_says_nothing_yet(self):
         assert planned(vgg(), IMAGES, LABELS).names == ("preprocessing",)
         assert planned(vgg(before=[layers.BatchNormalization()]), IMAGES, LABELS).names == ()
