@@ -30,6 +30,11 @@ def is_of_numbers(labels: Any) -> bool:
     return getattr(getattr(labels, "dtype", None), "kind", None) not in ("U", "S", "O")
 
 
+def are_of_numbers(data: Any) -> bool:
+    """Tell whether all arrays of some data may be numbers."""
+    return all(map(is_of_numbers, keras.tree.flatten(data)))
+
+
 def as_array(leaf: Any) -> Any:
     """Return a leaf of a batch as a NumPy array; text as it is."""
     return keras.ops.convert_to_numpy(leaf) if is_of_numbers(leaf) else leaf

@@ -26,7 +26,7 @@ from keras_freeze.groups import Backbone, Groups, picture_of
 from keras_freeze.keras_internals.graph import functional_graph
 from keras_freeze.measures import fixed_batch
 from keras_freeze.model_picture import check_model, with_initial_values
-from keras_freeze.reading import as_array, few_batches, is_of_numbers, is_whole
+from keras_freeze.reading import are_of_numbers, as_array, few_batches, is_whole
 
 _OWNER = "check"
 # Samples that are looked at, unless the model is built for batches of another size.
@@ -112,7 +112,7 @@ def check(
         picture = with_initial_values(picture_of(model, groups, backbone))
         setup = by_flags(picture, size)
     found = list(of_structure(setup))
-    if inputs is not None and not _are_numbers(inputs):
+    if inputs is not None and not are_of_numbers(inputs):
         found += of_text(model, inputs)
     elif inputs is not None:
         are_arrays = all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(x))
@@ -142,10 +142,6 @@ def _sample(model: keras.Model, x: Any, y: Any) -> tuple[Any, Any, int | None]:
     return inputs, labels, len(keras.tree.flatten(inputs)[0])
 
 
-def _are_numbers(x: Any) -> bool:
-    return all(map(is_of_numbers, keras.tree.flatten(x)))
-
-
 def _has_images(x: Any) -> bool:
     return any(len(getattr(leaf, "shape", ())) == 4 for leaf in keras.tree.flatten(x))
 
@@ -157,7 +153,7 @@ def _skipped(setup: Setup, x: Any, labels: Any) -> tuple[str, ...]:
         reasons.append(
             "rates and flags of pretrained layers: pass backbone=, to say which they are"
         )
-    if x is not None and not _are_numbers(x):
+    if x is not None and not are_of_numbers(x):
         reasons.append("preprocessing and token numbers: the inputs are no numbers")
     elif x is not None and not is_called_plainly(setup.picture):
         reasons.append("inputs where they reach the backbone: the model has code of its own")

@@ -32,7 +32,14 @@ from keras_freeze.groups import Backbone, Groups, names_of, picture_of
 from keras_freeze.measures import group_features
 from keras_freeze.model_picture import ModelPicture, check_model, with_initial_values
 from keras_freeze.ranking import rank_in
-from keras_freeze.reading import as_array, as_labels, few_batches, is_of_numbers, is_whole
+from keras_freeze.reading import (
+    are_of_numbers,
+    as_array,
+    as_labels,
+    few_batches,
+    is_of_numbers,
+    is_whole,
+)
 
 _OWNER = "suggest"
 _LABELS = "be class numbers, a column for each class, or numbers"
@@ -232,7 +239,7 @@ def _classes(model: keras.Model, targets: Targets | None) -> int | None:
 def _about_inputs(picture: ModelPicture, inputs: Any, x: Any) -> tuple[Advice, ...]:
     """Return what is wrong with the scale of inputs; refuse those that nothing can be told of."""
     found = of_text(picture.model, inputs)
-    if not found and all(map(is_of_numbers, keras.tree.flatten(inputs))):
+    if not found and are_of_numbers(inputs):
         rows = keras.tree.map_structure(
             lambda leaf: keras.ops.convert_to_tensor(leaf[:_ROWS]), inputs
         )
