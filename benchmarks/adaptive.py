@@ -12,6 +12,7 @@ cache as it is by default. Test accuracy is looked at once, at the end of each t
 
     python benchmarks/adaptive.py run photographs
     python benchmarks/adaptive.py table photographs
+    python benchmarks/adaptive.py criteria sentences
 
 Results are appended to a file, a line a run, and runs that it holds are skipped. Runs with an
 accelerator count for accuracy alone, as those with `--untimed` do, for a machine that has other
@@ -168,6 +169,30 @@ def run(
                 pool.submit(measure, name, seed, missing, is_timed=is_timed).result()
 
 
+def draw_criteria(name: str, seed: int = 0) -> Path:
+    """Train with `AutoFreeze` by each criterion, all epochs, and draw what it measured."""
+    import matplotlib.pyplot as plt
+
+    task = TASKS[name]
+    data = task.load(seed)
+    figure, axes = plt.subplots(
+        len(task.criteria), 1, figsize=(8, 3 * len(task.criteria)), layout="constrained"
+    )
+    for criterion, ax in zip(task.criteria, axes, strict=True):
+        keras.utils.set_random_seed(seed)
+        model = task.build(seed)
+        model.compile(keras.optimizers.Adam(task.rates[1]), adaptive_tasks.LOSS)
+        callback = _settling(criterion)(task, data.train)
+        batch_size, epochs = task.batch_size, task.epochs
+        x, y = data.train.x, data.train.y
+        model.fit(x, y, batch_size, epochs, verbose=0, callbacks=[callback])
+        kf.plots.decisions(callback, ax=ax)
+        ax.set_title(f"{name}, {criterion}", loc="left")
+    file = RESULTS.with_name(f"settling_{name}.png")
+    figure.savefig(file, dpi=100)
+    return file
+
+
 Row = dict[str, Any]
 
 
@@ -251,7 +276,7 @@ def _difference(own: Mapping[int, Row], other: Mapping[int, Row]) -> str:
 def main() -> None:
     """Measure, or show what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("what", choices=["run", "table", "criteria"])
     parser.add_argument("tasks", nargs="*", default=[*COMPARED])
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many (%(default)s)")
     parser.add_argument("--untimed", action="store_true", help="the machine has other work")
@@ -260,6 +285,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     for name in arguments.tasks:
+        if arguments.what == "criteria":
+            print(draw_criteria(name))
+            continue
         if arguments.what == "run":
             timed = not arguments.untimed
             run(name, range(arguments.seeds), is_timed=timed, rates=arguments.rates)
