@@ -1,15 +1,16 @@
-"""Read a few batches of training data, for functions that only look at them."""
+"""Read a few batches of training data as `fit` has them, for functions that only look at them."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_freeze.checks import ArgumentError
+from keras_freeze.model_picture import is_of_keras_hub
 
 
 def is_whole(x: Any) -> bool:
@@ -17,6 +18,36 @@ def is_whole(x: Any) -> bool:
     has_batches = isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec")
     loader = "torch.utils.data"
     return has_batches or any(kind.__module__.startswith(loader) for kind in type(x).__mro__)
+
+
+def preprocesses(model: keras.Model) -> bool:
+    """Tell whether the `fit` of a model preprocesses its data first, as a KerasHub task does."""
+    return is_of_keras_hub(model, "Task") and model.preprocessor is not None
+
+
+def as_given(model: keras.Model, data: Any) -> Any:
+    """Return data as `fit` takes them, which for a KerasHub task are arrays in place of lists."""
+    if not preprocesses(model):
+        return data
+    if isinstance(data, tuple):
+        return tuple(as_given(model, part) for part in data)
+    if isinstance(data, Mapping):
+        return {name: as_given(model, part) for name, part in data.items()}
+    return np.asarray(data) if isinstance(data, list) else data
+
+
+def all_labels(model: keras.Model, x: Any, y: Any, seen: Any) -> tuple[Any, bool]:
+    """Return labels of some data, and whether they are those of all samples.
+
+    Args:
+        model: `keras.Model`.
+        x: Inputs as they were given.
+        y: Targets as they were given, or None.
+        seen: The labels of the samples that were read, as arrays.
+    """
+    if is_whole(x) or (preprocesses(model) and np.shape(seen)[1:] != np.shape(y)[1:]):
+        return seen, False
+    return as_given(model, y), True
 
 
 def as_labels(y: Any) -> Any:
@@ -49,11 +80,14 @@ def check_read_again(owner: str, x: Any) -> None:
         )
 
 
-def few_batches(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
+def few_batches(
+    owner: str, model: keras.Model, x: Any, y: Any, weight: Any, size: int, count: int
+) -> Iterator[Any]:
     """Yield batches of data as tensors, as many as there are, up to a number.
 
     Args:
         owner: Str, the function in whose name errors are raised.
+        model: `keras.Model` that would train on them; what its `fit` does with them first is done.
         x: Arrays, a `tf.data.Dataset`, a `PyDataset` or a torch `DataLoader`. Rows of arrays are
             drawn at random, the same in each call.
         y: Targets for arrays, or None.
@@ -75,9 +109,18 @@ def few_batches(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) 
         found = (data for data, _ in zip(x, range(count), strict=False))
     else:
         check_read_again(owner, x)
+        x, y, weight = (as_given(model, part) for part in (x, y, weight))
         found = _of_arrays(owner, x, as_labels(y), weight, size, count)
     for data in found:
-        yield keras.tree.map_structure(_as_tensor, data)
+        yield keras.tree.map_structure(_as_tensor, _as_fit_has_them(model, data))
+
+
+def _as_fit_has_them(model: keras.Model, data: Any) -> Any:
+    if not preprocesses(model):
+        return data
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    texts = keras.tree.map_structure(lambda a: a if is_of_numbers(a) else a.tolist(), x)
+    return model.preprocess_samples(texts, y, weight)
 
 
 def _of_arrays(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:

@@ -26,7 +26,14 @@ from keras_freeze.groups import Backbone, Groups, picture_of
 from keras_freeze.keras_internals.graph import functional_graph
 from keras_freeze.measures import fixed_batch
 from keras_freeze.model_picture import check_model, with_initial_values
-from keras_freeze.reading import are_of_numbers, as_array, few_batches, is_whole
+from keras_freeze.reading import (
+    all_labels,
+    are_of_numbers,
+    as_array,
+    few_batches,
+    is_whole,
+    preprocesses,
+)
 
 _OWNER = "check"
 # Samples that are looked at, unless the model is built for batches of another size.
@@ -48,8 +55,9 @@ def check(
     What is looked for:
 
     - inputs that do not match the preprocessing of the backbone, measured at the backbone's own
-      input, for the families of `keras.applications`; values that are not finite; token numbers
-      that an `Embedding` does not have;
+      input, for the families of `keras.applications` and for KerasHub's tasks, by the image
+      converter of their presets; values that are not finite; token numbers that an `Embedding`
+      does not have;
     - a backbone that looks untrained, nothing or everything frozen, new layers frozen at initial
       values, Dropout in the frozen part, flags changed after `compile`;
     - pretrained groups at a rate for new layers, new layers at a rate for pretrained ones;
@@ -63,7 +71,8 @@ def check(
 
     Args:
         model: `keras.Model`, built.
-        x: The inputs: arrays, or `tf.data.Dataset`, `PyDataset` or torch `DataLoader`. Defaults to
+        x: The inputs as `fit` takes them: arrays, or `tf.data.Dataset`, `PyDataset` or torch
+            `DataLoader`; for a KerasHub task, images or texts before its preprocessor. Defaults to
             None: what needs data is left out.
         y: The targets, for arrays. Defaults to None.
         schedule: The callback that will train the model, such as `GradualUnfreeze()`: what it
@@ -103,7 +112,7 @@ def check(
             advice = f"Pass {name}= to the callback."
             rule = "be left out where there is a schedule"
             raise ArgumentError(_OWNER, name, rule, value=value, advice=advice)
-    inputs, labels, rows = _sample(model, x, y)
+    inputs, labels, are_all, rows = _sample(model, x, y)
     size = batch_size or rows
     setup: Setup
     if schedule is not None:
@@ -116,30 +125,31 @@ def check(
         found += of_text(model, inputs)
     elif inputs is not None:
         are_arrays = all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(x))
-        found += of_inputs(setup.picture, inputs, x if are_arrays else None)
+        are_raw = are_arrays and not preprocesses(model)
+        found += of_inputs(setup.picture, inputs, x if are_raw else None)
     if getattr(model, "compiled", False):
-        found += of_task(model, labels, are_all=not is_whole(x))
+        found += of_task(model, labels, are_all=are_all)
     skipped = _skipped(setup, inputs, labels)
     if schedule is None:
         skipped += ("what a schedule trains: pass schedule=, such as GradualUnfreeze()",)
     return Findings(model.name, tuple(found), skipped)
 
 
-def _sample(model: keras.Model, x: Any, y: Any) -> tuple[Any, Any, int | None]:
-    """Return some inputs as tensors, labels, and the batch size of data that have batches."""
+def _sample(model: keras.Model, x: Any, y: Any) -> tuple[Any, Any, bool, int | None]:
+    """Return some inputs as tensors, labels, whether these are all, and the size of batches."""
     if x is None:
-        return None, None, None
+        return None, None, False, None
     size = fixed_batch(model) or _ROWS
-    batch = next(few_batches(_OWNER, x, y, None, size, 1), None)
+    batch = next(few_batches(_OWNER, model, x, y, None, size, 1), None)
     if batch is None:
         raise ArgumentError(_OWNER, "x", "have samples", value=x)
     inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    if not is_whole(x):
-        is_of_one = isinstance(y, list) and len(y) == 1 and hasattr(y[0], "shape")
-        return inputs, y[0] if is_of_one else y, None
     if labels is not None:
         labels = keras.tree.map_structure(as_array, labels)
-    return inputs, labels, len(keras.tree.flatten(inputs)[0])
+    labels, are_all = all_labels(model, x, y, labels)
+    is_of_one = isinstance(labels, list) and len(labels) == 1 and hasattr(labels[0], "shape")
+    rows = len(keras.tree.flatten(inputs)[0]) if is_whole(x) else None
+    return inputs, labels[0] if is_of_one else labels, are_all, rows
 
 
 def _has_images(x: Any) -> bool:
@@ -158,7 +168,7 @@ def _skipped(setup: Setup, x: Any, labels: Any) -> tuple[str, ...]:
     elif x is not None and not is_called_plainly(setup.picture):
         reasons.append("inputs where they reach the backbone: the model has code of its own")
     elif _has_images(x) and not has_known_family(setup.picture):
-        reasons.append("preprocessing: the backbone is of no family of keras.applications")
+        reasons.append("preprocessing: its range is not known, as that of keras.applications is")
     if x is None:
         reasons.append("inputs and labels: pass x and y")
     elif labels is None:

@@ -33,8 +33,10 @@ from keras_freeze.measures import group_features
 from keras_freeze.model_picture import ModelPicture, check_model, with_initial_values
 from keras_freeze.ranking import rank_in
 from keras_freeze.reading import (
+    all_labels,
     are_of_numbers,
     as_array,
+    as_given,
     as_labels,
     few_batches,
     is_of_numbers,
@@ -154,7 +156,7 @@ def suggest(
         inputs, labels, count = _read(model, x, y, batch_size)
         first += _about_inputs(picture, inputs, x)
         targets = _targets(model, labels)
-        unfit = _about_labels(model, x, labels if is_whole(x) else as_labels(y))
+        unfit = _about_labels(model, *all_labels(model, x, y, labels))
         first += unfit
         n_samples = n_samples or count
         n_classes = n_classes or _classes(model, targets)
@@ -194,7 +196,7 @@ def _read(model: keras.Model, x: Any, y: Any, batch_size: int) -> tuple[Any, Any
     """Return samples as arrays, their labels, and how many there are in all, None if unknown."""
     batches: list[tuple[Any, Any]] = []
     seen = 0
-    for batch in few_batches(_OWNER, x, y, None, batch_size, _MAX_SAMPLES):
+    for batch in few_batches(_OWNER, model, x, y, None, batch_size, _MAX_SAMPLES):
         batches.append(keras.utils.unpack_x_y_sample_weight(batch)[:2])
         seen += len(keras.tree.flatten(batches[-1][0])[0])
         if seen >= _MAX_SAMPLES:
@@ -212,7 +214,7 @@ def _read(model: keras.Model, x: Any, y: Any, batch_size: int) -> tuple[Any, Any
         )
         for parts in zip(*batches, strict=True)
     )
-    count = None if is_whole(x) else len(keras.tree.flatten(x)[0])
+    count = None if is_whole(x) else len(keras.tree.flatten(as_given(model, x))[0])
     if count is None:
         size = getattr(x, "num_batches", None)
         size = size if size is not None else _cardinality(x)
@@ -251,11 +253,11 @@ def _about_inputs(picture: ModelPicture, inputs: Any, x: Any) -> tuple[Advice, .
     return tuple(Advice(one.name, one.cure, one.what, "kf.check") for one in found)
 
 
-def _about_labels(model: keras.Model, x: Any, labels: Any) -> tuple[Advice, ...]:
+def _about_labels(model: keras.Model, labels: Any, are_all: bool) -> tuple[Advice, ...]:
     """Return what is wrong with labels for the loss that a model is compiled with."""
     if not getattr(model, "compiled", False):
         return ()
-    found = of_task(model, labels, are_all=not is_whole(x))
+    found = of_task(model, as_labels(labels), are_all=are_all)
     return tuple(
         Advice("labels", one.cure, one.what, "kf.check") for one in found if one.name == "labels"
     )

@@ -10,11 +10,15 @@ import keras
 import numpy as np
 
 from keras_freeze.checks import ArgumentError, ArgumentTypeError
+from keras_freeze.findings import images_given
 from keras_freeze.measures import fixed_batch
+from keras_freeze.reading import are_of_numbers, as_given, preprocesses
 
 #: Images of rank 4, time steps with features (rank 3), or tokens, which are ints of rank 2.
 Kind = Literal["image", "series", "tokens"]
 _RANKS: dict[int, Kind] = {4: "image", 3: "series"}
+# Pixels that a task has not scaled are so many times what its scaled ones can be.
+_FAR = 10
 
 
 def checked_inputs(owner: str, model: keras.Model, x: Any) -> Any:
@@ -25,7 +29,16 @@ def checked_inputs(owner: str, model: keras.Model, x: Any) -> Any:
         ValueError: if there are no samples, not as many in each array, or arrays of a rank that
             the model doesn't take.
     """
+    x = as_given(model, x)
     leaves = keras.tree.flatten(x)
+    if preprocesses(model) and not _are_preprocessed(model, x):
+        raise ArgumentError(
+            owner,
+            "x",
+            f"be what the preprocessor of {model.name} makes, which is not called here",
+            received="text" if not are_of_numbers(x) else "images of 0 to 255",
+            advice="Pass model.preprocessor(x).",
+        )
     advice = "Pass some inputs, such as x_test[:16]."
     if not leaves or not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
         rule = "be an array of inputs, or a nest of arrays"
@@ -44,6 +57,13 @@ def checked_inputs(owner: str, model: keras.Model, x: Any) -> Any:
         rule = f"have {ranks[0]} axes, the first for samples"
         raise ArgumentError(owner, "x", rule, received=received, advice="Pass x[None] for one.")
     return keras.tree.map_structure(_on_host, x)
+
+
+def _are_preprocessed(model: keras.Model, x: Any) -> bool:
+    """Tell whether inputs may be what a task's preprocessor made: no text, nor whole pixels."""
+    given = images_given(model, x)
+    are_pixels = given is not None and abs(given).max() > _FAR * 255
+    return are_of_numbers(x) and not are_pixels
 
 
 def _on_host(leaf: Any) -> np.ndarray:

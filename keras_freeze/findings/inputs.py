@@ -12,6 +12,7 @@ from keras_freeze.checks import counted, first_few
 from keras_freeze.findings.backbone_input import as_array, images_before
 from keras_freeze.findings.finding import Finding, in_order
 from keras_freeze.findings.preprocessing import (
+    RAW,
     Extremes,
     Family,
     Range,
@@ -20,6 +21,7 @@ from keras_freeze.findings.preprocessing import (
     mismatch,
     steps_before,
 )
+from keras_freeze.findings.task_images import images_given, takes_pixels
 from keras_freeze.keras_internals.graph import (
     graph_nodes,
     input_keys,
@@ -176,7 +178,25 @@ def _numbers(leaf: Any) -> np.ndarray[Any, Any]:
     return np.asarray(keras.ops.convert_to_numpy(leaf), "float32")
 
 
+def _given_to_task(model: keras.Model, x: Any) -> Finding | None:
+    """Return images that a task's preprocessor scales, and that were scaled before."""
+    images = images_given(model, x)
+    extremes = None if images is None else Extremes.of(images)
+    found = None if extremes is None else mismatch(extremes, RAW)
+    if extremes is None or found is None:
+        return None
+    pixels = in_pixels(found)
+    return Finding(
+        "preprocessing",
+        f"The preprocessor of {model.name} scales images of 0 to 255; these are {found} (from "
+        f"{extremes.words})",
+        f"x = {pixels}, as fit scales them itself" if pixels else "images of 0 to 255 as they are",
+    )
+
+
 def _preprocessing(picture: ModelPicture, x: Any) -> Finding | None:
+    if takes_pixels(picture.model):
+        return _given_to_task(picture.model, x)
     if picture.pretrained is None:
         return None
     family = _family(picture)
@@ -226,11 +246,11 @@ def is_called_plainly(picture: ModelPicture) -> bool:
 
 def has_known_family(picture: ModelPicture) -> bool:
     """Tell whether it is known what the backbone of a model expects."""
-    return _family(picture) is not None
+    return takes_pixels(picture.model) or _family(picture) is not None
 
 
 def _family(picture: ModelPicture) -> Family | None:
-    # KerasHub's VGG has the layers of keras.applications', and presets that are scaled otherwise.
+    # KerasHub's have names of keras.applications', and presets that are scaled otherwise.
     if any(type(one).__module__.startswith("keras_hub.") for one in every_layer(picture.model)):
         return None
     layers = () if picture.pretrained is None else picture.pretrained.layers

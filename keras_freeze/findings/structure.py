@@ -14,7 +14,13 @@ from keras_freeze.engine import stale_flags
 from keras_freeze.findings.finding import Finding, in_order
 from keras_freeze.findings.setup import Setup, constant_rate
 from keras_freeze.keras_internals.layers import is_adapted, sublayers
-from keras_freeze.model_picture import ModelPicture, all_untouched, every_layer, main_optimizer
+from keras_freeze.model_picture import (
+    ModelPicture,
+    all_untouched,
+    every_layer,
+    is_of_keras_hub,
+    main_optimizer,
+)
 from keras_freeze.schedules import multipliers
 
 # Fewer samples make statistics that are noise.
@@ -58,11 +64,14 @@ def of_pretrained_part(picture: ModelPicture) -> Finding | None:
     pretrained = picture.pretrained
     if pretrained is None or not all_untouched(picture, pretrained.layers):
         return None
+    is_hub = any(is_of_keras_hub(layer, "Backbone") for layer in every_layer(picture.model))
     return Finding(
         "untrained backbone",
         f"Biases and statistics of {first_few(pretrained.names)} have the values that layers are "
         "made with: nothing seems to have trained them",
-        'load its weights before the head is put on, as weights="imagenet" does, or '
+        "build it by from_preset, which loads weights"
+        if is_hub
+        else 'load its weights before the head is put on, as weights="imagenet" does, or '
         "backbone.load_weights(path)",
     )
 
