@@ -118,9 +118,7 @@ def few_batches(
 def _as_fit_has_them(model: keras.Model, data: Any) -> Any:
     if not preprocesses(model):
         return data
-    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-    texts = keras.tree.map_structure(lambda a: a if is_of_numbers(a) else a.tolist(), x)
-    return model.preprocess_samples(texts, y, weight)
+    return model.preprocess_samples(*keras.utils.unpack_x_y_sample_weight(data))
 
 
 def _of_arrays(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:

@@ -39,8 +39,7 @@ def images_given(model: keras.Model, x: Any) -> np.ndarray[Any, Any] | None:
     if converter is None or len(images) != 1:
         return None
     scale, offset = converter
-    made = as_array(images[0])
-    return (made - offset) / scale if made.shape[-1] in (1, 3) else None
+    return (as_array(images[0]) - offset) / scale
 
 
 def _converter(model: keras.Model) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:

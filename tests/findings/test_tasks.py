@@ -6,6 +6,7 @@ import pytest
 from pretrained_models import as_if_trained
 
 import keras_freeze as kf
+from keras_freeze.findings import images_given
 
 hub = pytest.importorskip("keras_hub")
 
@@ -81,7 +82,9 @@ class TestImages:
     @pytest.mark.parametrize("converter", CONVERTERS)
     def test_what_a_task_scales_is_to_be_pixels(self, converter):
         task = of_images(*CONVERTERS[converter])
-        assert not planned(task, IMAGES, LABELS)
+        found = planned(task, IMAGES, LABELS)
+        assert not found
+        assert not any(reason.startswith("preprocessing: ") for reason in found.skipped)
         for images in SCALED.values():
             (finding,) = planned(task, images, LABELS)
             assert finding.name == "preprocessing"
@@ -112,6 +115,13 @@ class TestImages:
             found = planned(task, images, LABELS)
             assert not found
             assert any(reason.startswith("preprocessing: ") for reason in found.skipped)
+
+    def test_of_several_images_a_sample_nothing_is_known(self):
+        task = of_images(*CONVERTERS["tf"])
+        one = np.zeros((2, 8, 8, 3))
+        assert images_given(task, {"images": one}).shape == one.shape
+        assert images_given(task, {"images": one, "masks": one}) is None
+        assert images_given(task, {"images": one[:, None]}) is None
 
     def test_without_a_preprocessor_images_are_as_they_are(self):
         task = of_images(*CONVERTERS["tf"])
@@ -179,8 +189,10 @@ class TestText:
 
     def test_suggest_probes_what_the_preprocessor_makes(self):
         task = of_text(num_classes=2)
-        found = kf.suggest(task, TEXTS, CLASSES)
-        inputs, labels = task.preprocessor(TEXTS, CLASSES)
+        texts = [text.ljust(4000) for text in TEXTS]  # more letters than there are few samples
+        found = kf.suggest(task, texts, CLASSES)
+        assert found.is_small
+        inputs, labels = task.preprocessor(texts, CLASSES)
         task.preprocessor = None
         inputs = keras.tree.map_structure(keras.ops.convert_to_numpy, inputs)
         by_hand = kf.suggest(task, inputs, np.asarray(labels))
