@@ -18,7 +18,7 @@ from keras_freeze.keras_internals.gradients import loss_gradients
 from keras_freeze.keras_internals.own_code import replaced_methods
 from keras_freeze.model_picture import ModelPicture, Weight, check_model, count_params
 from keras_freeze.policies import FreezeGroups
-from keras_freeze.reading import few_batches, is_whole, preprocesses
+from keras_freeze.reading import few_batches, needs_labels
 from keras_freeze.reports import Column, ShownAsTable, Table
 
 By = Literal["relative_gradient_norm", "signal_to_noise"]
@@ -386,8 +386,7 @@ def _is_not_zero(variable: keras.Variable) -> bool:
 def _batches(
     model: keras.Model, x: Any, y: Any, weight: Any, size: int, count: int
 ) -> Iterator[Any]:
-    is_array = not is_whole(x) and not hasattr(x, "__next__")
-    if is_array and y is None and model.loss is not None and not preprocesses(model):
+    if needs_labels(model, x, y) and not hasattr(x, "__next__"):
         raise ArgumentError("rank_groups", "y", "be given where x are arrays", value=y)
     return few_batches("rank_groups", model, x, y, weight, size, count)
 

@@ -50,6 +50,11 @@ def all_labels(model: keras.Model, x: Any, y: Any, seen: Any) -> tuple[Any, bool
     return as_given(model, y), True
 
 
+def needs_labels(model: keras.Model, x: Any, y: Any) -> bool:
+    """Tell whether a compiled model can't train without the targets that are missing."""
+    return y is None and model.loss is not None and not is_whole(x) and not preprocesses(model)
+
+
 def as_labels(y: Any) -> Any:
     """Return targets of arrays, those in a list of numbers as one array."""
     is_numbers = isinstance(y, list) and y and not getattr(y[0], "shape", ())

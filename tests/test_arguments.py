@@ -430,6 +430,11 @@ CASES = {
         ValueError,
         ["find_learning_rate(model=...) must have something that trains.", "kf.unfreeze(model"],
     ),
+    "a rate without labels": (
+        lambda: kf.find_learning_rate(compiled(), np.ones((32, 4))),
+        ValueError,
+        ["find_learning_rate(y=...) must be given where x are arrays.", "Received: y=None."],
+    ),
     "a rate by no samples": (
         lambda: kf.find_learning_rate(compiled(), np.ones((0, 4)), np.ones(0)),
         ValueError,

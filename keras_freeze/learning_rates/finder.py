@@ -19,7 +19,7 @@ from keras_freeze.keras_internals.optimizers import rate_of
 from keras_freeze.learning_rates.range_test import LearningRateRange, RangeTest, diverges, smoothed
 from keras_freeze.model_picture import check_model, own_optimizers
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.reading import as_labels, check_read_again, is_whole
+from keras_freeze.reading import as_labels, check_read_again, is_whole, needs_labels
 from keras_freeze.schedules import FreezeSchedule, Phase
 
 _OWNER = "find_learning_rate"
@@ -101,7 +101,7 @@ def find_learning_rate(
         raise ArgumentError(_OWNER, "steps", rule, value=steps)
     rates = _rates(lowest, highest, steps)
     _check_optimizer(model)
-    data = _data(x, y, sample_weight, batch_size)
+    data = _data(model, x, y, sample_weight, batch_size)
     for finding in of_task(model, as_labels(y)):
         if finding.name == "labels":
             warnings.warn(f"{_OWNER}: {finding.what}. Try: {finding.cure}", stacklevel=2)
@@ -154,13 +154,17 @@ def _check_optimizer(model: keras.Model) -> None:
     raise ArgumentError(_OWNER, "model", rule, received=received, advice=advice)
 
 
-def _data(x: Any, y: Any, sample_weight: Any, batch_size: int) -> dict[str, Any]:
+def _data(
+    model: keras.Model, x: Any, y: Any, sample_weight: Any, batch_size: int
+) -> dict[str, Any]:
     """Return the data as arguments of `fit`, such that reading them changes none of them."""
     check_read_again(_OWNER, x)
     if isinstance(x, keras.utils.PyDataset):
         return {"x": _Reread(x), "shuffle": False}
     if any(hasattr(leaf, "shape") and not len(leaf) for leaf in keras.tree.flatten(x)):
         raise ArgumentError(_OWNER, "x", "have samples", value=x)
+    if needs_labels(model, x, y):
+        raise ArgumentError(_OWNER, "y", "be given where x are arrays", value=y)
     data = {"x": x, "y": y, "sample_weight": sample_weight}
     return {**data, "shuffle": False} if is_whole(x) else {**data, "batch_size": batch_size}
 

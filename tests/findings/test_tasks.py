@@ -169,6 +169,7 @@ class TestText:
         assert not found
         assert "labels: pass y" not in found.skipped
         assert kf.rank_groups(task, TEXTS).ranked()
+        assert kf.find_learning_rate(task, TEXTS, steps=20, lowest=1e-3).learning_rate > 1e-3
 
     def test_tokens_beyond_the_embedding_are_found(self):
         task = of_text(num_classes=2)
