@@ -35,7 +35,7 @@ PARALLEL := -n $(JOBS) --dist worksteal
 # What takes long among hundreds of slow tests, to see what to make cheaper.
 SLOWEST := --durations 30 --durations-min 10
 
-# Each takes an hour by itself.
+# Each takes some twenty minutes by itself.
 KILLS := tests/backup/test_kills.py tests/tuning/test_worker_kills.py
 DIFFERENTIAL := tests/test_fuzz.py tests/test_fuzz_cache.py
 
@@ -80,10 +80,10 @@ test-backends: .venv/installed-backends  ## Run the core's tests on JAX and on t
 
 test-all: lint types test-all-kills test-all-differential test-all-tensorflow test-all-jax test-all-torch  ## Check everything: slow tests, on three backends, with many more random cases
 
-test-all-kills: .venv/installed-backends  ## The part of test-all that kills trainings, ten times a case (about an hour)
+test-all-kills: .venv/installed-backends  ## The part of test-all that kills trainings, ten times a case (20 minutes on two cores)
 	$(WITHOUT_ONEDNN) $(PYTEST) $(PARALLEL) $(SLOWEST) $(KILLS)
 
-test-all-differential: .venv/installed-backends  ## The part of test-all that compares random models (about an hour)
+test-all-differential: .venv/installed-backends  ## The part of test-all that compares random models (20 minutes on two cores)
 	HYPOTHESIS_PROFILE=thorough $(WITHOUT_ONEDNN) $(PYTEST) $(PARALLEL) $(SLOWEST) $(DIFFERENTIAL)
 
 test-all-tensorflow: .venv/installed-backends  ## The rest of test-all on TensorFlow

@@ -17,7 +17,7 @@ from keras_freeze.findings import of_task
 from keras_freeze.groups import picture_of
 from keras_freeze.keras_internals.optimizers import rate_of
 from keras_freeze.learning_rates.range_test import LearningRateRange, RangeTest, diverges, smoothed
-from keras_freeze.model_picture import check_model, own_optimizers
+from keras_freeze.model_picture import check_model, is_of_keras_hub, own_optimizers
 from keras_freeze.prefix_cache import PrefixCache
 from keras_freeze.reading import as_labels, check_read_again, is_whole, needs_labels
 from keras_freeze.schedules import FreezeSchedule, Phase
@@ -166,7 +166,11 @@ def _data(
     if needs_labels(model, x, y):
         raise ArgumentError(_OWNER, "y", "be given where x are arrays", value=y)
     data = {"x": x, "y": y, "sample_weight": sample_weight}
-    return {**data, "shuffle": False} if is_whole(x) else {**data, "batch_size": batch_size}
+    if not is_whole(x):
+        data["batch_size"] = batch_size
+    if is_whole(x) or is_of_keras_hub(model, "Task"):  # which makes a dataset of arrays
+        data["shuffle"] = False
+    return data
 
 
 class _Reread(keras.utils.PyDataset):

@@ -163,13 +163,15 @@ class TestText:
         data = tf.data.Dataset.from_tensor_slices((TEXTS, CLASSES)).batch(8)
         assert not planned(of_text(num_classes=2), data)
 
+    @pytest.mark.filterwarnings("ignore:Gradients do not exist")  # of the pooled_dense
     def test_labels_that_the_preprocessor_makes(self):
         task = of_text("BertMaskedLM")
         found = planned(task, TEXTS)
         assert not found
         assert "labels: pass y" not in found.skipped
         assert kf.rank_groups(task, TEXTS).ranked()
-        assert kf.find_learning_rate(task, TEXTS, steps=20, lowest=1e-3).learning_rate > 1e-3
+        settings = {"steps": 20, "batch_size": 4, "lowest": 1e-3}
+        assert kf.find_learning_rate(task, TEXTS, **settings).learning_rate > 1e-3
 
     def test_tokens_beyond_the_embedding_are_found(self):
         task = of_text(num_classes=2)
