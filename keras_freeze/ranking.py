@@ -18,7 +18,7 @@ from keras_freeze.keras_internals.gradients import loss_gradients
 from keras_freeze.keras_internals.own_code import replaced_methods
 from keras_freeze.model_picture import ModelPicture, Weight, check_model, count_params
 from keras_freeze.policies import FreezeGroups
-from keras_freeze.reading import few_batches, needs_labels
+from keras_freeze.reading import check_batched, check_labels, few_batches
 from keras_freeze.reports import Column, ShownAsTable, Table
 
 By = Literal["relative_gradient_norm", "signal_to_noise"]
@@ -233,6 +233,7 @@ def rank_in(
         is_half = any(layer.compute_dtype == "float16" for layer in picture.layers)
         gradients, others = loss_gradients(model, variables, _SCALE if is_half else 1.0)
         for data in _batches(model, x, y, sample_weight, batch_size, batches):
+            check_batched("rank_groups", data)
             inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
             found, others = gradients(inputs, targets, weights, others)
             sums.add(found)
@@ -386,8 +387,7 @@ def _is_not_zero(variable: keras.Variable) -> bool:
 def _batches(
     model: keras.Model, x: Any, y: Any, weight: Any, size: int, count: int
 ) -> Iterator[Any]:
-    if needs_labels(model, x, y) and not hasattr(x, "__next__"):
-        raise ArgumentError("rank_groups", "y", "be given where x are arrays", value=y)
+    check_labels("rank_groups", model, x, y)
     return few_batches("rank_groups", model, x, y, weight, size, count)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_freeze.checks import ArgumentError
-from keras_freeze.model_picture import is_of_keras_hub
+from keras_freeze.hub_tasks import as_given, is_task, preprocessed, preprocesses
 
 
 def is_whole(x: Any) -> bool:
@@ -18,22 +18,6 @@ def is_whole(x: Any) -> bool:
     has_batches = isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec")
     loader = "torch.utils.data"
     return has_batches or any(kind.__module__.startswith(loader) for kind in type(x).__mro__)
-
-
-def preprocesses(model: keras.Model) -> bool:
-    """Tell whether the `fit` of a model preprocesses its data first, as a KerasHub task does."""
-    return is_of_keras_hub(model, "Task") and model.preprocessor is not None
-
-
-def as_given(model: keras.Model, data: Any) -> Any:
-    """Return data as `fit` takes them, which for a KerasHub task are arrays in place of lists."""
-    if not preprocesses(model):
-        return data
-    if isinstance(data, tuple):
-        return tuple(as_given(model, part) for part in data)
-    if isinstance(data, Mapping):
-        return {name: as_given(model, part) for name, part in data.items()}
-    return np.asarray(data) if isinstance(data, list) else data
 
 
 def all_labels(model: keras.Model, x: Any, y: Any, seen: Any) -> tuple[Any, bool]:
@@ -45,14 +29,32 @@ def all_labels(model: keras.Model, x: Any, y: Any, seen: Any) -> tuple[Any, bool
         y: Targets as they were given, or None.
         seen: The labels of the samples that were read, as arrays.
     """
-    if is_whole(x) or (preprocesses(model) and np.shape(seen)[1:] != np.shape(y)[1:]):
+    if is_whole(x) or (preprocesses(model) and not _are_rows_of(seen, as_given(model, y))):
         return seen, False
     return as_given(model, y), True
 
 
-def needs_labels(model: keras.Model, x: Any, y: Any) -> bool:
-    """Tell whether a compiled model can't train without the targets that are missing."""
-    return y is None and model.loss is not None and not is_whole(x) and not preprocesses(model)
+def _are_rows_of(seen: Any, y: Any) -> bool:
+    """Tell whether labels that were read are such as were given, not changed on the way."""
+    if not hasattr(seen, "shape") or not hasattr(y, "shape"):
+        return False
+    return np.array_equal(seen, np.asarray(y)[_order(len(y))[: len(seen)]])
+
+
+def check_labels(owner: str, model: keras.Model, x: Any, y: Any) -> None:
+    """Refuse arrays without targets for a compiled model, unless its preprocessor makes them."""
+    if y is not None or model.loss is None or is_whole(x) or hasattr(x, "__next__"):
+        return
+    batch = next(few_batches(owner, model, x, None, None, 1, 1), None) if is_task(model) else x
+    if keras.utils.unpack_x_y_sample_weight(batch)[1] is None or not is_task(model):
+        raise ArgumentError(owner, "y", "be given where x are arrays", value=y)
+
+
+def check_batched(owner: str, batch: Any) -> None:
+    """Refuse single samples where batches are read."""
+    if any(getattr(leaf, "shape", None) == () for leaf in keras.tree.flatten(batch)):
+        advice = "Pass dataset.batch(32)."
+        raise ArgumentError(owner, "x", "have batches", received="single samples", advice=advice)
 
 
 def as_labels(y: Any) -> Any:
@@ -62,8 +64,10 @@ def as_labels(y: Any) -> Any:
 
 
 def is_of_numbers(labels: Any) -> bool:
-    """Tell whether labels may be numbers: those in an array of text or objects are not."""
-    return getattr(getattr(labels, "dtype", None), "kind", None) not in ("U", "S", "O")
+    """Tell whether labels may be numbers: texts, and those in an array of objects, are not."""
+    dtype = getattr(labels, "dtype", None)
+    is_text = isinstance(labels, str) or getattr(dtype, "name", "") == "string"  # of a tensor
+    return not is_text and getattr(dtype, "kind", None) not in ("U", "S", "O")
 
 
 def are_of_numbers(data: Any) -> bool:
@@ -88,11 +92,19 @@ def check_read_again(owner: str, x: Any) -> None:
 def few_batches(
     owner: str, model: keras.Model, x: Any, y: Any, weight: Any, size: int, count: int
 ) -> Iterator[Any]:
-    """Yield batches of data as tensors, as many as there are, up to a number.
+    """Yield batches of data as tensors, as the `fit` of a model has them; see `given_batches`."""
+    for data in given_batches(owner, model, x, y, weight, size, count):
+        yield as_tensors(preprocessed(owner, model, data))
+
+
+def given_batches(
+    owner: str, model: keras.Model, x: Any, y: Any, weight: Any, size: int, count: int
+) -> Iterator[Any]:
+    """Return batches of data as they were given, as many as there are, up to a number.
 
     Args:
         owner: Str, the function in whose name errors are raised.
-        model: `keras.Model` that would train on them; what its `fit` does with them first is done.
+        model: `keras.Model` that would train on them.
         x: Arrays, a `tf.data.Dataset`, a `PyDataset` or a torch `DataLoader`. Rows of arrays are
             drawn at random, the same in each call.
         y: Targets for arrays, or None.
@@ -102,12 +114,17 @@ def few_batches(
 
     Raises:
         TypeError: if `x` is a generator, which could not be read again.
-        ValueError: if targets are given beside data that hold them.
+        ValueError: if targets are given beside data that hold them, or if a task of KerasHub
+            takes no such data.
     """
     found: Iterator[Any]
     if is_whole(x) and not (y is None and weight is None):
-        advice = "Leave out y and sample_weight."
-        raise ArgumentError(owner, "x", "have the targets in it", value=x, advice=advice)
+        rule = f"be left out where x is a {type(x).__name__}, which has the targets in it"
+        left = "y" if y is not None else "sample_weight"
+        raise ArgumentError(owner, left, rule, value=y if y is not None else weight)
+    if is_task(model) and is_whole(x) and not hasattr(x, "element_spec"):
+        rule = "be arrays, lists or a tf.data.Dataset, as fit of a KerasHub task takes them"
+        raise ArgumentError(owner, "x", rule, value=x)
     if isinstance(x, keras.utils.PyDataset):
         found = (x[n] for n in range(min(count, x.num_batches or count)))
     elif is_whole(x):
@@ -116,14 +133,7 @@ def few_batches(
         check_read_again(owner, x)
         x, y, weight = (as_given(model, part) for part in (x, y, weight))
         found = _of_arrays(owner, x, as_labels(y), weight, size, count)
-    for data in found:
-        yield keras.tree.map_structure(_as_tensor, _as_fit_has_them(model, data))
-
-
-def _as_fit_has_them(model: keras.Model, data: Any) -> Any:
-    if not preprocesses(model):
-        return data
-    return model.preprocess_samples(*keras.utils.unpack_x_y_sample_weight(data))
+    return found
 
 
 def _of_arrays(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
@@ -140,7 +150,7 @@ def _of_arrays(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -
         received = f"arrays of {', '.join(map(str, sorted(counts)))} samples"
         raise ArgumentError(owner, "y", "have a target for each sample", received=received)
     first = leaves[0]
-    order = np.random.default_rng(0).permutation(len(first))
+    order = _order(len(first))
     for begin in range(0, min(len(order), size * count), size):
         rows = order[begin : begin + size]
 
@@ -148,6 +158,16 @@ def _of_arrays(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -
             return None if leaf is None else np.asarray(leaf)[rows]
 
         yield keras.tree.map_structure(pick, parts)
+
+
+def _order(count: int) -> np.ndarray[Any, Any]:
+    """Return the rows of arrays in the order in which they are drawn."""
+    return np.random.default_rng(0).permutation(count)
+
+
+def as_tensors(batch: Any) -> Any:
+    """Return a batch with tensors in place of arrays."""
+    return keras.tree.map_structure(_as_tensor, batch)
 
 
 def _as_tensor(leaf: Any) -> Any:

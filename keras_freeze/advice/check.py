@@ -23,6 +23,7 @@ from keras_freeze.findings import (
     task_of,
 )
 from keras_freeze.groups import Backbone, Groups, picture_of
+from keras_freeze.hub_tasks import as_given, is_task, preprocessed
 from keras_freeze.keras_internals.graph import functional_graph
 from keras_freeze.measures import fixed_batch
 from keras_freeze.model_picture import check_model, with_initial_values
@@ -30,9 +31,9 @@ from keras_freeze.reading import (
     all_labels,
     are_of_numbers,
     as_array,
-    few_batches,
+    as_tensors,
+    given_batches,
     is_whole,
-    preprocesses,
 )
 
 _OWNER = "check"
@@ -55,7 +56,7 @@ def check(
     What is looked for:
 
     - inputs that do not match the preprocessing of the backbone, measured at the backbone's own
-      input, for the families of `keras.applications` and for KerasHub's tasks, by the image
+      input, for the families of `keras.applications`, and of KerasHub's tasks by the image
       converter of their presets; values that are not finite; token numbers that an `Embedding`
       does not have;
     - a backbone that looks untrained, nothing or everything frozen, new layers frozen at initial
@@ -65,7 +66,8 @@ def check(
     - labels, loss and last layer that do not fit each other; float16 without loss scaling.
 
     What can't be told is left alone. The model is not changed. Of data, some samples are read: a
-    `tf.data.Dataset` that reshuffles moves on by a pass; of arrays, all labels are looked at.
+    `tf.data.Dataset` that reshuffles moves on by a pass; of arrays, all labels are looked at,
+    unless a task's preprocessor changes them.
     The callbacks of this package check the same when a `fit` begins, with the first samples where
     the data are arrays, and print a line for what they find.
 
@@ -112,7 +114,7 @@ def check(
             advice = f"Pass {name}= to the callback."
             rule = "be left out where there is a schedule"
             raise ArgumentError(_OWNER, name, rule, value=value, advice=advice)
-    inputs, labels, are_all, rows = _sample(model, x, y)
+    given, inputs, labels, are_all, rows = _sample(model, x, y)
     size = batch_size or rows
     setup: Setup
     if schedule is not None:
@@ -124,9 +126,9 @@ def check(
     if inputs is not None and not are_of_numbers(inputs):
         found += of_text(model, inputs)
     elif inputs is not None:
-        are_arrays = all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(x))
-        are_raw = are_arrays and not preprocesses(model)
-        found += of_inputs(setup.picture, inputs, x if are_raw else None)
+        every = as_given(model, x)
+        are_arrays = all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(every))
+        found += of_inputs(setup.picture, inputs, given, every if are_arrays else None)
     if getattr(model, "compiled", False):
         found += of_task(model, labels, are_all=are_all)
     skipped = _skipped(setup, inputs, labels)
@@ -135,21 +137,29 @@ def check(
     return Findings(model.name, tuple(found), skipped)
 
 
-def _sample(model: keras.Model, x: Any, y: Any) -> tuple[Any, Any, bool, int | None]:
-    """Return some inputs as tensors, labels, whether these are all, and the size of batches."""
+def _sample(model: keras.Model, x: Any, y: Any) -> tuple[Any, Any, Any, bool, int | None]:
+    """Return what is looked at of some data.
+
+    Returns:
+        Some inputs as they were given, the same as tensors as `fit` has them, labels, whether
+        these are those of all samples, and the size of batches of data that have batches.
+    """
     if x is None:
-        return None, None, False, None
+        return None, None, None, False, None
     size = fixed_batch(model) or _ROWS
-    batch = next(few_batches(_OWNER, model, x, y, None, size, 1), None)
+    batch = next(given_batches(_OWNER, model, x, y, None, size, 1), None)
     if batch is None:
         raise ArgumentError(_OWNER, "x", "have samples", value=x)
-    inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    given = keras.utils.unpack_x_y_sample_weight(batch)[0]
+    inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(
+        as_tensors(preprocessed(_OWNER, model, batch))
+    )
     if labels is not None:
         labels = keras.tree.map_structure(as_array, labels)
     labels, are_all = all_labels(model, x, y, labels)
     is_of_one = isinstance(labels, list) and len(labels) == 1 and hasattr(labels[0], "shape")
     rows = len(keras.tree.flatten(inputs)[0]) if is_whole(x) else None
-    return inputs, labels[0] if is_of_one else labels, are_all, rows
+    return given, inputs, labels[0] if is_of_one else labels, are_all, rows
 
 
 def _has_images(x: Any) -> bool:
@@ -168,7 +178,8 @@ def _skipped(setup: Setup, x: Any, labels: Any) -> tuple[str, ...]:
     elif x is not None and not is_called_plainly(setup.picture):
         reasons.append("inputs where they reach the backbone: the model has code of its own")
     elif _has_images(x) and not has_known_family(setup.picture):
-        reasons.append("preprocessing: its range is not known, as that of keras.applications is")
+        kind = "converter" if is_task(model) else "backbone"
+        reasons.append(f"preprocessing: it is not known for which images the {kind} is")
     if x is None:
         reasons.append("inputs and labels: pass x and y")
     elif labels is None:

@@ -29,6 +29,7 @@ from keras_freeze.findings import (
     task_of,
 )
 from keras_freeze.groups import Backbone, Groups, names_of, picture_of
+from keras_freeze.hub_tasks import as_given, preprocessed
 from keras_freeze.measures import group_features
 from keras_freeze.model_picture import ModelPicture, check_model, with_initial_values
 from keras_freeze.ranking import rank_in
@@ -36,15 +37,16 @@ from keras_freeze.reading import (
     all_labels,
     are_of_numbers,
     as_array,
-    as_given,
     as_labels,
-    few_batches,
+    as_tensors,
+    check_batched,
+    given_batches,
     is_of_numbers,
     is_whole,
 )
 
 _OWNER = "suggest"
-_LABELS = "be class numbers, a column for each class, or numbers"
+_LABELS = "be class numbers, a column for each class, or numbers, for each sample"
 #: Fewer samples a class are little data.
 FEW = 1000
 # As many samples are looked at, and so many at least.
@@ -153,8 +155,8 @@ def suggest(
         found = "untrained"
         first = (Advice("pretrained weights", untrained.cure, untrained.what, "kf.check"),)
     if x is not None:
-        inputs, labels, count = _read(model, x, y, batch_size)
-        first += _about_inputs(picture, inputs, x)
+        given, inputs, labels, count = _read(model, x, y, batch_size)
+        first += _about_inputs(picture, given, inputs, x)
         targets = _targets(model, labels)
         unfit = _about_labels(model, *all_labels(model, x, y, labels))
         first += unfit
@@ -192,11 +194,19 @@ def suggest(
     return dataclasses.replace(plan, advice=advice)
 
 
-def _read(model: keras.Model, x: Any, y: Any, batch_size: int) -> tuple[Any, Any, int | None]:
-    """Return samples as arrays, their labels, and how many there are in all, None if unknown."""
+def _read(model: keras.Model, x: Any, y: Any, batch_size: int) -> tuple[Any, Any, Any, int | None]:
+    """Return what is read of some data.
+
+    Returns:
+        Some inputs as they were given, samples as arrays as `fit` has them, their labels, and how
+        many there are in all, None if unknown.
+    """
     batches: list[tuple[Any, Any]] = []
-    seen = 0
-    for batch in few_batches(_OWNER, model, x, y, None, batch_size, _MAX_SAMPLES):
+    given, seen = None, 0
+    for data in given_batches(_OWNER, model, x, y, None, batch_size, _MAX_SAMPLES):
+        batch = as_tensors(preprocessed(_OWNER, model, data))
+        check_batched(_OWNER, batch)
+        given = keras.utils.unpack_x_y_sample_weight(data)[0] if given is None else given
         batches.append(keras.utils.unpack_x_y_sample_weight(batch)[:2])
         seen += len(keras.tree.flatten(batches[-1][0])[0])
         if seen >= _MAX_SAMPLES:
@@ -219,13 +229,16 @@ def _read(model: keras.Model, x: Any, y: Any, batch_size: int) -> tuple[Any, Any
         size = getattr(x, "num_batches", None)
         size = size if size is not None else _cardinality(x)
         count = size and size * len(keras.tree.flatten(batches[0][0])[0])
-    return inputs, labels, count
+    return given, inputs, labels, count
 
 
 def _targets(model: keras.Model, labels: Any) -> Targets | None:
     """Return what probes are to tell; None where the labels are no array."""
     if not hasattr(labels, "shape"):
         return None
+    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
+    if len(outputs) == 1 and len(outputs[0].shape) > 2 and task_of(model) is not None:
+        return None  # a class for each position of a sample
     # By a loss of numbers whole numbers are no classes, and by one of classes all are.
     are_numbers = has_loss_of_numbers(model) and np.ndim(labels) == 1
     return targets_of(labels, are_numbers=are_numbers, are_classes=task_of(model) is not None)
@@ -238,14 +251,14 @@ def _classes(model: keras.Model, targets: Targets | None) -> int | None:
     return targets.values.shape[1]
 
 
-def _about_inputs(picture: ModelPicture, inputs: Any, x: Any) -> tuple[Advice, ...]:
+def _about_inputs(picture: ModelPicture, given: Any, inputs: Any, x: Any) -> tuple[Advice, ...]:
     """Return what is wrong with the scale of inputs; refuse those that nothing can be told of."""
     found = of_text(picture.model, inputs)
     if not found and are_of_numbers(inputs):
         rows = keras.tree.map_structure(
             lambda leaf: keras.ops.convert_to_tensor(leaf[:_ROWS]), inputs
         )
-        found = of_inputs(picture, rows, None if is_whole(x) else inputs)
+        found = of_inputs(picture, rows, given, None if is_whole(x) else inputs)
     for one in found:
         if one.name != "preprocessing":
             advice = f"Try: {one.cure}."

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from keras_freeze.checks import ArgumentError, ArgumentTypeError
-from keras_freeze.findings import images_given
+from keras_freeze.hub_tasks import are_pixels, as_given, preprocesses
 from keras_freeze.measures import fixed_batch
-from keras_freeze.reading import are_of_numbers, as_given, preprocesses
+from keras_freeze.reading import are_of_numbers
 
 #: Images of rank 4, time steps with features (rank 3), or tokens, which are ints of rank 2.
 Kind = Literal["image", "series", "tokens"]
 _RANKS: dict[int, Kind] = {4: "image", 3: "series"}
-# Pixels that a task has not scaled are so many times what its scaled ones can be.
-_FAR = 10
 
 
 def checked_inputs(owner: str, model: keras.Model, x: Any) -> Any:
@@ -32,12 +30,14 @@ def checked_inputs(owner: str, model: keras.Model, x: Any) -> Any:
     x = as_given(model, x)
     leaves = keras.tree.flatten(x)
     if preprocesses(model) and not _are_preprocessed(model, x):
+        is_text = not are_of_numbers(x)
+        data = "list(x)" if is_text and not isinstance(x, Mapping) else "x"
         raise ArgumentError(
             owner,
             "x",
             f"be what the preprocessor of {model.name} makes, which is not called here",
-            received="text" if not are_of_numbers(x) else "images of 0 to 255",
-            advice="Pass model.preprocessor(x).",
+            received="text" if is_text else "images of 0 to 255",
+            advice=f"Pass keras.utils.unpack_x_y_sample_weight(model.preprocessor({data}))[0].",
         )
     advice = "Pass some inputs, such as x_test[:16]."
     if not leaves or not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
@@ -61,9 +61,7 @@ def checked_inputs(owner: str, model: keras.Model, x: Any) -> Any:
 
 def _are_preprocessed(model: keras.Model, x: Any) -> bool:
     """Tell whether inputs may be what a task's preprocessor made: no text, nor whole pixels."""
-    given = images_given(model, x)
-    are_pixels = given is not None and abs(given).max() > _FAR * 255
-    return are_of_numbers(x) and not are_pixels
+    return are_of_numbers(x) and not are_pixels(model, x)
 
 
 def _on_host(leaf: Any) -> np.ndarray:

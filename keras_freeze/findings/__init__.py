@@ -1,9 +1,8 @@
 """What will probably spoil a training: a model, its data or its rates that don't fit each other.
 
 `structure` looks at a `Setup` alone, `inputs` and `labels` at a batch of data as well;
-`preprocessing` knows what the backbones of `keras.applications` expect, and `task_images` what the
-tasks of KerasHub do. Nothing here changes a model, and what is not known is left alone: a false
-alarm costs more than a finding brings.
+`preprocessing` knows what the backbones of `keras.applications` expect. Nothing here changes a
+model, and what is not known is left alone: a false alarm costs more than a finding brings.
 """
 
 from keras_freeze.findings.finding import Finding, Findings
@@ -11,7 +10,6 @@ from keras_freeze.findings.inputs import has_known_family, is_called_plainly, of
 from keras_freeze.findings.labels import has_loss_of_numbers, of_task, task_of
 from keras_freeze.findings.setup import Setup, by_flags, constant_rate
 from keras_freeze.findings.structure import of_pretrained_part, of_structure
-from keras_freeze.findings.task_images import images_given
 
 __all__ = [
     "Finding",
@@ -21,7 +19,6 @@ __all__ = [
     "constant_rate",
     "has_known_family",
     "has_loss_of_numbers",
-    "images_given",
     "is_called_plainly",
     "of_inputs",
     "of_pretrained_part",

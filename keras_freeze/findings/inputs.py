@@ -21,7 +21,7 @@ from keras_freeze.findings.preprocessing import (
     mismatch,
     steps_before,
 )
-from keras_freeze.findings.task_images import images_given, takes_pixels
+from keras_freeze.hub_tasks import preprocesses, takes_pixels
 from keras_freeze.keras_internals.graph import (
     graph_nodes,
     input_keys,
@@ -38,12 +38,15 @@ _ROWS = 4096
 _FEW = 20
 
 
-def of_inputs(picture: ModelPicture, x: Any, every: Any = None) -> tuple[Finding, ...]:
+def of_inputs(
+    picture: ModelPicture, x: Any, given: Any = None, every: Any = None
+) -> tuple[Finding, ...]:
     """Return what is found of some inputs of a model.
 
     Args:
         picture: The picture of a model, with its groups.
-        x: The inputs of a batch, tensors.
+        x: The inputs of a batch as `fit` has them, tensors.
+        given: The same before the preprocessor of a task.
         every: All inputs, where they are NumPy arrays: a single value may be wrong.
     """
     unfit = _unfit(picture, x)
@@ -54,7 +57,12 @@ def of_inputs(picture: ModelPicture, x: Any, every: Any = None) -> tuple[Finding
     if spoiled is not None:
         return (spoiled,)
     constant = None if every is None else _constant(every)
-    return in_order([constant, _preprocessing(picture, x), _tokens(picture, numbers)])
+    if takes_pixels(picture.model):
+        scale = _given_to_task(picture.model, given)
+    else:
+        scale = _preprocessing(picture, x)
+    tokens = _tokens(picture, x if preprocesses(picture.model) else numbers)
+    return in_order([constant, scale, tokens])
 
 
 def of_text(model: keras.Model, x: Any) -> tuple[Finding, ...]:
@@ -169,8 +177,10 @@ def _constant(x: Any) -> Finding | None:
 
 def _is_float(leaf: Any) -> bool:
     dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and keras.backend.is_float_dtype(
-        keras.backend.standardize_dtype(dtype)
+    return (
+        dtype is not None
+        and is_of_numbers(leaf)
+        and keras.backend.is_float_dtype(keras.backend.standardize_dtype(dtype))
     )
 
 
@@ -180,12 +190,12 @@ def _numbers(leaf: Any) -> np.ndarray[Any, Any]:
 
 def _given_to_task(model: keras.Model, x: Any) -> Finding | None:
     """Return images that a task's preprocessor scales, and that were scaled before."""
-    images = images_given(model, x)
-    extremes = None if images is None else Extremes.of(images)
+    images = [leaf for leaf in keras.tree.flatten(x) if len(getattr(leaf, "shape", ())) == 4]
+    extremes = Extremes.of(_numbers(images[0])) if len(images) == 1 else None
     found = None if extremes is None else mismatch(extremes, RAW)
     if extremes is None or found is None:
         return None
-    pixels = in_pixels(found)
+    pixels = in_pixels(found, "np.asarray(x)")
     return Finding(
         "preprocessing",
         f"The preprocessor of {model.name} scales images of 0 to 255; these are {found} (from "
@@ -195,8 +205,6 @@ def _given_to_task(model: keras.Model, x: Any) -> Finding | None:
 
 
 def _preprocessing(picture: ModelPicture, x: Any) -> Finding | None:
-    if takes_pixels(picture.model):
-        return _given_to_task(picture.model, x)
     if picture.pretrained is None:
         return None
     family = _family(picture)

@@ -253,8 +253,14 @@ def _no_columns(task: Task, labels: np.ndarray[Any, Any]) -> Finding | None:
         "labels",
         f"Labels of shape {labels.shape} are not one column for each of {task.units} classes, "
         f"which {_CATEGORICAL} expects",
-        f'loss="{_SPARSE}"',
+        _as_code(_SPARSE, task),
     )
+
+
+def _as_code(name: str, task: Task) -> str:
+    """Return another loss for the outputs of a task."""
+    kind = next(cls.__name__ for cls, known in _NAMES.items() if known == name)
+    return f"loss=keras.losses.{kind}(from_logits=True)" if task.from_logits else f'loss="{name}"'
 
 
 def _columns(task: Task, labels: np.ndarray[Any, Any]) -> Finding | None:
@@ -283,7 +289,7 @@ def _probabilities(task: Task, labels: np.ndarray[Any, Any]) -> Finding | None:
     if values[0] >= 0 and values[-1] <= 1:
         return None
     if task.units > 1 and labels.ndim < task.rank:
-        cure = f'loss="{_SPARSE}"'
+        cure = _as_code(_SPARSE, task)
     elif len(values) <= 2:
         cure = f"y = (y > {values[0]:g}).astype(int)"
     elif task.units == 1 and (values == np.floor(values)).all():
@@ -313,7 +319,7 @@ def _class_numbers(task: Task, labels: np.ndarray[Any, Any], has_columns: bool) 
             "labels",
             f"Labels of shape {labels.shape} have a column for each class, and {_SPARSE} expects "
             "class numbers",
-            f'loss="{_CATEGORICAL}"',
+            _as_code(_CATEGORICAL, task),
         )
     values = np.unique(labels)
     lowest, highest, count = float(values[0]), float(values[-1]), len(values)

@@ -203,17 +203,22 @@ def mismatch(seen: Extremes, expected: Range) -> str | None:
     return "another range" if highest - lowest > _FAR * expected.size else None
 
 
-def in_pixels(words: str) -> str | None:
-    """Return the code that makes pixels of 0 to 255 of images `x`; None if it isn't known.
+def in_pixels(words: str, images: str = "x") -> str | None:
+    """Return the code that makes pixels of 0 to 255 of images; None if it isn't known.
 
     Args:
         words: What the images look like, as `mismatch` says it.
+        images: The code for them.
 
     Example:
         >>> in_pixels("0 to 1")
         '255 * x'
     """
-    codes = {RAW.words: "x", UNIT.words: "255 * x", TF.words: "127.5 * (x + 1)"}
+    codes = {
+        RAW.words: images,
+        UNIT.words: f"255 * {images}",
+        TF.words: f"127.5 * ({images} + 1)",
+    }
     return codes.get(words)
 
 

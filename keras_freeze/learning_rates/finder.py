@@ -15,11 +15,12 @@ from keras_freeze.checks import ArgumentError, check_count, first_few, is_int, i
 from keras_freeze.engine import leaf_optimizers, preserved
 from keras_freeze.findings import of_task
 from keras_freeze.groups import picture_of
+from keras_freeze.hub_tasks import is_task
 from keras_freeze.keras_internals.optimizers import rate_of
 from keras_freeze.learning_rates.range_test import LearningRateRange, RangeTest, diverges, smoothed
-from keras_freeze.model_picture import check_model, is_of_keras_hub, own_optimizers
+from keras_freeze.model_picture import check_model, own_optimizers
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.reading import as_labels, check_read_again, is_whole, needs_labels
+from keras_freeze.reading import as_labels, check_labels, check_read_again, is_whole
 from keras_freeze.schedules import FreezeSchedule, Phase
 
 _OWNER = "find_learning_rate"
@@ -163,12 +164,11 @@ def _data(
         return {"x": _Reread(x), "shuffle": False}
     if any(hasattr(leaf, "shape") and not len(leaf) for leaf in keras.tree.flatten(x)):
         raise ArgumentError(_OWNER, "x", "have samples", value=x)
-    if needs_labels(model, x, y):
-        raise ArgumentError(_OWNER, "y", "be given where x are arrays", value=y)
+    check_labels(_OWNER, model, x, y)
     data = {"x": x, "y": y, "sample_weight": sample_weight}
     if not is_whole(x):
         data["batch_size"] = batch_size
-    if is_whole(x) or is_of_keras_hub(model, "Task"):  # which makes a dataset of arrays
+    if is_whole(x) or is_task(model):  # which makes a dataset of arrays
         data["shuffle"] = False
     return data
 

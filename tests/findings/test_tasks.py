@@ -6,7 +6,7 @@ import pytest
 from pretrained_models import as_if_trained
 
 import keras_freeze as kf
-from keras_freeze.findings import images_given
+from keras_freeze.keras_internals import random_state
 
 hub = pytest.importorskip("keras_hub")
 
@@ -49,11 +49,13 @@ TEXTS = ["the cat sat", "the dog ran", "the cat ran", "the dog sat"] * 6
 CLASSES = np.arange(24) % 2
 
 
-def of_images(scale=None, offset=None):
+def of_images(scale=None, offset=None, kind=None, **options):
     """Return a classifier whose preprocessor makes its images."""
     backbone = as_if_trained(hub_families.vit())
-    converter = hub.layers.ImageConverter(image_size=(32, 32), scale=scale, offset=offset)
-    task = hub.models.ViTImageClassifier(
+    converter = hub.layers.ImageConverter(
+        image_size=(32, 32), scale=scale, offset=offset, **options
+    )
+    task = (kind or hub.models.ViTImageClassifier)(
         backbone,
         3,
         preprocessor=hub.models.ViTImageClassifierPreprocessor(image_converter=converter),
@@ -71,6 +73,33 @@ def of_text(kind="BertTextClassifier", **options):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     task.compile(keras.optimizers.Adam(5e-5), loss)
     return task
+
+
+def gpt2(length=8):
+    """Return a model of the next token, with a tokenizer of byte pairs."""
+    words = {word: n for n, word in enumerate(["<|endoftext|>", "Ġ", *"thecasdogrn", "th", "the"])}
+    tokenizer = hub.models.GPT2Tokenizer(words, ["t h", "th e"])
+    preprocessor = hub.models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=length)
+    backbone = hub.models.GPT2Backbone(**hub_families.SHORT_TEXT, dropout=0.0)
+    task = hub.models.GPT2CausalLM(as_if_trained(backbone), preprocessor)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    task.compile(keras.optimizers.Adam(5e-5), loss)
+    return task
+
+
+class FromOne(hub.models.ViTImageClassifier):
+    """Takes class numbers from 1."""
+
+    def preprocess_samples(self, x, y=None, sample_weight=None):
+        return super().preprocess_samples(x, None if y is None else y - 1, sample_weight)
+
+
+class OwnCode(hub.models.ViTImageClassifier):
+    """Has no preprocessor, and preprocesses."""
+
+    def preprocess_samples(self, x, y=None, sample_weight=None):
+        x = keras.ops.image.resize(keras.ops.cast(x, "float32") / 127.5 - 1, (32, 32))
+        return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
 
 
 def planned(task, x, y=None):
@@ -94,7 +123,7 @@ class TestImages:
     def test_the_cure_makes_pixels_of_scaled_images(self, name):
         task = of_images(*CONVERTERS["torch"])
         (finding,) = planned(task, SCALED[name], LABELS)
-        names = {"x": SCALED[name]}
+        names = {"x": SCALED[name], "np": np}
         exec(finding.cure.partition(", as")[0], names)
         np.testing.assert_allclose(names["x"], IMAGES, atol=1e-3)
         assert not planned(task, names["x"], LABELS)
@@ -116,12 +145,64 @@ class TestImages:
             assert not found
             assert any(reason.startswith("preprocessing: ") for reason in found.skipped)
 
-    def test_of_several_images_a_sample_nothing_is_known(self):
+    def test_a_converter_may_be_the_preprocessor(self):
         task = of_images(*CONVERTERS["tf"])
-        one = np.zeros((2, 8, 8, 3))
-        assert images_given(task, {"images": one}).shape == one.shape
-        assert images_given(task, {"images": one, "masks": one}) is None
-        assert images_given(task, {"images": one[:, None]}) is None
+        task.preprocessor = task.preprocessor.image_converter
+        assert not planned(task, IMAGES, LABELS)
+        assert planned(task, SCALED["unit"], LABELS).names == ("preprocessing",)
+
+    @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+    def test_the_cure_is_known_in_other_precisions(self, precision):
+        keras.config.set_dtype_policy(precision)
+        try:
+            task = of_images(*CONVERTERS["torch"])
+        finally:
+            keras.config.set_dtype_policy("float32")
+        (finding,) = planned(task, SCALED["unit"], LABELS)
+        assert finding.cure.startswith("x = 255 * ")
+
+    @pytest.mark.backend
+    def test_channels_first(self):
+        options = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+        backbone = hub.models.ViTBackbone(
+            (3, 32, 32), patch_size=16, data_format="channels_first", **options
+        )
+        scale, offset = CONVERTERS["torch"]
+        converter = hub.layers.ImageConverter(
+            image_size=(32, 32), scale=scale, offset=offset, data_format="channels_first"
+        )
+        preprocessor = hub.models.ViTImageClassifierPreprocessor(image_converter=converter)
+        task = hub.models.ViTImageClassifier(
+            as_if_trained(backbone), 3, preprocessor=preprocessor, activation="softmax"
+        )
+        task.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy")
+        images = IMAGES.transpose(0, 3, 1, 2)
+        assert not planned(task, images, LABELS)
+        assert planned(task, images / 255, LABELS).names == ("preprocessing",)
+        kf.explain.activations(task, task.preprocessor(images), backbone.name)
+
+    def test_what_fit_takes_and_a_call_does_not(self):
+        """Called at once, KerasHub's layers don't pad whole numbers."""
+        options = {"pad_to_aspect_ratio": True, "crop_to_aspect_ratio": False}
+        task = of_images(*CONVERTERS["torch"], **options)
+        assert not planned(task, IMAGES[:, :20], LABELS)
+
+    def test_all_arrays_are_looked_at(self):
+        task = of_images(*CONVERTERS["tf"])
+        images, labels = np.repeat(IMAGES, 10, 0).astype("float32"), np.repeat(LABELS, 10)
+        images[3] = np.nan
+        (finding,) = planned(task, images, labels)
+        assert finding.what.startswith("Inputs contain NaN")
+        (finding,) = planned(task, np.repeat(IMAGES[:1], 24, 0), LABELS)
+        assert finding.what.startswith("All 24 samples are the same")
+
+    def test_the_cure_works_for_a_list_too(self):
+        images = list(SCALED["unit"])
+        task = of_images(*CONVERTERS["tf"])
+        (finding,) = planned(task, images, LABELS)
+        names = {"x": images, "np": np}
+        exec(finding.cure.partition(", as")[0], names)
+        assert not planned(task, names["x"], LABELS)
 
     def test_without_a_preprocessor_images_are_as_they_are(self):
         task = of_images(*CONVERTERS["tf"])
@@ -144,6 +225,20 @@ class TestImages:
             found = kf.check(model, x, LABELS, backbone=backbone)
             assert "preprocessing" not in found.names
             assert any(reason.startswith("preprocessing: ") for reason in found.skipped)
+
+
+class TestOwnCode:
+    def test_labels_are_those_that_it_makes(self):
+        task = of_images(*CONVERTERS["tf"], kind=FromOne)
+        assert not planned(task, IMAGES, LABELS + 1)
+        assert planned(task, IMAGES, LABELS).names == ("labels",)
+
+    @pytest.mark.backend
+    def test_samples_are_those_that_it_makes(self):
+        task = OwnCode(as_if_trained(hub_families.vit()), 3, activation="softmax")
+        task.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy")
+        assert not planned(task, IMAGES, LABELS)
+        assert kf.rank_groups(task, IMAGES, LABELS).ranked()
 
 
 class TestText:
@@ -202,6 +297,73 @@ class TestText:
         assert found.probes == by_hand.probes
         assert (found.depth, found.is_small) == (by_hand.depth, by_hand.is_small)
 
+    @pytest.mark.backend
+    @pytest.mark.parametrize("make", [list, np.array])
+    def test_byte_pairs(self, make):
+        task = gpt2()
+        assert not planned(task, make(TEXTS))
+        assert kf.rank_groups(task, make(TEXTS)).ranked()
+
+    def test_no_depth_is_suggested_for_what_has_a_class_at_each_position(self):
+        for task in (gpt2(), of_text("BertMaskedLM")):
+            with pytest.raises(ValueError, match=r"suggest\(y=...\) must be .* for each sample"):
+                kf.suggest(task, TEXTS)
+        small = [
+            kf.suggest(gpt2(n), TEXTS, n_samples=12_000, similarity="near").is_small
+            for n in (8, 16)
+        ]
+        assert small == [False, False]
+
+    def test_random_generators_stay_as_they_are(self):
+        task = of_text("BertMaskedLM")
+        before = random_state.capture()
+        kf.check(task, TEXTS)
+        kf.rank_groups(task, TEXTS)
+        after = random_state.capture()
+        assert before["python"] == after["python"]
+        np.testing.assert_equal(before, after)
+
+    def test_labels_that_are_missing_and_that_nothing_makes(self):
+        task = of_text(num_classes=2)
+        for function in (kf.rank_groups, kf.find_learning_rate):
+            with pytest.raises(ValueError, match=r"\(y=...\) must be given where x are arrays"):
+                function(task, TEXTS)
+
+    def test_labels_of_text(self):
+        names = np.array(["cat", "dog"] * 12)
+        with pytest.raises(ValueError, match=r"np.unique\(y, return_inverse=True\)"):
+            kf.suggest(of_images(*CONVERTERS["tf"]), IMAGES, names)
+        assert planned(of_text(num_classes=2), TEXTS, names).names == ("labels",)
+
+    def test_another_loss_keeps_the_logits(self):
+        task = of_text(num_classes=2)
+        (finding,) = planned(task, TEXTS, np.eye(2)[CLASSES])
+        names = {"keras": keras}
+        exec(finding.cure, names)
+        task.compile(keras.optimizers.Adam(5e-5), names["loss"])
+        assert not planned(task, TEXTS, np.eye(2)[CLASSES])
+
+    @pytest.mark.parametrize(
+        "x", [np.arange(24), np.array([None, *TEXTS[1:]], object)], ids=["numbers", "None"]
+    )
+    def test_what_the_preprocessor_can_not_take(self, x):
+        with pytest.raises(ValueError, match=r"must be what fit of bert_text_classifier.* takes"):
+            planned(of_text(num_classes=2), x, CLASSES)
+
+    def test_a_loader_is_refused_as_fit_does(self):
+        data = pytest.importorskip("torch.utils.data")
+        loader = data.DataLoader(list(zip(TEXTS, CLASSES, strict=True)), batch_size=8)
+        for function in (kf.check, kf.rank_groups, kf.suggest):
+            with pytest.raises(ValueError, match=r"must be arrays, lists or a tf\.data\.Dataset"):
+                function(of_text(num_classes=2), loader)
+
+    def test_a_dataset_without_batches(self):
+        tf = pytest.importorskip("tensorflow")
+        data = tf.data.Dataset.from_tensor_slices((TEXTS, CLASSES))
+        for function in (kf.rank_groups, kf.suggest):
+            with pytest.raises(ValueError, match=r"must have batches|before its preprocessor"):
+                function(of_text(num_classes=2), data)
+
     def test_without_a_preprocessor_texts_are_not_what_it_takes(self):
         task = of_text(num_classes=2)
         task.preprocessor = None
@@ -213,15 +375,30 @@ class TestExplain:
 
     @pytest.mark.parametrize("x", [TEXTS, np.array(TEXTS)], ids=["list", "array"])
     def test_texts_are_refused(self, x):
-        with pytest.raises(ValueError, match=r"Received: text\. Pass model\.preprocessor\(x\)"):
+        with pytest.raises(ValueError, match=r"Received: text\. Pass .*preprocessor\(list\(x\)\)"):
             kf.explain.heatmap(of_text(num_classes=2), x)
+
+    @pytest.mark.filterwarnings("ignore:Gradients do not exist")
+    @pytest.mark.parametrize("make", [lambda: of_text("BertMaskedLM"), gpt2])
+    def test_the_cure_cures(self, make):
+        task, x = make(), np.array(TEXTS[:4])
+        with pytest.raises(ValueError, match="Received: text") as caught:
+            kf.explain.similarity(task, task.get_weights(), x)
+        code = str(caught.value).partition("Pass ")[2].rstrip(".")
+        made = eval(code, {"keras": keras, "model": task, "x": x})
+        assert kf.explain.similarity(task, task.get_weights(), made)
+
+    def test_tensors_of_text_are_refused(self):
+        tf = pytest.importorskip("tensorflow")
+        with pytest.raises(ValueError, match="Received: text"):
+            kf.explain.activations(of_text(num_classes=2), tf.constant(TEXTS), "pooled_dense")
 
     @pytest.mark.parametrize("converter", ["unit", "tf", "torch"])
     def test_pixels_are_refused(self, converter):
         task = of_images(*CONVERTERS[converter])
         made = task.preprocessor(IMAGES)
         assert kf.explain.activations(task, made, "vi_t_backbone").shape[0] == 24
-        with pytest.raises(ValueError, match=r"Pass model\.preprocessor\(x\)"):
+        with pytest.raises(ValueError, match=r"Pass .*model\.preprocessor\(x\)\)\[0\]"):
             kf.explain.activations(task, IMAGES[:, :32, :32], "vi_t_backbone")
 
     def test_what_the_preprocessor_makes_of_texts_is_explained(self):
