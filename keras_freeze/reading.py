@@ -66,7 +66,7 @@ def as_labels(y: Any) -> Any:
 def is_of_numbers(labels: Any) -> bool:
     """Tell whether labels may be numbers: texts, and those in an array of objects, are not."""
     dtype = getattr(labels, "dtype", None)
-    is_text = isinstance(labels, str) or getattr(dtype, "name", "") == "string"  # of a tensor
+    is_text = getattr(dtype, "name", "") == "string"  # of a tensor
     return not is_text and getattr(dtype, "kind", None) not in ("U", "S", "O")
 
 

@@ -1,5 +1,7 @@
 """`check`, `suggest` and `rank_groups` of KerasHub's tasks, whose `fit` preprocesses the data."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -44,6 +46,8 @@ OF_IMAGES = (
     "vit_det",
     "xception",
 )
+# Their layers are named as those of keras.applications.
+NAMED = ("densenet", "efficientnet", "resnet", "vgg", "xception")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "dog", "sat", "ran"]
 TEXTS = ["the cat sat", "the dog ran", "the cat ran", "the dog sat"] * 6
 CLASSES = np.arange(24) % 2
@@ -161,6 +165,19 @@ class TestImages:
         (finding,) = planned(task, SCALED["unit"], LABELS)
         assert finding.cure.startswith("x = 255 * ")
 
+    def test_nothing_is_known_of_another_layer_as_preprocessor(self):
+        task = of_images()
+        task.preprocessor = keras.layers.Resizing(32, 32)
+        assert not planned(task, IMAGES, LABELS)
+
+    def test_suggest_names_it_too(self):
+        task = of_images(*CONVERTERS["tf"])
+        abouts = [
+            {one.about for one in kf.suggest(task, x, LABELS).advice}
+            for x in (IMAGES, SCALED["unit"])
+        ]
+        assert ["preprocessing" in about for about in abouts] == [False, True]
+
     @pytest.mark.backend
     def test_channels_first(self):
         options = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
@@ -191,8 +208,12 @@ class TestImages:
         task = of_images(*CONVERTERS["tf"])
         images, labels = np.repeat(IMAGES, 10, 0).astype("float32"), np.repeat(LABELS, 10)
         images[3] = np.nan
-        (finding,) = planned(task, images, labels)
-        assert finding.what.startswith("Inputs contain NaN")
+        for given in (images, list(images)):
+            (finding,) = planned(task, given, labels)
+            assert finding.what.startswith("Inputs contain NaN")
+        labels[[3, 150]] = 7
+        (finding,) = planned(task, np.nan_to_num(images), labels)
+        assert finding.what.startswith("Labels go from 0 to 7")
         (finding,) = planned(task, np.repeat(IMAGES[:1], 24, 0), LABELS)
         assert finding.what.startswith("All 24 samples are the same")
 
@@ -211,7 +232,13 @@ class TestImages:
         assert not planned(task, IMAGES[:, :32, :32], LABELS)
 
     @pytest.mark.filterwarnings("ignore")  # of KerasHub, while it builds
-    @pytest.mark.parametrize("family", OF_IMAGES)
+    @pytest.mark.parametrize(
+        "family",
+        [
+            name if name in NAMED else pytest.param(name, marks=pytest.mark.slow)
+            for name in OF_IMAGES
+        ],
+    )
     def test_of_a_backbone_alone_the_range_is_not_known(self, family):
         """Presets of one family differ, and none says what its images were scaled to."""
         backbone = as_if_trained(hub_families.FAMILIES[family]())
@@ -285,6 +312,7 @@ class TestText:
         by_hand = kf.rank_groups(task, inputs, np.asarray(labels), batch_size=24)
         assert ranked.to_dict() == by_hand.to_dict()
 
+    @pytest.mark.slow
     def test_suggest_probes_what_the_preprocessor_makes(self):
         task = of_text(num_classes=2)
         texts = [text.ljust(4000) for text in TEXTS]  # more letters than there are few samples
@@ -315,13 +343,20 @@ class TestText:
         assert small == [False, False]
 
     def test_random_generators_stay_as_they_are(self):
-        task = of_text("BertMaskedLM")
-        before = random_state.capture()
-        kf.check(task, TEXTS)
-        kf.rank_groups(task, TEXTS)
-        after = random_state.capture()
-        assert before["python"] == after["python"]
-        np.testing.assert_equal(before, after)
+        class Draws(hub.models.BertTextClassifier):
+            def preprocess_samples(self, x, y=None, sample_weight=None):
+                np.random.seed(7)
+                random.seed(7)
+                return super().preprocess_samples(x, y, sample_weight)
+
+        task = of_text(num_classes=2)
+        drawing = Draws(task.backbone, 2, preprocessor=task.preprocessor)
+        drawing.compile(keras.optimizers.Adam(5e-5), task.loss)
+        for model, labels in ((drawing, CLASSES), (of_text("BertMaskedLM"), None)):
+            before = random_state.capture()
+            kf.check(model, TEXTS, labels)
+            kf.rank_groups(model, TEXTS, labels)
+            np.testing.assert_equal(random_state.capture(), before)
 
     def test_labels_that_are_missing_and_that_nothing_makes(self):
         task = of_text(num_classes=2)
