@@ -214,6 +214,8 @@ class TestImages:
         labels[[3, 150]] = 7
         (finding,) = planned(task, np.nan_to_num(images), labels)
         assert finding.what.startswith("Labels go from 0 to 7")
+        of_one_colour = [np.full((48, 48, 3), 10 * n, "uint8") for n in range(24)]
+        assert not planned(task, of_one_colour, LABELS)
         (finding,) = planned(task, np.repeat(IMAGES[:1], 24, 0), LABELS)
         assert finding.what.startswith("All 24 samples are the same")
 
@@ -412,6 +414,10 @@ class TestExplain:
     def test_texts_are_refused(self, x):
         with pytest.raises(ValueError, match=r"Received: text\. Pass .*preprocessor\(list\(x\)\)"):
             kf.explain.heatmap(of_text(num_classes=2), x)
+
+    def test_texts_by_name_are_refused(self):
+        with pytest.raises(ValueError, match=r"Pass .*preprocessor\(x\)\)\[0\]"):
+            kf.explain.heatmap(of_text(num_classes=2), {"encoder_text": TEXTS})
 
     @pytest.mark.filterwarnings("ignore:Gradients do not exist")
     @pytest.mark.parametrize("make", [lambda: of_text("BertMaskedLM"), gpt2])
