@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,14 +10,15 @@ import keras
 import numpy as np
 
 from keras_freeze.checks import ArgumentError
-from keras_freeze.keras_internals import random_state
 from keras_freeze.model_picture import is_of_keras_hub
 
-# What a converter makes of pixels has at most this extent, or is centred by at least so much: one
-# that does less was not made for images of 0 to 255.
+# A converter for pixels scales 0 to 255 to a range of at most this size, or subtracts at least so
+# much.
 _EXTENT, _CENTRE = 10.0, 50.0
-# How much of what a preprocessor says of data that it can't take is shown.
-_LETTERS = 200
+# A pixel is brighter than what such a converter makes of any.
+_BRIGHT = 50.0
+# How much of an error of a preprocessor is shown.
+_MAX_CHARS = 200
 
 
 def is_task(model: keras.Model) -> bool:
@@ -27,23 +29,22 @@ def is_task(model: keras.Model) -> bool:
 def preprocesses(model: keras.Model) -> bool:
     """Tell whether the `fit` of a model preprocesses its data first, as a task does.
 
-    Either it has a preprocessor, or its class says itself what is done with samples.
+    Either it has a preprocessor, or its class overrides `preprocess_samples`.
     """
     if not is_task(model):
         return False
-    methods = (vars(cls).get("preprocess_samples") for cls in type(model).__mro__)
-    first = next(method for method in methods if method is not None)
-    return model.preprocessor is not None or not first.__module__.startswith("keras_hub.")
+    is_own = not type(model).preprocess_samples.__module__.startswith("keras_hub.")
+    return is_own or model.preprocessor is not None
 
 
-def as_given(model: keras.Model, data: Any) -> Any:
-    """Return data as `fit` takes them, which for a task are arrays in place of lists."""
+def lists_as_arrays(model: keras.Model, data: Any) -> Any:
+    """Return data for a task with an array in place of each list, as its `fit` takes them."""
     if not is_task(model):
         return data
     if isinstance(data, tuple):
-        return tuple(as_given(model, part) for part in data)
+        return tuple(lists_as_arrays(model, part) for part in data)
     if isinstance(data, Mapping):
-        return {name: as_given(model, part) for name, part in data.items()}
+        return {name: lists_as_arrays(model, part) for name, part in data.items()}
     try:
         return np.asarray(data) if isinstance(data, list) else data
     except ValueError:  # of arrays of several shapes
@@ -51,7 +52,7 @@ def as_given(model: keras.Model, data: Any) -> Any:
 
 
 def preprocessed(owner: str, model: keras.Model, batch: Any) -> Any:
-    """Return a batch as a task's `fit` has it, the states of random generators as they were.
+    """Return a batch as a task's `fit` has it.
 
     Args:
         owner: Str, the function in whose name errors are raised.
@@ -63,30 +64,26 @@ def preprocessed(owner: str, model: keras.Model, batch: Any) -> Any:
     """
     if not preprocesses(model):
         return batch
-    state = random_state.capture()
     try:
         return _as_fit_does(model, keras.utils.unpack_x_y_sample_weight(batch))
     except Exception as error:
-        said = " ".join(str(error).split())
-        short = said if len(said) <= _LETTERS else f"{said[:_LETTERS]}..."
+        said = textwrap.shorten(str(error), _MAX_CHARS, placeholder="...")
         raise ArgumentError(
             owner,
             "x",
-            f"be what fit of {model.name} takes, before its preprocessor",
-            received=f"{type(error).__name__}: {short}",
-            advice="What was preprocessed before goes to a task with preprocessor=None.",
+            f"be what fit of {model.name} preprocesses",
+            received=f"{type(error).__name__}: {said}",
+            advice="For data that are preprocessed already, set model.preprocessor = None.",
         ) from error
-    finally:
-        random_state.restore(state)
 
 
 def _as_fit_does(model: keras.Model, parts: tuple[Any, Any, Any]) -> Any:
-    """Preprocess in `tf.data` or else at once: `fit` too takes whichever of both can be done."""
+    """Preprocess in `tf.data`, or else at once: where grain is installed, `fit` does either."""
     try:
         import tensorflow as tf
 
         data = tf.data.Dataset.from_tensors(keras.utils.pack_x_y_sample_weight(*parts))
-        made = data.map(lambda *given: model.preprocess_samples(*given))
+        made = data.map(model.preprocess_samples)
         return next(made.as_numpy_iterator())
     except Exception:
         return model.preprocess_samples(*parts)
@@ -107,7 +104,7 @@ def are_pixels(model: keras.Model, x: Any) -> bool:
     images = [leaf for leaf in keras.tree.flatten(x) if len(getattr(leaf, "shape", ())) == 4]
     if not _is_small(_converter(model)[0]) or len(images) != 1:
         return False
-    return bool(keras.ops.max(keras.ops.cast(images[0], "float32")) > _CENTRE)
+    return bool(keras.ops.max(keras.ops.cast(images[0], "float32")) > _BRIGHT)
 
 
 def _is_small(scale: np.ndarray[Any, Any]) -> bool:

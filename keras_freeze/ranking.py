@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
@@ -170,7 +169,8 @@ def rank_groups(
 
     Args:
         model: `keras.Model`, compiled, with a `train_step` of Keras's own.
-        x: The inputs: arrays, or `tf.data.Dataset`, `PyDataset` or torch `DataLoader`. Rows of
+        x: The inputs as `fit` takes them: arrays, or `tf.data.Dataset`, `PyDataset` or torch
+            `DataLoader`; for a KerasHub task, images or texts before its preprocessor. Rows of
             arrays are drawn at random, the same in each call. A `tf.data.Dataset` that reshuffles
             moves on by a pass.
         y: The targets, for arrays. Defaults to None.
@@ -229,7 +229,7 @@ def rank_in(
     by_group = {group.name: looked_at(picture, group.variables) for group in picture.groups}
     variables = [v for own in by_group.values() for v in own]
     sums = _Sums(variables)
-    with _same_random_state():
+    with random_state.preserved():
         is_half = any(layer.compute_dtype == "float16" for layer in picture.layers)
         gradients, others = loss_gradients(model, variables, _SCALE if is_half else 1.0)
         for data in _batches(model, x, y, sample_weight, batch_size, batches):
@@ -266,7 +266,7 @@ def check_can_rank(
     """Raise if the groups of a model can't be ranked by some data; no gradient is computed."""
     _check_step(picture.model)
     needed = 2 if by == "signal_to_noise" else 1
-    with _same_random_state():
+    with random_state.preserved():
         size, most = batch_size, min(batches, needed)
         count = sum(1 for _ in _batches(picture.model, x, y, None, size, most))
     if not count:
@@ -388,13 +388,4 @@ def _batches(
     model: keras.Model, x: Any, y: Any, weight: Any, size: int, count: int
 ) -> Iterator[Any]:
     check_labels("rank_groups", model, x, y)
-    return few_batches("rank_groups", model, x, y, weight, size, count)
-
-
-@contextlib.contextmanager
-def _same_random_state() -> Iterator[None]:
-    state = random_state.capture()
-    try:
-        yield
-    finally:
-        random_state.restore(state)
+    return few_batches("rank_groups", model, x, y, weight, size=size, count=count)

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from keras_freeze.checks import ArgumentError
-from keras_freeze.hub_tasks import as_given, is_task, preprocessed, preprocesses
+from keras_freeze.hub_tasks import is_task, lists_as_arrays, preprocessed, preprocesses
+from keras_freeze.keras_internals import random_state
 
 
 def is_whole(x: Any) -> bool:
@@ -29,25 +30,38 @@ def all_labels(model: keras.Model, x: Any, y: Any, seen: Any) -> tuple[Any, bool
         y: Targets as they were given, or None.
         seen: The labels of the samples that were read, as arrays.
     """
-    if is_whole(x) or (preprocesses(model) and not _are_rows_of(seen, as_given(model, y))):
+    if is_whole(x) or (preprocesses(model) and not _are_rows_of(seen, lists_as_arrays(model, y))):
         return seen, False
-    return as_given(model, y), True
+    return lists_as_arrays(model, y), True
 
 
 def _are_rows_of(seen: Any, y: Any) -> bool:
     """Tell whether labels that were read are such as were given, not changed on the way."""
     if not hasattr(seen, "shape") or not hasattr(y, "shape"):
         return False
-    return np.array_equal(seen, np.asarray(y)[_order(len(y))[: len(seen)]])
+    rows = np.asarray(y)[_order(len(y))[: len(seen)]]
+    are_numbers = is_of_numbers(seen) and is_of_numbers(rows)
+    rows = rows.astype(seen.dtype) if are_numbers else rows  # of another precision as tensors
+    return np.array_equal(seen, rows, equal_nan=are_numbers)
 
 
 def check_labels(owner: str, model: keras.Model, x: Any, y: Any) -> None:
     """Refuse arrays without targets for a compiled model, unless its preprocessor makes them."""
     if y is not None or model.loss is None or is_whole(x) or hasattr(x, "__next__"):
         return
-    batch = next(few_batches(owner, model, x, None, None, 1, 1), None) if is_task(model) else x
-    if keras.utils.unpack_x_y_sample_weight(batch)[1] is None or not is_task(model):
-        raise ArgumentError(owner, "y", "be given where x are arrays", value=y)
+    if preprocesses(model):
+        with random_state.preserved():
+            batch = next(few_batches(owner, model, x, None, None, size=1, count=1), None)
+        if keras.utils.unpack_x_y_sample_weight(batch)[1] is not None:
+            return
+    raise ArgumentError(owner, "y", "be given where x are arrays", value=y)
+
+
+def check_loader(owner: str, model: keras.Model, x: Any) -> None:
+    """Refuse data in batches that the `fit` of a task doesn't take."""
+    if is_task(model) and is_whole(x) and not hasattr(x, "element_spec"):
+        rule = "be arrays, lists or a tf.data.Dataset, as fit of a KerasHub task takes them"
+        raise ArgumentError(owner, "x", rule, value=x)
 
 
 def check_batched(owner: str, batch: Any) -> None:
@@ -66,7 +80,7 @@ def as_labels(y: Any) -> Any:
 def is_of_numbers(labels: Any) -> bool:
     """Tell whether labels may be numbers: texts, and those in an array of objects, are not."""
     dtype = getattr(labels, "dtype", None)
-    is_text = getattr(dtype, "name", "") == "string"  # of a tensor
+    is_text = isinstance(labels, str) or getattr(dtype, "name", "") == "string"  # of a tensor
     return not is_text and getattr(dtype, "kind", None) not in ("U", "S", "O")
 
 
@@ -90,15 +104,20 @@ def check_read_again(owner: str, x: Any) -> None:
 
 
 def few_batches(
-    owner: str, model: keras.Model, x: Any, y: Any, weight: Any, size: int, count: int
+    owner: str, model: keras.Model, x: Any, y: Any, weight: Any, *, size: int, count: int
 ) -> Iterator[Any]:
-    """Yield batches of data as tensors, as the `fit` of a model has them; see `given_batches`."""
-    for data in given_batches(owner, model, x, y, weight, size, count):
-        yield as_tensors(preprocessed(owner, model, data))
+    """Yield batches of data as the `fit` of a model has them; see `given_batches`."""
+    for data in given_batches(owner, model, x, y, weight, size=size, count=count):
+        yield as_fit_has(owner, model, data)
+
+
+def as_fit_has(owner: str, model: keras.Model, batch: Any) -> Any:
+    """Return a batch as the `fit` of a model has it, as tensors."""
+    return keras.tree.map_structure(_as_tensor, preprocessed(owner, model, batch))
 
 
 def given_batches(
-    owner: str, model: keras.Model, x: Any, y: Any, weight: Any, size: int, count: int
+    owner: str, model: keras.Model, x: Any, y: Any, weight: Any, *, size: int, count: int
 ) -> Iterator[Any]:
     """Return batches of data as they were given, as many as there are, up to a number.
 
@@ -117,23 +136,18 @@ def given_batches(
         ValueError: if targets are given beside data that hold them, or if a task of KerasHub
             takes no such data.
     """
-    found: Iterator[Any]
     if is_whole(x) and not (y is None and weight is None):
         rule = f"be left out where x is a {type(x).__name__}, which has the targets in it"
         left = "y" if y is not None else "sample_weight"
         raise ArgumentError(owner, left, rule, value=y if y is not None else weight)
-    if is_task(model) and is_whole(x) and not hasattr(x, "element_spec"):
-        rule = "be arrays, lists or a tf.data.Dataset, as fit of a KerasHub task takes them"
-        raise ArgumentError(owner, "x", rule, value=x)
+    check_loader(owner, model, x)
     if isinstance(x, keras.utils.PyDataset):
-        found = (x[n] for n in range(min(count, x.num_batches or count)))
-    elif is_whole(x):
-        found = (data for data, _ in zip(x, range(count), strict=False))
-    else:
-        check_read_again(owner, x)
-        x, y, weight = (as_given(model, part) for part in (x, y, weight))
-        found = _of_arrays(owner, x, as_labels(y), weight, size, count)
-    return found
+        return (x[n] for n in range(min(count, x.num_batches or count)))
+    if is_whole(x):
+        return (data for data, _ in zip(x, range(count), strict=False))
+    check_read_again(owner, x)
+    x, y, weight = (lists_as_arrays(model, part) for part in (x, y, weight))
+    return _of_arrays(owner, x, as_labels(y), weight, size, count)
 
 
 def _of_arrays(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -> Iterator[Any]:
@@ -163,11 +177,6 @@ def _of_arrays(owner: str, x: Any, y: Any, weight: Any, size: int, count: int) -
 def _order(count: int) -> np.ndarray[Any, Any]:
     """Return the rows of arrays in the order in which they are drawn."""
     return np.random.default_rng(0).permutation(count)
-
-
-def as_tensors(batch: Any) -> Any:
-    """Return a batch with tensors in place of arrays."""
-    return keras.tree.map_structure(_as_tensor, batch)
 
 
 def _as_tensor(leaf: Any) -> Any:

@@ -14,7 +14,7 @@ from keras_freeze.findings import (
     Setup,
     by_flags,
     constant_rate,
-    has_known_family,
+    has_known_range,
     is_called_plainly,
     of_inputs,
     of_structure,
@@ -23,7 +23,8 @@ from keras_freeze.findings import (
     task_of,
 )
 from keras_freeze.groups import Backbone, Groups, picture_of
-from keras_freeze.hub_tasks import as_given, is_task, preprocessed
+from keras_freeze.hub_tasks import lists_as_arrays
+from keras_freeze.keras_internals import random_state
 from keras_freeze.keras_internals.graph import functional_graph
 from keras_freeze.measures import fixed_batch
 from keras_freeze.model_picture import check_model, with_initial_values
@@ -31,7 +32,7 @@ from keras_freeze.reading import (
     all_labels,
     are_of_numbers,
     as_array,
-    as_tensors,
+    as_fit_has,
     given_batches,
     is_whole,
 )
@@ -55,10 +56,9 @@ def check(
 
     What is looked for:
 
-    - inputs that do not match the preprocessing of the backbone, measured at the backbone's own
-      input, for the families of `keras.applications`, and of KerasHub's tasks by the image
-      converter of their presets; values that are not finite; token numbers that an `Embedding`
-      does not have;
+    - images that are scaled otherwise than expected: for `keras.applications` measured at the
+      backbone's own input, for KerasHub's tasks by the `ImageConverter` of the task; values that
+      are not finite; token numbers that an `Embedding` does not have;
     - a backbone that looks untrained, nothing or everything frozen, new layers frozen at initial
       values, Dropout in the frozen part, flags changed after `compile`;
     - pretrained groups at a rate for new layers, new layers at a rate for pretrained ones;
@@ -114,7 +114,8 @@ def check(
             advice = f"Pass {name}= to the callback."
             rule = "be left out where there is a schedule"
             raise ArgumentError(_OWNER, name, rule, value=value, advice=advice)
-    given, inputs, labels, are_all, rows = _sample(model, x, y)
+    with random_state.preserved():
+        given, inputs, labels, are_all, rows = _sample(model, x, y)
     size = batch_size or rows
     setup: Setup
     if schedule is not None:
@@ -126,7 +127,7 @@ def check(
     if inputs is not None and not are_of_numbers(inputs):
         found += of_text(model, inputs)
     elif inputs is not None:
-        every = as_given(model, x)
+        every = lists_as_arrays(model, x)
         are_arrays = all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(every))
         found += of_inputs(setup.picture, inputs, given, every if are_arrays else None)
     if getattr(model, "compiled", False):
@@ -147,13 +148,11 @@ def _sample(model: keras.Model, x: Any, y: Any) -> tuple[Any, Any, Any, bool, in
     if x is None:
         return None, None, None, False, None
     size = fixed_batch(model) or _ROWS
-    batch = next(given_batches(_OWNER, model, x, y, None, size, 1), None)
+    batch = next(given_batches(_OWNER, model, x, y, None, size=size, count=1), None)
     if batch is None:
         raise ArgumentError(_OWNER, "x", "have samples", value=x)
     given = keras.utils.unpack_x_y_sample_weight(batch)[0]
-    inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(
-        as_tensors(preprocessed(_OWNER, model, batch))
-    )
+    inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(as_fit_has(_OWNER, model, batch))
     if labels is not None:
         labels = keras.tree.map_structure(as_array, labels)
     labels, are_all = all_labels(model, x, y, labels)
@@ -177,9 +176,8 @@ def _skipped(setup: Setup, x: Any, labels: Any) -> tuple[str, ...]:
         reasons.append("preprocessing and token numbers: the inputs are no numbers")
     elif x is not None and not is_called_plainly(setup.picture):
         reasons.append("inputs where they reach the backbone: the model has code of its own")
-    elif _has_images(x) and not has_known_family(setup.picture):
-        kind = "converter" if is_task(model) else "backbone"
-        reasons.append(f"preprocessing: it is not known for which images the {kind} is")
+    elif _has_images(x) and not has_known_range(setup.picture):
+        reasons.append("preprocessing: the range of images that the model expects is not known")
     if x is None:
         reasons.append("inputs and labels: pass x and y")
     elif labels is None:

@@ -29,7 +29,8 @@ from keras_freeze.findings import (
     task_of,
 )
 from keras_freeze.groups import Backbone, Groups, names_of, picture_of
-from keras_freeze.hub_tasks import as_given, preprocessed
+from keras_freeze.hub_tasks import lists_as_arrays
+from keras_freeze.keras_internals import random_state
 from keras_freeze.measures import group_features
 from keras_freeze.model_picture import ModelPicture, check_model, with_initial_values
 from keras_freeze.ranking import rank_in
@@ -37,8 +38,8 @@ from keras_freeze.reading import (
     all_labels,
     are_of_numbers,
     as_array,
+    as_fit_has,
     as_labels,
-    as_tensors,
     check_batched,
     given_batches,
     is_of_numbers,
@@ -46,7 +47,7 @@ from keras_freeze.reading import (
 )
 
 _OWNER = "suggest"
-_LABELS = "be class numbers, a column for each class, or numbers, for each sample"
+_LABELS = "be class numbers, a column for each class, or numbers"
 #: Fewer samples a class are little data.
 FEW = 1000
 # As many samples are looked at, and so many at least.
@@ -94,8 +95,9 @@ def suggest(
 
     Args:
         model: `keras.Model`, built. Compiled, it has its groups ranked by their gradients too.
-        x: The inputs: arrays, or `tf.data.Dataset`, `PyDataset` or torch `DataLoader`, which should
-            be shuffled, since their first batches are looked at. Defaults to None.
+        x: The inputs as `fit` takes them: arrays, or `tf.data.Dataset`, `PyDataset` or torch
+            `DataLoader`, which should be shuffled, since their first batches are looked at; for a
+            KerasHub task, images or texts before its preprocessor. Defaults to None.
         y: The targets, for arrays: class numbers, a column for each class, or numbers. Defaults
             to None.
         n_samples: Int, the samples for training. Defaults to those of `x`.
@@ -155,7 +157,8 @@ def suggest(
         found = "untrained"
         first = (Advice("pretrained weights", untrained.cure, untrained.what, "kf.check"),)
     if x is not None:
-        given, inputs, labels, count = _read(model, x, y, batch_size)
+        with random_state.preserved():
+            given, inputs, labels, count = _read(model, x, y, batch_size)
         first += _about_inputs(picture, given, inputs, x)
         targets = _targets(model, labels)
         unfit = _about_labels(model, *all_labels(model, x, y, labels))
@@ -166,7 +169,7 @@ def suggest(
             rule = "be given where the data don't know how many they are"
             raise ArgumentError(_OWNER, "n_samples", rule, value=n_samples)
         if found is None:
-            known = _known(targets, labels, unfit)
+            known = _known(model, targets, labels, unfit)
             probes = _probed(picture, inputs, known, batch_size)
             ranked = () if unfit else _ranked(picture, x, y, batch_size)
             found = similarity_of(probes, known.guess)
@@ -203,8 +206,9 @@ def _read(model: keras.Model, x: Any, y: Any, batch_size: int) -> tuple[Any, Any
     """
     batches: list[tuple[Any, Any]] = []
     given, seen = None, 0
-    for data in given_batches(_OWNER, model, x, y, None, batch_size, _MAX_SAMPLES):
-        batch = as_tensors(preprocessed(_OWNER, model, data))
+    read = {"size": batch_size, "count": _MAX_SAMPLES}
+    for data in given_batches(_OWNER, model, x, y, None, **read):
+        batch = as_fit_has(_OWNER, model, data)
         check_batched(_OWNER, batch)
         given = keras.utils.unpack_x_y_sample_weight(data)[0] if given is None else given
         batches.append(keras.utils.unpack_x_y_sample_weight(batch)[:2])
@@ -224,7 +228,7 @@ def _read(model: keras.Model, x: Any, y: Any, batch_size: int) -> tuple[Any, Any
         )
         for parts in zip(*batches, strict=True)
     )
-    count = None if is_whole(x) else len(keras.tree.flatten(as_given(model, x))[0])
+    count = None if is_whole(x) else len(keras.tree.flatten(lists_as_arrays(model, x))[0])
     if count is None:
         size = getattr(x, "num_batches", None)
         size = size if size is not None else _cardinality(x)
@@ -236,12 +240,12 @@ def _targets(model: keras.Model, labels: Any) -> Targets | None:
     """Return what probes are to tell; None where the labels are no array."""
     if not hasattr(labels, "shape"):
         return None
-    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
-    if len(outputs) == 1 and len(outputs[0].shape) > 2 and task_of(model) is not None:
+    task = task_of(model)
+    if task is not None and task.rank > 2:
         return None  # a class for each position of a sample
     # By a loss of numbers whole numbers are no classes, and by one of classes all are.
     are_numbers = has_loss_of_numbers(model) and np.ndim(labels) == 1
-    return targets_of(labels, are_numbers=are_numbers, are_classes=task_of(model) is not None)
+    return targets_of(labels, are_numbers=are_numbers, are_classes=task is not None)
 
 
 def _classes(model: keras.Model, targets: Targets | None) -> int | None:
@@ -285,11 +289,18 @@ def _cardinality(x: Any) -> int | None:
     return size if size > 0 else None
 
 
-def _known(targets: Targets | None, labels: Any, unfit: Sequence[Advice]) -> Targets:
+def _known(
+    model: keras.Model, targets: Targets | None, labels: Any, unfit: Sequence[Advice]
+) -> Targets:
     if targets is not None:
         return targets
     received = f"{type(labels).__name__}, of shape {np.shape(labels)}"
     advice = 'Pass n_samples= and similarity="near" or "far" instead of data.'
+    task = task_of(model)
+    if task is not None and task.rank > 2:
+        rule = "be one class for each sample"
+        received = f"a class for each position, shape {np.shape(labels)}"
+        raise ArgumentError(_OWNER, "y", rule, received=received, advice=advice)
     if unfit:
         received, advice = unfit[0].reason, f"Try: {unfit[0].value}."
     elif hasattr(labels, "dtype") and not is_of_numbers(labels):

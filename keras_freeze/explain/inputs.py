@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from keras_freeze.checks import ArgumentError, ArgumentTypeError
-from keras_freeze.hub_tasks import are_pixels, as_given, preprocesses
+from keras_freeze.hub_tasks import are_pixels, preprocesses
 from keras_freeze.measures import fixed_batch
 from keras_freeze.reading import are_of_numbers
 
@@ -24,20 +24,20 @@ def checked_inputs(owner: str, model: keras.Model, x: Any) -> Any:
 
     Raises:
         TypeError: if they are no arrays.
-        ValueError: if there are no samples, not as many in each array, or arrays of a rank that
-            the model doesn't take.
+        ValueError: if they are texts or pixels that a task preprocesses, if there are no samples,
+            not as many in each array, or arrays of a rank that the model doesn't take.
     """
-    x = as_given(model, x)
     leaves = keras.tree.flatten(x)
-    if preprocesses(model) and not _are_preprocessed(model, x):
-        is_text = not are_of_numbers(x)
-        data = "list(x)" if is_text and not isinstance(x, Mapping) else "x"
+    is_text = preprocesses(model) and not are_of_numbers(x)
+    if is_text or are_pixels(model, x):
+        data = "list(x)" if is_text and isinstance(x, np.ndarray) else "x"
+        made = f"model.preprocess_samples({data})"
         raise ArgumentError(
             owner,
             "x",
-            f"be what the preprocessor of {model.name} makes, which is not called here",
+            f"be what {model.name} makes of its data before its layers",
             received="text" if is_text else "images of 0 to 255",
-            advice=f"Pass keras.utils.unpack_x_y_sample_weight(model.preprocessor({data}))[0].",
+            advice=f"Pass keras.utils.unpack_x_y_sample_weight({made})[0].",
         )
     advice = "Pass some inputs, such as x_test[:16]."
     if not leaves or not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
@@ -57,11 +57,6 @@ def checked_inputs(owner: str, model: keras.Model, x: Any) -> Any:
         rule = f"have {ranks[0]} axes, the first for samples"
         raise ArgumentError(owner, "x", rule, received=received, advice="Pass x[None] for one.")
     return keras.tree.map_structure(_on_host, x)
-
-
-def _are_preprocessed(model: keras.Model, x: Any) -> bool:
-    """Tell whether inputs may be what a task's preprocessor made: no text, nor whole pixels."""
-    return are_of_numbers(x) and not are_pixels(model, x)
 
 
 def _on_host(leaf: Any) -> np.ndarray:

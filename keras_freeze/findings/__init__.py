@@ -6,7 +6,7 @@ model, and what is not known is left alone: a false alarm costs more than a find
 """
 
 from keras_freeze.findings.finding import Finding, Findings
-from keras_freeze.findings.inputs import has_known_family, is_called_plainly, of_inputs, of_text
+from keras_freeze.findings.inputs import has_known_range, is_called_plainly, of_inputs, of_text
 from keras_freeze.findings.labels import has_loss_of_numbers, of_task, task_of
 from keras_freeze.findings.setup import Setup, by_flags, constant_rate
 from keras_freeze.findings.structure import of_pretrained_part, of_structure
@@ -17,7 +17,7 @@ __all__ = [
     "Setup",
     "by_flags",
     "constant_rate",
-    "has_known_family",
+    "has_known_range",
     "has_loss_of_numbers",
     "is_called_plainly",
     "of_inputs",

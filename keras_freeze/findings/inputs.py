@@ -47,13 +47,15 @@ def of_inputs(
         picture: The picture of a model, with its groups.
         x: The inputs of a batch as `fit` has them, tensors.
         given: The same before the preprocessor of a task.
-        every: All inputs, where they are NumPy arrays: a single value may be wrong.
+        every: All inputs as they were given, where they are NumPy arrays: a single value may be
+            wrong.
     """
     unfit = _unfit(picture, x)
     if unfit is not None:
         return (unfit,)
+    is_task = preprocesses(picture.model)
     numbers = x if every is None else every
-    spoiled = _not_finite(numbers)
+    spoiled = _not_finite(numbers) or (_not_finite(x) if is_task else None)
     if spoiled is not None:
         return (spoiled,)
     constant = None if every is None else _constant(every)
@@ -61,16 +63,16 @@ def of_inputs(
         scale = _given_to_task(picture.model, given)
     else:
         scale = _preprocessing(picture, x)
-    tokens = _tokens(picture, x if preprocesses(picture.model) else numbers)
+    tokens = _tokens(picture, x if is_task else numbers)
     return in_order([constant, scale, tokens])
 
 
 def of_text(model: keras.Model, x: Any) -> tuple[Finding, ...]:
-    """Return arrays of text or objects, which no model takes that takes numbers.
+    """Return that inputs are text or objects, which no model takes that takes numbers.
 
     Args:
         model: `keras.Model`.
-        x: Inputs as they were given.
+        x: Inputs as `fit` has them.
     """
     texts = [leaf for leaf in keras.tree.flatten(x) if not is_of_numbers(leaf)]
     if not texts or any(tensor.dtype == "string" for tensor in _inputs_of(model)):
@@ -191,9 +193,11 @@ def _numbers(leaf: Any) -> np.ndarray[Any, Any]:
 def _given_to_task(model: keras.Model, x: Any) -> Finding | None:
     """Return images that a task's preprocessor scales, and that were scaled before."""
     images = [leaf for leaf in keras.tree.flatten(x) if len(getattr(leaf, "shape", ())) == 4]
-    extremes = Extremes.of(_numbers(images[0])) if len(images) == 1 else None
-    found = None if extremes is None else mismatch(extremes, RAW)
-    if extremes is None or found is None:
+    if len(images) != 1:
+        return None
+    extremes = Extremes.of(_numbers(images[0]))
+    found = mismatch(extremes, RAW)
+    if found is None:
         return None
     pixels = in_pixels(found, "np.asarray(x)")
     return Finding(
@@ -252,8 +256,8 @@ def is_called_plainly(picture: ModelPicture) -> bool:
     return walked_graph(model) is not None and "train_step" not in replaced_methods(model)
 
 
-def has_known_family(picture: ModelPicture) -> bool:
-    """Tell whether it is known what the backbone of a model expects."""
+def has_known_range(picture: ModelPicture) -> bool:
+    """Tell whether it is known how a model expects images to be scaled."""
     return takes_pixels(picture.model) or _family(picture) is not None
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -48,6 +49,16 @@ def restore(state: Mapping[str, Any]) -> None:
         torch.set_rng_state(cpu)
         if len(devices) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(devices)
+
+
+@contextlib.contextmanager
+def preserved() -> Iterator[None]:
+    """Give the generators the states back that they have now, whatever is drawn in between."""
+    state = capture()
+    try:
+        yield
+    finally:
+        restore(state)
 
 
 def is_generator(variable: keras.Variable) -> bool:

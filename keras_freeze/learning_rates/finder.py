@@ -15,12 +15,12 @@ from keras_freeze.checks import ArgumentError, check_count, first_few, is_int, i
 from keras_freeze.engine import leaf_optimizers, preserved
 from keras_freeze.findings import of_task
 from keras_freeze.groups import picture_of
-from keras_freeze.hub_tasks import is_task
+from keras_freeze.hub_tasks import is_task, preprocesses
 from keras_freeze.keras_internals.optimizers import rate_of
 from keras_freeze.learning_rates.range_test import LearningRateRange, RangeTest, diverges, smoothed
 from keras_freeze.model_picture import check_model, own_optimizers
 from keras_freeze.prefix_cache import PrefixCache
-from keras_freeze.reading import as_labels, check_labels, check_read_again, is_whole
+from keras_freeze.reading import as_labels, check_labels, check_loader, check_read_again, is_whole
 from keras_freeze.schedules import FreezeSchedule, Phase
 
 _OWNER = "find_learning_rate"
@@ -60,7 +60,8 @@ def find_learning_rate(
 
     Args:
         model: `keras.Model`, compiled with one optimizer whose learning rate is a number.
-        x: The inputs: arrays, or `tf.data.Dataset`, `PyDataset` or torch `DataLoader`.
+        x: The inputs as `fit` takes them: arrays, or `tf.data.Dataset`, `PyDataset` or torch
+            `DataLoader`; for a KerasHub task, images or texts before its preprocessor.
         y: The targets, for arrays. Defaults to None.
         sample_weight: Weights of the samples, for arrays. Defaults to None.
         schedule: What is frozen in each phase: a callback such as `GradualUnfreeze()`, which says
@@ -103,7 +104,7 @@ def find_learning_rate(
     rates = _rates(lowest, highest, steps)
     _check_optimizer(model)
     data = _data(model, x, y, sample_weight, batch_size)
-    for finding in of_task(model, as_labels(y)):
+    for finding in of_task(model, None if preprocesses(model) else as_labels(y)):
         if finding.name == "labels":
             warnings.warn(f"{_OWNER}: {finding.what}. Try: {finding.cure}", stacklevel=2)
     tests = []
@@ -162,13 +163,14 @@ def _data(
     check_read_again(_OWNER, x)
     if isinstance(x, keras.utils.PyDataset):
         return {"x": _Reread(x), "shuffle": False}
-    if any(hasattr(leaf, "shape") and not len(leaf) for leaf in keras.tree.flatten(x)):
+    check_loader(_OWNER, model, x)
+    if any(getattr(leaf, "shape", ())[:1] == (0,) for leaf in keras.tree.flatten(x)):
         raise ArgumentError(_OWNER, "x", "have samples", value=x)
     check_labels(_OWNER, model, x, y)
     data = {"x": x, "y": y, "sample_weight": sample_weight}
     if not is_whole(x):
         data["batch_size"] = batch_size
-    if is_whole(x) or is_task(model):  # which makes a dataset of arrays
+    if is_whole(x) or is_task(model):  # `fit` of a task makes a dataset, and warns of shuffle
         data["shuffle"] = False
     return data
 

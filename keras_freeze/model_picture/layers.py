@@ -131,7 +131,7 @@ def teacher_of(model: keras.Layer) -> keras.Model | None:
 
 
 def is_of_keras_hub(layer: keras.Layer, kind: str) -> bool:
-    """Tell whether a layer is one of KerasHub's: a `"Task"` or a `"Backbone"`, of any subclass."""
+    """Tell whether a layer is one of KerasHub's, such as a `"Task"`, or of a subclass of it."""
     return any(
         cls.__name__ == kind and cls.__module__.partition(".")[0] == "keras_hub"
         for cls in type(layer).__mro__

@@ -261,6 +261,27 @@ class TestOwnCode:
         task = of_images(*CONVERTERS["tf"], kind=FromOne)
         assert not planned(task, IMAGES, LABELS + 1)
         assert planned(task, IMAGES, LABELS).names == ("labels",)
+        found = kf.find_learning_rate(task, IMAGES, LABELS + 1, steps=20, batch_size=4, lowest=1e-4)
+        assert found.learning_rate > 1e-4
+
+    def test_values_that_it_spoils(self):
+        class Spoils(FromOne):
+            def preprocess_samples(self, x, y=None, sample_weight=None):
+                x = keras.ops.full((len(y), 32, 32, 3), np.nan)
+                return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+
+        task = of_images(*CONVERTERS["tf"], kind=Spoils)
+        (finding,) = planned(task, IMAGES, LABELS)
+        assert finding.what.startswith("Inputs contain NaN")
+
+    def test_targets_of_another_precision_are_those_that_were_given(self):
+        task = of_images(*CONVERTERS["tf"])
+        task.compile(keras.optimizers.Adam(1e-4), "categorical_crossentropy")
+        x, y = np.repeat(IMAGES, 10, 0), np.full((240, 3), 0.1)
+        y[:, 0] = 0.8
+        y[1, 0] = 0.1
+        assert 1 not in np.random.default_rng(0).permutation(240)[:32]
+        assert planned(task, x, y).names == ("labels",)
 
     @pytest.mark.backend
     def test_samples_are_those_that_it_makes(self):
@@ -336,7 +357,7 @@ class TestText:
 
     def test_no_depth_is_suggested_for_what_has_a_class_at_each_position(self):
         for task in (gpt2(), of_text("BertMaskedLM")):
-            with pytest.raises(ValueError, match=r"suggest\(y=...\) must be .* for each sample"):
+            with pytest.raises(ValueError, match=r"must be one class for each sample"):
                 kf.suggest(task, TEXTS)
         small = [
             kf.suggest(gpt2(n), TEXTS, n_samples=12_000, similarity="near").is_small
@@ -384,22 +405,23 @@ class TestText:
         "x", [np.arange(24), np.array([None, *TEXTS[1:]], object)], ids=["numbers", "None"]
     )
     def test_what_the_preprocessor_can_not_take(self, x):
-        with pytest.raises(ValueError, match=r"must be what fit of bert_text_classifier.* takes"):
+        with pytest.raises(ValueError, match=r"must be what fit of \S* preprocesses"):
             planned(of_text(num_classes=2), x, CLASSES)
 
     def test_a_loader_is_refused_as_fit_does(self):
         data = pytest.importorskip("torch.utils.data")
         loader = data.DataLoader(list(zip(TEXTS, CLASSES, strict=True)), batch_size=8)
-        for function in (kf.check, kf.rank_groups, kf.suggest):
+        for function in (kf.check, kf.rank_groups, kf.suggest, kf.find_learning_rate):
             with pytest.raises(ValueError, match=r"must be arrays, lists or a tf\.data\.Dataset"):
                 function(of_text(num_classes=2), loader)
 
-    def test_a_dataset_without_batches(self):
+    @pytest.mark.parametrize("function", [kf.rank_groups, kf.suggest])
+    def test_a_dataset_without_batches(self, function):
         tf = pytest.importorskip("tensorflow")
-        data = tf.data.Dataset.from_tensor_slices((TEXTS, CLASSES))
-        for function in (kf.rank_groups, kf.suggest):
-            with pytest.raises(ValueError, match=r"must have batches|before its preprocessor"):
-                function(of_text(num_classes=2), data)
+        data = tf.data.Dataset.from_tensor_slices((IMAGES[:, :32, :32], LABELS))
+        task = of_images(*CONVERTERS["tf"])
+        with pytest.raises(ValueError, match=r"must have batches\. Received: single samples"):
+            function(task, data)
 
     def test_without_a_preprocessor_texts_are_not_what_it_takes(self):
         task = of_text(num_classes=2)
@@ -412,11 +434,11 @@ class TestExplain:
 
     @pytest.mark.parametrize("x", [TEXTS, np.array(TEXTS)], ids=["list", "array"])
     def test_texts_are_refused(self, x):
-        with pytest.raises(ValueError, match=r"Received: text\. Pass .*preprocessor\(list\(x\)\)"):
+        with pytest.raises(ValueError, match=r"Received: text\. Pass .*preprocess_samples\("):
             kf.explain.heatmap(of_text(num_classes=2), x)
 
     def test_texts_by_name_are_refused(self):
-        with pytest.raises(ValueError, match=r"Pass .*preprocessor\(x\)\)\[0\]"):
+        with pytest.raises(ValueError, match=r"Pass .*preprocess_samples\(x\)\)\[0\]"):
             kf.explain.heatmap(of_text(num_classes=2), {"encoder_text": TEXTS})
 
     @pytest.mark.filterwarnings("ignore:Gradients do not exist")
@@ -439,7 +461,7 @@ class TestExplain:
         task = of_images(*CONVERTERS[converter])
         made = task.preprocessor(IMAGES)
         assert kf.explain.activations(task, made, "vi_t_backbone").shape[0] == 24
-        with pytest.raises(ValueError, match=r"Pass .*model\.preprocessor\(x\)\)\[0\]"):
+        with pytest.raises(ValueError, match=r"Pass .*model\.preprocess_samples\(x\)\)\[0\]"):
             kf.explain.activations(task, IMAGES[:, :32, :32], "vi_t_backbone")
 
     def test_what_the_preprocessor_makes_of_texts_is_explained(self):
