@@ -4,6 +4,7 @@ import contextlib
 import gc
 import logging
 import os
+import sys
 import zlib
 
 # Read when the backend is imported, so set before anything else: no messages, no windows, and
@@ -139,6 +140,14 @@ def fresh_keras():
     """Start each test with the same seed, fresh layer names and the default dtype policy."""
     keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(SEED)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    """Close the figures that a test leaves open in pyplot, which warns of more than twenty."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(autouse=True)

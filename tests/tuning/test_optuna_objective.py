@@ -399,8 +399,10 @@ def test_what_a_killed_worker_left_is_tried_again_by_another(tmp_path):
         return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 
     assert work(dies=True).returncode == -signal.SIGKILL
-    (row,) = results.rows(tmp_path / "shared")
-    assert (row["status"], row["values"]) == ("RUNNING", {"freeze_depth": row["freeze_depth"]})
+    (row,) = results.rows(tmp_path / "found")
+    (killed,) = optuna.load_study(study_name="shared", storage=url).trials
+    assert killed.params
+    assert (row["status"], row["values"]) == ("RUNNING", killed.params)
     time.sleep(3)
     done = work(dies=False)
     assert done.returncode == 0, done.stderr
