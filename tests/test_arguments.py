@@ -464,7 +464,7 @@ CASES = {
         lambda: kf.suggest(compiled(), np.eye(32, 4), np.full((32, 2, 2), 0.5)),
         ValueError,
         [
-            "suggest(y=...) must be class numbers, a column for each class, or numbers, for each ",
+            "suggest(y=...) must be class numbers, a column for each class, or numbers.",
             "of shape (32, 2, 2)",
         ],
     ),
