@@ -8,6 +8,7 @@ import pytest
 from pretrained_models import as_if_trained
 
 import keras_freeze as kf
+from keras_freeze.hub_tasks import are_pixels
 from keras_freeze.keras_internals import random_state
 
 hub = pytest.importorskip("keras_hub")
@@ -196,7 +197,8 @@ class TestImages:
         images = IMAGES.transpose(0, 3, 1, 2)
         assert not planned(task, images, LABELS)
         assert planned(task, images / 255, LABELS).names == ("preprocessing",)
-        kf.explain.activations(task, task.preprocessor(images), backbone.name)
+        assert not are_pixels(task, task.preprocessor(images))
+        assert are_pixels(task, images)
 
     def test_what_fit_takes_and_a_call_does_not(self):
         """Called at once, KerasHub's layers don't pad whole numbers."""
