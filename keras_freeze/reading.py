@@ -40,9 +40,9 @@ def _are_rows_of(seen: Any, y: Any) -> bool:
     if not hasattr(seen, "shape") or not hasattr(y, "shape"):
         return False
     rows = np.asarray(y)[_order(len(y))[: len(seen)]]
-    are_numbers = is_of_numbers(seen) and is_of_numbers(rows)
-    rows = rows.astype(seen.dtype) if are_numbers else rows  # of another precision as tensors
-    return np.array_equal(seen, rows, equal_nan=are_numbers)
+    if is_of_numbers(seen) and is_of_numbers(rows):
+        rows = rows.astype(seen.dtype)  # tensors may be of another precision
+    return np.array_equal(seen, rows)
 
 
 def check_labels(owner: str, model: keras.Model, x: Any, y: Any) -> None:

@@ -161,9 +161,9 @@ def _data(
 ) -> dict[str, Any]:
     """Return the data as arguments of `fit`, such that reading them changes none of them."""
     check_read_again(_OWNER, x)
+    check_loader(_OWNER, model, x)
     if isinstance(x, keras.utils.PyDataset):
         return {"x": _Reread(x), "shuffle": False}
-    check_loader(_OWNER, model, x)
     if any(getattr(leaf, "shape", ())[:1] == (0,) for leaf in keras.tree.flatten(x)):
         raise ArgumentError(_OWNER, "x", "have samples", value=x)
     check_labels(_OWNER, model, x, y)

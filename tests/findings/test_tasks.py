@@ -276,6 +276,7 @@ class TestOwnCode:
         (finding,) = planned(task, IMAGES, LABELS)
         assert finding.what.startswith("Inputs contain NaN")
 
+    @pytest.mark.backend  # JAX has float32 alone
     def test_targets_of_another_precision_are_those_that_were_given(self):
         task = of_images(*CONVERTERS["tf"])
         task.compile(keras.optimizers.Adam(1e-4), "categorical_crossentropy")
@@ -410,9 +411,13 @@ class TestText:
         with pytest.raises(ValueError, match=r"must be what fit of \S* preprocesses"):
             planned(of_text(num_classes=2), x, CLASSES)
 
-    def test_a_loader_is_refused_as_fit_does(self):
-        data = pytest.importorskip("torch.utils.data")
-        loader = data.DataLoader(list(zip(TEXTS, CLASSES, strict=True)), batch_size=8)
+    @pytest.mark.parametrize("kind", ["DataLoader", "PyDataset"])
+    def test_a_loader_is_refused_as_fit_does(self, kind):
+        if kind == "DataLoader":
+            data = pytest.importorskip("torch.utils.data")
+            loader = data.DataLoader(list(zip(TEXTS, CLASSES, strict=True)), batch_size=8)
+        else:
+            loader = keras.utils.PyDataset()
         for function in (kf.check, kf.rank_groups, kf.suggest, kf.find_learning_rate):
             with pytest.raises(ValueError, match=r"must be arrays, lists or a tf\.data\.Dataset"):
                 function(of_text(num_classes=2), loader)
